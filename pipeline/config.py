@@ -1,0 +1,240 @@
+"""The configuration's schema: every key with its type, default, meaning and bounds.
+
+In: nothing. Out: frozen dataclasses. `pipeline/compose.py` fills them from conf/*.yaml and the command line; past
+that no OmegaConf object is seen. Each class checks its own values and raises `ConfigError` naming the full key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
+
+from pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def key(default: T, meaning: str) -> T:
+    """Declare a key with its default and the line that `--help` and the README print for it."""
+    if isinstance(default, dict):
+        values = dict(default)
+        return cast("T", field(default_factory=lambda: dict(values), metadata={"meaning": meaning}))
+    made: T = field(default=default, metadata={"meaning": meaning})
+    return made
+
+
+def require(ok: bool, name: str, value: object, mend: str) -> None:
+    """Raise `ConfigError` naming the key, its value and the mend, unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{name}={value!r}: {mend}")
+
+
+def require_no_credentials(name: str, url: str) -> None:
+    """Refuse a URL with a user or password: the resolved configuration is written into the run."""
+    if "://" not in url:
+        return
+    parts = urlsplit(url)
+    if parts.username or parts.password or re.search(r"(access_key|secret_key|token)=", parts.query):
+        raise ConfigError(f"{name} holds credentials: take them out of the URL and set them in the environment")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """One task of the benchmark: where its rows are and how its instruction is filled in."""
+
+    dataset: str = key("", "hub id, or a local directory, file or glob of json, jsonl or parquet")
+    revision: str | None = key(None, "commit or tag of the hub data set")
+    domain: str = key("", "domain whose score this task is averaged into")
+    submission_name: str = key("", "file of this task in the leaderboard's archive, without .json")
+    prompt_fields: tuple[str, ...] = key(("inputs", "meta"), "parts of a row that fill the instruction's placeholders")
+    strip: bool = key(False, "strip the filled instruction")
+    train_split: str = key("train", "the data set's own name of its labelled split, called train here")
+    announced: bool = key(False, "announced by the benchmark but not scored yet: runs only with announced=true")
+
+    def check(self, name: str) -> None:
+        """Raise `ConfigError` when this task, called `name`, cannot be loaded."""
+        at = f"tasks.{name}"
+        require(bool(NAME.fullmatch(name)), at, name, "a task's name is letters, digits, _ and -")
+        require(bool(self.dataset), f"{at}.dataset", self.dataset, "give a hub id or a local path")
+        require(bool(self.domain), f"{at}.domain", self.domain, "give the domain that the task belongs to")
+        known = {"inputs", "meta"}
+        for part in self.prompt_fields:
+            require(part in known, f"{at}.prompt_fields", part, "only inputs and meta fill an instruction")
+        require(
+            not self.submission_name or bool(NAME.fullmatch(self.submission_name)),
+            f"{at}.submission_name",
+            self.submission_name,
+            "a file name of letters, digits, _ and -, without .json",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The model that is evaluated."""
+
+    path: str | None = key(None, "hub id or directory (not needed by an endpoint)")
+    revision: str | None = key(None, "commit or tag of the hub model")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("auto", "precision of the weights in the engine")
+    context_size: int = key(8192, "tokens of prompt and completion together")
+    trust_remote_code: bool = key(False, "run Python code that comes with the model")
+
+    def __post_init__(self) -> None:
+        require(self.context_size >= 1, "model.context_size", self.context_size, "must be at least 1 token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptConfig:
+    """How a question becomes the model's prompt."""
+
+    system: str | None = key(None, "system message before the question (null: none)")
+    chat_template: str | None = key(None, "file of a Jinja chat template (null: the model's own)")
+    template_kwargs: dict[str, Any] = key({}, "arguments of the chat template, such as enable_thinking")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """Sampling, in the harness's words.
+
+    Nothing else is in force: the model's generation_config.json gives only its end-of-text ids.
+    """
+
+    do_sample: bool = key(False, "sample (true) or decode greedily (false)")
+    until: tuple[str, ...] = key((), "strings that end a completion, besides the model's end of text")
+    max_gen_toks: int = key(10000, "most tokens of a completion, reasoning included")
+    temperature: float = key(1.0, "temperature when do_sample is true")
+    top_p: float = key(1.0, "nucleus when do_sample is true")
+    top_k: int = key(0, "most likely tokens to draw from when do_sample is true (0: all)")
+    repeats: int = key(1, "completions a question")
+
+    def __post_init__(self) -> None:
+        at = "generation"
+        require(self.max_gen_toks >= 1, f"{at}.max_gen_toks", self.max_gen_toks, "must be at least 1")
+        require(
+            self.temperature > 0, f"{at}.temperature", self.temperature, "must be above 0; greedy is do_sample=false"
+        )
+        require(0 < self.top_p <= 1, f"{at}.top_p", self.top_p, "must be above 0 and at most 1")
+        require(self.top_k >= 0, f"{at}.top_k", self.top_k, "must be 0 (all tokens) or more")
+        require(self.repeats >= 1, f"{at}.repeats", self.repeats, "must be at least 1")
+        require(all(self.until), f"{at}.until", list(self.until), "an empty stop string would end every completion")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """The OpenAI-compatible server of engine.kind=endpoint."""
+
+    base_url: str | None = key(None, "the server's address; ends in /v1")
+    model: str | None = key(None, "the model's name on the server (null: the one it serves)")
+    api_key_env: str | None = key(None, "environment variable that holds the key (null: no key)")
+    concurrency: int = key(64, "requests under way at once")
+    timeout_s: float = key(3600.0, "longest wait for one answer")
+    max_retries: int = key(5, "repeats of a request that failed for a passing reason, with back-off")
+
+    def __post_init__(self) -> None:
+        at = "engine.endpoint"
+        require(self.concurrency >= 1, f"{at}.concurrency", self.concurrency, "must be at least 1")
+        require(self.timeout_s > 0, f"{at}.timeout_s", self.timeout_s, "must be above 0 seconds")
+        require(self.max_retries >= 0, f"{at}.max_retries", self.max_retries, "must be 0 or more")
+        if self.base_url is not None:
+            scheme = urlsplit(self.base_url).scheme
+            require_no_credentials(f"{at}.base_url", self.base_url)
+            require(scheme in ("http", "https"), f"{at}.base_url", self.base_url, "must begin with http:// or https://")
+            require(self.base_url.rstrip("/").endswith("/v1"), f"{at}.base_url", self.base_url, "must end in /v1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What generates, and on how many GPUs."""
+
+    kind: Literal["vllm", "endpoint"] = key("vllm", "vllm in our own actors, or an OpenAI-compatible endpoint")
+    replicas: int | str = key("auto", "engines; auto: all GPUs / (tensor x pipeline parallel), 1 where there is no GPU")
+    tensor_parallel_size: int = key(1, "GPUs that share each layer of one engine")
+    pipeline_parallel_size: int = key(1, "groups of GPUs that share the layers of one engine")
+    max_num_seqs: int = key(64, "completions under way at once in one engine")
+    gpu_memory_utilization: float = key(0.9, "share of a GPU's memory that one engine may take")
+    extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
+    endpoint: EndpointConfig = key(EndpointConfig(), "")
+
+    def __post_init__(self) -> None:
+        at = "engine"
+        auto_or_count = self.replicas == "auto" or (isinstance(self.replicas, int) and self.replicas >= 1)
+        require(auto_or_count, f"{at}.replicas", self.replicas, "must be auto or a number from 1")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs"):
+            require(getattr(self, name) >= 1, f"{at}.{name}", getattr(self, name), "must be at least 1")
+        share = self.gpu_memory_utilization
+        require(0 < share <= 1, f"{at}.gpu_memory_utilization", share, "must be above 0 and at most 1")
+        if self.kind == "endpoint":
+            require(self.endpoint.base_url is not None, f"{at}.endpoint.base_url", None, "give the server's address")
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that one engine takes."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def slots(self) -> int:
+        """Completions under way at once in one replica."""
+        return self.max_num_seqs if self.kind == "vllm" else self.endpoint.concurrency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """The Ray cluster."""
+
+    address: str = key("local", "local: start Ray on this machine; auto or ray://host:port: join a cluster")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One run, resolved."""
+
+    conf: str = key("", "name in conf/, or a path")
+    run_id: str = key("", "directory name of the run (empty: <conf>-<UTC time>)")
+    output_dir: str = key("outputs", "where runs go: a path, or a URI such as s3://bucket/prefix")
+    seed: int = key(1234, "seed of the sampling")
+    limit: int | None = key(None, "first n rows of each task and split (null: all)")
+    splits: tuple[str, ...] = key(("train", "test"), "splits to run: train (labelled) and test (hidden golds)")
+    announced: bool = key(False, "also run the tasks that the benchmark has announced but does not score yet")
+    max_failed_rows: int = key(0, "failed rows up to which a finished run ends with exit code 0")
+    tasks: dict[str, TaskConfig] = key({}, "")
+    model: ModelConfig = key(ModelConfig(), "")
+    prompt: PromptConfig = key(PromptConfig(), "")
+    generation: GenerationConfig = key(GenerationConfig(), "")
+    reasoning_parser: str | None = key(None, "vLLM reasoning parser that splits thinking from answer (null: none)")
+    engine: EngineConfig = key(EngineConfig(), "")
+    cluster: ClusterConfig = key(ClusterConfig(), "")
+
+    def __post_init__(self) -> None:
+        mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
+        require(not self.run_id or bool(RUN_ID.fullmatch(self.run_id)), "run_id", self.run_id, mend)
+        require(bool(self.output_dir), "output_dir", self.output_dir, "give a path or a URI")
+        require_no_credentials("output_dir", self.output_dir)
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be null or at least 1")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be from 0 to 2**63 - 1")
+        require(self.max_failed_rows >= 0, "max_failed_rows", self.max_failed_rows, "must be 0 or more")
+        known = {"train", "test"}
+        require(bool(self.splits), "splits", list(self.splits), "name at least one of train and test")
+        require(set(self.splits) <= known, "splits", list(self.splits), "only train and test are known")
+        require(len(set(self.splits)) == len(self.splits), "splits", list(self.splits), "names a split twice")
+        for name, task in self.tasks.items():
+            task.check(name)
+        require(bool(self.active_tasks), "tasks", list(self.tasks), "there is no task to run")
+        if self.engine.kind == "vllm":
+            require(bool(self.model.path), "model.path", self.model.path, "give a hub id or a directory")
+            room, wish = self.model.context_size, self.generation.max_gen_toks
+            require(
+                wish < room,
+                "generation.max_gen_toks",
+                wish,
+                f"must be below model.context_size={room}",
+            )
+
+    @property
+    def active_tasks(self) -> Mapping[str, TaskConfig]:
+        """The tasks that this run asks, in the order of the configuration."""
+        return {name: task for name, task in self.tasks.items() if self.announced or not task.announced}

@@ -1,0 +1,1 @@
+"""The generate room: prompts/ in, completions/ out. The only room that knows Ray and an engine."""

@@ -1,0 +1,1 @@
+"""The prepare room: benchmark rows in, prompts/ out. CPU only."""

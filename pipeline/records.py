@@ -1,0 +1,175 @@
+"""The records that walk between the rooms, each a frozen dataclass with its Arrow schema beside it.
+
+The Parquet files with these schemas are the contract of the rooms: no room infers a schema. A missing value is
+None, never "" or 0. Times are UTC instants; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+
+FinishReason: TypeAlias = Literal["stop", "length", "error"]
+
+KEY_COLUMNS = ("task", "split", "id", "repeat")
+"""What identifies a completion: one question of one split of one task, and which repeat of it."""
+
+PROMPT_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("categories", pa.map_(pa.string(), pa.string()), nullable=False),
+        pa.field("doc", pa.string(), nullable=False),
+        pa.field("messages", pa.string(), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("prompt_sha256", pa.string(), nullable=False),
+        pa.field("prompt_token_ids", pa.list_(pa.int32())),
+        pa.field("num_prompt_tokens", pa.int32()),
+        pa.field("gold", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+COMPLETION_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("repeat", pa.int32(), nullable=False),
+        pa.field("prompt_sha256", pa.string(), nullable=False),
+        pa.field("completion", pa.string()),
+        pa.field("reasoning", pa.string()),
+        pa.field("content", pa.string()),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("num_prompt_tokens", pa.int32()),
+        pa.field("num_output_tokens", pa.int32()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("replica", pa.string()),
+        pa.field("queued_s", pa.float64()),
+        pa.field("generated_s", pa.float64()),
+    ]
+)
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("repeat", pa.int32(), nullable=False),
+        pa.field("categories", pa.map_(pa.string(), pa.string()), nullable=False),
+        pa.field("messages", pa.string(), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("prompt_sha256", pa.string(), nullable=False),
+        pa.field("num_prompt_tokens", pa.int32()),
+        pa.field("gold", pa.string()),
+        pa.field("completion", pa.string()),
+        pa.field("reasoning", pa.string()),
+        pa.field("response", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("extraction", pa.string()),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("num_output_tokens", pa.int32()),
+        pa.field("em", pa.float64()),
+        pa.field("f1", pa.float64()),
+        pa.field("correct", pa.float64()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("replica", pa.string()),
+        pa.field("queued_s", pa.float64()),
+        pa.field("generated_s", pa.float64()),
+    ]
+)
+"""One row a question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file."""
+
+METRIC_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("level", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("group_by", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("stderr", pa.float64()),
+        pa.field("ci_low", pa.float64()),
+        pa.field("ci_high", pa.float64()),
+        pa.field("num_total", pa.int64(), nullable=False),
+        pa.field("num_scored", pa.int64(), nullable=False),
+        pa.field("num_truncated", pa.int64(), nullable=False),
+        pa.field("num_no_answer", pa.int64(), nullable=False),
+        pa.field("num_failed", pa.int64(), nullable=False),
+    ]
+)
+"""One row a task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for the whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is asked: one question, rendered. Columns: `PROMPT_SCHEMA`.
+
+    `doc` is the data set's own row as JSON, for the leaderboard's logs. `prompt` and `prompt_token_ids` are None
+    when a remote endpoint renders the chat template. A row that cannot be asked has `error` set.
+    """
+
+    task: str
+    split: str
+    id: int
+    categories: dict[str, str]
+    doc: str
+    messages: str
+    prompt: str | None
+    prompt_sha256: str
+    prompt_token_ids: list[int] | None
+    num_prompt_tokens: int | None
+    gold: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What came back: one generation. Columns: `COMPLETION_SCHEMA`.
+
+    `completion` is all generated text; `reasoning` and `content` are its two sides of the reasoning parser.
+    `content` is None when the reasoning never closed. `queued_s` is the wait for a slot in the engine after the
+    row reached its replica, `generated_s` the time in the engine.
+    """
+
+    task: str
+    split: str
+    id: int
+    repeat: int
+    prompt_sha256: str
+    completion: str | None
+    reasoning: str | None
+    content: str | None
+    finish_reason: FinishReason
+    num_prompt_tokens: int | None
+    num_output_tokens: int | None
+    error: str | None
+    attempts: int
+    replica: str | None
+    queued_s: float | None
+    generated_s: float | None
+
+
+def to_table(records: Iterable[Prompt | Completion], schema: pa.Schema) -> pa.Table:
+    """Return the records as a table with exactly `schema`.
+
+    Args:
+        records: Records of one kind, whose fields are the columns of `schema`.
+        schema: One of this module's schemas.
+
+    Raises:
+        pyarrow.ArrowInvalid: A value does not fit its column.
+    """
+    rows: list[dict[str, Any]] = [{f.name: getattr(r, f.name) for f in fields(r)} for r in records]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def utc(instant: datetime) -> str:
+    """Return an aware instant as ISO 8601 in UTC with seconds."""
+    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
