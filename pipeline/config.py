@@ -190,6 +190,18 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How a run keeps what it has."""
+
+    flush_s: float = key(
+        2.0, "in object storage, longest wait of a finished row until it is stored; a disk has no wait"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.flush_s > 0, "run.flush_s", self.flush_s, "must be above 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -208,6 +220,7 @@ class Config:
     reasoning_parser: str | None = key(None, "vLLM reasoning parser that splits thinking from answer (null: none)")
     engine: EngineConfig = key(EngineConfig(), "")
     cluster: ClusterConfig = key(ClusterConfig(), "")
+    run: RunConfig = key(RunConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import pyarrow as pa
@@ -227,6 +228,23 @@ class Folder:
                 os.fsync(file.fileno())
         return num_rows
 
+    def write_parts(
+        self, where: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows_per_file: int
+    ) -> int:
+        """Write batches as `<where>/part-00000.parquet` and so on, and return the number of rows.
+
+        A file is full with the batch that reaches `rows_per_file`; no file is written for no batch.
+        """
+        num_rows = 0
+        rest = iter(batches)
+        for number in count():
+            first = next(rest, None)
+            if first is None:
+                break
+            part = chain([first], _until_full(rest, rows_per_file - first.num_rows))
+            num_rows += self.write_parquet(f"{where}/part-{number:05d}.parquet", schema, part)
+        return num_rows
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -246,6 +264,13 @@ class Stage:
         """Return the files as an Arrow data set with the stage's schema."""
         paths = [self.folder.path(name) for name in self.files]
         return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=self.folder.fs)
+
+
+def _until_full(batches: Iterator[pa.RecordBatch | pa.Table], num_rows: int) -> Iterator[pa.RecordBatch | pa.Table]:
+    """Take batches until they hold `num_rows` rows."""
+    while num_rows > 0 and (batch := next(batches, None)) is not None:
+        num_rows -= batch.num_rows
+        yield batch
 
 
 def _exchange(partial: Path, target: Path) -> None:

@@ -1,0 +1,41 @@
+"""DuckDB over the run's files: columns are joined and counted there, never in Python loops.
+
+The files are opened by pyarrow and handed over as data sets, so that every file system that `store.py` knows works.
+What does not fit in memory goes to a temporary directory that lives as long as the connection.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+MEMORY_LIMIT = "4GB"
+
+
+@contextmanager
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give an in-memory database that spills to disk and never looks for extensions or files by itself."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-duckdb-") as spill:
+        settings = {
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+        }
+        with duckdb.connect(":memory:", config=settings) as database:  # type: ignore[arg-type]
+            yield database
+
+
+def batches(
+    database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None, *, rows: int
+) -> pa.RecordBatchReader:
+    """Run a query and return its result in batches of about `rows` rows, as it is read."""
+    reader = database.sql(sql, params=parameters).to_arrow_reader(rows)
+    assert reader is not None
+    return reader

@@ -1,0 +1,108 @@
+"""The Ray cluster: join or start one, see what it has, place the replicas, leave it as it was found.
+
+In: the configuration. Out: a `Placement`. Ray's own words go to its log files, not to the terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config, EngineConfig
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How many engines run and what each of them takes."""
+
+    num_replicas: int
+    gpus_per_replica: int
+    num_gpus: int
+    gpu_type: str | None
+
+
+@contextmanager
+def cluster(config: Config) -> Iterator[Placement]:
+    """Join or start Ray, and leave it at the end; a local one is stopped with all its processes.
+
+    Raises:
+        ConfigError: The cluster cannot be reached, or has not the GPUs that the configuration asks for.
+    """
+    # Ray asks for these before it is imported or started.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    joined = ray.is_initialized()
+    if not joined:
+        try:
+            ray.init(
+                address=config.cluster.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if config.cluster.address == "local" else None,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(
+                f"cluster.address={config.cluster.address!r}: no Ray cluster answers ({error}): "
+                "start one with `ray start --head`, or set cluster.address=local"
+            ) from error
+    try:
+        yield place(config, ray.nodes())
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
+    """Return where the replicas go on these nodes.
+
+    Args:
+        config: What is asked for.
+        nodes: As `ray.nodes()` returns them; only the living ones count.
+
+    Raises:
+        ConfigError: It cannot fit; the message names the key and what there is.
+    """
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = [int(each.get("GPU", 0)) for each in resources]
+    prefix = "accelerator_type:"
+    kinds = sorted({name.removeprefix(prefix) for each in resources for name in each if name.startswith(prefix)})
+    return Placement(
+        num_replicas=_num_replicas(config.engine, gpus),
+        gpus_per_replica=config.engine.gpus_per_replica if config.engine.kind == "vllm" and any(gpus) else 0,
+        num_gpus=sum(gpus),
+        gpu_type=", ".join(kinds) or None,
+    )
+
+
+def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
+    """Return how many replicas run on nodes with these numbers of GPUs, or say why they cannot."""
+    wanted = None if engine.replicas == "auto" else int(engine.replicas)
+    size, at = engine.gpus_per_replica, f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
+    if engine.kind == "endpoint":
+        if wanted not in (None, 1):
+            raise ConfigError(f"engine.replicas={wanted}: an endpoint is one engine; use engine.endpoint.concurrency")
+        return 1
+    if not any(gpus):
+        if size > 1:
+            raise ConfigError(f"{at}: the cluster has no GPU; set engine.tensor_parallel_size=1")
+        if wanted not in (None, 1):
+            raise ConfigError(f"engine.replicas={wanted}: the cluster has no GPU and holds 1 replica; set auto or 1")
+        return 1
+    fitting = sum(count // size for count in gpus)
+    if not fitting:
+        raise ConfigError(f"{at}: no node has {size} GPUs for one replica (there are {gpus}); lower it")
+    if wanted is None and any(count % size for count in gpus):
+        raise ConfigError(f"{at} does not divide the GPUs of every node ({gpus}): choose another, or engine.replicas")
+    if wanted is not None and wanted > fitting:
+        raise ConfigError(
+            f"engine.replicas={wanted}: {fitting} of {size} GPUs each fit on the nodes ({gpus}); lower it"
+        )
+    return wanted or fitting

@@ -1,0 +1,169 @@
+"""An OpenAI-compatible server as the engine: the message that the harness sends, one request a row.
+
+In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. What may
+pass (429, 5xx, a lost connection) is tried again with back-off by the client; what will not (401, 404) ends the run.
+Try it: `python -m pipeline.run conf=demo engine.kind=endpoint engine.endpoint.base_url=http://127.0.0.1:8000/v1`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from pipeline.config import Config, EndpointConfig
+from pipeline.errors import EndpointError
+from pipeline.generate.engine import Engine, Output, Request, RowError
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFactory:
+    """Connects to the server that the configuration names; the key is read from the environment where it is used."""
+
+    config: Config
+
+    def __call__(self) -> Engine:
+        """Ask the server which models it has, so that a wrong address or key ends the run before it begins.
+
+        Raises:
+            EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
+        """
+        endpoint = self.config.engine.endpoint
+        return EndpointEngine(self.config, serving_model(endpoint))
+
+
+def api_key(endpoint: EndpointConfig) -> str:
+    """Return the key from the environment variable that the configuration names.
+
+    Raises:
+        EndpointError: The variable is not set.
+    """
+    if endpoint.api_key_env is None:
+        return "none"  # the client wants some word; servers without a key ignore it
+    value = os.environ.get(endpoint.api_key_env, "")
+    if not value:
+        raise EndpointError(f"engine.endpoint.api_key_env={endpoint.api_key_env!r} is not set: export it with the key")
+    return value
+
+
+def serving_model(endpoint: EndpointConfig) -> str:
+    """Return the name of the model on the server, after making sure that the server has it.
+
+    Raises:
+        EndpointError: The server cannot be reached, refuses us, or does not serve the model.
+    """
+    client = openai.OpenAI(base_url=endpoint.base_url, api_key=api_key(endpoint), max_retries=1, timeout=30.0)
+    try:
+        with client:
+            served = [model.id for model in client.models.list()]
+    except openai.OpenAIError as error:
+        raise _hopeless(endpoint, error) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does: {error}") from error
+    name = endpoint.model or (served[0] if served else "")
+    if name not in served:
+        raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {', '.join(served)}")
+    return name
+
+
+class EndpointEngine:
+    """A server that generates. Made by `EndpointFactory`."""
+
+    def __init__(self, config: Config, model: str) -> None:
+        endpoint, wanted = config.engine.endpoint, config.generation
+        self._endpoint = endpoint
+        self._client = openai.AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=api_key(endpoint),
+            max_retries=endpoint.max_retries,
+            timeout=endpoint.timeout_s,
+        )
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "temperature": wanted.temperature if wanted.do_sample else 0.0,
+            "max_tokens": wanted.max_gen_toks,
+        }
+        if wanted.until:
+            self._arguments["stop"] = list(wanted.until)
+        if wanted.do_sample:
+            self._arguments["top_p"] = wanted.top_p
+        extra: dict[str, Any] = dict(config.engine.extra)
+        if wanted.do_sample and wanted.top_k:
+            extra["top_k"] = wanted.top_k
+        if config.prompt.template_kwargs:
+            extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
+        if extra:
+            self._arguments["extra_body"] = extra
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """Return the server's address and the name of its model."""
+        return {"base_url": self._endpoint.base_url or "", "served_model": self._arguments["model"]}
+
+    async def generate(self, request: Request) -> Output:
+        """Send the row's messages and return the server's answer."""
+        messages = json.loads(request.messages)
+        try:
+            answer = await self._client.chat.completions.create(
+                messages=messages, seed=request.seed, stream=False, **self._arguments
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise _hopeless(self._endpoint, error) from error
+        except openai.OpenAIError as error:
+            raise RowError(_words(error)) from error
+        return _output(answer)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def _output(answer: Any) -> Output:
+    """Read a chat completion; whatever is not one is this row's error."""
+    try:
+        choice, usage = answer.choices[0], answer.usage
+        content, finish_reason = choice.message.content, choice.finish_reason
+        fields = choice.message.model_dump()
+        reasoning = fields.get("reasoning") or fields.get("reasoning_content")
+    except (AttributeError, IndexError, TypeError) as error:
+        raise RowError(f"the server's answer is no chat completion: {str(answer)[:200]!r}") from error
+    if finish_reason not in ("stop", "length"):
+        raise RowError(f"the server ended the request with finish_reason={finish_reason!r}")
+    if not isinstance(content, (str, type(None))) or not isinstance(reasoning, (str, type(None))):
+        raise RowError("the server's answer holds content that is not text")
+    return Output(
+        completion=(reasoning or "") + (content or ""),
+        reasoning=reasoning,
+        content=content,
+        finish_reason=finish_reason,
+        num_prompt_tokens=usage.prompt_tokens if usage else None,
+        num_output_tokens=usage.completion_tokens if usage else None,
+    )
+
+
+def _where(endpoint: EndpointConfig) -> str:
+    return f"engine.endpoint.base_url={endpoint.base_url!r}"
+
+
+def _hopeless(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointError:
+    """Return what to tell the user when no request can succeed."""
+    match error:
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            mend = f"the key is refused ({_words(error)}): put a valid one where engine.endpoint.api_key_env points"
+        case openai.NotFoundError():
+            mend = f"not found ({_words(error)}): check the address and engine.endpoint.model"
+        case openai.APIConnectionError():
+            mend = "cannot be reached: start the server or mend the address"
+        case _:
+            mend = f"answers with an error ({_words(error)}): look at the server's log"
+    return EndpointError(f"{_where(endpoint)}: {mend}")
+
+
+def _words(error: openai.OpenAIError) -> str:
+    """Return an error of the client in a few words; never the request's headers, which hold the key."""
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(error).split())[:300]
+    return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"

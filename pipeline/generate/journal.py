@@ -1,0 +1,146 @@
+"""The journal: where a finished row is safe before anyone hears of it.
+
+In: completions, one at a time, from one worker. Out: lines on disk, `<crc32 of the rest, 8 hex digits> <JSON>`.
+Each worker process has a journal of its own, so that no file has two writers. On a disk a line is fsynced before
+`Journal.append` returns; the lines that came during one fsync share the next. Object storage cannot append: there
+the lines of at most `flush_s` seconds make one object. Ray Data's own sink and checkpoints are not used for this:
+a row counts there only when its task commits, and only for some sources.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from pipeline.records import Completion
+from pipeline.store import Folder
+
+FOLDER = "journal"
+
+
+class Journal:
+    """One worker's journal. `append` is called on one event loop; a thread of its own writes."""
+
+    def __init__(self, folder: Folder, name: str, flush_s: float) -> None:
+        """Open a new journal.
+
+        Args:
+            folder: Directory of the run's journals.
+            name: Unique name of this writer.
+            flush_s: In object storage, seconds between two objects.
+        """
+        self._folder, self._name, self._flush_s = folder, name, flush_s
+        self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._file: BinaryIO | None = None
+        self._num_objects = 0
+        if folder.local is not None:
+            folder.create()
+            self._file = (folder.local / f"{name}.jsonl").open("ab", buffering=0)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    async def append(self, completion: Completion) -> None:
+        """Return when the completion is on disk.
+
+        Raises:
+            OSError: It could not be written, for instance because the disk is full.
+        """
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put((_line(asdict(completion)), written))
+        await written
+
+    def close(self) -> None:
+        """Write what is waiting and end the thread."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join()
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self) -> None:
+        ending = False
+        while not ending:
+            first = self._queue.get()
+            if first is not None and self._file is None:
+                self._closing.wait(self._flush_s)  # gather an object's worth
+            lines, waiting = [], []
+            item = first
+            while True:
+                if item is None:
+                    ending = True
+                else:
+                    lines.append(item[0])
+                    waiting.append(item[1])
+                if self._queue.empty():
+                    break
+                item = self._queue.get()
+            error = self._commit(b"".join(lines)) if lines else None
+            for future in waiting:
+                future.get_loop().call_soon_threadsafe(_settle, future, error)
+
+    def _commit(self, data: bytes) -> OSError | None:
+        """Put the lines on disk; return what hindered it."""
+        try:
+            if self._file is not None:
+                view = memoryview(data)
+                while view:
+                    view = view[self._file.write(view) :]
+                os.fsync(self._file.fileno())
+            else:
+                name = f"{self._name}-{self._num_objects:06d}.jsonl"
+                self._num_objects += 1
+                with self._folder.fs.open_output_stream(self._folder.path(name)) as stream:
+                    stream.write(data)
+        except OSError as error:
+            return error
+        return None
+
+
+def _settle(future: asyncio.Future[None], error: OSError | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    # surrogatepass: a model may emit half a surrogate pair, and a line must hold whatever came
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def read(folder: Folder) -> Iterator[dict[str, Any]]:
+    """Yield every whole line of every journal in the folder, as a completion's fields.
+
+    A line that was cut off, or whose checksum does not agree, ends its file: what stands after it was written by a
+    process that had already lost its disk.
+    """
+    for name in folder.files(suffix=".jsonl"):
+        with folder.fs.open_input_stream(folder.path(name)) as stream:
+            rest = b""
+            while chunk := bytes(stream.read(1 << 20)):
+                *lines, rest = (rest + chunk).split(b"\n")
+                records = [_record(line) for line in lines]
+                whole = records if None not in records else records[: records.index(None)]
+                yield from (record for record in whole if record is not None)
+                if len(whole) < len(records):
+                    break
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return a line's record, or None when the line is damaged."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    record: dict[str, Any] = json.loads(text.decode("utf-8", "surrogatepass"))
+    return record

@@ -1,0 +1,179 @@
+"""vLLM in this process: `AsyncLLM`, explicit sampling, vLLM's own reasoning parser.
+
+In: token ids. Out: text, split into reasoning and content, with counts. vllm is imported when an engine starts, so
+that everything else works where it is not installed. Try it: `python -m pipeline.run conf=demo`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.engine import Engine, EngineDead, Output, Request, RowError
+
+
+@dataclass(frozen=True, slots=True)
+class VllmFactory:
+    """Starts vLLM as the configuration says."""
+
+    config: Config
+
+    def __call__(self) -> Engine:
+        """Start vLLM and wait until it can generate.
+
+        Raises:
+            ModelError: vLLM is not installed, or refuses the model or the arguments.
+            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know.
+        """
+        # A benchmark's questions are nobody's business, and neither is how often they are asked.
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            from vllm import SamplingParams
+            from vllm.reasoning import ReasoningParserManager
+            from vllm.sampling_params import RequestOutputKind
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise ModelError(
+                f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
+            ) from error
+        parser_name = self.config.reasoning_parser
+        if parser_name is not None:
+            try:
+                parser_class = ReasoningParserManager.get_reasoning_parser(parser_name)
+            except KeyError as error:
+                known = ", ".join(sorted(ReasoningParserManager.list_registered()))
+                raise ConfigError(
+                    f"reasoning_parser={parser_name!r} is not known to vLLM: choose of {known}"
+                ) from error
+        arguments = engine_arguments(self.config)
+        try:
+            engine = AsyncLLM.from_engine_args(arguments, start_engine_loop=True)
+        except Exception as error:
+            path = self.config.model.path
+            raise ModelError(
+                f"model.path={path!r}: vLLM does not start: {error}. The replica's log tells more"
+            ) from error
+        tokenizer = engine.get_tokenizer()
+        parser = None
+        if parser_name is not None:
+            parser = parser_class(tokenizer, chat_template_kwargs=dict(self.config.prompt.template_kwargs))
+        return VllmEngine(engine, parser, sampling_arguments(self.config), SamplingParams, RequestOutputKind.FINAL_ONLY)
+
+
+def engine_arguments(config: Config) -> Any:
+    """Return vLLM's `AsyncEngineArgs` for the configuration; `engine.extra` wins over what we set.
+
+    Raises:
+        ConfigError: vLLM does not know a key of `engine.extra`, or refuses its value.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    engine, model = config.engine, config.model
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "revision": model.revision,
+        "tokenizer_revision": model.revision,
+        "dtype": model.dtype,
+        "max_model_len": model.context_size,
+        "trust_remote_code": model.trust_remote_code,
+        "seed": config.seed,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
+        "max_num_seqs": engine.max_num_seqs,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+    }
+    if engine.gpus_per_replica > 1:
+        # The worker holds all GPUs of its group on one machine; vLLM would otherwise start Ray actors of its own.
+        arguments["distributed_executor_backend"] = "mp"
+    try:
+        return AsyncEngineArgs(**{**arguments, **engine.extra})
+    except TypeError as error:
+        raise ConfigError(f"engine.extra={dict(engine.extra)!r}: {error}: see vLLM's engine arguments") from error
+
+
+def sampling_arguments(config: Config) -> dict[str, Any]:
+    """Return the sampling in force, in vLLM's words, without the seed; nothing comes from the model's own file."""
+    wanted = config.generation
+    arguments: dict[str, Any] = {"max_tokens": wanted.max_gen_toks, "stop": list(wanted.until)}
+    if wanted.do_sample:
+        return {**arguments, "temperature": wanted.temperature, "top_p": wanted.top_p, "top_k": wanted.top_k}
+    return {**arguments, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+
+
+class VllmEngine:
+    """A running vLLM. Made by `VllmFactory`."""
+
+    def __init__(self, engine: Any, parser: Any, sampling: dict[str, Any], sampling_params: Any, kind: Any) -> None:
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        self._engine, self._parser = engine, parser
+        # The parser reads a chat request; what it asks of the detokenizer is what vLLM's server does too.
+        self._request = ChatCompletionRequest(messages=[])
+        if parser is not None:
+            self._request = parser.adjust_request(self._request)
+        skip = self._request.skip_special_tokens
+        self._sampling = {**sampling, "skip_special_tokens": skip, "output_kind": kind}
+        self._sampling_params = sampling_params
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """Return versions, device and precision as the running engine reports them."""
+        import torch
+        import vllm
+
+        model = self._engine.model_config
+        return {
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda or "",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "max_model_len": int(model.max_model_len),
+            "device": self._engine.vllm_config.device_config.device_type,
+        }
+
+    async def generate(self, request: Request) -> Output:
+        """Return the generation for `request.prompt_token_ids`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = self._sampling_params(seed=request.seed, **self._sampling)
+        prompt = {"prompt_token_ids": request.prompt_token_ids}
+        final = None
+        try:
+            async for output in self._engine.generate(prompt, params, request.request_id):
+                final = output
+        except EngineDeadError as error:
+            raise EngineDead(str(error)) from error
+        except Exception as error:
+            if self._engine.errored:
+                raise EngineDead(str(error)) from error
+            cause = error.__cause__ or error
+            raise RowError(f"{type(cause).__name__}: {cause}") from error
+        if final is None:
+            raise RowError("vLLM ended the request without an output")
+        generated = final.outputs[0]
+        if generated.finish_reason not in ("stop", "length"):
+            raise RowError(f"vLLM ended the request with finish_reason={generated.finish_reason!r}")
+        reasoning, content = self._split(generated.text)
+        return Output(
+            completion=generated.text,
+            reasoning=reasoning,
+            content=content,
+            finish_reason=generated.finish_reason,
+            num_prompt_tokens=len(final.prompt_token_ids),
+            num_output_tokens=len(generated.token_ids),
+        )
+
+    async def close(self) -> None:
+        """End vLLM's own process."""
+        self._engine.shutdown()
+
+    def _split(self, text: str) -> tuple[str | None, str | None]:
+        if self._parser is None:
+            return None, text
+        reasoning, content = self._parser.extract_reasoning(text, self._request)
+        return reasoning, content

@@ -1,0 +1,142 @@
+"""One replica: the actor that holds an engine and a journal.
+
+In: blocks of a few work rows. Out: for each row whether it failed and how many tokens it took; the completion itself
+goes to the journal before that is said. Several blocks are under way at once, and a semaphore inside keeps the engine
+at its slots, so that no row waits for a slower neighbour of its block. Ray makes the actors; nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import PipelineError
+from pipeline.generate.engine import EngineDead, EngineFactory, Output, Request, RowError
+from pipeline.generate.journal import Journal
+from pipeline.records import Completion
+from pipeline.store import Folder
+
+STATUS_SCHEMA = pa.schema([("failed", pa.bool_()), ("num_output_tokens", pa.int64()), ("replica", pa.string())])
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """What every worker of a run is told. Sent to the actors, so it pickles.
+
+    `log_dir` is a directory of the worker's own machine.
+    """
+
+    factory: EngineFactory
+    journal: Folder
+    flush_s: float
+    slots: int
+    seed: int
+    log_dir: str
+
+
+class Worker:
+    """A callable actor class for `map_batches`."""
+
+    def __init__(self, duty: Duty) -> None:
+        self._duty = duty
+        self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
+        _redirect_output(Path(duty.log_dir), self._name)
+        self._slots = asyncio.Semaphore(duty.slots)
+        self._journal = Journal(duty.journal, self._name, duty.flush_s)
+        self._hopeless: PipelineError | None = None
+        try:
+            self._engine = duty.factory()
+        except PipelineError as error:
+            # Raised here, Ray would make the actor again and again; raised by the first block, it ends the run.
+            self._hopeless = error
+            logger.exception("The engine does not start")
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        """Generate every row of the block; returns `STATUS_SCHEMA`, one row each, when all are journaled."""
+        if self._hopeless is not None:
+            raise self._hopeless
+        received = time.monotonic()
+        rows = block.to_pylist()
+        completions = await asyncio.gather(*(self._row(row, received) for row in rows))
+        return pa.Table.from_pylist(
+            [
+                {
+                    "failed": each.error is not None,
+                    "num_output_tokens": each.num_output_tokens or 0,
+                    "replica": self._name,
+                }
+                for each in completions
+            ],
+            schema=STATUS_SCHEMA,
+        )
+
+    async def _row(self, row: dict[str, Any], received: float) -> Completion:
+        async with self._slots:
+            started = time.monotonic()
+            result = await self._generate(row)
+            ended = time.monotonic()
+        completion = self._completion(row, result, started - received, ended - started)
+        await self._journal.append(completion)
+        return completion
+
+    async def _generate(self, row: dict[str, Any]) -> Output | str:
+        """Return the output, or why this row has none."""
+        request = Request(
+            request_id=f"{row['task']}/{row['split']}/{row['id']}/{row['repeat']}/{uuid.uuid4().hex[:8]}",
+            messages=row["messages"],
+            prompt_token_ids=row["prompt_token_ids"],
+            seed=self._duty.seed + row["repeat"],
+        )
+        try:
+            return await self._engine.generate(request)
+        except RowError as error:
+            return str(error)
+        except EngineDead:
+            # An exception would only fail this block, and the dead engine would go on to swallow the queue. Without
+            # the process Ray makes the actor anew and gives it the rows that it had; a clean exit is not retried.
+            logger.exception("The engine is dead; this process ends")
+            logging.shutdown()
+            os._exit(1)
+
+    def _completion(self, row: dict[str, Any], result: Output | str, queued_s: float, generated_s: float) -> Completion:
+        output = result if isinstance(result, Output) else None
+        return Completion(
+            task=row["task"],
+            split=row["split"],
+            id=row["id"],
+            repeat=row["repeat"],
+            prompt_sha256=row["prompt_sha256"],
+            completion=output.completion if output else None,
+            reasoning=output.reasoning if output else None,
+            content=output.content if output else None,
+            finish_reason=output.finish_reason if output else "error",
+            num_prompt_tokens=output.num_prompt_tokens if output else None,
+            num_output_tokens=output.num_output_tokens if output else None,
+            error=None if output else str(result),
+            attempts=1,
+            replica=self._name,
+            queued_s=queued_s,
+            generated_s=generated_s,
+        )
+
+
+def _redirect_output(folder: Path, name: str) -> None:
+    """Send all that this process and its children print to a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
