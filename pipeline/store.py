@@ -190,7 +190,7 @@ class Folder:
             found = folder.num_rows(name, schema)
             if found != rows:
                 raise DataError(
-                    f"{folder.path(name)} holds {found} rows instead of {rows}: delete {folder.root}, run again"
+                    f"{folder.path(name)} holds {found} rows, not {rows}: delete {folder.root} and run again"
                 )
         return Stage(folder, schema, files, facts)
 
@@ -207,9 +207,7 @@ class Folder:
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{self.path(name)} is missing or damaged: delete {self.root} and run again") from error
         if names != schema.names:
-            raise DataError(
-                f"{self.path(name)} has other columns than this version writes: start a run with another run_id"
-            )
+            raise DataError(f"{self.path(name)} has not the columns of this version: choose another run_id")
         return int(rows)
 
     def write_parquet(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
@@ -261,9 +259,21 @@ class Stage:
         return sum(self.files.values())
 
     def dataset(self) -> pads.Dataset:
-        """Return the files as an Arrow data set with the stage's schema."""
+        """Return the files as an Arrow data set with the stage's schema.
+
+        The columns task and split, where the files do not hold them, are read from the directories' names.
+        """
         paths = [self.folder.path(name) for name in self.files]
-        return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=self.folder.fs)
+        names = [name for name in ("task", "split") if name not in self.schema.names]
+        in_path = pa.schema([pa.field(name, pa.string()) for name in names])
+        return pads.dataset(
+            paths,
+            schema=pa.unify_schemas([self.schema, in_path]),
+            format="parquet",
+            filesystem=self.folder.fs,
+            partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
+            partition_base_dir=self.folder.root,
+        )
 
 
 def _until_full(batches: Iterator[pa.RecordBatch | pa.Table], num_rows: int) -> Iterator[pa.RecordBatch | pa.Table]:

@@ -90,7 +90,7 @@ class EndpointEngine:
             self._arguments["stop"] = list(wanted.until)
         if wanted.do_sample:
             self._arguments["top_p"] = wanted.top_p
-        extra: dict[str, Any] = dict(config.engine.extra)
+        extra: dict[str, Any] = {}
         if wanted.do_sample and wanted.top_k:
             extra["top_k"] = wanted.top_k
         if config.prompt.template_kwargs:
@@ -99,7 +99,7 @@ class EndpointEngine:
             self._arguments["extra_body"] = extra
 
     @property
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> dict[str, str | int | float]:
         """Return the server's address and the name of its model."""
         return {"base_url": self._endpoint.base_url or "", "served_model": self._arguments["model"]}
 
@@ -114,6 +114,8 @@ class EndpointEngine:
             raise _hopeless(self._endpoint, error) from error
         except openai.OpenAIError as error:
             raise RowError(_words(error)) from error
+        except ValueError as error:
+            raise RowError(f"the server's answer is no JSON: {error}") from error
         return _output(answer)
 
     async def close(self) -> None:
@@ -126,8 +128,8 @@ def _output(answer: Any) -> Output:
     try:
         choice, usage = answer.choices[0], answer.usage
         content, finish_reason = choice.message.content, choice.finish_reason
-        fields = choice.message.model_dump()
-        reasoning = fields.get("reasoning") or fields.get("reasoning_content")
+        more = choice.message.model_extra or {}
+        reasoning = more.get("reasoning") or more.get("reasoning_content")
     except (AttributeError, IndexError, TypeError) as error:
         raise RowError(f"the server's answer is no chat completion: {str(answer)[:200]!r}") from error
     if finish_reason not in ("stop", "length"):

@@ -49,7 +49,7 @@ class Engine(Protocol):
     """A running engine. All methods are called on one event loop."""
 
     @property
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> dict[str, str | int | float]:
         """What is in force and worth recording: versions, effective sampling, device. Flat, no secrets."""
 
     async def generate(self, request: Request) -> Output:

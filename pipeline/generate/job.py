@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from pipeline import errors
 from pipeline.config import Config
-from pipeline.errors import DataError, PipelineError
+from pipeline.errors import DataError
 from pipeline.generate import completions, journal, schedule
 from pipeline.generate.cluster import Placement
 from pipeline.generate.endpoint import EndpointFactory
@@ -31,13 +30,14 @@ OVERSUBSCRIPTION = 2
 """Rows at a replica for each slot of its engine, so that a free slot never waits for the driver."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What has happened since the last report."""
+class Progress(Protocol):
+    """Hears how far the stage is."""
 
-    num_rows: int
-    num_failed: int
-    num_output_tokens: int
+    def begin(self, num_rows: int, num_left: int) -> None:
+        """`num_left` of the stage's `num_rows` rows are still to be generated."""
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+        """So many rows have finished since the last call."""
 
 
 def engine_factory(config: Config) -> EngineFactory:
@@ -54,9 +54,8 @@ def generate(
     run: Folder,
     placement: Placement,
     factory: EngineFactory,
-    report: Callable[[Progress], None],
-    announce: Callable[[int, int], None],
-) -> None:
+    progress: Progress,
+) -> dict[str, Any]:
     """Generate what is missing and publish the completions stage. Ray is running.
 
     Args:
@@ -64,8 +63,10 @@ def generate(
         run: The run's directory, with its prompts stage.
         placement: Where the replicas go.
         factory: Starts the engine in each replica.
-        report: Called as rows finish.
-        announce: Called once, with the number of rows of the whole stage and of those still to do.
+        progress: Told as rows finish.
+
+    Returns:
+        What each replica's engine said of itself, by the replica's name; none where nothing was left to do.
 
     Raises:
         PipelineError: The engine cannot start or the disk cannot be written; finished rows stay.
@@ -77,12 +78,14 @@ def generate(
     repeats = config.generation.repeats
     finished = journal.read(run.child(journal.FOLDER))
     files, num_work = schedule.write_work(run, prompts, finished, repeats)
-    announce(prompts.num_rows * repeats, num_work)
+    progress.begin(prompts.num_rows * repeats, num_work)
     if num_work:
-        _run_workers(config, run, placement, factory, report, files, num_work)
+        _run_workers(config, run, placement, factory, progress, files, num_work)
     completions.commit(run, prompts, repeats)
+    facts = journal.facts(run.child(journal.FOLDER))
     run.remove(schedule.FOLDER)
     run.remove(journal.FOLDER)
+    return facts
 
 
 def _run_workers(
@@ -90,12 +93,11 @@ def _run_workers(
     run: Folder,
     placement: Placement,
     factory: EngineFactory,
-    report: Callable[[Progress], None],
+    progress: Progress,
     files: list[str],
     num_work: int,
 ) -> None:
     import ray.data
-    from ray.exceptions import RayError
 
     _quiet(ray.data.DataContext.get_current())
     slots = config.engine.slots
@@ -123,22 +125,13 @@ def _run_workers(
         num_cpus=0 if placement.gpus_per_replica else 1,
     )
     num_done = 0
-    try:
-        for block in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            num_done += block.num_rows
-            report(_progress(block))
-    except RayError as error:
-        raise _ours(error) or error from error
+    for block in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        _raise_fatal(block)
+        num_done += block.num_rows
+        num_failed = sum(block.column("failed").to_pylist())
+        progress.advance(block.num_rows, num_failed, sum(block.column("num_output_tokens").to_pylist()))
     if num_done != num_work:
         raise RuntimeError(f"{num_work} rows went to the workers, {num_done} came back")
-
-
-def _progress(block: Any) -> Progress:
-    return Progress(
-        num_rows=block.num_rows,
-        num_failed=sum(block.column("failed").to_pylist()),
-        num_output_tokens=sum(block.column("num_output_tokens").to_pylist()),
-    )
 
 
 def _quiet(context: Any) -> None:
@@ -147,11 +140,8 @@ def _quiet(context: Any) -> None:
     context.print_on_execution_start = False
 
 
-def _ours(error: BaseException) -> PipelineError | None:
-    """Return the pipeline's own error inside Ray's wrapping, if that is what ended the run."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PipelineError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return None
+def _raise_fatal(block: Any) -> None:
+    """Raise the error of a worker that says that the run cannot go on."""
+    for kind, text in zip(block.column("fatal_kind").to_pylist(), block.column("fatal").to_pylist(), strict=True):
+        if kind is not None:
+            raise getattr(errors, kind)(text)

@@ -144,3 +144,14 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = json.loads(text.decode("utf-8", "surrogatepass"))
     return record
+
+
+def write_facts(folder: Folder, name: str, facts: dict[str, str | int | float]) -> None:
+    """Record what a worker's engine says of itself, beside its journal."""
+    folder.write_text(f"{name}.facts.json", json.dumps(facts))
+
+
+def facts(folder: Folder) -> dict[str, Any]:
+    """Return what every engine said of itself, by the worker's name."""
+    names = folder.files(suffix=".facts.json")
+    return {name.removesuffix(".facts.json"): json.loads(folder.read_text(name)) for name in names}

@@ -121,7 +121,7 @@ class VllmEngine:
         self._sampling_params = sampling_params
 
     @property
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> dict[str, str | int | float]:
         """Return versions, device and precision as the running engine reports them."""
         import torch
         import vllm

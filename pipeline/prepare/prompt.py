@@ -1,0 +1,186 @@
+"""The model's chat template and tokenizer: from messages to the prompt's text and token ids.
+
+In: `model.*` and `prompt.*` of the configuration. Out: a `Chat`. Only tokenizer files are downloaded and read, never
+weights. Without an engine of our own (engine.kind=endpoint) nothing here is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, require
+from pipeline.errors import ModelError
+from pipeline.prepare.hub import fetch
+
+Messages = list[dict[str, str]]
+
+RESERVED_KWARGS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Arguments of `apply_chat_template` that are ours to set; the others reach the template."""
+
+TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+LOCAL = re.compile(r"~|\.{0,2}/|data/")
+
+
+class TemplateFailed(Exception):
+    """The chat template raised on these messages; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A tokenizer and the chat template in force.
+
+    `origin` names the key that the template comes from; `revision` is the commit of a hub model, else None.
+    """
+
+    tokenizer: Any
+    template: str
+    template_kwargs: dict[str, Any]
+    origin: str
+    revision: str | None
+
+    @property
+    def template_sha256(self) -> str:
+        """Hash of the template's text."""
+        return hashlib.sha256(self.template.encode("utf-8")).hexdigest()
+
+    def render(self, messages: Messages) -> str:
+        """Return the prompt up to where the model's answer begins.
+
+        Raises:
+            TemplateFailed: The template raised.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    chat_template=self.template,
+                    **self.template_kwargs,
+                )
+            )
+        except Exception as error:  # a template is a program: it can raise anything
+            raise TemplateFailed(f"{type(error).__name__}: {error}") from error
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each prompt; the template has written the special tokens already."""
+        if not prompts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            list(prompts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+
+def check_template_kwargs(config: Config) -> None:
+    """Raise `ConfigError` when prompt.template_kwargs holds an argument that is not the template's."""
+    taken = sorted(RESERVED_KWARGS & config.prompt.template_kwargs.keys())
+    mend = "is set by the pipeline: only variables of the chat template belong here, such as enable_thinking"
+    require(not taken, "prompt.template_kwargs", taken, mend)
+
+
+def open_chat(config: Config) -> Chat:
+    """Return the model's tokenizer with the chat template that `config` names.
+
+    Raises:
+        ModelError: model.path has no usable tokenizer, or there is no usable template; names the key.
+    """
+    own_template = _read_template(config.prompt.chat_template)
+    tokenizer, revision = _load_tokenizer(config)
+    if own_template is not None:
+        origin = f"prompt.chat_template={config.prompt.chat_template!r}"
+        return Chat(tokenizer, own_template, config.prompt.template_kwargs, origin, revision)
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise ModelError(
+            f"model.path={config.model.path!r} has no chat template of its own: set prompt.chat_template=<file>"
+        ) from error
+    origin = f"model.path={config.model.path!r} (its chat template)"
+    return Chat(tokenizer, template, config.prompt.template_kwargs, origin, revision)
+
+
+def _read_template(name: str | None) -> str | None:
+    if name is None:
+        return None
+    at = f"prompt.chat_template={name!r}"
+    try:
+        template = Path(name).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{at} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{at} is not UTF-8 text: {error}") from error
+    if not template.strip():
+        raise ModelError(f"{at} is empty: write a Jinja chat template into it, or set it to null")
+    return template
+
+
+def _load_tokenizer(config: Config) -> tuple[Any, str | None]:
+    """Return the tokenizer and, for a hub model, its commit."""
+    model = config.model
+    assert model.path, "Config requires model.path for engine.kind=vllm"
+    at = f"model.path={model.path!r}"
+    directory, revision = _model_directory(config, at)
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=model.trust_remote_code)
+        probe = tokenizer("A", add_special_tokens=False)["input_ids"]
+    except Exception as error:  # parsers in Rust, optional packages and a model's own code raise anything
+        if "trust_remote_code" in str(error):
+            mend = "its tokenizer is Python code: if you trust it, set model.trust_remote_code=true"
+        else:
+            mend = f"no tokenizer can be loaded ({error}): put tokenizer.json and tokenizer_config.json there"
+        raise ModelError(f"{at}: {mend}") from error
+    if not probe:
+        # transformers makes an empty tokenizer out of a config.json alone.
+        raise ModelError(f"{at}: its tokenizer has no vocabulary: put tokenizer.json and tokenizer_config.json there")
+    return tokenizer, revision
+
+
+def _model_directory(config: Config, at: str) -> tuple[Path, str | None]:
+    model = config.model
+    path = Path(str(model.path)).expanduser()
+    if path.is_dir():
+        return path, None
+    if path.exists() or LOCAL.match(str(model.path)):
+        raise ModelError(f"{at}: there is no such directory (seen from {Path.cwd()})")
+    patterns = [*TOKENIZER_PATTERNS, *(["*.py"] if model.trust_remote_code else [])]
+    try:
+        snapshot = fetch(str(model.path), "model", model.revision, patterns)
+    except ConnectionError as error:
+        asked = f" model.revision={model.revision!r}" if model.revision else ""
+        raise ModelError(
+            f"{at}{asked}: {error}. Set HF_TOKEN to a token with access, or put a copy of the model in a directory and "
+            "set model.path=<dir>"
+        ) from error
+    return snapshot, snapshot.name

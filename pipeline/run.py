@@ -1,0 +1,135 @@
+"""The main job: `python -m pipeline.run conf=<name> key=value ...`.
+
+In: a configuration. Out: one directory `outputs/run=<run_id>/`. The order of the rooms is known here and nowhere else.
+The same run_id again goes on where the run stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import manifest, rundir
+from pipeline.cli import command
+from pipeline.compose import compose
+from pipeline.config import Config
+from pipeline.errors import TooManyFailedRows
+from pipeline.store import Folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.generate.engine import EngineFactory
+
+logger = logging.getLogger(__name__)
+
+
+def main(words: list[str]) -> None:
+    """Run the benchmark that the words describe."""
+    execute(compose(words))
+
+
+def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
+    """Run every room and return the run's directory.
+
+    Args:
+        config: What to run.
+        factory: What starts the engine; by default what the configuration names.
+
+    Raises:
+        PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
+    """
+    run, config = rundir.begin(config)
+    content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
+    content |= {"versions": manifest.versions(), "codebase": manifest.codebase(), "hardware": manifest.hardware()}
+    manifest.write(run, "running", content)
+    timings: dict[str, float] = {}
+    try:
+        with _console(run) as console:
+            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", highlight=False)
+            _rooms(config, run, factory, console, content, timings)
+    except BaseException:
+        manifest.write(run, "failed", content | {"ended_at": manifest.now(), "timings_s": timings})
+        raise
+    failed = content["counts"]["num_failed"]
+    if failed > config.max_failed_rows:
+        raise TooManyFailedRows(
+            f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
+            f"their reasons are in the column error of {run.path('samples')}"
+        )
+    return run
+
+
+def _rooms(
+    config: Config,
+    run: Folder,
+    factory: EngineFactory | None,
+    console: Console,
+    content: dict[str, Any],
+    timings: dict[str, float],
+) -> None:
+    from pipeline import summary
+    from pipeline.records import PROMPT_SCHEMA
+    from pipeline.score.room import score
+
+    began = time.monotonic()
+    prompts = run.stage("prompts", PROMPT_SCHEMA)
+    if prompts is None:
+        with _timed("prepare", timings):
+            from pipeline.prepare.room import prepare
+
+            prepare(config, run)
+        prompts = run.stage("prompts", PROMPT_SCHEMA)
+        assert prompts is not None
+    content["datasets"] = prompts.facts
+    with _timed("generate", timings):
+        content["engine"] = _generate(config, run, factory, console)
+    with _timed("score", timings):
+        score(run, config)
+    timings["total"] = time.monotonic() - began
+    counts = summary.counts(run)
+    content |= {"counts": counts, "ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
+    manifest.write(run, "complete", content)
+    summary.print_summary(run, config, console, timings)
+
+
+def _generate(config: Config, run: Folder, factory: EngineFactory | None, console: Console) -> dict[str, Any]:
+    """Generate what is missing; return what the engines said of themselves."""
+    from pipeline.console import GenerateProgress
+    from pipeline.generate import job
+    from pipeline.generate.cluster import cluster
+
+    progress = GenerateProgress(console)
+    with cluster(config) as placement:
+        try:
+            return job.generate(config, run, placement, factory or job.engine_factory(config), progress)
+        finally:
+            progress.end()
+
+
+@contextmanager
+def _timed(name: str, timings: dict[str, float]) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        timings[name] = time.monotonic() - began
+
+
+@contextmanager
+def _console(run: Folder) -> Iterator[Console]:
+    """Give the terminal, and send all other output to a log beside the run, or in a temporary directory."""
+    from pipeline.console import quiet
+
+    folder = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
+    with quiet(folder / "driver.log") as console:
+        yield console
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

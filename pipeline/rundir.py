@@ -1,0 +1,92 @@
+"""One run's directory: begun, gone on with, or refused.
+
+In: a configuration. Out: the run's folder with its config.yaml. A run is gone on with only when what determines its
+completions is as it was; where it runs, on how many engines, and how it is watched may change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline import compose, manifest
+from pipeline.config import Config
+from pipeline.errors import RunError
+from pipeline.store import Folder
+
+CONFIG_FILE = "config.yaml"
+
+MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "max_failed_rows")
+"""Keys that a completion does not depend on."""
+
+ENGINE_IDENTITY = ("kind", "endpoint.model")
+"""Keys of `engine` that a completion does depend on."""
+
+
+def begin(config: Config) -> tuple[Folder, Config]:
+    """Make the run's directory, or open it again, and record the configuration in it.
+
+    Returns:
+        The directory, and the configuration with its `run_id`.
+
+    Raises:
+        RunError: The directory cannot be written, the run is complete, or it was begun with another configuration.
+    """
+    run_id = config.run_id or f"{config.conf}-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+    config = replace(config, run_id=run_id)
+    run = Folder.open(config.output_dir).child(f"run={run_id}")
+    content = manifest.read(run)
+    if content is not None and content["status"] == "complete":
+        raise RunError(f"run_id={run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
+    run.create()
+    if run.exists(CONFIG_FILE):
+        before = compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
+        difference = _difference(_identity(before), _identity(config))
+        if difference is not None:
+            name, was, comes = difference
+            raise RunError(f"run_id={run_id!r} was begun with {name}={was!r}, not {comes!r}: choose another run_id")
+    run.write_text(CONFIG_FILE, compose.dump(config))
+    return run, config
+
+
+def open_finished(directory: str) -> tuple[Folder, Config]:
+    """Open the directory of a run that exists, with the configuration that it recorded.
+
+    Raises:
+        RunError: There is no such run.
+        ConfigError: Its config.yaml is not of this version.
+    """
+    run = Folder.open(directory)
+    if not run.exists(CONFIG_FILE):
+        raise RunError(
+            f"run={directory!r} holds no {CONFIG_FILE}: give the directory of a run, such as outputs/run=<id>"
+        )
+    return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """Return the keys that determine the completions, flat."""
+    plain = asdict(config)
+    flat = _flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
+    for name in ENGINE_IDENTITY:
+        flat[f"engine.{name}"] = _flat(plain["engine"]).get(name)
+    flat |= _flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
+    return flat
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict) and item:
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = list(item) if isinstance(item, tuple) else item
+    return flat
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            return name, before.get(name), now.get(name)
+    return None

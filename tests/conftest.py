@@ -1,0 +1,38 @@
+"""What the tests share: the project's own configuration files from any directory, small runs, and no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from builders import publish_prompts
+
+from pipeline.records import Prompt
+from pipeline.store import Folder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray's workers are processes of their own: they find the scripted engine where the tests find it.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+
+
+@pytest.fixture
+def run_with_prompts(tmp_path: Path) -> Callable[[list[Prompt]], Folder]:
+    """Make a run's directory that holds these prompts."""
+
+    def make(prompts: list[Prompt]) -> Folder:
+        run = Folder.open(str(tmp_path / "run=test"))
+        publish_prompts(run, prompts)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def at_root(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in the project's directory, as the README's commands do."""
+    monkeypatch.chdir(ROOT)
+    return ROOT

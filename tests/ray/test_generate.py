@@ -1,0 +1,136 @@
+"""The generate room on a local Ray with a scripted engine: every row once, whatever happens to single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from builders import make_prompt
+from scripted import ScriptedFactory
+
+from pipeline.compose import compose
+from pipeline.config import Config
+from pipeline.errors import EndpointError, PipelineError
+from pipeline.generate import job
+from pipeline.generate.cluster import Placement, cluster
+from pipeline.generate.engine import Engine
+from pipeline.records import COMPLETION_SCHEMA, Prompt
+from pipeline.store import Folder
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+
+def settings(*words: str) -> Config:
+    return compose(["conf=demo", "engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", *words])
+
+
+class Counting:
+    """A progress that counts."""
+
+    def __init__(self) -> None:
+        self.num_rows = self.num_left = self.num_done = self.num_failed = self.num_tokens = 0
+
+    def begin(self, num_rows: int, num_left: int) -> None:
+        self.num_rows, self.num_left = num_rows, num_left
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+        self.num_done += num_rows
+        self.num_failed += num_failed
+        self.num_tokens += num_output_tokens
+
+
+@pytest.fixture(scope="module")
+def placement() -> Iterator[Placement]:
+    """Keep one local Ray for the whole file."""
+    with cluster(settings()) as found:
+        yield found
+
+
+def completions(run: Folder) -> list[dict[str, Any]]:
+    stage = run.stage("completions", COMPLETION_SCHEMA)
+    assert stage is not None
+    rows: list[dict[str, Any]] = (
+        stage.dataset().to_table().sort_by([("id", "ascending"), ("repeat", "ascending")]).to_pylist()
+    )
+    return rows
+
+
+Make = Callable[[list[Prompt]], Folder]
+
+
+def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Make, placement: Placement) -> None:
+    prompts = [make_prompt(number) for number in range(50)]
+    prompts[3] = make_prompt(3, error="too long")
+    prompts[7] = make_prompt(7, question="RAISE")
+    run, progress = run_with_prompts(prompts), Counting()
+    facts = job.generate(settings(), run, placement, ScriptedFactory(), progress)
+    rows = completions(run)
+    assert [row["id"] for row in rows] == list(range(50))
+    assert {row["id"]: row["error"] for row in rows if row["error"]} == {3: "too long", 7: "told to raise"}
+    assert {row["completion"] for row in rows if not row["error"]} == {"A"}
+    assert (progress.num_rows, progress.num_left, progress.num_done, progress.num_failed) == (50, 49, 49, 1)
+    assert [fact["engine"] for fact in facts.values()] == ["scripted"]
+    assert not run.exists("journal")
+    assert not run.exists("work")
+
+
+def test_each_repeat_is_a_row_of_its_own(run_with_prompts: Make, placement: Placement) -> None:
+    run = run_with_prompts([make_prompt(1), make_prompt(2)])
+    job.generate(settings("generation.repeats=3"), run, placement, ScriptedFactory(), Counting())
+    assert [(row["id"], row["repeat"]) for row in completions(run)] == [(i, r) for i in (1, 2) for r in (0, 1, 2)]
+
+
+def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Make, placement: Placement) -> None:
+    run = run_with_prompts([make_prompt(number) for number in range(20)])
+    broken = run_with_prompts([make_prompt(number) for number in range(20)])
+    assert broken == run
+    with pytest.raises(EndpointError, match="gone"):
+        job.generate(settings("engine.endpoint.concurrency=1"), run, placement, Fading(), Counting())
+    progress = Counting()
+    job.generate(settings(), run, placement, ScriptedFactory(answer="B"), progress)
+    answers = [row["completion"] for row in completions(run)]
+    assert answers.count("A") == 20 - progress.num_left == 5
+    assert answers.count("B") == progress.num_left
+
+
+def test_a_row_does_not_wait_for_a_slower_neighbour(run_with_prompts: Make, placement: Placement) -> None:
+    """With 2 slots and blocks of 4 rows, slots would stand empty if a block's rows ran as a batch."""
+    run = run_with_prompts([make_prompt(number) for number in range(40)])
+    job.generate(settings("engine.endpoint.concurrency=2"), run, placement, ScriptedFactory(seconds=0.05), Counting())
+    rows = completions(run)
+    assert max(row["queued_s"] for row in rows) > 0.05
+    busy = sum(row["generated_s"] for row in rows)
+    assert busy == pytest.approx(40 * 0.05, rel=0.5)
+
+
+class Fading:
+    """Starts an engine that answers five rows and then cannot go on for a reason that the user can mend."""
+
+    def __call__(self) -> Engine:
+        from scripted import ScriptedEngine
+
+        class FadingEngine(ScriptedEngine):
+            num_answers = 0
+
+            async def generate(self, request: Any) -> Any:
+                if self.num_answers == 5:
+                    raise EndpointError("gone")
+                self.num_answers += 1
+                return await super().generate(request)
+
+        return FadingEngine(ScriptedFactory())
+
+
+class Refusing:
+    """Does not start."""
+
+    def __call__(self) -> Engine:
+        raise PipelineError("no such model")
+
+
+def test_an_engine_that_does_not_start_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
+    run = run_with_prompts([make_prompt(1)])
+    with pytest.raises(PipelineError, match=r"^no such model$"):
+        job.generate(settings(), run, placement, Refusing(), Counting())
+    assert run.stage("completions", COMPLETION_SCHEMA) is None

@@ -1,0 +1,57 @@
+"""Replicas are placed on what the nodes have, or one line says why not."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.compose import compose
+from pipeline.errors import ConfigError
+from pipeline.generate.cluster import place
+
+
+def nodes(*gpus: int) -> list[dict[str, object]]:
+    return [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": float(count)} if count else {"CPU": 8.0}} for count in gpus
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "num_replicas"),
+    [
+        ((8,), [], 8),
+        ((4, 4), [], 8),
+        ((2, 2, 2, 2), [], 8),
+        ((8,), ["engine.tensor_parallel_size=2"], 4),
+        ((4, 4), ["engine.tensor_parallel_size=4"], 2),
+        ((8,), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], 2),
+        ((8,), ["engine.replicas=3"], 3),
+        ((7,), ["engine.replicas=3", "engine.tensor_parallel_size=2"], 3),
+        ((0,), [], 1),
+    ],
+)
+def test_replicas_fill_the_gpus(gpus: tuple[int, ...], words: list[str], num_replicas: int) -> None:
+    config = compose(["conf=mera", "engine.replicas=auto", *words])
+    assert place(config, nodes(*gpus)).num_replicas == num_replicas
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "line"),
+    [
+        ((8,), ["engine.replicas=9"], "engine.replicas=9: 8 of 1 GPUs each fit"),
+        ((8,), ["engine.replicas=5", "engine.tensor_parallel_size=2"], "engine.replicas=5: 4 of 2 GPUs each fit"),
+        ((8,), ["engine.tensor_parallel_size=3"], "engine.tensor_parallel_size=3 does not divide"),
+        ((4, 4), ["engine.tensor_parallel_size=8"], "no node has 8 GPUs for one replica"),
+        ((0,), ["engine.tensor_parallel_size=2"], "engine.tensor_parallel_size=2: the cluster has no GPU"),
+        ((0,), ["engine.replicas=8"], "engine.replicas=8: the cluster has no GPU"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(gpus: tuple[int, ...], words: list[str], line: str) -> None:
+    config = compose(["conf=mera", "engine.replicas=auto", *words])
+    with pytest.raises(ConfigError, match=line):
+        place(config, nodes(*gpus))
+
+
+def test_a_dead_node_does_not_count() -> None:
+    alive, dead = nodes(4, 4)
+    config = compose(["conf=mera", "engine.replicas=auto"])
+    assert place(config, [alive, {**dead, "Alive": False}]).num_replicas == 4

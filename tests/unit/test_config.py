@@ -1,0 +1,117 @@
+"""Configurations compose, and whatever is wrong with one is a line that names the key, the value and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.compose import compose, describe, dump, load
+from pipeline.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+BAD = [
+    (["conf=mer"], "conf='mer': no such configuration. Did you mean: 'mera'"),
+    (["conf=conf/nowhere.yaml"], "no such configuration"),
+    (["limit=3"], "conf= must be given once; there are: .*demo.*mera"),
+    (["conf=demo", "conf=mera"], "conf= must be given once"),
+    (["conf=demo", "limit"], "'limit' is not key=value"),
+    (["conf=demo", "engine.repliccas=2"], "engine.repliccas: .*Did you mean: 'replicas'"),
+    (["conf=demo", "limt=1"], "limt: .*Did you mean.*'limit'"),
+    (["conf=demo", "qqqq=red"], "qqqq: .*python -m pipeline.run --help"),
+    (["conf=demo", "tasks.agro_bench.datset=x"], "tasks.agro_bench.datset: .*Did you mean: 'dataset'"),
+    (["conf=demo", "limit=many"], "limit: Value 'many'"),
+    (["conf=demo", "limit=-1"], "limit=-1: must be null or at least 1"),
+    (["conf=demo", "seed=-5"], "seed=-5"),
+    (["conf=demo", "splits=[dev]"], r"splits=\['dev'\]: only train and test"),
+    (["conf=demo", "splits=[]"], r"splits=\[\]: name at least one"),
+    (["conf=demo", "splits=[test,test]"], "names a split twice"),
+    (["conf=demo", "run_id=a/b"], "run_id='a/b'"),
+    (["conf=demo", "run_id=.."], r"run_id='\.\.'"),
+    (["conf=demo", "output_dir=s3://key:word@bucket/x"], "output_dir holds credentials"),
+    (["conf=demo", "engine.kind=llama"], "engine.kind: Invalid value 'llama', expected one of"),
+    (["conf=demo", "engine.replicas=0"], "engine.replicas=0: must be auto or a number from 1"),
+    (["conf=demo", "engine.replicas=all"], "engine.replicas='all'"),
+    (["conf=demo", "engine.tensor_parallel_size=0"], "engine.tensor_parallel_size=0"),
+    (["conf=demo", "engine.gpu_memory_utilization=1.5"], "engine.gpu_memory_utilization=1.5"),
+    (["conf=demo", "engine.kind=endpoint"], "engine.endpoint.base_url=None: give the server's address"),
+    (["conf=demo", "engine.endpoint.base_url=http://x/"], "engine.endpoint.base_url='http://x/': must end in /v1"),
+    (["conf=demo", "engine.endpoint.base_url=ftp://x/v1"], "must begin with http"),
+    (["conf=demo", "engine.endpoint.base_url=http://me:pw@x/v1"], "holds credentials"),
+    (["conf=demo", "generation.max_gen_toks=0"], "generation.max_gen_toks=0"),
+    (["conf=demo", "generation.max_gen_toks=99999"], "generation.max_gen_toks=99999: must be below model.context_size"),
+    (["conf=demo", "generation.temperature=0"], "generation.temperature=0.0: .*do_sample=false"),
+    (["conf=demo", "generation.top_p=2"], "generation.top_p=2.0"),
+    (["conf=demo", "generation.until=['']"], "an empty stop string"),
+    (["conf=demo", "model.path=null"], "model.path=None: give a hub id or a directory"),
+    (["conf=demo", "tasks.new.dataset=x"], "tasks.new.domain=''"),
+    (["conf=demo", "tasks.agro_bench.submission_name=../x"], "tasks.agro_bench.submission_name='../x'"),
+    (["conf=demo", "tasks.agro_bench.prompt_fields=[outputs]"], "tasks.agro_bench.prompt_fields='outputs'"),
+    (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),
+    (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_a_wrong_word_is_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as caught:
+        compose(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_mera_is_the_reference_run() -> None:
+    config = compose(["conf=mera"])
+    assert list(config.active_tasks) == ["agro_bench", "aqua_bench", "med_bench"]
+    assert (config.seed, config.splits) == (1234, ("train", "test"))
+    assert (config.model.path, config.model.dtype, config.model.context_size) == (
+        "Qwen/Qwen3.6-35B-A3B",
+        "bfloat16",
+        262144,
+    )
+    wanted = config.generation
+    assert (wanted.do_sample, wanted.until, wanted.max_gen_toks) == (False, ("<|im_end|>",), 10000)
+    assert (config.prompt.template_kwargs, config.reasoning_parser) == ({"enable_thinking": True}, "qwen3")
+    assert (config.engine.replicas, config.engine.tensor_parallel_size) == (8, 1)
+    assert config.engine.extra["language_model_only"] is True
+    assert config.tasks["med_bench"].strip
+    assert config.tasks["med_bench"].prompt_fields == ("inputs",)
+
+
+def test_the_announced_tasks_are_one_switch_away() -> None:
+    config = compose(["conf=mera", "announced=true"])
+    assert len(config.active_tasks) == 11
+    assert config.active_tasks["etmlu_bench"].train_split == "dev"
+
+
+def test_the_last_layer_wins(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: [demo, cluster/a100x8_tp2]\nlimit: 5\nseed: 7\n")
+    config = compose([f"conf={tmp_path}/mine.yaml", "seed=8"])
+    assert (config.limit, config.seed, config.engine.tensor_parallel_size, config.conf) == (5, 8, 2, "mine")
+
+
+def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "round.yaml"
+    file.write_text(f"base: [{file}]\n")
+    with pytest.raises(ConfigError, match="base: goes round in a circle"):
+        compose([f"conf={file}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: [", "is not YAML"), ("- 1\n", "must hold keys and values"), ("base: demo\n", "must be a list of names")],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=line):
+        compose([f"conf={tmp_path}/bad.yaml"])
+
+
+def test_what_a_run_records_reads_back_the_same() -> None:
+    config = compose(["conf=mera", "engine.extra.nested={a: [1, x]}"])
+    assert load(dump(config), "config.yaml") == config
+
+
+def test_every_key_is_described() -> None:
+    assert all(meaning for *_, meaning in describe())
+    assert {"run_id", "engine.endpoint.api_key_env", "tasks.<name>.strip"} <= {name for name, *_ in describe()}

@@ -1,0 +1,90 @@
+"""The journal keeps whole lines and gives up at the first damaged one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from pipeline.generate import journal
+from pipeline.generate.journal import Journal
+from pipeline.records import Completion
+from pipeline.store import Folder
+
+
+def completion(number: int, text: str = "A") -> Completion:
+    return Completion(
+        task="agro_bench",
+        split="test",
+        id=number,
+        repeat=0,
+        prompt_sha256="00",
+        completion=text,
+        reasoning=None,
+        content=text,
+        finish_reason="stop",
+        num_prompt_tokens=1,
+        num_output_tokens=1,
+        error=None,
+        attempts=1,
+        replica="r",
+        queued_s=0.0,
+        generated_s=0.0,
+    )
+
+
+def write(folder: Folder, name: str, completions: list[Completion]) -> None:
+    async def append_all() -> None:
+        book = Journal(folder, name, flush_s=0.05)
+        await asyncio.gather(*(book.append(each) for each in completions))
+        book.close()
+
+    asyncio.run(append_all())
+
+
+def test_every_appended_completion_is_read_back(tmp_path: Path) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    write(folder, "one", [completion(number, 'ответ\u2028\n"{x}"') for number in range(100)])
+    rows = list(journal.read(folder))
+    assert [row["id"] for row in rows] == list(range(100))
+    assert {row["completion"] for row in rows} == {'ответ\u2028\n"{x}"'}
+
+
+def test_half_a_surrogate_pair_survives(tmp_path: Path) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    write(folder, "one", [completion(1, "\ud83d")])
+    assert next(journal.read(folder))["completion"] == "\ud83d"
+
+
+@pytest.mark.parametrize("num_bytes", [1, 40, 200])
+def test_a_torn_tail_is_dropped(tmp_path: Path, num_bytes: int) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    write(folder, "one", [completion(number) for number in range(3)])
+    file = tmp_path / "journal" / "one.jsonl"
+    file.write_bytes(file.read_bytes()[:-num_bytes])
+    assert [row["id"] for row in journal.read(folder)] == [0, 1]
+
+
+def test_a_damaged_line_ends_its_file_and_no_other(tmp_path: Path) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    write(folder, "one", [completion(number) for number in range(3)])
+    write(folder, "two", [completion(9)])
+    file = tmp_path / "journal" / "one.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"id":1', b'"id":7')
+    file.write_bytes(b"".join(lines))
+    assert [row["id"] for row in journal.read(folder)] == [0, 9]
+
+
+def test_a_full_disk_is_an_error_of_the_append(tmp_path: Path) -> None:
+    async def append() -> None:
+        book = Journal(Folder.open(str(tmp_path / "journal")), "one", flush_s=1.0)
+        assert book._file is not None
+        book._file.close()
+        book._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(OSError, match="No space left"):
+            await book.append(completion(1))
+        book.close()
+
+    asyncio.run(append())
