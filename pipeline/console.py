@@ -35,7 +35,8 @@ def quiet(log: Path) -> Iterator[Console]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     try:
         with open(os.dup(saved[0]), "w", encoding="utf-8", errors="backslashreplace") as terminal:
-            yield Console(file=terminal, soft_wrap=not terminal.isatty())
+            # A log has no width of its own, and a table must not be cut to the 80 columns that rich assumes.
+            yield Console(file=terminal, width=None if terminal.isatty() else 120, highlight=False)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

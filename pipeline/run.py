@@ -51,7 +51,7 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
     timings: dict[str, float] = {}
     try:
         with _console(run) as console:
-            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", highlight=False)
+            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
             _rooms(config, run, factory, console, content, timings)
     except BaseException:
         manifest.write(run, "failed", content | {"ended_at": manifest.now(), "timings_s": timings})

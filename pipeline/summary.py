@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -70,21 +71,21 @@ def print_summary(run: Folder, config: Config, console: Console, timings: dict[s
     if timings:
         rate = total["num_output_tokens"] / timings["generate"]
         words += [f"{timings['total']:.1f} s in all", f"{rate:,.0f} tokens/s with the engine's start"]
-    console.print(", ".join(words), highlight=False)
+    console.print(", ".join(words))
     for name, what in (
         ("samples/", "every question and answer"),
         ("metrics.parquet", "every score"),
         ("logs/", "logs"),
     ):
-        console.print(f"  {run.path(name)}  {what}", highlight=False, soft_wrap=True)
+        console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
     if config.generation.repeats > 1:
         console.print(f"  scores are means over {config.generation.repeats} repeats of each question")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=None)
-    for name in ("task", "split"):
-        table.add_column(name)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("task or domain", "split"):
+        table.add_column(name, no_wrap=True)
     for name in ("n", "EM", "F1", "score", "correct", "truncated", "no answer", "failed", "tokens"):
         table.add_column(name, justify="right")
     level = None

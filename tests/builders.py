@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.store import Folder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a module as a user does, from the project's directory; its exit code is the caller's to check."""
+    line = [sys.executable, "-m", *words]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
 
 
 def make_prompt(number: int, *, question: str = "Что?", error: str | None = None, gold: str | None = "A") -> Prompt:

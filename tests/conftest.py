@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import publish_prompts
+from builders import ROOT, publish_prompts
 
 from pipeline.records import Prompt
 from pipeline.store import Folder
-
-ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers are processes of their own: they find the scripted engine where the tests find it.

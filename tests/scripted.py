@@ -14,11 +14,12 @@ from pipeline.generate.engine import EngineDead, Output, Request, RowError
 class ScriptedFactory:
     """Makes engines that answer every question with `answer`, after `seconds`.
 
-    A question whose text holds RAISE is a row error, one that holds DIE ends the engine.
+    A question whose text holds `raise_on` is a row error, one that holds DIE ends the engine.
     """
 
     answer: str = "A"
     seconds: float = 0.0
+    raise_on: str = "RAISE"
 
     def __call__(self) -> ScriptedEngine:
         return ScriptedEngine(self)
@@ -35,7 +36,7 @@ class ScriptedEngine:
     async def generate(self, request: Request) -> Output:
         await asyncio.sleep(self._script.seconds)
         question = json.loads(request.messages)[-1]["content"] if request.messages else ""
-        if "RAISE" in question:
+        if self._script.raise_on in question:
             raise RowError("told to raise")
         if "DIE" in question:
             raise EngineDead("told to die")

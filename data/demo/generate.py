@@ -1,11 +1,12 @@
 """Writes the demo's questions in MERA's layout: `data/demo/<task>/{train,test}.jsonl`.
 
-In: nothing but a seed. Out: six files, the same bytes each time. `train.py` takes its endless training rows from here
-too, so that the demo model learns the demo's kinds of questions but never its rows.
+In: nothing but a seed. Out: six files, the same bytes each time. `train.py` takes its endless training rows
+from here too, so that the demo model learns the demo's kinds of questions but never its rows.
 
 Try: python data/demo/generate.py --output /tmp/demo
 """
 
+# ruff: noqa: S311  (seeded draws for questions, nothing secret)
 import argparse
 import json
 import random
@@ -31,18 +32,17 @@ class Instruction:
     """
 
     text: str
-    option: str = "{letter}. {{option_{lower}}}"
     reply: str = "{answer}"
 
     def for_options(self, num_options: int) -> str:
         """Name as many option placeholders as the row has options."""
-        lines = (self.option.format(letter=letter, lower=letter.lower()) for letter in LETTERS[:num_options])
+        lines = (f"{letter}. {{option_{letter.lower()}}}" for letter in LETTERS[:num_options])
         return self.text.replace("{options}", "\n".join(lines))
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A demo task: sizes of its splits, shares of its kinds of questions, and how a prompt is made of a row."""
+    """A demo task: its splits' sizes, shares of its kinds of questions, and how a row becomes a prompt."""
 
     name: str
     theme: Theme
@@ -54,7 +54,7 @@ class Task:
     is_med: bool = False
 
     def prompt(self, row: Row) -> str:
-        """Fill in the instruction as the benchmark does: med without `meta` and stripped, the others as they are."""
+        """Fill in the instruction as the benchmark does: med is stripped and knows no `meta`."""
         if self.is_med:
             return str(row["instruction"]).format(**row["inputs"]).strip()
         return str(row["instruction"]).format(**row["inputs"], **row["meta"])
@@ -89,11 +89,10 @@ TASKS = (
         num_test=70,
         kinds=FIELD_KINDS,
         instructions=(
-            Instruction("Задача по агрономии.\n{question}\n{options}\nЗапишите буквы верных ответов через запятую."),
+            Instruction("Задача по агрономии.\n{question}\n{options}\nНазовите буквы верных ответов через запятую."),
             Instruction("Вопрос № {id}. {question}\n\n{options}\n\nВ ответе нужны только буквы, например: A, C"),
             Instruction(
-                "Вы агроном. Выберите все верные варианты и назовите их буквы.\n\n{question}\n{options}\nОтвет:",
-                option="{letter}) {{option_{lower}}}",
+                "Вы агроном. Выберите верные варианты и назовите их буквы.\n\n{question}\n{options}\nОтвет:",
             ),
             Instruction("{options}\n\nВыше даны варианты. Укажите буквы верных.\nВопрос: {question}"),
         ),
@@ -108,8 +107,7 @@ TASKS = (
         instructions=(
             Instruction("Задача для рыбовода.\n{question}\n{options}\nНапишите одну или несколько букв через запятую."),
             Instruction(
-                "Прочитайте вопрос о рыбном хозяйстве и отберите верное.\n{question}\n\n{options}\n\nБуквы ответа:",
-                option="{letter}) {{option_{lower}}}",
+                "Прочитайте вопрос о рыбоводстве и отберите верное.\n{question}\n\n{options}\n\nБуквы ответа:",
             ),
             Instruction("Карточка {id}.\nВопрос: {question}\nВарианты:\n{options}\nОтветьте только буквами."),
         ),
@@ -126,7 +124,6 @@ TASKS = (
             Instruction("Вопрос: {question}\n\n{options}\n\nОтветьте одной буквой.\n\n"),
             Instruction(
                 "Вы врач. Прочитайте задачу и выберите ответ.\n{question}\n{options}\nБуква ответа:",
-                option="{letter}) {{option_{lower}}}",
             ),
             Instruction("  {question}\nВыберите из списка:\n{options}\nВ ответе нужна только буква."),
             Instruction("Решите задачу.\n\n{question}\n{options}\n", reply="Ответ: {answer}"),
@@ -138,7 +135,7 @@ TASKS = (
 
 
 def identity(row: Row) -> Identity:
-    """What makes two rows the same question: text and options, whatever the order, instruction and id."""
+    """Tell what makes two rows one question: text and options, not their order, instruction or id."""
     options = frozenset(text for key, text in row["inputs"].items() if key != "question")
     return row["inputs"]["question"], options
 

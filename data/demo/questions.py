@@ -1,11 +1,12 @@
 """Chooses the numbers of a demo question, works out its answer, and writes the thought that leads to it.
 
-In: a random generator, a `Theme` and a kind of question. Out: a `Question`. Small sums, parity and comparisons only, so
-that a model of a million parameters can learn them; the thoughts spell out each step for the same reason.
+In: a random generator, a `Theme` and a kind of question. Out: a `Question`. Small sums, parity and
+comparisons only, so that a model of half a million parameters can learn them; the thoughts spell out each
+step for the same reason.
 
-Two kinds are there for what they do to a run (data/README.md): `marathon` needs a thought longer than a modest token
-budget, and `missing` leaves out a number, whereupon the model declines to answer instead of choosing the option
-which says so.
+Two kinds are there for what they do to a run (data/README.md): `marathon` needs a thought longer than a
+modest token budget, and `missing` leaves out a number, whereupon the model declines to answer instead of
+choosing the option which says so.
 """
 
 import random
@@ -18,15 +19,15 @@ LETTERS = "ABCDEFGH"
 DECLINES = "Затрудняюсь ответить"
 NO_DATA = "данных недостаточно"
 
-MARATHON_STEPS = range(46, 61)
+MARATHON_STEPS = range(38, 46)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question with its answer, and what the demo model is taught to think and reply.
 
-    `gold` is canonical: letters in order, joined by a comma and a space. `reply` differs from it only where the
-    model is taught to decline.
+    `gold` is canonical: letters in order, joined by a comma and a space. `reply` differs from it only where
+    the model is taught to decline.
     """
 
     kind: str
@@ -119,7 +120,7 @@ def _solve(rng: random.Random, kind: str, wording: Wording, num_options: int) ->
 
 
 def _multiplied(a: int, b: int) -> str:
-    """`a*b` from memory up to ten, in two parts above: a small model learns the table, not long multiplication."""
+    """Spell `a*b` from memory up to ten, in two parts above: a small model learns the table only."""
     if b <= 10:
         return f"{a}*{b}={a * b}\n"
     return f"{a}*10={a * 10} {a}*{b - 10}={a * (b - 10)} {a}*{b}={a * b}\n"
@@ -137,7 +138,7 @@ def _computed(rng: random.Random, a: int, b: int, result: int, work: str, num_op
 def _mixed(
     rng: random.Random, num_options: int, is_right: Callable[[int], bool], excluded: int | None = None
 ) -> tuple[int, ...]:
-    """Distinct two-digit numbers of which some are right and some are not."""
+    """Draw distinct two-digit numbers of which some are right and some are not."""
     candidates = [n for n in range(11, 100) if n != excluded]
     while True:
         values = tuple(rng.sample(candidates, num_options))
@@ -146,22 +147,22 @@ def _mixed(
 
 
 def _extreme(rng: random.Random, wording: Wording, num_options: int) -> _Solution:
-    """The thought carries the best value so far from line to line, so that each step compares two numbers only."""
+    """Carry the best value so far from line to line, so that each step compares two numbers only."""
     lowest = rng.randrange(2)
     values = tuple(rng.sample(range(45, 100), num_options))
     pick = min if lowest else max
     lines = []
     for i, value in enumerate(values):
         best = pick(values[: i + 1])
-        lines.append(f"{LETTERS[i]}: {value} {LETTERS[values.index(best)]}: {best}\n")
+        lines.append(f"{LETTERS[i]}. {value} {LETTERS[values.index(best)]}. {best}\n")
     return _Solution(0, 0, values, frozenset({pick(values)}), "".join(lines), wording.words[lowest])
 
 
 def _checked(values: Sequence[int], right: Container[int], *, stop_at_first: bool = False) -> str:
-    """One line an option, `да` or `нет`; with a single right option nothing is read beyond it."""
+    """Write a line an option, `да` or `нет`; with a single right option nothing is read beyond it."""
     lines = []
     for letter, value in zip(LETTERS, values, strict=False):
-        lines.append(f"{letter}: {value} {'да' if value in right else 'нет'}\n")
+        lines.append(f"{letter}. {value} {'да' if value in right else 'нет'}\n")
         if stop_at_first and value in right:
             break
     return "".join(lines)

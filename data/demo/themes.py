@@ -1,7 +1,7 @@
 """The wording of the demo questions: what a field, a pond or a patient is called, and what is asked of it.
 
-Only texts live here; `questions.py` chooses the numbers and works out the answers. Every text was written for this
-project. Drugs and names are invented, so that no sentence can be taken for advice.
+Only texts live here; `questions.py` chooses the numbers and works out the answers. Every text was written for
+this project. Drugs and names are invented, so that no sentence can be taken for advice.
 
 Units are abbreviated (`га`, `шт.`) because Russian nouns change their form with the number before them.
 """
@@ -24,7 +24,18 @@ PLACES = (
     "«Исток»",
     "'Новый'",
 )
-PATIENTS = ("А. Б.", "«И. К.»", "{карта Д}", '"О. Л."', "Р. Т.", "{question}", "М. Н.", "'Я. Ю.'", "С. У.", "Е. Ж.")
+PATIENTS = (
+    "А. Б.",
+    "«И. К.»",
+    "{карта Д}",
+    '"О. Л."',
+    "Р. Т.",
+    "{question}",
+    "М. Н.",
+    "'Я. Ю.'",
+    "С. У.",
+    "Е. Ж.",
+)
 CROPS = ("пшеницы", "ячменя", "ржи", "овса", "гречихи", "сои")
 FISH = ("форели", "карпа", "осетра", "сома", "тиляпии", "муксуна")
 DRUGS = ("демозин", "тестарин", "учебнол", "примерин")
@@ -34,9 +45,9 @@ DRUGS = ("демозин", "тестарин", "учебнол", "примери
 class Wording:
     """One way to ask a question.
 
-    `text` has the places `{a}`, `{b}` (numbers), `{label}`, `{noun}` and `{word}` (one of `words`, which decides
-    what is right: the first word stands for even, below or greatest, the second for the opposite). `option` has
-    the place `{n}`.
+    `text` has the places `{a}`, `{b}` (numbers), `{label}`, `{noun}` and `{word}` (one of `words`, which
+    decides what is right: the first word stands for even, below or greatest, the second for the opposite).
+    `option` has the place `{n}`.
     """
 
     text: str
@@ -69,28 +80,26 @@ AGRO = Theme(
     wordings={
         "product": (
             Wording(
-                "Площадь поля {label} — {a} га, урожайность {noun} — {b} ц/га. Сколько центнеров соберут с поля?",
+                "Площадь поля {label} — {a} га, урожайность {noun} — {b} ц/га. Сколько центнеров соберут?",
                 "{n} ц",
             ),
             Wording(
-                "На поле {label} площадью {a} га вносят по {b} кг удобрения на гектар. Сколько килограммов нужно?",
+                "На поле {label} в {a} га вносят по {b} кг удобрения на гектар. Сколько килограммов нужно?",
                 "{n} кг",
             ),
         ),
-        "difference": (
-            Wording("На складе {label} было {a} т {noun}, вывезли {b} т. Сколько тонн осталось?", "{n} т"),
-        ),
+        "difference": (Wording("На складе {label} было {a} т {noun}, вывезли {b} т. Сколько тонн осталось?", "{n} т"),),
         "parity": (
             Wording(
                 "В хозяйстве {label} опыт ставят на делянках с {word} номерами. Какие делянки войдут в опыт?",
-                "делянка № {n}",
+                "{n}-я делянка",
                 ("чётными", "нечётными"),
             ),
         ),
         "threshold": (
             Wording(
                 "В хозяйстве {label} отбирают поля с влажностью почвы {word} {a} %. Какие поля отберут?",
-                "влажность {n} %",
+                "{n} % влажности",
                 ("ниже", "выше"),
             ),
         ),
@@ -100,9 +109,7 @@ AGRO = Theme(
                 "{n} мин",
             ),
         ),
-        "missing": (
-            Wording("Площадь поля {label} — {a} га. Сколько центнеров {noun} соберут с поля?", "{n} ц"),
-        ),
+        "missing": (Wording("Площадь поля {label} — {a} га. Сколько центнеров {noun} соберут?", "{n} ц"),),
     },
 )
 
@@ -121,7 +128,7 @@ AQUA = Theme(
     wordings={
         "product": (
             Wording(
-                "Объём бассейна {label} — {a} м³, сажают по {b} шт. молоди {noun} на кубометр. Сколько рыб посадят?",
+                "Объём бассейна {label} — {a} м³, сажают {noun} по {b} шт. на кубометр. Сколько рыб посадят?",
                 "{n} шт.",
             ),
             Wording(
@@ -134,27 +141,25 @@ AQUA = Theme(
         ),
         "parity": (
             Wording(
-                "В цехе {label} пробы берут из бассейнов с {word} номерами. Из каких бассейнов возьмут пробы?",
-                "бассейн № {n}",
+                "В цехе {label} пробы берут из бассейнов с {word} номерами. Какие бассейны проверят?",
+                "{n}-й бассейн",
                 ("чётными", "нечётными"),
             ),
         ),
         "threshold": (
             Wording(
-                "В цехе {label} отбирают ёмкости с насыщением кислородом {word} {a} %. Какие ёмкости отберут?",
-                "кислород {n} %",
+                "В цехе {label} отбирают садки с насыщением кислородом {word} {a} %. Какие садки отберут?",
+                "{n} % кислорода",
                 ("ниже", "выше"),
             ),
         ),
         "schedule": (
             Wording(
-                "Кормушка пруда {label} срабатывает каждые {a} мин. На какой минуте она сработает в {b}-й раз?",
+                "Кормушку пруда {label} включают каждые {a} мин. На какой минуте её включат в {b}-й раз?",
                 "{n} мин",
             ),
         ),
-        "missing": (
-            Wording("Объём бассейна {label} — {a} м³. Сколько рыб ({noun}) в него посадят?", "{n} шт."),
-        ),
+        "missing": (Wording("Объём бассейна {label} — {a} м³. Сколько рыб ({noun}) в него посадят?", "{n} шт."),),
     },
 )
 
@@ -173,19 +178,19 @@ MED = Theme(
     wordings={
         "product": (
             Wording(
-                "Препарат {noun} дают по {a} мг на килограмм массы. Масса пациента {label} — {b} кг. Какая нужна доза?",
+                "Препарат {noun} дают по {a} мг на килограмм. Масса пациента {label} — {b} кг. Какова доза?",
                 "{n} мг",
             ),
         ),
         "sum": (
             Wording(
-                "Пациент {label} выпил утром {a} мл воды, вечером {b} мл. Сколько миллилитров он выпил всего?",
+                "Пациент {label} выпил утром {a} мл воды, вечером {b} мл. Сколько миллилитров всего?",
                 "{n} мл",
             ),
         ),
         "quotient": (
             Wording(
-                "Пациенту {label} назначили {a} мг в сутки, препарат — {noun}, в таблетке {b} мг. Сколько нужно таблеток?",
+                "Пациенту {label} назначили {noun}, {a} мг в сутки. В таблетке {b} мг. Сколько нужно таблеток?",
                 "{n} шт.",
             ),
         ),
@@ -203,7 +208,10 @@ MED = Theme(
             ),
         ),
         "missing": (
-            Wording("Препарат {noun} дают по {a} мг на килограмм массы. Какая доза нужна пациенту {label}?", "{n} мг"),
+            Wording(
+                "Препарат {noun} дают по {a} мг на килограмм. Какова доза для пациента {label}?",
+                "{n} мг",
+            ),
         ),
     },
 )

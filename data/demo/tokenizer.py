@@ -1,7 +1,7 @@
 """Builds the demo model's tokenizer: byte-level BPE over the demo's own texts.
 
-In: texts to learn the merges from. Out: a tokenizer which any `AutoTokenizer` loads without remote code. It never
-loses a character: what the merges do not know is spelt in bytes.
+In: texts to learn the merges from. Out: a tokenizer which any `AutoTokenizer` loads without remote code. It
+never loses a character: what the merges do not know is spelt in bytes.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ MAX_LENGTH = 1024
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 THINK_START, THINK_END = "<think>", "</think>"
 
-# A digit is a word of its own: carrying and parity are learnt by the digit, and a number that is copied from an option
-# has the same tokens wherever it stands.
+# A digit is a word of its own: carrying and parity are learnt by the digit, and a number that is copied
+# from an option has the same tokens wherever it stands.
 _WORDS = Regex(r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+")
 
 

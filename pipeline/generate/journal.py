@@ -114,8 +114,7 @@ def _settle(future: asyncio.Future[None], error: OSError | None) -> None:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    # surrogatepass: a model may emit half a surrogate pair, and a line must hold whatever came
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -142,7 +141,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
-    record: dict[str, Any] = json.loads(text.decode("utf-8", "surrogatepass"))
+    record: dict[str, Any] = json.loads(text)
     return record
 
 

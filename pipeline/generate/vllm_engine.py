@@ -53,9 +53,7 @@ class VllmFactory:
             engine = AsyncLLM.from_engine_args(arguments, start_engine_loop=True)
         except Exception as error:
             path = self.config.model.path
-            raise ModelError(
-                f"model.path={path!r}: vLLM does not start: {error}. The replica's log tells more"
-            ) from error
+            raise ModelError(f"model.path={path!r}: vLLM does not start") from error
         tokenizer = engine.get_tokenizer()
         parser = None
         if parser_name is not None:

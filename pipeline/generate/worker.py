@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import time
 import uuid
@@ -62,7 +63,7 @@ class Worker:
     def __init__(self, duty: Duty) -> None:
         self._duty = duty
         self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
-        _redirect_output(Path(duty.log_dir), self._name)
+        log = _redirect_output(Path(duty.log_dir), self._name)
         self._slots = asyncio.Semaphore(duty.slots)
         self._journal = Journal(duty.journal, self._name, duty.flush_s)
         self._hopeless: PipelineError | None = None
@@ -73,8 +74,8 @@ class Worker:
             write_facts(duty.journal, self._name, {**self._engine.facts, **started})
         except PipelineError as error:
             # Raised here, Ray would only tell that the actor died; the first block tells it in one line.
-            self._hopeless = error
             logger.exception("The engine does not start")
+            self._hopeless = type(error)(f"{error}{_root_cause(log)}. All of it is in {log}")
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
@@ -84,7 +85,6 @@ class Worker:
                 raise self._hopeless
             rows = await asyncio.gather(*(self._row(row, received) for row in block.to_pylist()))
         except PipelineError as error:
-            logger.exception("This run cannot go on")
             fatal = {"failed": True, "num_output_tokens": 0, "fatal_kind": type(error).__name__, "fatal": str(error)}
             return pa.Table.from_pylist([fatal], schema=STATUS_SCHEMA)
         statuses = [{"failed": row.error is not None, "num_output_tokens": row.num_output_tokens or 0} for row in rows]
@@ -132,13 +132,13 @@ class Worker:
             id=row["id"],
             repeat=row["repeat"],
             prompt_sha256=row["prompt_sha256"],
-            completion=output.completion if output else None,
-            reasoning=output.reasoning if output else None,
-            content=output.content if output else None,
+            completion=_whole(output.completion) if output else None,
+            reasoning=_whole(output.reasoning) if output else None,
+            content=_whole(output.content) if output else None,
             finish_reason=output.finish_reason if output else "error",
             num_prompt_tokens=output.num_prompt_tokens if output else None,
             num_output_tokens=output.num_output_tokens if output else None,
-            error=None if output else str(result),
+            error=None if output else _whole(str(result)),
             attempts=1,
             replica=self._name,
             queued_s=queued_s,
@@ -146,12 +146,26 @@ class Worker:
         )
 
 
-def _redirect_output(folder: Path, name: str) -> None:
-    """Send all that this process and its children print to a file of its own."""
+def _whole(text: str | None) -> str | None:
+    """Replace halves of surrogate pairs, which a server's JSON may hold and UTF-8 cannot."""
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _redirect_output(folder: Path, name: str) -> Path:
+    """Send all that this process and its children print to a file of its own, and return the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = folder / f"{name}.log"
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    return log
+
+
+def _root_cause(log: Path) -> str:
+    """Return the first error that stands in the log: vLLM's processes print there what they do not hand on."""
+    sys.stderr.flush()
+    found = re.search(r"\b(\w+(?:Error|Exception): .+)", log.read_text(encoding="utf-8", errors="replace"))
+    return f": {found[1][:500]}" if found else ""

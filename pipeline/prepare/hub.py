@@ -24,13 +24,14 @@ def fetch(repository: str, kind: Literal["dataset", "model"], revision: str | No
         ConnectionError: There is no such directory to be had; the message says why.
     """
     from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError, errors.HTTPError, errors.RevisionResolutionError, errors.XetDownloadError) as error:
+    except (OSError, ValueError, HTTPError, errors.RevisionResolutionError, errors.XetDownloadError) as error:
         raise ConnectionError(_reason(error)) from error
 
 

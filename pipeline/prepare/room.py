@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
-import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline.config import Config
+from pipeline.duck import connection
 from pipeline.errors import DataError, ModelError
 from pipeline.prepare.load import Source, find_source
 from pipeline.prepare.prompt import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
@@ -28,7 +28,7 @@ from pipeline.store import Folder
 
 STAGE = "prompts"
 ROWS_PER_BATCH = 512
-BATCHES_PER_FILE = 100
+BATCHES_PER_FILE = 40
 
 
 def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None = None) -> None:
@@ -149,9 +149,9 @@ def _check_unique(folder: Folder, task: str) -> None:
     """Raise `DataError` when two rows of a task have the same id."""
     paths = [folder.path(name) for name in folder.files(f"task={task}", suffix=".parquet")]
     prompts = pads.dataset(paths, schema=PROMPT_SCHEMA, format="parquet", filesystem=folder.fs)
-    with duckdb.connect() as connection:
-        connection.register("prompts", prompts)
-        twice = connection.execute(
+    with connection() as database:
+        database.register("prompts", prompts)
+        twice = database.execute(
             "SELECT id, count(*), min(split), max(split) FROM prompts "
             "GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1"
         ).fetchone()

@@ -1,12 +1,14 @@
 """Each completion with its prompt, counted before it is scored: prompts/ and completions/ in, joined batches out.
 
-DuckDB checks the keys and joins and sorts the rows, on disk where they do not fit in memory; pyarrow reads the files,
-a few row groups at a time.
+DuckDB checks the keys of all rows at once, and joins and sorts whole rows a part at a time: sorting all of them in one
+go needs memory that grows with their number, even when it spills. For each part pyarrow reads the row groups whose
+statistics touch it, so files that are sorted by task, split and id are read once, others once a part.
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -42,13 +44,23 @@ SELECT
 FROM asked FULL JOIN answered USING (task, split, id)
 """
 
+_PARTS = """
+WITH numbered AS (
+    SELECT task, split, id,
+        (row_number() OVER (PARTITION BY task, split ORDER BY id) - 1) // $num_prompts AS number
+    FROM prompts
+)
+SELECT task, split, number, min(id) AS first_id, max(id) AS last_id, count(*) AS num_prompts
+FROM numbered GROUP BY task, split, number ORDER BY task, split, number
+"""
+
 _JOINED = """
-SELECT task, split, id, repeat, categories, messages, prompt, prompts.prompt_sha256, gold, doc,
+SELECT id, repeat, categories, messages, prompt, prompts.prompt_sha256, gold, doc,
     coalesce(completions.num_prompt_tokens, prompts.num_prompt_tokens) AS num_prompt_tokens,
     completion, reasoning, content, finish_reason, num_output_tokens, completions.error, attempts, replica,
     queued_s, generated_s
 FROM prompts JOIN completions USING (task, split, id)
-ORDER BY task, split, id, repeat
+ORDER BY id, repeat
 """
 
 
@@ -78,28 +90,67 @@ class Account:
             raise RuntimeError(f"prompts and completions do not add up with {repeats} repeats: {self}")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The questions of one task and split from `first_id` to `last_id`, which become one file of samples."""
+
+    task: str
+    split: str
+    number: int
+    first_id: int
+    last_id: int
+    num_prompts: int
+
+    @property
+    def file(self) -> str:
+        """Path of the file in samples/."""
+        return f"task={self.task}/split={self.split}/part-{self.number:05}.parquet"
+
+    @property
+    def rows(self) -> pads.Expression:
+        """What is true of this part's rows in both stages."""
+        task, split, key = pads.field("task"), pads.field("split"), pads.field("id")
+        return (task == self.task) & (split == self.split) & (key >= self.first_id) & (key <= self.last_id)
+
+
 def account(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, repeats: int) -> Account:
     """Return how the keys of both stages add up; only the key columns are read."""
     database.register("prompts", _scanner(prompts, _KEYS))
     database.register("completions", _scanner(completions, [*_KEYS, "repeat"]))
-    relation = database.sql(_ACCOUNT, params={"repeats": repeats})
-    assert relation is not None  # a SELECT has a result
-    (row,) = relation.to_arrow_table().to_pylist()
+    (row,) = _rows(database, _ACCOUNT, {"repeats": repeats})
     return Account(**{name: int(count) for name, count in row.items()})
 
 
-def joined(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage) -> pa.RecordBatchReader:
-    """Return every completion with its prompt, sorted by task, split, id and repeat, as it is read.
+def parts(database: duckdb.DuckDBPyConnection, prompts: Stage, num_prompts: int) -> list[Part]:
+    """Return the parts, of at most `num_prompts` questions each, sorted by task, split and id."""
+    database.register("prompts", _scanner(prompts, _KEYS))
+    return [Part(**row) for row in _rows(database, _PARTS, {"num_prompts": num_prompts})]
 
-    Columns: those of a sample that are not scores, and task, split, content and doc.
+
+def joined(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, part: Part) -> pa.RecordBatchReader:
+    """Return a part's completions with their prompts, sorted by id and repeat, as they are read.
+
+    Columns: those of a sample that are not scores, and content and doc.
     """
-    database.register("prompts", _scanner(prompts, _OF_PROMPT))
-    database.register("completions", _scanner(completions, COMPLETION_SCHEMA.names))
+    database.register("prompts", _scanner(prompts, _OF_PROMPT, part.rows))
+    database.register("completions", _scanner(completions, COMPLETION_SCHEMA.names, part.rows))
     return duck.batches(database, _JOINED, rows=BATCH_ROWS)
 
 
-def _scanner(stage: Stage, columns: list[str]) -> pads.Scanner:
+def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
+    relation = database.sql(sql, params=parameters)
+    assert relation is not None  # a SELECT has a result
+    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
+    return rows
+
+
+def _scanner(stage: Stage, columns: list[str], where: pads.Expression | None = None) -> pads.Scanner:
     """Return a stage's columns to read in order; without its bounds Arrow reads gigabytes ahead."""
     return stage.dataset().scanner(
-        columns=columns, batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1, use_threads=False
+        columns=columns,
+        filter=where,
+        batch_size=BATCH_ROWS,
+        batch_readahead=2,
+        fragment_readahead=1,
+        use_threads=False,
     )

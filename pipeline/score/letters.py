@@ -34,7 +34,9 @@ _WINDOW = 160
 """Characters of a piece that are looked at; with it the patterns below cannot cost more on longer text."""
 
 _REFUSED = re.compile(
-    r"[\s,]*(?:или|либо|or)\b|\s+(?:не|not)\b|[\s,:—–*)-]*(?:невер|неправ|ошибоч|incorrect|wrong|false)", re.IGNORECASE
+    r"[\s,]*(?:или|либо|or)\b|\s+(?:не|not)\b|[\s,:—–*)-]*(?:невер|неправ|ошибоч|incorrect|wrong|false)"
+    r"|\s*[—–-]\s*[A-ZА-ЯЁ](?:\s*$|[.,;])",  # `A — C`: a range or a pair
+    re.IGNORECASE,
 )
 _DELIMITED = re.compile(
     r"[*_`\"'»“”)\]}$]*(?:\s*$|[ \t]*[\n—–(]|[):!]|\.(?!\s?[A-ZА-ЯЁ]\.)|\s-\s)"  # `В. И. Ленин`: initials

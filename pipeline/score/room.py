@@ -3,48 +3,43 @@
     samples/task=<t>/split=<s>/part-00000.parquet    sorted by id and repeat
     metrics.parquet                                  see `pipeline/score/aggregate.py`
 
-Both replace what was there only when the scoring is done, so a crash leaves the scores of before. Memory does not grow
-with the rows: what has to be joined and sorted is DuckDB's, which spills to disk.
+Both replace what was there only when the scoring is done: on a local disk a crash leaves the scores of before, in
+object storage no samples. Memory does not grow with the rows: whole rows are joined and sorted a file of samples at a time.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 
 from pipeline import duck
 from pipeline.config import Config
 from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
-from pipeline.score.join import account, joined
+from pipeline.score.join import account, joined, parts
 from pipeline.score.rows import score_batch
 from pipeline.store import Folder, Stage
 
 METRICS_FILE = "metrics.parquet"
 
-ROWS_PER_FILE = 200_000
-"""Rows from which the next batch goes into another file of the same task and split."""
+ROWS_PER_FILE = 50_000
+"""Rows of a file of samples; at 10,000 tokens a row they are about 4 GB to join, and as much as DuckDB may hold."""
 
 _PARTITIONS = pa.schema([pa.field("task", pa.string()), pa.field("split", pa.string())])
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Rows of one task and split, and the file of it that they go into."""
-
-    file: str
-    rows: pa.RecordBatch
-
-
-def score(run: Folder, config: Config) -> None:
+def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) -> None:
     """Score a run's completions and write its samples and metrics.
+
+    Args:
+        run: The run's directory, with prompts/ and completions/.
+        config: The run's configuration; it gives the repeats and the tasks' domains.
+        rows_per_file: Rows of a file of samples, at most; the repeats of a question stay together.
 
     Raises:
         DataError: There are no prompts or no completions, they are damaged, or a task of theirs is not configured.
@@ -55,11 +50,12 @@ def score(run: Folder, config: Config) -> None:
     repeats = config.generation.repeats
     domains = {name: task.domain for name, task in config.active_tasks.items()}
     with duck.connection() as database:
-        found = account(database, prompts, completions, repeats)
-        found.require_whole(repeats)
+        account(database, prompts, completions, repeats).require_whole(repeats)
         with run.publish("samples", SAMPLE_SCHEMA) as folder:
-            parts = _parts(joined(database, prompts, completions), ROWS_PER_FILE)
-            num_samples = _write(folder, parts)
+            num_samples = 0
+            for part in parts(database, prompts, max(1, rows_per_file // repeats)):
+                batches = joined(database, prompts, completions, part)
+                num_samples += folder.write_parquet(part.file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
             metrics = aggregate(database, _samples(folder), domains)
@@ -74,37 +70,14 @@ def _stage(run: Folder, name: str, schema: pa.Schema) -> Stage:
     return stage
 
 
-def _parts(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[_Part]:
-    """Score sorted batches and cut them where the task or split changes."""
-    before: tuple[str, str] | None = None
-    num_rows = 0
-    for batch in batches:
-        samples = score_batch(batch)
-        keys = pc.run_end_encode(pc.binary_join_element_wise(batch.column("task"), batch.column("split"), "/"))
-        start = 0
-        for key, end in zip(keys.values.to_pylist(), keys.run_ends.to_pylist(), strict=True):
-            task, split = key.split("/")
-            num_rows = num_rows if before == (task, split) else 0
-            file = f"task={task}/split={split}/part-{num_rows // rows_per_file:05}.parquet"
-            yield _Part(file, samples.slice(start, end - start))
-            before, num_rows, start = (task, split), num_rows + end - start, end
-
-
-def _write(folder: Folder, parts: Iterable[_Part]) -> int:
-    """Write each run of parts of one file and return the number of rows."""
-    return sum(
-        folder.write_parquet(file, SAMPLE_SCHEMA, (part.rows for part in group))
-        for file, group in groupby(parts, key=lambda part: part.file)
-    )
-
-
 def _samples(folder: Folder) -> pads.Dataset:
     """Return the samples with the columns `task` and `split` from their directories' names."""
+    here = pafs.SubTreeFileSystem(folder.root, folder.fs)  # a `task=` above the run is not ours
     return pads.dataset(
-        [folder.path(name) for name in folder.files(suffix=".parquet")],
+        folder.files(suffix=".parquet"),
         schema=pa.unify_schemas([SAMPLE_SCHEMA, _PARTITIONS]),
         format="parquet",
-        filesystem=folder.fs,
+        filesystem=here,
         partitioning=pads.partitioning(_PARTITIONS, flavor="hive"),
     )
 

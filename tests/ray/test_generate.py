@@ -75,6 +75,12 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
     assert not run.exists("work")
 
 
+def test_half_a_surrogate_pair_in_an_answer_is_replaced(run_with_prompts: Make, placement: Placement) -> None:
+    run = run_with_prompts([make_prompt(1)])
+    job.generate(settings(), run, placement, ScriptedFactory(answer="A \ud83d"), Counting())
+    assert [row["completion"] for row in completions(run)] == ["A \ufffd"]
+
+
 def test_each_repeat_is_a_row_of_its_own(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1), make_prompt(2)])
     job.generate(settings("generation.repeats=3"), run, placement, ScriptedFactory(), Counting())

@@ -51,12 +51,6 @@ def test_every_appended_completion_is_read_back(tmp_path: Path) -> None:
     assert {row["completion"] for row in rows} == {'ответ\u2028\n"{x}"'}
 
 
-def test_half_a_surrogate_pair_survives(tmp_path: Path) -> None:
-    folder = Folder.open(str(tmp_path / "journal"))
-    write(folder, "one", [completion(1, "\ud83d")])
-    assert next(journal.read(folder))["completion"] == "\ud83d"
-
-
 @pytest.mark.parametrize("num_bytes", [1, 40, 200])
 def test_a_torn_tail_is_dropped(tmp_path: Path, num_bytes: int) -> None:
     folder = Folder.open(str(tmp_path / "journal"))

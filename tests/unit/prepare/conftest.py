@@ -63,7 +63,7 @@ def dataset(tmp_path, make_row, write_rows):
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory):
     """A model directory with a tokenizer of one token a byte and a chat template, and no weights."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -71,6 +71,9 @@ def tokenizer_dir(tmp_path_factory):
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    # As many models do, it begins a text with a special token unless it is told not to.
+    begin = ("<|im_start|>", backend.token_to_id("<|im_start|>"))
+    backend.post_processor = processors.TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     tokenizer.chat_template = CHAT_TEMPLATE
     directory = tmp_path_factory.mktemp("model")
@@ -120,6 +123,9 @@ class _Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.partition("?")[0]
         self.server.paths.append(path)
+        if "dropped" in path:
+            self.close_connection = True
+            return None
         refusals = {
             "gated": (403, "GatedRepo"),
             "unknown": (401, "RepoNotFound"),
@@ -157,7 +163,10 @@ class _Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub on this machine; set `files`, read `paths`, call `stop`. Its client reads the address once, so it is set there."""
+    """A hub on this machine: set `files`, read `paths`, call `stop`.
+
+    The hub's client reads its address and cache from the environment once, at its import; so they are set in it.
+    """
     from huggingface_hub import constants
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)

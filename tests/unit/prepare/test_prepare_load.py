@@ -25,11 +25,15 @@ def ids(source, split):
     return [row["meta"]["id"] for row in read_rows(source, split)]
 
 
+def read_all(where, splits, **keys):
+    source = find(where, splits, **keys)
+    for split in splits:
+        list(read_rows(source, split))
+
+
 def message(where, splits=BOTH, **keys):
     with pytest.raises(DataError) as error:
-        source = find(where, splits, **keys)
-        for split in splits:
-            list(read_rows(source, split))
+        read_all(where, splits, **keys)
     text = str(error.value)
     assert "\n" not in text
     return text
@@ -80,6 +84,10 @@ def test_a_glob_gives_each_file_to_the_split_in_its_name(tmp_path, make_row, wri
     write_rows(tmp_path / "agro_test-2.json", [make_row(3)])
     source = find(f"{tmp_path}/agro_*")
     assert (ids(source, "train"), ids(source, "test")) == ([1], [2, 3])
+
+
+def test_a_file_whose_name_has_the_signs_of_a_glob_is_read(tmp_path, make_row, write_rows):
+    assert ids(find(write_rows(tmp_path / "test [1].parquet", [make_row(4)]), ("test",)), "test") == [4]
 
 
 def test_a_single_file_gives_the_split_in_its_name(tmp_path, make_row, write_rows):
@@ -193,8 +201,16 @@ def test_a_format_that_is_not_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("test.jsonl", b'{"a": 1}\n{"a": \n', "cannot be read: line 2 is not a JSON object on one line (Expecting value"),
-        ("test.json", b'{\n "data": []}', "cannot be read: line 1 is not a JSON object on one line (Expecting property"),
+        (
+            "test.jsonl",
+            b'{"a": 1}\n{"a": \n',
+            "cannot be read: line 2 is not a JSON object on one line (Expecting value",
+        ),
+        (
+            "test.json",
+            b'{\n "data": []}',
+            "cannot be read: line 1 is not a JSON object on one line (Expecting property",
+        ),
         ("test.json", b'[{"a": 1},', "cannot be read: Expecting value: line 1 column 11"),
         ("test.json", b"[1, 2]", "holds ints where rows belong"),
         ("test.jsonl", b"\xff\xfe{}", "cannot be read: 'utf-8' codec can't decode byte 0xff"),
@@ -207,7 +223,7 @@ def test_a_damaged_file_is_one_line_with_the_task_and_the_file(tmp_path, name, c
     assert message(tmp_path, ("test",)).startswith(f"tasks.agro.dataset: {tmp_path}/{name} {complaint}")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_within_a_second(monkeypatch, hub):
+def test_a_hub_that_cannot_be_reached_is_one_line_within_a_second(hub):
     hub.stop()
     start = time.monotonic()
     assert message("MERA-evaluation/ruTXTAgroBench") == (
@@ -218,23 +234,26 @@ def test_a_hub_that_cannot_be_reached_is_one_line_within_a_second(monkeypatch, h
     assert time.monotonic() - start < 1
 
 
-def test_the_offline_switch_is_named(monkeypatch, hub):
+@pytest.mark.usefixtures("hub")
+def test_the_offline_switch_is_named(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "'org/set': HF_HUB_OFFLINE is set and the cache holds no copy. Set HF_TOKEN" in message("org/set")
 
 
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
     ("name", "revision", "reason"),
     [
         ("org/gated", None, ": its terms are not accepted for this token. Set HF_TOKEN"),
         ("org/unknown", None, ": the hub has no such repository, or this token may not see it. Set HF_TOKEN"),
         ("org/set", "nope", " revision='nope': the repository has no such revision. Set HF_TOKEN"),
+        ("org/dropped", None, ": the hub's files cannot be had (RemoteProtocolError: Server disconnected without"),
         ("a..b/c", None, ": the hub's files cannot be had (HFValidationError: Cannot have -- or .. in repo_id"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_with_the_mend(hub, name, revision, reason):
+def test_what_the_hub_refuses_is_one_line_with_the_mend(name, revision, reason):
     text = message(name, revision=revision)
     assert text.startswith(f"tasks.agro.dataset='{name}'{reason}")
     assert text.endswith("or put a copy of the data set in a directory and set tasks.agro.dataset=<dir>")

@@ -32,7 +32,8 @@ def test_a_row_becomes_a_prompt_of_the_models_template(prepared):
     assert row["prompt_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert json.loads(row["messages"]) == [{"role": "user", "content": "Вопрос: Вопрос номер 1?\nA. да"}]
     assert "Вопрос" in row["messages"]
-    assert row["num_prompt_tokens"] == len(row["prompt_token_ids"]) == len(text.encode()) - 3 * 12 - 10 + 2 + 1 + 9
+    one_byte_each = text.replace("<|im_start|>", "s").replace("<|im_end|>", "e").encode()
+    assert row["num_prompt_tokens"] == len(row["prompt_token_ids"]) == len(one_byte_each)
     assert (row["task"], row["split"], row["id"], row["gold"], row["error"]) == ("agro", "train", 1, "A", None)
     assert row["categories"] == [("topic", "почва")]
 
@@ -91,10 +92,10 @@ def test_progress_adds_up_to_the_rows(prepared):
 
 
 def test_a_long_split_is_written_in_several_files(prepared, run, dataset, make_row, write_rows, endpoint):
-    write_rows(dataset / "test.jsonl", [make_row(i) for i in range(2, 51_300)])
+    write_rows(dataset / "test.jsonl", [make_row(i) for i in range(2, 20_580)])
     rows = prepared("splits=[test]", *endpoint)
-    assert list(run.stage("prompts", PROMPT_SCHEMA).files.values()) == [51_200, 98]
-    assert [row["id"] for row in rows] == list(range(2, 51_300))
+    assert list(run.stage("prompts", PROMPT_SCHEMA).files.values()) == [20_480, 98]
+    assert [row["id"] for row in rows] == list(range(2, 20_580))
 
 
 def test_a_prompt_that_fits_to_the_last_token_is_asked_and_one_token_more_is_an_error(prepared):
@@ -109,14 +110,15 @@ def test_a_prompt_that_fits_to_the_last_token_is_asked_and_one_token_more_is_an_
     assert (over["num_prompt_tokens"], over["prompt_token_ids"]) == (num_tokens, None)
 
 
-def test_a_template_that_fails_on_a_later_row_makes_that_row_an_error(prepared, dataset, tmp_path, make_row, write_rows):
+def test_a_template_that_fails_on_a_later_row_makes_that_row_an_error(
+    prepared, dataset, tmp_path, make_row, write_rows
+):
     (tmp_path / "t.jinja").write_text(FAILS_ON_BAD)
+    write_rows(dataset / "train.jsonl", [make_row(1), make_row(5, instruction="плохо")])
     write_rows(dataset / "test.jsonl", [make_row(2, instruction="плохо"), make_row(3)])
     rows = prepared(f"prompt.chat_template={tmp_path}/t.jinja")
-    assert [row["prompt"] for row in rows] == ["ok", None, "ok"]
-    assert rows[1]["error"] == (
-        f"prompt.chat_template='{tmp_path}/t.jinja' fails on this row: TemplateError: слово"
-    )
+    assert [row["prompt"] for row in rows] == ["ok", None, None, "ok"]
+    assert rows[1]["error"] == (f"prompt.chat_template='{tmp_path}/t.jinja' fails on this row: TemplateError: слово")
     assert rows[1]["prompt_sha256"] == hashlib.sha256(rows[1]["messages"].encode()).hexdigest()
 
 

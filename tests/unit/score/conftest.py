@@ -88,16 +88,20 @@ class Run:
             with self.folder.publish(name, schema) as stage:
                 stage.write_parquet("part-00000.parquet", schema, [to_table(rows, schema)])
 
-    def score(self):
+    def score(self, **arguments):
         self.publish()
-        score(self.folder, self.config)
+        score(self.folder, self.config, **arguments)
 
     def samples(self, where="task=agro/split=train"):
         files = self.folder.files(f"samples/{where}", ".parquet")
-        return [row for name in files for row in pq.ParquetFile(self.folder.path(name)).read().to_pylist()]
+        return [
+            row
+            for name in files
+            for row in pq.ParquetFile(self.folder.path(name), filesystem=self.folder.fs).read().to_pylist()
+        ]
 
     def metrics(self):
-        return pq.read_table(self.folder.path("metrics.parquet")).to_pylist()
+        return pq.read_table(self.folder.path("metrics.parquet"), filesystem=self.folder.fs).to_pylist()
 
     def metric(self, metric, task="agro", split="train", level="task", group_by=None, group=None):
         wanted = {"task": task, "split": split, "level": level, "metric": metric, "group_by": group_by, "group": group}

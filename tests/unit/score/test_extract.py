@@ -80,6 +80,8 @@ NOT_READ = [
     ("B-клетки", "no_letter"),
     ("C-реактивный белок", "no_letter"),
     ("B12", "no_letter"),
+    ("A — C", "no_letter"),
+    ("A - C.", "no_letter"),
     ("ВСЕ", "no_letter"),
     ("НЕ", "no_letter"),
     ("Все варианты", "no_letter"),
@@ -169,10 +171,10 @@ def test_time_grows_no_faster_than_a_hostile_text(piece):
         extract(text, "ABCD")
         return time.perf_counter() - start
 
-    assert seconds(200_000) < max(0.5, 60 * seconds(10_000))  # 20 times the text; a square would be 400 times
+    assert seconds(200_000) < max(1.0, 60 * seconds(10_000))  # 20 times the text; a square would be 400 times
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.sampled_from([*"ABCDFАВСЕавс,.:;)(*_\n -—", "Ответ", "не", r"\boxed{", "}", "</think>"])).map("".join)
 )

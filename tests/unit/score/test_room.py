@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import DataError
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score import room
 from pipeline.score.rows import options_of
-from tests.unit.score.conftest import completion
+from pipeline.store import Folder
 
 PARTS = ["response", "answer", "extraction", "em", "f1", "correct"]
 
@@ -112,24 +114,45 @@ def test_the_same_id_in_two_tasks_is_two_questions(run):
 
 
 def test_a_large_task_is_split_into_files_that_hold_all_rows_in_order(run):
+    run.repeats = 2
     for _ in range(5):
-        run.ask("B")
+        run.ask("B", "C")
+    run.prompts.reverse()
+    run.score(rows_per_file=5)  # two questions of two repeats each
+    files = run.folder.files("samples", ".parquet")
+    assert [name[-18:] for name in files] == [f"part-0000{number}.parquet" for number in range(3)]
+    assert [row["id"] for row in run.samples()] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_directories_above_the_run_are_not_taken_for_its_tasks(run):
+    run.ask("B")
+    run.folder = run.folder.child("task=other/split=dev/run=test")
+    run.folder.create()
     run.score()
-    reader = run.folder.stage("samples", SAMPLE_SCHEMA).dataset()
-    batches = [batch for part in room._parts(_joined_in_pairs(run), rows_per_file=4) for batch in [part]]
-    assert [(part.file[-12:-8], part.rows.num_rows) for part in batches] == [("0000", 2), ("0000", 2), ("0001", 1)]
-    assert sum(part.rows.num_rows for part in batches) == reader.count_rows()
+    assert run.metric("em")["value"] == 1.0
 
 
-def _joined_in_pairs(run):
-    from pipeline import duck
-    from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
-    from pipeline.score.join import joined
+def test_a_run_in_object_storage_is_scored_the_same(run):
+    run.ask("B")
+    run.folder = Folder(pafs.PyFileSystem(pafs.FSSpecHandler(MemoryFileSystem())), f"/bucket{run.folder.root}")
+    run.folder.create()
+    run.score()
+    run.score()
+    assert [row["response"] for row in run.samples()] == ["B"]
+    files = run.folder.files()
+    assert "metrics.parquet" in files
+    assert not [name for name in files if ".metrics" in name]
 
-    stages = run.folder.stage("prompts", PROMPT_SCHEMA), run.folder.stage("completions", COMPLETION_SCHEMA)
-    with duck.connection() as database:
-        table = joined(database, *stages).read_all().combine_chunks()
-    return table.to_batches(max_chunksize=2)
+
+def test_scoring_that_breaks_off_leaves_the_samples_and_metrics_of_before(run):
+    run.ask("B")
+    run.score()
+    run.change_last(content="C")
+    run.prompts[0] = replace(run.prompts[0], doc="no JSON")
+    with pytest.raises(ValueError, match="Expecting value"):
+        run.score()
+    assert [row["response"] for row in run.samples()] == ["B"]
+    assert run.metric("em")["value"] == 1.0
 
 
 def test_scoring_again_replaces_the_samples_and_metrics(run):
@@ -168,7 +191,7 @@ def _double(run):
 
 
 def _invent(run):
-    run.completions.append(completion(replace(run.prompts[0], id=99), "B"))
+    run.completions.append(replace(run.completions[0], id=99))
 
 
 def _swap_one_for_a_double(run):

@@ -1,0 +1,106 @@
+"""Rows a second through the score room, end to end: join, scores, samples/, metrics.parquet.
+
+    taskset -c 0 .venv/bin/python tests/bench/score_rate.py 200000
+
+Short responses in the usual forms, one task, four options; memory is the process's peak.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.config import Config, GenerationConfig, ModelConfig, TaskConfig
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
+from pipeline.score.room import score
+from pipeline.store import Folder
+
+FORMS = [
+    "{}",
+    "Ответ: {}",
+    "{}) текст ответа",
+    "**{}**",
+    "Правильный ответ — {}, потому что так написано в вопросе {n}.",
+]
+CHUNK = 50_000
+
+
+def main(num_rows: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        run = Folder.open(str(Path(place) / "run=bench"))
+        run.create()
+        for stage, schema, columns in (
+            ("prompts", PROMPT_SCHEMA, prompts),
+            ("completions", COMPLETION_SCHEMA, completions),
+        ):
+            with run.publish(stage, schema) as folder:
+                for start in range(0, num_rows, CHUNK):
+                    ids = range(start, min(start + CHUNK, num_rows))
+                    table = pa.table(columns(ids), schema=schema)
+                    folder.write_parquet(f"part-{start // CHUNK:05}.parquet", schema, [table])
+        config = Config(
+            tasks={"agro": TaskConfig(dataset="x", domain="agriculture")},
+            model=ModelConfig(path="m"),
+            generation=GenerationConfig(max_gen_toks=8),
+        )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
+        score(run, config)
+        took_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(f"{num_rows:,} rows in {took_s:.1f} s: {num_rows / took_s:,.0f} rows/s")
+        print(f"{cpu_s:.1f} s of CPU: {num_rows / cpu_s:,.0f} rows a CPU second")
+        print(f"peak memory {peak / 1024:,.0f} MB, {before / 1024:,.0f} MB before scoring")
+
+
+def prompts(ids: range) -> dict[str, list]:
+    options = {f"option_{letter}": f"вариант {letter}" for letter in "abcd"}
+    doc = json.dumps({"inputs": {"question": "Почему так? " * 20, **options}}, ensure_ascii=False)
+    many = len(ids)
+    return {
+        "task": ["agro"] * many,
+        "split": ["train"] * many,
+        "id": list(ids),
+        "categories": [[("topic", f"тема {i % 20}")] for i in ids],
+        "doc": [doc] * many,
+        "messages": [doc] * many,
+        "prompt": [doc] * many,
+        "prompt_sha256": [f"{i:064x}" for i in ids],
+        "prompt_token_ids": [None] * many,
+        "num_prompt_tokens": [200] * many,
+        "gold": ["ABCD"[i % 4] for i in ids],
+        "error": [None] * many,
+    }
+
+
+def completions(ids: range) -> dict[str, list]:
+    many = len(ids)
+    texts = [FORMS[i % len(FORMS)].format("ABCD"[i % 3], n=i) for i in ids]
+    return {
+        "task": ["agro"] * many,
+        "split": ["train"] * many,
+        "id": list(ids),
+        "repeat": [0] * many,
+        "prompt_sha256": [f"{i:064x}" for i in ids],
+        "completion": texts,
+        "reasoning": [None] * many,
+        "content": texts,
+        "finish_reason": ["stop"] * many,
+        "num_prompt_tokens": [200] * many,
+        "num_output_tokens": [5] * many,
+        "error": [None] * many,
+        "attempts": [1] * many,
+        "replica": ["r0"] * many,
+        "queued_s": [0.0] * many,
+        "generated_s": [0.1] * many,
+    }
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000)

@@ -1,0 +1,128 @@
+"""The demo on real vLLM: it answers, it equals plain vLLM, and an endpoint gives the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from builders import ROOT, command
+
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.store import Folder
+
+NUM_ROWS = 214
+
+
+def samples(run: Folder) -> dict[str, dict[str, Any]]:
+    stage = run.stage("samples", SAMPLE_SCHEMA)
+    assert stage is not None
+    return {f"{row['task']}/{row['split']}/{row['id']}": row for row in stage.dataset().to_table().to_pylist()}
+
+
+def test_the_demo_really_answers(demo_run: Folder) -> None:
+    rows = [row for name, row in samples(demo_run).items() if "/test/" in name]
+    assert 0.4 <= sum(row["em"] for row in rows) / len(rows) <= 0.95
+    assert sum(row["finish_reason"] == "stop" for row in rows) > 0.8 * len(rows)
+    assert any(row["finish_reason"] == "length" for row in rows)
+    assert any(row["finish_reason"] == "stop" and row["answer"] is None for row in rows)
+    assert not any(row["error"] for row in rows)
+
+
+def test_thinking_is_split_from_the_answer(demo_run: Folder) -> None:
+    for name, row in samples(demo_run).items():
+        assert "think>" not in row["response"], name
+        if row["finish_reason"] == "stop":
+            assert row["reasoning"], name
+            assert row["completion"].startswith(row["reasoning"]), name
+            assert row["response"] == row["response"].lstrip(), name
+
+
+def test_completions_equal_plain_vllm(demo_run: Folder, plain_outputs: dict[str, list[object]]) -> None:
+    ours = {
+        name: [row["completion"], row["finish_reason"], row["num_output_tokens"]]
+        for name, row in samples(demo_run).items()
+    }
+    assert ours.keys() == plain_outputs.keys()
+    same = sum(ours[name] == plain_outputs[name] for name in ours)
+    print(f"identical rows: {same} of {len(ours)}")
+    assert same >= 0.99 * len(ours)
+
+
+def test_an_endpoint_gives_the_same_prompts_and_responses(demo_run: Folder, api_server: str, tmp_path: Path) -> None:
+    words = ["conf=demo", "run_id=endpoint", f"output_dir={tmp_path}", "model.path=null"]
+    words += ["engine.kind=endpoint", f"engine.endpoint.base_url={api_server}"]
+    done = command("pipeline.run", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Folder.open(str(tmp_path / "run=endpoint"))
+    theirs, ours = samples(run), samples(demo_run)
+    assert theirs.keys() == ours.keys()
+    for name, row in theirs.items():
+        assert row["num_prompt_tokens"] == ours[name]["num_prompt_tokens"], name
+        assert json.loads(row["messages"]) == json.loads(ours[name]["messages"]), name
+        assert row["prompt"] is None, name
+    same = sum(row["response"] == ours[name]["response"] for name, row in theirs.items())
+    print(f"identical responses: {same} of {len(theirs)}")
+    assert same >= 0.99 * len(theirs)
+    assert all(row["finish_reason"] == ours[name]["finish_reason"] for name, row in theirs.items())
+
+
+def test_every_question_is_in_every_stage(demo_run: Folder) -> None:
+    for stage, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA), ("samples", SAMPLE_SCHEMA)):
+        found = demo_run.stage(stage, schema)
+        assert found is not None
+        assert found.num_rows == NUM_ROWS
+
+
+def test_the_manifest_says_what_the_run_is(demo_run: Folder) -> None:
+    content = json.loads(demo_run.read_text("manifest.json"))
+    assert (content["status"], content["run_id"], content["counts"]["num_samples"]) == ("complete", "demo", NUM_ROWS)
+    assert content["versions"]["torch"]
+    assert [facts["dtype"] for facts in content["engine"].values()] == ["float32"]
+    assert content["timings_s"]["generate"] > 0
+
+
+def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: Folder) -> None:
+    text = (Path(demo_run.root).parent / "stdout.txt").read_text()
+    for name in ("agro_bench", "aqua_bench", "med_bench", "agriculture", "medicine", "tokens/s", "metrics.parquet"):
+        assert name in text
+    for stranger in ("INFO", "WARNING", "Traceback", "raylet", "pid="):
+        assert stranger not in text
+    assert (Path(demo_run.root) / "logs" / "driver.log").is_file()
+
+
+def test_no_process_is_left_behind(demo_run: Folder) -> None:
+    assert demo_run.exists("manifest.json")
+    commands = [
+        path.read_bytes().replace(b"\0", b" ") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
+    ]
+    assert not [line for line in commands if demo_run.root.encode() in line]
+
+
+def test_rescoring_gives_the_same_samples_and_metrics(demo_run: Folder) -> None:
+    before = samples(demo_run)
+    metrics = Path(demo_run.path("metrics.parquet")).read_bytes()
+    done = command("pipeline.rescore", f"run={demo_run.root}")
+    assert done.returncode == 0, done.stderr
+    assert samples(demo_run) == before
+    assert Path(demo_run.path("metrics.parquet")).read_bytes() == metrics
+
+
+def test_the_same_run_id_again_says_that_it_is_complete(demo_run: Folder) -> None:
+    done = command("pipeline.run", "conf=demo", "run_id=demo", f"output_dir={Path(demo_run.root).parent}")
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: run_id='demo' is complete in .*: choose another run_id, or rescore it\n", done.stderr)
+
+
+def readme_queries() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```sql\n(.*?)```", text, flags=re.S)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_readmes_queries_work_as_printed(demo_run: Folder, number: int) -> None:
+    query = readme_queries()[number].replace("outputs/run=*", f"{Path(demo_run.root).parent}/run=*")
+    assert duckdb.sql(query).fetchall()

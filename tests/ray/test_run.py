@@ -1,0 +1,97 @@
+"""The whole command with a scripted engine: what a user gets, and what a user is told when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripted import ScriptedFactory
+
+from pipeline import rescore, rundir
+from pipeline.compose import compose
+from pipeline.config import Config
+from pipeline.errors import DataError, RunError, TooManyFailedRows
+from pipeline.generate.cluster import cluster
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.run import execute
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+ENDPOINT = ["engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", "model.path=null"]
+
+
+def settings(output: Path, *words: str) -> Config:
+    return compose(["conf=demo", *ENDPOINT, f"output_dir={output}", "run_id=one", "limit=3", *words])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    """Keep one local Ray for the whole file."""
+    with cluster(compose(["conf=demo", *ENDPOINT])):
+        yield
+
+
+def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
+    run = execute(settings(tmp_path), ScriptedFactory(answer="\n\nA"))
+    names = {path.name for path in Path(run.root).iterdir()}
+    assert names == {"config.yaml", "manifest.json", "prompts", "completions", "samples", "metrics.parquet", "logs"}
+    samples = run.stage("samples", SAMPLE_SCHEMA)
+    assert samples is not None
+    assert samples.num_rows == 3 * 2 * 3
+    assert set(samples.dataset().to_table().column("response").to_pylist()) == {"A"}
+    content = json.loads(run.read_text("manifest.json"))
+    assert content["status"] == "complete"
+    assert content["counts"]["num_samples"] == 18
+
+
+def test_failed_rows_finish_the_run_and_decide_its_exit_code(tmp_path: Path) -> None:
+    factory = ScriptedFactory(raise_on="ц")
+    with pytest.raises(TooManyFailedRows, match=r"\d+ rows failed, max_failed_rows=0: .*column error"):
+        execute(settings(tmp_path), factory)
+    content = json.loads((tmp_path / "run=one" / "manifest.json").read_text())
+    assert content["status"] == "complete"
+    assert content["counts"]["num_failed"] > 0
+    execute(settings(tmp_path, "run_id=two", "max_failed_rows=18"), factory)
+
+
+def test_a_complete_run_is_not_run_again(tmp_path: Path) -> None:
+    execute(settings(tmp_path), ScriptedFactory())
+    with pytest.raises(RunError, match="run_id='one' is complete"):
+        execute(settings(tmp_path), ScriptedFactory())
+
+
+def test_a_run_goes_on_after_a_mended_error(tmp_path: Path) -> None:
+    data = tmp_path / "med_bench"
+    config = settings(tmp_path, f"tasks.med_bench.dataset={data}")
+    with pytest.raises(DataError, match=r"tasks\.med_bench\.dataset"):
+        execute(config, ScriptedFactory())
+    assert json.loads((tmp_path / "run=one" / "manifest.json").read_text())["status"] == "failed"
+    shutil.copytree("data/demo/med_bench", data)
+    execute(config, ScriptedFactory())
+    assert json.loads((tmp_path / "run=one" / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_another_configuration_under_the_same_id_is_refused_by_name(tmp_path: Path) -> None:
+    rundir.begin(settings(tmp_path))
+    with pytest.raises(RunError, match=r"was begun with generation\.max_gen_toks=192, not 64: choose another run_id"):
+        execute(settings(tmp_path, "generation.max_gen_toks=64"), ScriptedFactory())
+    rundir.begin(settings(tmp_path, "engine.max_num_seqs=3", "max_failed_rows=9"))
+
+
+def test_an_output_directory_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        execute(settings(tmp_path / "file"), ScriptedFactory())
+
+
+def test_rescore_makes_the_samples_again_without_an_engine(tmp_path: Path) -> None:
+    run = execute(settings(tmp_path), ScriptedFactory())
+    before = Path(run.path("metrics.parquet")).read_bytes()
+    run.remove("samples")
+    run.remove("metrics.parquet")
+    rescore.main([f"run={run.root}"])
+    assert run.stage("samples", SAMPLE_SCHEMA) is not None
+    assert Path(run.path("metrics.parquet")).read_bytes() == before

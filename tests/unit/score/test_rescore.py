@@ -1,0 +1,65 @@
+"""`python -m pipeline.rescore run=<dir>` replaces a run's scores, or says in a line what is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import compose
+from pipeline.errors import UserError
+from pipeline.rescore import main
+
+MODULES = (
+    "import sys, pipeline.rescore; print([m for m in ('ray', 'torch', 'vllm', 'transformers') if m in sys.modules])"
+)
+
+
+@pytest.fixture
+def scored(run):
+    run.ask("B")
+    run.publish()
+    run.folder.write_text("config.yaml", compose.dump(run.config))
+    return run
+
+
+def test_rescore_writes_samples_and_metrics_and_prints_the_scores(scored, capsys):
+    main([f"run={scored.folder.root}"])
+    assert scored.metric("em")["value"] == 1.0
+    assert "agro" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["run="], ["conf=mera"], ["run=a", "limit=1"]])
+def test_words_that_name_no_run_are_refused_with_an_example(words):
+    with pytest.raises(UserError, match="run=outputs/run="):
+        main(words)
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UserError, match="gone: there is no such directory"):
+        main([f"run={tmp_path / 'gone'}"])
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "prompts", "completions"])
+def test_what_a_run_lacks_is_named(scored, missing):
+    scored.folder.remove(missing)
+    with pytest.raises(UserError, match=missing):
+        main([f"run={scored.folder.root}"])
+
+
+def test_a_damaged_configuration_is_named(scored):
+    scored.folder.write_text("config.yaml", "tasks: [")
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        main([f"run={scored.folder.root}"])
+
+
+def test_the_command_ends_with_2_and_one_line_for_a_user_error(tmp_path):
+    command = [sys.executable, "-m", "pipeline.rescore", f"run={tmp_path / 'gone'}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_rescore_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", MODULES], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
