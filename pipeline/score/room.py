@@ -4,7 +4,8 @@
     metrics.parquet                                  see `pipeline/score/aggregate.py`
 
 Both replace what was there only when the scoring is done: on a local disk a crash leaves the scores of before, in
-object storage no samples. Memory does not grow with the rows: whole rows are joined and sorted a file of samples at a time.
+object storage no samples. Memory does not grow with the rows: whole rows are joined and sorted a file of samples at a
+time.
 """
 
 from __future__ import annotations
