@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline.compose import conf_names, describe
-from pipeline.errors import PipelineError
+from pipeline.errors import GOES_ON, PipelineError
 
 COMMANDS = {
     "run": "prepare, generate and score a benchmark: conf=<name> key=value ...",
@@ -31,7 +31,7 @@ def command(main: Callable[[list[str]], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: the same command with the same run_id goes on", file=sys.stderr)
+        print(f"error: {GOES_ON}", file=sys.stderr)
         return 130
     return 0
 

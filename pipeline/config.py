@@ -157,6 +157,7 @@ class EngineConfig:
     pipeline_parallel_size: int = key(1, "groups of GPUs that share the layers of one engine")
     max_num_seqs: int = key(64, "completions under way at once in one engine")
     gpu_memory_utilization: float = key(0.9, "share of a GPU's memory that one engine may take")
+    max_restarts: int = key(10, "deaths of one replica after which it is given up and the others go on without it")
     extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
     endpoint: EndpointConfig = key(EndpointConfig(), "")
 
@@ -166,6 +167,7 @@ class EngineConfig:
         require(auto_or_count, f"{at}.replicas", self.replicas, "must be auto or a number from 1")
         for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs"):
             require(getattr(self, name) >= 1, f"{at}.{name}", getattr(self, name), "must be at least 1")
+        require(self.max_restarts >= 0, f"{at}.max_restarts", self.max_restarts, "must be 0 or more")
         share = self.gpu_memory_utilization
         require(0 < share <= 1, f"{at}.gpu_memory_utilization", share, "must be above 0 and at most 1")
         if self.kind == "endpoint":
@@ -196,9 +198,12 @@ class RunConfig:
     flush_s: float = key(
         2.0, "in object storage, longest wait of a finished row until it is stored; a disk has no wait"
     )
+    grace_s: float = key(60.0, "after SIGINT or SIGTERM, longest wait for what is under way; a second signal ends it")
+    restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
 
     def __post_init__(self) -> None:
         require(self.flush_s > 0, "run.flush_s", self.flush_s, "must be above 0 seconds")
+        require(self.grace_s >= 0, "run.grace_s", self.grace_s, "must be 0 seconds or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

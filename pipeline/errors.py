@@ -16,6 +16,8 @@ no exception at all: it is a row with `error` set.
 
 from __future__ import annotations
 
+GOES_ON = "interrupted: the same command with the same run_id goes on where it stopped"
+
 
 class PipelineError(Exception):
     """An end that a command turns into one line and an exit code."""

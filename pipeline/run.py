@@ -6,11 +6,10 @@ The same run_id again goes on where the run stopped.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +17,15 @@ from pipeline import manifest, rundir
 from pipeline.cli import command
 from pipeline.compose import compose
 from pipeline.config import Config
-from pipeline.errors import TooManyFailedRows
+from pipeline.errors import RunError, TooManyFailedRows
+from pipeline.lock import locked
+from pipeline.signals import Signals
 from pipeline.store import Folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.generate.engine import EngineFactory
-
-logger = logging.getLogger(__name__)
 
 
 def main(words: list[str]) -> None:
@@ -44,18 +43,23 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
     """
-    run, config = rundir.begin(config)
+    run, config = rundir.place(config)
+    signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
     content |= {"versions": manifest.versions(), "codebase": manifest.codebase(), "hardware": manifest.hardware()}
-    manifest.write(run, "running", content)
     timings: dict[str, float] = {}
-    try:
-        with _console(run) as console:
-            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
-            _rooms(config, run, factory, console, content, timings)
-    except BaseException:
-        manifest.write(run, "failed", content | {"ended_at": manifest.now(), "timings_s": timings})
-        raise
+    with locked(run), signals.listen():
+        rundir.begin(run, config)
+        manifest.write(run, "running", content)
+        try:
+            with _console(run) as console:
+                console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
+                _rooms(config, run, factory, console, content, timings, signals)
+        except BaseException as error:
+            reason = {"reason": str(error), "ended_at": manifest.now(), "timings_s": timings}
+            with suppress(RunError):  # the disk may be full, which is what `error` says then
+                manifest.write(run, "failed", content | reason)
+            raise
     failed = content["counts"]["num_failed"]
     if failed > config.max_failed_rows:
         raise TooManyFailedRows(
@@ -72,6 +76,7 @@ def _rooms(
     console: Console,
     content: dict[str, Any],
     timings: dict[str, float],
+    signals: Signals,
 ) -> None:
     from pipeline import summary
     from pipeline.records import PROMPT_SCHEMA
@@ -88,7 +93,7 @@ def _rooms(
         assert prompts is not None
     content["datasets"] = prompts.facts
     with _timed("generate", timings):
-        content["engine"] = _generate(config, run, factory, console)
+        content["engine"] = _generate(config, run, factory, console, signals)
     with _timed("score", timings):
         score(run, config)
     timings["total"] = time.monotonic() - began
@@ -98,16 +103,22 @@ def _rooms(
     summary.print_summary(run, config, console, timings)
 
 
-def _generate(config: Config, run: Folder, factory: EngineFactory | None, console: Console) -> dict[str, Any]:
+def _generate(
+    config: Config, run: Folder, factory: EngineFactory | None, console: Console, signals: Signals
+) -> dict[str, Any]:
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
     from pipeline.generate import job
     from pipeline.generate.cluster import cluster
 
+    if job.is_done(run):
+        return {}
     progress = GenerateProgress(console)
     with cluster(config) as placement:
+        signals.take()
         try:
-            return job.generate(config, run, placement, factory or job.engine_factory(config), progress)
+            with signals.deferred():
+                return job.generate(config, run, placement, factory or job.engine_factory(config), progress, signals)
         finally:
             progress.end()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from pipeline import compose, manifest
@@ -24,30 +25,53 @@ ENGINE_IDENTITY = ("kind", "endpoint.model")
 """Keys of `engine` that a completion does depend on."""
 
 
-def begin(config: Config) -> tuple[Folder, Config]:
-    """Make the run's directory, or open it again, and record the configuration in it.
+def place(config: Config) -> tuple[Folder, Config]:
+    """Make the run's directory, or open it again.
 
     Returns:
         The directory, and the configuration with its `run_id`.
 
     Raises:
-        RunError: The directory cannot be written, the run is complete, or it was begun with another configuration.
+        RunError: The directory cannot be written.
     """
+    output = Folder.open(config.output_dir)
     run_id = config.run_id or f"{config.conf}-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
-    config = replace(config, run_id=run_id)
-    run = Folder.open(config.output_dir).child(f"run={run_id}")
+    if config.run.restart:
+        names = (run_id if number == 1 else f"{run_id}.{number}" for number in count(1))
+        run_id = next(name for name in names if not output.exists(f"run={name}"))
+    run = output.child(f"run={run_id}")
+    run.create()
+    return run, replace(config, run_id=run_id)
+
+
+def begin(run: Folder, config: Config) -> None:
+    """Record the configuration in a run's directory, which the caller has locked, or make sure that it is the same.
+
+    Raises:
+        RunError: The run is complete, or it was begun with another configuration.
+        DataError: Its manifest is damaged.
+    """
     content = manifest.read(run)
     if content is not None and content["status"] == "complete":
-        raise RunError(f"run_id={run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
-    run.create()
+        raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
     if run.exists(CONFIG_FILE):
         before = compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
         difference = _difference(_identity(before), _identity(config))
         if difference is not None:
             name, was, comes = difference
-            raise RunError(f"run_id={run_id!r} was begun with {name}={was!r}, not {comes!r}: choose another run_id")
+            raise RunError(
+                f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: choose another run_id, "
+                "or run.restart=true"
+            )
+    _remove_leftovers(run)
     run.write_text(CONFIG_FILE, compose.dump(config))
-    return run, config
+
+
+def _remove_leftovers(run: Folder) -> None:
+    """Delete what a process that died while it wrote a stage has left; nothing reads it."""
+    for name in run.folders():
+        if name.startswith("."):
+            run.remove(name)
 
 
 def open_finished(directory: str) -> tuple[Folder, Config]:

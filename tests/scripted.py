@@ -50,5 +50,5 @@ class ScriptedEngine:
             num_output_tokens=len(text),
         )
 
-    async def close(self) -> None:
+    def close(self) -> None:
         return None

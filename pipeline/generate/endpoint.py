@@ -118,9 +118,8 @@ class EndpointEngine:
             raise RowError(f"the server's answer is no JSON: {error}") from error
         return _output(answer)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+    def close(self) -> None:
+        """Leave the connections to the end of the process: closing them needs the event loop that is gone by then."""
 
 
 def _output(answer: Any) -> Output:

@@ -61,7 +61,7 @@ class Engine(Protocol):
             PipelineError: No request can succeed, and the user can mend it.
         """
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the engine and its processes."""
 
 

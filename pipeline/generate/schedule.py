@@ -50,7 +50,7 @@ def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], 
     Args:
         run: The run's directory.
         prompts: Its prompts.
-        finished: Completions that are already safe, as the journals hold them.
+        finished: Completions that are not to be made again, as the journals hold them.
         repeats: Completions a question.
 
     Returns:
@@ -75,6 +75,6 @@ def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], 
 
 
 def _chunks(finished: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
-    rows = ({name: row[name] for name in DONE_SCHEMA.names} for row in finished if row["error"] is None)
+    rows = ({name: row[name] for name in DONE_SCHEMA.names} for row in finished)
     while chunk := list(islice(rows, ROWS_PER_FILE)):
         yield pa.Table.from_pylist(chunk, schema=DONE_SCHEMA)

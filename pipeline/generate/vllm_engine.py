@@ -166,7 +166,7 @@ class VllmEngine:
             num_output_tokens=len(generated.token_ids),
         )
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End vLLM's own process."""
         self._engine.shutdown()
 

@@ -1,8 +1,8 @@
-"""One replica: the actor that holds an engine and a journal.
+"""One replica: the actor that holds an engine, a journal and a ledger.
 
-In: blocks of a few work rows. Out: for each row whether it failed and how many tokens it took; the completion itself
-goes to the journal before that is said. Several blocks are under way at once, and a semaphore inside keeps the engine
-at its slots, so that no row waits for a slower neighbour of its block. Ray makes the actors; nothing here imports it.
+In: blocks of a few work rows. Out: for each row whether it is done, whether it failed and how many tokens it took; the
+completion itself goes to the journal before that is said. Several blocks are under way at once, and the lanes inside
+keep the engine at its slots, so that no row waits for a slower neighbour of its block.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass
@@ -21,13 +22,17 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import PipelineError, RunError
-from pipeline.generate.engine import EngineDead, EngineFactory, Output, Request, RowError
+from pipeline.generate.control import POLL_S, RELEASE, STOP, Control, GivenUp
+from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Output, Request, RowError
 from pipeline.generate.journal import Journal, write_facts
+from pipeline.generate.lanes import Lanes
+from pipeline.generate.ledger import Ended, Ledger
 from pipeline.records import Completion
 from pipeline.store import Folder
 
 STATUS_SCHEMA = pa.schema(
     [
+        pa.field("done", pa.bool_(), nullable=False),
         pa.field("failed", pa.bool_(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),
         pa.field("fatal_kind", pa.string()),
@@ -39,21 +44,26 @@ STATUS_SCHEMA = pa.schema(
 An exception would do, but Ray hands on only its text, and the driver wants its kind.
 """
 
+LONGEST_BACKOFF_S = 30.0
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duty:
-    """What every worker of a run is told. Sent to the actors, so it pickles.
+    """What every worker of a session is told. Sent to the actors, so it pickles.
 
-    `log_dir` is a directory of the worker's own machine.
+    `log_dir` is a directory of the worker's own machine; `session` names this driver's attempt at the run.
     """
 
     factory: EngineFactory
     journal: Folder
+    control: Control
+    session: str
     flush_s: float
     slots: int
     seed: int
+    max_restarts: int
     log_dir: str
 
 
@@ -61,54 +71,129 @@ class Worker:
     """A callable actor class for `map_batches`."""
 
     def __init__(self, duty: Duty) -> None:
+        import ray
+
+        actor = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
         self._duty = duty
-        self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
-        log = _redirect_output(Path(duty.log_dir), self._name)
-        self._slots = asyncio.Semaphore(duty.slots)
-        self._journal = Journal(duty.journal, self._name, duty.flush_s)
-        self._hopeless: PipelineError | None = None
+        self._name = f"{os.uname().nodename}-{actor[:8]}"
+        self._log = _redirect_output(Path(duty.log_dir), self._name)
+        self._ledger = Ledger(Path(tempfile.gettempdir()) / f"pipeline-{duty.session}" / actor)
+        self._lanes = Lanes(duty.slots)
+        self._journal = Journal(duty.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", duty.flush_s)
+        self._engine: Engine | None = None
+        self._given_up: PipelineError | None = None
+        self._num_held = 0
+        self._stopping = False
+        self._watch: asyncio.Task[None] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        """Start the engine, or give this replica up: the others go on, and the driver hears why."""
+        num_deaths = self._ledger.num_deaths
+        if num_deaths > self._duty.max_restarts:
+            self._give_up(RunError(f"engine.max_restarts={self._duty.max_restarts}: replica {self._name} died again"))
+            return
+        if num_deaths:
+            backoff_s = min(2.0 ** (num_deaths - 1), LONGEST_BACKOFF_S)
+            logger.warning("Start %d of this replica, after a pause of %.0f s", num_deaths + 1, backoff_s)
+            time.sleep(backoff_s)
+        began = time.monotonic()
         try:
-            began = time.monotonic()
-            self._engine = duty.factory()
-            started = {"engine_start_s": round(time.monotonic() - began, 3)}
-            write_facts(duty.journal, self._name, {**self._engine.facts, **started})
+            self._engine = self._duty.factory()
         except PipelineError as error:
-            # Raised here, Ray would only tell that the actor died; the first block tells it in one line.
+            cause = _root_cause(self._log)
             logger.exception("The engine does not start")
-            self._hopeless = type(error)(f"{error}{_root_cause(log)}. All of it is in {log}")
+            self._give_up(type(error)(f"{error}{cause}"))
+            return
+        facts = {"engine_start_s": round(time.monotonic() - began, 3), "restarts": num_deaths}
+        write_facts(self._duty.journal, self._name, {**self._engine.facts, **facts})
+        self._duty.control.ready(self._name)
+
+    def _give_up(self, reason: PipelineError) -> None:
+        self._given_up = reason
+        self._say_given_up()
+
+    def _say_given_up(self) -> None:
+        assert self._given_up is not None
+        word = GivenUp(type(self._given_up).__name__, str(self._given_up), self._num_held)
+        self._duty.control.gave_up(self._name, word)
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
         received = time.monotonic()
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._watch_for_stop())
+        if self._given_up is not None:
+            await self._hold(block.num_rows)
+            return _statuses([None] * block.num_rows)
         try:
-            if self._hopeless is not None:
-                raise self._hopeless
-            rows = await asyncio.gather(*(self._row(row, received) for row in block.to_pylist()))
+            ended = await asyncio.gather(*(self._row(row, received) for row in block.to_pylist()))
         except PipelineError as error:
-            fatal = {"failed": True, "num_output_tokens": 0, "fatal_kind": type(error).__name__, "fatal": str(error)}
-            return pa.Table.from_pylist([fatal], schema=STATUS_SCHEMA)
-        statuses = [{"failed": row.error is not None, "num_output_tokens": row.num_output_tokens or 0} for row in rows]
-        return pa.Table.from_pylist(statuses, schema=STATUS_SCHEMA)
+            unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
+            fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
+            return pa.Table.from_pylist([{**unsaid, **fatal}], schema=STATUS_SCHEMA)
+        return _statuses(ended)
 
-    async def _row(self, row: dict[str, Any], received: float) -> Completion:
-        async with self._slots:
+    def __del__(self) -> None:
+        """End the engine in good order; Ray drops the object when the work is done."""
+        engine: Engine | None = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.close()
+            self._journal.close()
+
+    async def _watch_for_stop(self) -> None:
+        """Notice `stop`, and say when nothing is under way any more."""
+        control = self._duty.control
+        while not control.said(STOP):
+            await asyncio.sleep(POLL_S)
+        self._stopping = True
+        while self._lanes.num_running:
+            await asyncio.sleep(POLL_S / 10)
+        control.drained(self._name)
+
+    async def _hold(self, num_rows: int) -> None:
+        """Keep rows that this replica will not generate, so that it does not swallow the others' queue."""
+        self._num_held += num_rows
+        self._say_given_up()
+        control = self._duty.control
+        while not (control.said(RELEASE) or control.said(STOP)):
+            await asyncio.sleep(POLL_S)
+
+    async def _row(self, row: dict[str, Any], received: float) -> Ended | None:
+        """Return what became of a row, or None when it was not begun because the run stops."""
+        key = f"{row['task']}/{row['split']}/{row['id']}/{row['repeat']}"
+        earlier = self._ledger.ended(key)
+        if earlier is not None:
+            return earlier
+        level = self._ledger.level(key)
+        async with self._lanes.slot(level):
+            if self._stopping:
+                return None
             started = time.monotonic()
-            result = await self._generate(row)
-            ended = time.monotonic()
-        completion = self._completion(row, result, started - received, ended - started)
+            if self._ledger.is_poison(key):
+                result: Output | str = f"the engine died {self._ledger.attempts(key)} times with this row in it"
+            else:
+                self._ledger.start(key, level)
+                result = await self._generate(row, key)
+            completion = self._completion(row, key, result, started - received, time.monotonic() - started)
+        await self._keep(completion)
+        ended = Ended(completion.error is not None, completion.num_output_tokens or 0)
+        self._ledger.end(key, ended)
+        return ended
+
+    async def _keep(self, completion: Completion) -> None:
         try:
             await self._journal.append(completion)
         except OSError as error:
             where = self._duty.journal.root
-            raise RunError(
-                f"{where} cannot be written: {error.strerror}. Make room and run the same run_id again"
-            ) from error
-        return completion
+            reason = error.strerror or str(error)
+            raise RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again") from error
 
-    async def _generate(self, row: dict[str, Any]) -> Output | str:
+    async def _generate(self, row: dict[str, Any], key: str) -> Output | str:
         """Return the output, or why this row has none."""
+        assert self._engine is not None
         request = Request(
-            request_id=f"{row['task']}/{row['split']}/{row['id']}/{row['repeat']}/{uuid.uuid4().hex[:8]}",
+            request_id=f"{key}/{uuid.uuid4().hex[:8]}",
             messages=row["messages"],
             prompt_token_ids=row["prompt_token_ids"],
             seed=self._duty.seed + row["repeat"],
@@ -124,7 +209,9 @@ class Worker:
             logging.shutdown()
             os._exit(1)
 
-    def _completion(self, row: dict[str, Any], result: Output | str, queued_s: float, generated_s: float) -> Completion:
+    def _completion(
+        self, row: dict[str, Any], key: str, result: Output | str, queued_s: float, generated_s: float
+    ) -> Completion:
         output = result if isinstance(result, Output) else None
         return Completion(
             task=row["task"],
@@ -139,11 +226,23 @@ class Worker:
             num_prompt_tokens=output.num_prompt_tokens if output else None,
             num_output_tokens=output.num_output_tokens if output else None,
             error=None if output else _whole(str(result)),
-            attempts=1,
+            attempts=self._ledger.attempts(key) + (0 if self._ledger.is_poison(key) else 1),
             replica=self._name,
             queued_s=queued_s,
             generated_s=generated_s,
         )
+
+
+def _statuses(rows: list[Ended | None]) -> pa.Table:
+    statuses = [
+        {
+            "done": row is not None,
+            "failed": row is not None and row.failed,
+            "num_output_tokens": row.num_output_tokens if row is not None else 0,
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(statuses, schema=STATUS_SCHEMA)
 
 
 def _whole(text: str | None) -> str | None:
@@ -168,4 +267,4 @@ def _root_cause(log: Path) -> str:
     """Return the first error that stands in the log: vLLM's processes print there what they do not hand on."""
     sys.stderr.flush()
     found = re.search(r"\b(\w+(?:Error|Exception): .+)", log.read_text(encoding="utf-8", errors="replace"))
-    return f": {found[1][:500]}" if found else ""
+    return f": {found[1][:500]} ({log})" if found else ""

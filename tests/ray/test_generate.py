@@ -26,10 +26,15 @@ def settings(*words: str) -> Config:
 
 
 class Counting:
-    """A progress that counts."""
+    """A progress that counts; nobody interrupts it."""
+
+    count = 0
 
     def __init__(self) -> None:
         self.num_rows = self.num_left = self.num_done = self.num_failed = self.num_tokens = 0
+
+    def end_now(self) -> None:
+        raise AssertionError("nobody interrupts")
 
     def begin(self, num_rows: int, num_left: int) -> None:
         self.num_rows, self.num_left = num_rows, num_left
@@ -64,7 +69,7 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
     prompts[3] = make_prompt(3, error="too long")
     prompts[7] = make_prompt(7, question="RAISE")
     run, progress = run_with_prompts(prompts), Counting()
-    facts = job.generate(settings(), run, placement, ScriptedFactory(), progress)
+    facts = job.generate(settings(), run, placement, ScriptedFactory(), progress, progress)
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(50))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {3: "too long", 7: "told to raise"}
@@ -77,13 +82,13 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
 
 def test_half_a_surrogate_pair_in_an_answer_is_replaced(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1)])
-    job.generate(settings(), run, placement, ScriptedFactory(answer="A \ud83d"), Counting())
+    job.generate(settings(), run, placement, ScriptedFactory(answer="A \ud83d"), Counting(), Counting())
     assert [row["completion"] for row in completions(run)] == ["A \ufffd"]
 
 
 def test_each_repeat_is_a_row_of_its_own(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1), make_prompt(2)])
-    job.generate(settings("generation.repeats=3"), run, placement, ScriptedFactory(), Counting())
+    job.generate(settings("generation.repeats=3"), run, placement, ScriptedFactory(), Counting(), Counting())
     assert [(row["id"], row["repeat"]) for row in completions(run)] == [(i, r) for i in (1, 2) for r in (0, 1, 2)]
 
 
@@ -92,9 +97,9 @@ def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Ma
     broken = run_with_prompts([make_prompt(number) for number in range(20)])
     assert broken == run
     with pytest.raises(EndpointError, match="gone"):
-        job.generate(settings("engine.endpoint.concurrency=1"), run, placement, Fading(), Counting())
+        job.generate(settings("engine.endpoint.concurrency=1"), run, placement, Fading(), Counting(), Counting())
     progress = Counting()
-    job.generate(settings(), run, placement, ScriptedFactory(answer="B"), progress)
+    job.generate(settings(), run, placement, ScriptedFactory(answer="B"), progress, progress)
     answers = [row["completion"] for row in completions(run)]
     assert answers.count("A") == 20 - progress.num_left == 5
     assert answers.count("B") == progress.num_left
@@ -103,7 +108,9 @@ def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Ma
 def test_a_row_does_not_wait_for_a_slower_neighbour(run_with_prompts: Make, placement: Placement) -> None:
     """With 2 slots and blocks of 4 rows, slots would stand empty if a block's rows ran as a batch."""
     run = run_with_prompts([make_prompt(number) for number in range(40)])
-    job.generate(settings("engine.endpoint.concurrency=2"), run, placement, ScriptedFactory(seconds=0.05), Counting())
+    job.generate(
+        settings("engine.endpoint.concurrency=2"), run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting()
+    )
     rows = completions(run)
     assert max(row["queued_s"] for row in rows) > 0.05
     busy = sum(row["generated_s"] for row in rows)
@@ -138,5 +145,5 @@ class Refusing:
 def test_an_engine_that_does_not_start_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1)])
     with pytest.raises(PipelineError, match=r"^no such model$"):
-        job.generate(settings(), run, placement, Refusing(), Counting())
+        job.generate(settings(), run, placement, Refusing(), Counting(), Counting())
     assert run.stage("completions", COMPLETION_SCHEMA) is None

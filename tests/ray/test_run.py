@@ -75,10 +75,10 @@ def test_a_run_goes_on_after_a_mended_error(tmp_path: Path) -> None:
 
 
 def test_another_configuration_under_the_same_id_is_refused_by_name(tmp_path: Path) -> None:
-    rundir.begin(settings(tmp_path))
+    rundir.begin(*rundir.place(settings(tmp_path)))
     with pytest.raises(RunError, match=r"was begun with generation\.max_gen_toks=192, not 64: choose another run_id"):
         execute(settings(tmp_path, "generation.max_gen_toks=64"), ScriptedFactory())
-    rundir.begin(settings(tmp_path, "engine.max_num_seqs=3", "max_failed_rows=9"))
+    rundir.begin(*rundir.place(settings(tmp_path, "engine.max_num_seqs=3", "max_failed_rows=9")))
 
 
 def test_an_output_directory_that_is_a_file_is_one_line(tmp_path: Path) -> None:

@@ -84,12 +84,9 @@ def config(url: str, *words: str) -> Config:
 
 def ask(settings: Config) -> Output:
     async def generate() -> Output:
-        engine = EndpointFactory(settings)()
-        try:
-            messages = json.dumps([{"role": "user", "content": "Вопрос {x}?"}])
-            return await engine.generate(Request(request_id="1", messages=messages, prompt_token_ids=None, seed=1234))
-        finally:
-            await engine.close()
+        messages = json.dumps([{"role": "user", "content": "Вопрос {x}?"}])
+        request = Request(request_id="1", messages=messages, prompt_token_ids=None, seed=1234)
+        return await EndpointFactory(settings)().generate(request)
 
     return asyncio.run(generate())
 

@@ -1,0 +1,124 @@
+"""One pass of Ray Data over the work: feeds the workers, hears their statuses, and listens to people and to failures.
+
+A thread looks around a few times a second, for a signal of the user and for replicas that have given up, and says the
+word that lets the workers hand back what they hold. Nothing here touches a completion.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import errors
+from pipeline.errors import GOES_ON, Interrupted, PipelineError
+from pipeline.generate.cluster import Placement
+from pipeline.generate.control import POLL_S, RELEASE, STOP
+from pipeline.generate.schedule import WORK_SCHEMA
+from pipeline.generate.worker import Duty, Worker
+
+if TYPE_CHECKING:
+    from pipeline.generate.job import Interruptions, Progress
+
+ROWS_PER_BLOCK = 4
+"""Few rows a block keep the last rows spread over all replicas; measured best together with `OVERSUBSCRIPTION`."""
+
+OVERSUBSCRIPTION = 2
+"""Rows at a replica for each slot of its engine, so that a free slot never waits for the driver."""
+
+
+class Feed:
+    """A pass over the work rows with the replicas of a placement."""
+
+    def __init__(self, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions) -> None:
+        self._duty, self._placement = duty, placement
+        self._progress, self._interruptions = progress, interruptions
+        self._num_done = 0
+        self._num_given_up = 0
+        self._reason_to_end: PipelineError | None = None
+
+    def run(self, files: list[str], num_work: int) -> int:
+        """Generate the rows of the files; return how many replicas have given up on the way.
+
+        Raises:
+            Interrupted: The user asked to stop, and what was under way has landed or the grace is over.
+            PipelineError: The run cannot go on.
+            RuntimeError: Rows were lost on the way, though no replica has given up.
+        """
+        ended = threading.Event()
+        thread = threading.Thread(target=self._look_around, args=(num_work, ended), name="look-around", daemon=True)
+        thread.start()
+        blocks = self._dataset(files).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        try:
+            with closing(iter(blocks)) as iterator:  # Ray Data stops when its iterator is closed
+                for block in iterator:
+                    self._count(block)
+        finally:
+            ended.set()
+            thread.join()
+            # On another machine the ledgers stay in its temporary directory: a few bytes a row.
+            shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
+        if self._reason_to_end is not None:
+            raise self._reason_to_end
+        if self._num_done != num_work and not self._num_given_up:
+            raise RuntimeError(f"{num_work} rows went to the workers, {self._num_done} came back")
+        return self._num_given_up
+
+    def _dataset(self, files: list[str]) -> Any:
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        blocks_per_replica = max(1, math.ceil(OVERSUBSCRIPTION * self._duty.slots / ROWS_PER_BLOCK))
+        fs, size = self._duty.journal.fs, self._placement.gpus_per_replica
+        work = ray.data.read_parquet(files, filesystem=fs, schema=WORK_SCHEMA)
+        return work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
+            Worker,
+            fn_constructor_args=(self._duty,),
+            batch_size=ROWS_PER_BLOCK,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=self._placement.num_replicas,
+                max_tasks_in_flight_per_actor=blocks_per_replica,
+                max_concurrent_calls_per_actor=blocks_per_replica,
+            ),
+            num_gpus=size,
+            num_cpus=0 if size else 1,
+        )
+
+    def _count(self, block: Any) -> None:
+        """Count a block of statuses, and raise what ends the run."""
+        columns = block.to_pydict()
+        for kind, text in zip(columns["fatal_kind"], columns["fatal"], strict=True):
+            if kind is not None:
+                raise getattr(errors, kind)(text)
+        if self._reason_to_end is not None:
+            raise self._reason_to_end
+        num_done = sum(columns["done"])
+        self._num_done += num_done
+        self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
+
+    def _look_around(self, num_work: int, ended: threading.Event) -> None:
+        """Stop when the user says so; let go when all that is left is with replicas that have given up."""
+        control = self._duty.control
+        while not ended.wait(POLL_S):
+            if self._interruptions.count:
+                if not control.said(STOP):
+                    control.say(STOP)
+                if control.num_drained() >= control.num_ready():
+                    self._reason_to_end = Interrupted(GOES_ON)
+                    self._interruptions.end_now()
+                    return
+            given_up = control.given_up()
+            self._num_given_up = len(given_up)
+            if self._num_given_up >= self._placement.num_replicas:
+                self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
+                control.say(STOP)
+                return
+            if given_up and num_work - self._num_done <= sum(each.num_held for each in given_up):
+                control.say(RELEASE)
