@@ -102,13 +102,14 @@ def _solve(rng: random.Random, kind: str, wording: Wording, num_options: int) ->
             remainder = rng.randrange(2)
             values = _mixed(rng, num_options, lambda n: n % 2 == remainder)
             right = frozenset(n for n in values if n % 2 == remainder)
-            return _Solution(0, 0, values, right, _checked(values, right), wording.words[remainder])
+            thought = _checked(values, right, lambda n: f"{n} {'нечёт' if n % 2 else 'чёт'}")
+            return _Solution(0, 0, values, right, thought, wording.words[remainder])
         case "threshold":
             bound, above = rng.randint(25, 85), rng.randrange(2)
             values = _mixed(rng, num_options, lambda n: (n > bound) == above, excluded=bound)
             right = frozenset(n for n in values if (n > bound) == above)
-            thought = f"{wording.words[above]} {bound}\n{_checked(values, right)}"
-            return _Solution(bound, 0, values, right, thought, wording.words[above])
+            lines = _checked(values, right, lambda n: f"{n}{'>' if n > bound else '<'}{bound}")
+            return _Solution(bound, 0, values, right, f"{wording.words[above]} {bound}\n{lines}", wording.words[above])
         case "extremum":
             return _extreme(rng, wording, num_options)
         case "missing":
@@ -127,12 +128,20 @@ def _multiplied(a: int, b: int) -> str:
 
 
 def _computed(rng: random.Random, a: int, b: int, result: int, work: str, num_options: int) -> _Solution:
-    """Offer `result` among near misses: slips of one, of ten, of one factor."""
-    near = {result + d for d in (-20, -10, -3, -2, -1, 1, 2, 3, 10, 20, 30, a, -a, b, -b)}
-    wrong = sorted(n for n in near if n > 0 and n != result)
-    values = [*rng.sample(wrong, num_options - 1), result]
-    rng.shuffle(values)
-    return _Solution(a, b, tuple(values), frozenset({result}), work + _checked(values, {result}, stop_at_first=True))
+    """Offer `result` among numbers near it, no two with the same last digit.
+
+    The endings differ because to know a number again is what a small model learns last: line by line the thought
+    sets the option's last digit beside the result's, and the two are the same once.
+    """
+    values = {result % 10: result}
+    near = range(max(1, result - 25), result + 26)
+    for n in rng.sample(near, k=len(near)):
+        values.setdefault(n % 10, n)
+    offered = [result, *[n for n in values.values() if n != result][: num_options - 1]]
+    rng.shuffle(offered)
+    read = offered[: offered.index(result) + 1]
+    lines = _checked(read, {result}, lambda n: f"{n} {n % 10}/{result % 10}")
+    return _Solution(a, b, tuple(offered), frozenset({result}), work + lines)
 
 
 def _mixed(
@@ -150,19 +159,22 @@ def _extreme(rng: random.Random, wording: Wording, num_options: int) -> _Solutio
     """Carry the best value so far from line to line, so that each step compares two numbers only."""
     lowest = rng.randrange(2)
     values = tuple(rng.sample(range(45, 100), num_options))
-    pick = min if lowest else max
-    lines = []
-    for i, value in enumerate(values):
-        best = pick(values[: i + 1])
-        lines.append(f"{LETTERS[i]}. {value} {LETTERS[values.index(best)]}. {best}\n")
-    return _Solution(0, 0, values, frozenset({pick(values)}), "".join(lines), wording.words[lowest])
+    best, lines = 0, [f"{LETTERS[0]}. {values[0]}\n"]
+    for i, value in enumerate(values[1:], start=1):
+        sign = ">" if value > values[best] else "<"
+        line = f"{LETTERS[i]}. {value}{sign}{values[best]}"
+        best = i if (sign == "<") == lowest else best
+        lines.append(f"{line} {LETTERS[best]}\n")
+    return _Solution(0, 0, values, frozenset({values[best]}), "".join(lines), wording.words[lowest])
 
 
-def _checked(values: Sequence[int], right: Container[int], *, stop_at_first: bool = False) -> str:
-    """Write a line an option, `да` or `нет`; with a single right option nothing is read beyond it."""
+def _checked(values: Sequence[int], right: Container[int], finding: Callable[[int], str]) -> str:
+    """Write a line an option: what is found of its value, then its letter if it is right and `нет` if not.
+
+    The letters stand at the ends of lines for the reply to pick up: the model finds them there far sooner than it
+    learns to go back from a `да` to the start of its line.
+    """
     lines = []
     for letter, value in zip(LETTERS, values, strict=False):
-        lines.append(f"{letter}. {value} {'да' if value in right else 'нет'}\n")
-        if stop_at_first and value in right:
-            break
+        lines.append(f"{letter}. {finding(value)} {letter if value in right else 'нет'}\n")
     return "".join(lines)

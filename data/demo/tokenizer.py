@@ -17,8 +17,9 @@ END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>
 THINK_START, THINK_END = "<think>", "</think>"
 
 # A digit is a word of its own: carrying and parity are learnt by the digit, and a number that is copied
-# from an option has the same tokens wherever it stands.
-_WORDS = Regex(r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+")
+# from an option has the same tokens wherever it stands. An option's mark is one token, next to its number: what
+# follows the mark is found by the simplest kind of attention there is.
+_WORDS = Regex(r"[A-H]\. |\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+")
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError
 from pipeline.generate.cluster import Placement
-from pipeline.generate.control import POLL_S, RELEASE, STOP
+from pipeline.generate.control import CLOSE, POLL_S, STOP
 from pipeline.generate.schedule import WORK_SCHEMA
 from pipeline.generate.worker import Duty, Worker
 
@@ -37,6 +37,7 @@ class Feed:
     def __init__(self, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions) -> None:
         self._duty, self._placement = duty, placement
         self._progress, self._interruptions = progress, interruptions
+        self._blocks_per_replica = max(1, math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK))
         self._num_done = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
@@ -47,7 +48,7 @@ class Feed:
         Raises:
             Interrupted: The user asked to stop, and what was under way has landed or the grace is over.
             PipelineError: The run cannot go on.
-            RuntimeError: Rows were lost on the way, though no replica has given up.
+            RuntimeError: Not one row came back, though no replica has given up.
         """
         ended = threading.Event()
         thread = threading.Thread(target=self._look_around, args=(num_work, ended), name="look-around", daemon=True)
@@ -64,8 +65,8 @@ class Feed:
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
         if self._reason_to_end is not None:
             raise self._reason_to_end
-        if self._num_done != num_work and not self._num_given_up:
-            raise RuntimeError(f"{num_work} rows went to the workers, {self._num_done} came back")
+        if not self._num_done and not self._num_given_up:
+            raise RuntimeError(f"{num_work} rows went to the workers, none came back")
         return self._num_given_up
 
     def _dataset(self, files: list[str]) -> Any:
@@ -74,7 +75,6 @@ class Feed:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        blocks_per_replica = max(1, math.ceil(OVERSUBSCRIPTION * self._duty.slots / ROWS_PER_BLOCK))
         fs, size = self._duty.journal.fs, self._placement.gpus_per_replica
         work = ray.data.read_parquet(files, filesystem=fs, schema=WORK_SCHEMA)
         return work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
@@ -84,8 +84,8 @@ class Feed:
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 size=self._placement.num_replicas,
-                max_tasks_in_flight_per_actor=blocks_per_replica,
-                max_concurrent_calls_per_actor=blocks_per_replica,
+                max_tasks_in_flight_per_actor=self._blocks_per_replica,
+                max_concurrent_calls_per_actor=self._blocks_per_replica,
             ),
             num_gpus=size,
             num_cpus=0 if size else 1,
@@ -104,21 +104,27 @@ class Feed:
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
 
     def _look_around(self, num_work: int, ended: threading.Event) -> None:
-        """Stop when the user says so; let go when all that is left is with replicas that have given up."""
-        control = self._duty.control
+        """Stop when the user says so; close when all that is left is held back."""
+        control, in_flight = (
+            self._duty.control,
+            self._placement.num_replicas * self._blocks_per_replica * ROWS_PER_BLOCK,
+        )
         while not ended.wait(POLL_S):
             if self._interruptions.count:
                 if not control.said(STOP):
                     control.say(STOP)
-                if control.num_drained() >= control.num_ready():
+                if control.all_drained():
                     self._reason_to_end = Interrupted(GOES_ON)
                     self._interruptions.end_now()
                     return
+                continue
             given_up = control.given_up()
             self._num_given_up = len(given_up)
             if self._num_given_up >= self._placement.num_replicas:
                 self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
                 control.say(STOP)
                 return
-            if given_up and num_work - self._num_done <= sum(each.num_held for each in given_up):
-                control.say(RELEASE)
+            num_left = num_work - self._num_done
+            if num_left <= in_flight and num_left == control.num_held():
+                control.say(CLOSE)
+                return

@@ -14,6 +14,9 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.engine import Engine, EngineDead, Output, Request, RowError
 
+CLOSE_S = 10.0
+"""Seconds that vLLM's processes have to end by themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class VllmFactory:
@@ -167,8 +170,12 @@ class VllmEngine:
         )
 
     def close(self) -> None:
-        """End vLLM's own process."""
-        self._engine.shutdown()
+        """End vLLM's own processes. Called from a thread that is not the event loop's."""
+        handler = self._engine.output_handler
+        if handler is not None:
+            # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
+            handler.get_loop().call_soon_threadsafe(handler.cancel)
+        self._engine.shutdown(timeout=CLOSE_S)
 
     def _split(self, text: str) -> tuple[str | None, str | None]:
         if self._parser is None:

@@ -8,11 +8,13 @@ keep the engine at its slots, so that no row waits for a slower neighbour of its
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import re
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import PipelineError, RunError
-from pipeline.generate.control import POLL_S, RELEASE, STOP, Control, GivenUp
+from pipeline.generate.control import CLOSE, POLL_S, STOP, Control, GivenUp
 from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Output, Request, RowError
 from pipeline.generate.journal import Journal, write_facts
 from pipeline.generate.lanes import Lanes
@@ -82,10 +84,12 @@ class Worker:
         self._journal = Journal(duty.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", duty.flush_s)
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
-        self._num_held = 0
+        self._num_blocks = self._num_held = 0
         self._stopping = False
-        self._watch: asyncio.Task[None] | None = None
+        self._closed = threading.Event()
+        duty.control.holds(self._name, 0)
         self._start()
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def _start(self) -> None:
         """Start the engine, or give this replica up: the others go on, and the driver hears why."""
@@ -111,18 +115,12 @@ class Worker:
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
-        self._say_given_up()
-
-    def _say_given_up(self) -> None:
-        assert self._given_up is not None
-        word = GivenUp(type(self._given_up).__name__, str(self._given_up), self._num_held)
-        self._duty.control.gave_up(self._name, word)
+        self._duty.control.gave_up(self._name, GivenUp(type(reason).__name__, str(reason)))
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
         received = time.monotonic()
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._watch_for_stop())
+        self._num_blocks += 1
         if self._given_up is not None:
             await self._hold(block.num_rows)
             return _statuses([None] * block.num_rows)
@@ -132,32 +130,41 @@ class Worker:
             unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
             fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
             return pa.Table.from_pylist([{**unsaid, **fatal}], schema=STATUS_SCHEMA)
+        self._num_blocks -= 1
+        if not self._num_blocks:
+            await self._hold(block.num_rows)
         return _statuses(ended)
 
-    def __del__(self) -> None:
-        """End the engine in good order; Ray drops the object when the work is done."""
-        engine: Engine | None = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.close()
-            self._journal.close()
-
-    async def _watch_for_stop(self) -> None:
-        """Notice `stop`, and say when nothing is under way any more."""
-        control = self._duty.control
-        while not control.said(STOP):
-            await asyncio.sleep(POLL_S)
-        self._stopping = True
-        while self._lanes.num_running:
-            await asyncio.sleep(POLL_S / 10)
-        control.drained(self._name)
-
     async def _hold(self, num_rows: int) -> None:
-        """Keep rows that this replica will not generate, so that it does not swallow the others' queue."""
+        """Keep a block back: the last one of this replica, or all that come to one that has given up.
+
+        With the last block Ray Data would drop the actor, and Ray would kill the engine under it before it could end in
+        good order; and a replica that has given up would swallow the queue of the others.
+        """
         self._num_held += num_rows
-        self._say_given_up()
-        control = self._duty.control
-        while not (control.said(RELEASE) or control.said(STOP)):
-            await asyncio.sleep(POLL_S)
+        self._duty.control.holds(self._name, self._num_held)
+        while not (self._closed.is_set() or self._stopping):
+            if self._num_blocks and self._given_up is None:
+                break
+            await asyncio.sleep(POLL_S / 10)
+        self._num_held -= num_rows
+        # Said before the rows are reported, so that the driver never counts a row as both held and done.
+        self._duty.control.holds(self._name, self._num_held)
+
+    def _listen(self) -> None:
+        """Hear what the driver says, in a thread of its own; `close` is the last word."""
+        control, drained = self._duty.control, False
+        while not control.said(CLOSE):
+            self._stopping = self._stopping or control.said(STOP)
+            if self._stopping and not drained and not self._lanes.num_running:
+                control.drained(self._name)
+                drained = True
+            time.sleep(POLL_S)
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None  # or it is closed a second time when the interpreter is half gone
+            gc.collect()
+        self._closed.set()
 
     async def _row(self, row: dict[str, Any], received: float) -> Ended | None:
         """Return what became of a row, or None when it was not begun because the run stops."""
@@ -167,7 +174,7 @@ class Worker:
             return earlier
         level = self._ledger.level(key)
         async with self._lanes.slot(level):
-            if self._stopping:
+            if self._stopping or self._closed.is_set():
                 return None
             started = time.monotonic()
             if self._ledger.is_poison(key):
