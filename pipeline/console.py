@@ -66,15 +66,19 @@ class GenerateProgress:
     def begin(self, num_rows: int, num_left: int) -> None:
         """Start counting: `num_left` of `num_rows` rows are still to be generated."""
         self._total, self._done = num_rows, num_rows - num_left
-        self._began = self._spoke = time.monotonic()
         if self._done:
             self._console.print(f"generate: {self._done} of {num_rows} rows are there already, {num_left} to go")
         if self._console.is_terminal:
-            self._task = self._bar.add_task("generate", total=num_rows, completed=self._done, words="starting")
+            words = "the engine is starting"
+            self._task = self._bar.add_task("generate", total=num_rows, completed=self._done, words=words)
             self._bar.start()
+        elif num_left:
+            self._console.print(f"generate: {num_left} rows; the engine is starting")
 
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
         """Count finished rows."""
+        if not self._began:  # the rate is the engine's, without its start
+            self._began = self._spoke = time.monotonic()
         self._done += num_rows
         self._failed += num_failed
         self._tokens += num_output_tokens

@@ -51,9 +51,10 @@ class VllmFactory:
                 raise ConfigError(
                     f"reasoning_parser={parser_name!r} is not known to vLLM: choose of {known}"
                 ) from error
-        arguments = engine_arguments(self.config)
         try:
-            engine = AsyncLLM.from_engine_args(arguments, start_engine_loop=True)
+            engine = AsyncLLM.from_engine_args(engine_arguments(self.config), start_engine_loop=True)
+        except ConfigError:
+            raise
         except Exception as error:
             path = self.config.model.path
             raise ModelError(f"model.path={path!r}: vLLM does not start") from error
