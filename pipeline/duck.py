@@ -14,6 +14,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from pipeline.errors import RunError
+
 MEMORY_LIMIT = "4GB"
 
 
@@ -28,8 +30,11 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
         }
-        with duckdb.connect(":memory:", config=settings) as database:  # type: ignore[arg-type]
-            yield database
+        try:
+            with duckdb.connect(":memory:", config=settings) as database:  # type: ignore[arg-type]
+                yield database
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for sorting: {error}") from error
 
 
 def batches(

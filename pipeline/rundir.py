@@ -82,10 +82,10 @@ def open_finished(directory: str) -> tuple[Folder, Config]:
         ConfigError: Its config.yaml is not of this version.
     """
     run = Folder.open(directory)
+    if not run.exists():
+        raise RunError(f"run={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):
-        raise RunError(
-            f"run={directory!r} holds no {CONFIG_FILE}: give the directory of a run, such as outputs/run=<id>"
-        )
+        raise RunError(f"run={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
     return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
 
 

@@ -194,6 +194,17 @@ class Folder:
                 )
         return Stage(folder, schema, files, facts)
 
+    def require_stage(self, stage: str, schema: pa.Schema) -> Stage:
+        """Open what a room published.
+
+        Raises:
+            DataError: The room has not published it, or it is damaged.
+        """
+        found = self.stage(stage, schema)
+        if found is None:
+            raise DataError(f"{self.path(stage)} is missing: run again with the same run_id, it goes on from there")
+        return found
+
     def num_rows(self, name: str, schema: pa.Schema) -> int:
         """Return the rows of a Parquet file, from its footer.
 
@@ -216,7 +227,9 @@ class Folder:
         with self.writing():
             if self.local:
                 Path(self.path(name)).parent.mkdir(parents=True, exist_ok=True)
-            with pq.ParquetWriter(self.path(name), schema, filesystem=self.fs, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                self.path(name), schema, filesystem=self.fs, compression="zstd", write_page_checksum=True
+            ) as writer:
                 for batch in batches:
                     if batch.num_rows:
                         writer.write(batch.cast(schema) if batch.schema != schema else batch)
@@ -225,6 +238,16 @@ class Folder:
             with open(self.path(name), "rb+") as file:
                 os.fsync(file.fileno())
         return num_rows
+
+    def replace_parquet(self, name: str, table: pa.Table) -> None:
+        """Write one Parquet file so that a reader sees the old or the new one, never a part."""
+        partial = f".{name}.{uuid.uuid4().hex}"
+        try:
+            self.write_parquet(partial, table.schema, [table])
+            with self.writing():
+                self.fs.move(self.path(partial), self.path(name))
+        finally:
+            self.remove(partial)
 
     def write_parts(
         self, where: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows_per_file: int

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from pipeline import duck
 from pipeline.config import Config
-from pipeline.errors import DataError
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
-from pipeline.store import Folder, Stage
+from pipeline.store import Folder
 
 COUNTS_SQL = """
     SELECT count(*) AS num_samples, count(em) AS num_scored,
@@ -44,16 +43,9 @@ def counts(run: Folder) -> dict[str, int]:
         DataError: The run has no samples yet.
     """
     with duck.connection() as database:
-        database.register("samples", _samples(run).dataset())
+        database.register("samples", run.require_stage("samples", SAMPLE_SCHEMA).dataset())
         row = database.sql(COUNTS_SQL).to_arrow_table().to_pylist()[0]
     return {str(name): int(value) for name, value in row.items()}
-
-
-def _samples(run: Folder) -> Stage:
-    samples = run.stage("samples", SAMPLE_SCHEMA)
-    if samples is None:
-        raise DataError(f"{run.path('samples')} is missing: the run has not been scored")
-    return samples
 
 
 def print_summary(run: Folder, config: Config, console: Console, timings: dict[str, float] | None = None) -> None:
@@ -63,7 +55,7 @@ def print_summary(run: Folder, config: Config, console: Console, timings: dict[s
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA)
     with duck.connection() as database:
         database.register("metrics", metrics)
-        database.register("samples", _samples(run).dataset())
+        database.register("samples", run.require_stage("samples", SAMPLE_SCHEMA).dataset())
         rows = database.sql(TASKS_SQL).to_arrow_table().to_pylist()
     console.print(_table(rows))
     total = counts(run)

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from pipeline.errors import ModelError
 from pipeline.generate.engine import EngineDead, Output, Request, RowError
 
 
@@ -14,14 +16,24 @@ from pipeline.generate.engine import EngineDead, Output, Request, RowError
 class ScriptedFactory:
     """Makes engines that answer every question with `answer`, after `seconds`.
 
-    A question whose text holds `raise_on` is a row error, one that holds DIE ends the engine.
+    A question whose text holds `raise_on` is a row error, one that holds `die_on` ends the engine, and one that holds
+    `exit_on` ends the process with no word to anybody, as a fault in the engine's own code does. On a pretended GPU of
+    `broken_gpus` (comma separated) the engine does not start. `asked` is a file that gets a line for every question
+    the engine is asked.
     """
 
     answer: str = "A"
     seconds: float = 0.0
     raise_on: str = "RAISE"
+    die_on: str = "DIE"
+    exit_on: str = "EXIT"
+    broken_gpus: str = ""
+    asked: str = ""
 
     def __call__(self) -> ScriptedEngine:
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if gpu and gpu in self.broken_gpus.split(","):
+            raise ModelError(f"GPU {gpu} is told not to start")
         return ScriptedEngine(self)
 
 
@@ -34,12 +46,17 @@ class ScriptedEngine:
         return {"engine": "scripted", "pid": os.getpid()}
 
     async def generate(self, request: Request) -> Output:
+        if self._script.asked:
+            with Path(self._script.asked).open("a", encoding="utf-8") as file:
+                file.write(f"{request.request_id.rpartition('/')[0]}\n")
         await asyncio.sleep(self._script.seconds)
         question = json.loads(request.messages)[-1]["content"] if request.messages else ""
         if self._script.raise_on in question:
             raise RowError("told to raise")
-        if "DIE" in question:
+        if self._script.die_on in question:
             raise EngineDead("told to die")
+        if self._script.exit_on in question:
+            os._exit(1)
         text = self._script.answer
         return Output(
             completion=text,

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.config import Config
-from pipeline.errors import DataError
 from pipeline.generate import completions, journal, schedule
 from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
@@ -86,9 +85,7 @@ def generate(
         PipelineError: No engine can start or the disk cannot be written; finished rows stay.
         RuntimeError: Rows are missing at the end.
     """
-    prompts = run.stage("prompts", PROMPT_SCHEMA)
-    if prompts is None:
-        raise DataError(f"{run.path('prompts')} is missing: run again with this run_id to prepare it")
+    prompts = run.require_stage("prompts", PROMPT_SCHEMA)
     repeats = config.generation.repeats
     # Rows that failed in an earlier session are tried again, once: what was in their way may have passed.
     files, num_work = _work(run, prompts, repeats, again_failed=True)

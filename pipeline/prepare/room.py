@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -28,7 +28,7 @@ from pipeline.store import Folder
 
 STAGE = "prompts"
 ROWS_PER_BATCH = 512
-BATCHES_PER_FILE = 40
+ROWS_PER_FILE = 20_000
 
 
 def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None = None) -> None:
@@ -69,12 +69,8 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
 
 
 def _write_split(folder: Folder, source: Source, split: str, batches: Iterator[pa.Table]) -> None:
-    num_files = 0
-    for first in batches:
-        name = f"task={source.task}/split={split}/part-{num_files:05d}.parquet"
-        folder.write_parquet(name, PROMPT_SCHEMA, chain([first], islice(batches, BATCHES_PER_FILE - 1)))
-        num_files += 1
-    if not num_files:
+    where = f"task={source.task}/split={split}"
+    if not folder.write_parts(where, PROMPT_SCHEMA, batches, ROWS_PER_FILE):
         files = ", ".join(str(file) for file in source.files[split][:5])
         raise DataError(f"tasks.{source.task}.dataset: split {split} has no rows ({files}): take it out of splits")
 

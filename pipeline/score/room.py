@@ -10,8 +10,6 @@ time.
 
 from __future__ import annotations
 
-import uuid
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -24,7 +22,7 @@ from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
 from pipeline.score.join import account, joined, parts
 from pipeline.score.rows import score_batch
-from pipeline.store import Folder, Stage
+from pipeline.store import Folder
 
 METRICS_FILE = "metrics.parquet"
 
@@ -47,7 +45,10 @@ def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) ->
         RunError: The run's directory cannot be written.
         RuntimeError: The completions are not exactly the prompts' (our own bug); the message has the counts.
     """
-    prompts, completions = _stage(run, "prompts", PROMPT_SCHEMA), _stage(run, "completions", COMPLETION_SCHEMA)
+    prompts, completions = (
+        run.require_stage("prompts", PROMPT_SCHEMA),
+        run.require_stage("completions", COMPLETION_SCHEMA),
+    )
     repeats = config.generation.repeats
     domains = {name: task.domain for name, task in config.active_tasks.items()}
     with duck.connection() as database:
@@ -61,14 +62,7 @@ def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) ->
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
             metrics = aggregate(database, _samples(folder), domains)
             _require_configured(run, metrics, domains)
-        _replace(run, METRICS_FILE, metrics)
-
-
-def _stage(run: Folder, name: str, schema: pa.Schema) -> Stage:
-    stage = run.stage(name, schema)
-    if stage is None:
-        raise DataError(f"{run.path(name)} is missing: start the run again with the same run_id, it goes on from there")
-    return stage
+        run.replace_parquet(METRICS_FILE, metrics)
 
 
 def _samples(folder: Folder) -> pads.Dataset:
@@ -91,14 +85,3 @@ def _require_configured(run: Folder, metrics: pa.Table, domains: dict[str, str])
         raise DataError(
             f"{run.root} has rows of {', '.join(strangers)}, which its config.yaml does not run: restore it"
         )
-
-
-def _replace(run: Folder, name: str, table: pa.Table) -> None:
-    """Write a Parquet file so that a reader sees the old or the new one, never a part."""
-    partial = f".{name}.{uuid.uuid4().hex}"
-    try:
-        run.write_parquet(partial, table.schema, [table])
-        with run.writing():
-            run.fs.move(run.path(partial), run.path(name))
-    finally:
-        run.remove(partial)

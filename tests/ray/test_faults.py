@@ -1,0 +1,72 @@
+"""Rows and processes that fail on a local Ray: the run ends with every row once, and blames only the guilty."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from builders import Counting, completions, engine_facts, make_prompt, settings
+from scripted import ScriptedFactory
+
+from pipeline.generate import job
+from pipeline.generate.cluster import Placement, cluster
+from pipeline.records import Prompt
+from pipeline.store import Folder
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+Make = Callable[[list[Prompt]], Folder]
+
+
+@pytest.fixture(scope="module")
+def placement() -> Iterator[Placement]:
+    """Keep one local Ray for the whole file."""
+    with cluster(settings()) as found:
+        yield found
+
+
+def test_one_poison_row_among_200_is_found_and_no_other_row_is_lost(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    """Its deaths: among 64, among 8, twice alone. The pauses between the starts, 1 + 2 + 4 + 8 s, are most of the time."""
+    prompts = [make_prompt(number) for number in range(200)]
+    prompts[77] = make_prompt(77, question="EXIT")
+    run, config = run_with_prompts(prompts), settings("engine.endpoint.concurrency=64")
+    facts = job.generate(config, run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
+    rows = completions(run)
+    assert [row["id"] for row in rows] == list(range(200))
+    assert {row["id"]: row["error"] for row in rows if row["error"]} == {
+        77: "the engine died 4 times with this row in it"
+    }
+    assert {row["completion"] for row in rows if not row["error"]} == {"A"}
+    (restarts,) = (fact["restarts"] for fact in facts.values())
+    assert restarts == 4 <= config.engine.max_restarts
+
+
+class Killing(Counting):
+    """Kills a replica's process with -9 when the first rows have arrived."""
+
+    def __init__(self, run: Folder) -> None:
+        super().__init__()
+        self._run, self.killed = run, 0
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+        super().advance(num_rows, num_failed, num_output_tokens)
+        if not self.killed and self.num_done:
+            self.killed = int(engine_facts(self._run)[0]["pid"])
+            os.kill(self.killed, signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_from_outside_costs_no_row(run_with_prompts: Make, placement: Placement) -> None:
+    run = run_with_prompts([make_prompt(number) for number in range(60)])
+    progress, script = Killing(run), ScriptedFactory(seconds=0.2)
+    facts = job.generate(settings("engine.endpoint.concurrency=4"), run, placement, script, progress, progress)
+    rows = completions(run)
+    assert progress.killed
+    assert [row["id"] for row in rows] == list(range(60))
+    assert {row["error"] for row in rows} == {None}
+    assert sum(row["attempts"] > 1 for row in rows) in range(1, 5), "only what was under way is repeated"
+    assert [fact["restarts"] for fact in facts.values()] == [1]
+    assert progress.num_done == 60
