@@ -133,7 +133,7 @@ class EndpointConfig:
     api_key_env: str | None = key(None, "environment variable that holds the key (null: no key)")
     concurrency: int = key(64, "requests under way at once")
     timeout_s: float = key(3600.0, "longest wait for one answer")
-    max_retries: int = key(5, "repeats of a request that failed for a passing reason, with back-off")
+    max_retries: int = key(8, "repeats of a request that failed for a passing reason, with back-off")
 
     def __post_init__(self) -> None:
         at = "engine.endpoint"

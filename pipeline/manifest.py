@@ -60,7 +60,7 @@ def write(run: Folder, status: Status, content: dict[str, Any]) -> None:
     Raises:
         RunError: The disk is full or may not be written.
     """
-    text = json.dumps({**content, "status": status}, ensure_ascii=False, indent=2)
+    text = json.dumps({"status": status} | content | {"status": status}, ensure_ascii=False, indent=2)
     run.write_text(FILE, text + "\n")
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pipeline.cli import command
 from pipeline.compose import compose
 from pipeline.config import Config
 from pipeline.errors import RunError, TooManyFailedRows
+from pipeline.fingerprint import model_fingerprint
 from pipeline.lock import locked
 from pipeline.signals import Signals
 from pipeline.store import Folder
@@ -47,6 +49,7 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
     content |= {"versions": manifest.versions(), "codebase": manifest.codebase(), "hardware": manifest.hardware()}
+    content["model_fingerprint"] = model_fingerprint(config.model)
     timings: dict[str, float] = {}
     with locked(run), signals.listen():
         rundir.begin(run, config)
@@ -92,6 +95,9 @@ def _rooms(
         prompts = run.stage("prompts", PROMPT_SCHEMA)
         assert prompts is not None
     content["datasets"] = prompts.facts
+    commit = prompts.facts.get("model_revision")
+    if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
+        config = replace(config, model=replace(config.model, revision=str(commit)))
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
     with _timed("score", timings):

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import compose, manifest
 from pipeline.config import Config
 from pipeline.errors import RunError
+from pipeline.fingerprint import model_fingerprint
 from pipeline.store import Folder
 
 CONFIG_FILE = "config.yaml"
@@ -48,7 +49,7 @@ def begin(run: Folder, config: Config) -> None:
     """Record the configuration in a run's directory, which the caller has locked, or make sure that it is the same.
 
     Raises:
-        RunError: The run is complete, or it was begun with another configuration.
+        RunError: The run is complete, or it was begun with another configuration or another model.
         DataError: Its manifest is damaged.
     """
     content = manifest.read(run)
@@ -63,6 +64,12 @@ def begin(run: Folder, config: Config) -> None:
                 f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: choose another run_id, "
                 "or run.restart=true"
             )
+    recorded = content.get("model_fingerprint") if content is not None else None
+    if recorded is not None and recorded != model_fingerprint(config.model):
+        raise RunError(
+            f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
+            "choose another run_id, or run.restart=true"
+        )
     _remove_leftovers(run)
     run.write_text(CONFIG_FILE, compose.dump(config))
 

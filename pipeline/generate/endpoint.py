@@ -18,6 +18,9 @@ from pipeline.config import Config, EndpointConfig
 from pipeline.errors import EndpointError
 from pipeline.generate.engine import Engine, Output, Request, RowError
 
+AWAY = (502, 503, 504)
+"""What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointFactory:
@@ -112,7 +115,11 @@ class EndpointEngine:
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise _hopeless(self._endpoint, error) from error
+        except openai.APITimeoutError as error:
+            raise RowError(f"no answer within engine.endpoint.timeout_s={self._endpoint.timeout_s}") from error
         except openai.OpenAIError as error:
+            if isinstance(error, openai.APIConnectionError) or getattr(error, "status_code", None) in AWAY:
+                raise _hopeless(self._endpoint, error) from error
             raise RowError(_words(error)) from error
         except ValueError as error:
             raise RowError(f"the server's answer is no JSON: {error}") from error

@@ -149,7 +149,7 @@ class TestEndpoint:
         with server(reply) as (url, _), pytest.raises(RowError):
             ask(config(url))
 
-    @pytest.mark.parametrize("status", [401, 403, 404])
+    @pytest.mark.parametrize("status", [401, 403, 404, 502, 503, 504])
     def test_a_refusal_in_the_middle_ends_the_run(self, status: int) -> None:
         with (
             server((status, {"error": {"message": "no"}})) as (url, _),

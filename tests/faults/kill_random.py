@@ -1,0 +1,156 @@
+"""Kill a process of the demo at random moments of its generate stage, go on, and compare with an undisturbed run.
+
+Usage: python tests/faults/kill_random.py <new directory> [seed]
+
+20 runs: the driver is killed in 8, the actor in 6, vLLM's engine process in 6, each with -9. Prints a table; exits 1
+when a sample differs, is missing or is there twice, or when more rows were repeated than were under way at the kill.
+Takes about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.store import Folder
+
+VICTIMS = ["driver"] * 8 + ["actor"] * 6 + ["engine"] * 6
+COMPARED = (
+    "response",
+    "completion",
+    "reasoning",
+    "answer",
+    "finish_reason",
+    "num_output_tokens",
+    "em",
+    "f1",
+    "correct",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    victim: str
+    num_done: int
+    num_under_way: int
+    num_repeated: int
+    num_differing: int
+    num_missing: int
+    num_twice: int
+    exit_code: int
+
+    @property
+    def is_good(self) -> bool:
+        bad = self.num_differing + self.num_missing + self.num_twice + self.exit_code
+        return bad == 0 and self.num_repeated <= self.num_under_way
+
+
+def start(output: Path, run_id: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "pipeline.run", "conf=demo", f"output_dir={output}", f"run_id={run_id}"]
+    log = (output / f"{run_id}.txt").open("ab")
+    return subprocess.Popen(words, stdout=log, stderr=log)
+
+
+def journaled(run: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in (run / "journal").glob("*.jsonl"))
+
+
+def process_of(run: Path, title: bytes) -> int | None:
+    """Return the process whose output goes to a log of this run and whose title begins so."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = os.readlink(folder / "fd" / "1").startswith(str(run / "logs"))
+            if mine and (folder / "cmdline").read_bytes().startswith(title):
+                return int(folder.name)
+        except OSError:
+            continue
+    return None
+
+
+def under_way(run: Path) -> int:
+    """Return how many rows the ledgers of the run's sessions have started and not ended."""
+    num = 0
+    for session in (run / "journal").glob("session-*"):
+        ledgers = Path(tempfile.gettempdir()) / session.name.replace("session-", "pipeline-")
+        for ledger in ledgers.glob("*"):
+            lines = ledger.read_text().splitlines()
+            num += sum(line[0] == "S" for line in lines) - sum(line[0] == "E" for line in lines)
+    return num
+
+
+def kill_when(run: Path, driver: subprocess.Popen[bytes], victim: str, threshold: int) -> tuple[int, int]:
+    """Kill the victim when so many rows are journaled; return how many were, and how many were under way."""
+    while journaled(run) < threshold:
+        assert driver.poll() is None, "the run ended before it was killed"
+        time.sleep(0.01)
+    titles = {"actor": b"ray::", "engine": b"VLLM::EngineCore"}
+    pid = driver.pid if victim == "driver" else process_of(run, titles[victim])
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.3)  # what had been handed to the system is in the files now
+    return journaled(run), under_way(run)
+
+
+def samples(run: Path) -> list[dict[str, object]]:
+    stage = Folder.open(str(run)).stage("samples", SAMPLE_SCHEMA)
+    assert stage is not None
+    rows: list[dict[str, object]] = stage.dataset().to_table().to_pylist()
+    return rows
+
+
+def key(row: dict[str, object]) -> tuple[object, ...]:
+    return row["task"], row["split"], row["id"], row["repeat"]
+
+
+def trial(
+    output: Path, number: int, victim: str, threshold: int, expected: dict[tuple[object, ...], object]
+) -> Outcome:
+    run = output / f"run=kill-{number}"
+    driver = start(output, f"kill-{number}")
+    num_done, num_under_way = kill_when(run, driver, victim, threshold)
+    driver.wait(timeout=300)
+    num_started_again = 0
+    if victim == "driver":
+        time.sleep(3)
+        num_started_again = num_under_way  # the next session begins exactly what is not in a journal
+        driver = start(output, f"kill-{number}")
+        driver.wait(timeout=300)
+    rows = samples(run)
+    found = {key(row): row for row in rows}
+    repeated = sum(int(str(row["attempts"])) - 1 for row in rows) + num_started_again
+    differing = sum(
+        any(found[name][column] != expected[name][column] for column in COMPARED)  # type: ignore[index]
+        for name in found.keys() & expected.keys()
+    )
+    missing, twice = len(expected.keys() - found.keys()), len(rows) - len(found)
+    return Outcome(victim, num_done, num_under_way, repeated, differing, missing, twice, driver.returncode)
+
+
+def main(output: Path, seed: int) -> int:
+    output.mkdir(parents=True)
+    undisturbed = start(output, "undisturbed")
+    assert undisturbed.wait(timeout=300) == 0
+    expected: dict[tuple[object, ...], object] = {key(row): row for row in samples(output / "run=undisturbed")}
+    moments = random.Random(seed)
+    print("| run | killed | rows done | under way | repeated | differ | missing | twice | exit |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    is_good = True
+    for number, victim in enumerate(VICTIMS):
+        got = trial(output, number, victim, moments.randint(1, 180), expected)
+        is_good &= got.is_good
+        cells = [number, victim, got.num_done, got.num_under_way, got.num_repeated, got.num_differing]
+        cells += [got.num_missing, got.num_twice, got.exit_code]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 1))
