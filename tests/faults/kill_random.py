@@ -67,7 +67,7 @@ def process_of(run: Path, title: bytes) -> int | None:
     """Return the process whose output goes to a log of this run and whose title begins so."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            mine = os.readlink(folder / "fd" / "1").startswith(str(run / "logs"))
+            mine = str((folder / "fd" / "1").readlink()).startswith(str(run / "logs"))
             if mine and (folder / "cmdline").read_bytes().startswith(title):
                 return int(folder.name)
         except OSError:
