@@ -47,6 +47,10 @@ An exception would do, but Ray hands on only its text, and the driver wants its 
 """
 
 LONGEST_BACKOFF_S = 30.0
+"""Longest pause before an engine that has died is started again."""
+
+LONGEST_IDLE_S = 20.0
+"""Seconds without a row after which a replica ends its engine."""
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +91,7 @@ class Worker:
         self._num_blocks = self._num_held = 0
         self._stopping = False
         self._closed = threading.Event()
+        self._closing = threading.Lock()
         duty.control.holds(self._name, 0)
         self._start()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -139,14 +144,18 @@ class Worker:
         """Keep a block back: the last one of this replica, or all that come to one that has given up.
 
         With the last block Ray Data would drop the actor, and Ray would kill the engine under it before it could end in
-        good order; and a replica that has given up would swallow the queue of the others.
+        good order; and a replica that has given up would swallow the queue of the others. An idle replica lets go after
+        a while all the same: its GPUs may be what rows of a lost machine are waiting for.
         """
+        until = time.monotonic() + LONGEST_IDLE_S
         self._num_held += num_rows
         self._duty.control.holds(self._name, self._num_held)
         while not (self._closed.is_set() or self._stopping):
-            if self._num_blocks and self._given_up is None:
+            if self._given_up is None and (self._num_blocks or time.monotonic() > until):
                 break
             await asyncio.sleep(POLL_S / 10)
+        if not self._num_blocks:
+            await asyncio.to_thread(self._close)
         self._num_held -= num_rows
         # Said before the rows are reported, so that the driver never counts a row as both held and done.
         self._duty.control.holds(self._name, self._num_held)
@@ -160,11 +169,16 @@ class Worker:
                 control.drained(self._name)
                 drained = True
             time.sleep(POLL_S)
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None  # or it is closed a second time when the interpreter is half gone
-            gc.collect()
-        self._closed.set()
+        self._close()
+
+    def _close(self) -> None:
+        """End the engine, once; rows that come later are handed back."""
+        with self._closing:
+            self._closed.set()
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None  # or it is closed a second time when the interpreter is half gone
+                gc.collect()
 
     async def _row(self, row: dict[str, Any], received: float) -> Ended | None:
         """Return what became of a row, or None when it was not begun because the run stops."""
