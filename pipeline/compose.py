@@ -7,6 +7,7 @@ build on (names in conf/, or paths); what stands later wins, the file wins over 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
@@ -41,13 +42,27 @@ def compose(words: Sequence[str]) -> Config:
         raise ConfigError(f"conf= must be given once; there are: {', '.join(conf_names())}")
     path = find_conf(confs[0])
     try:
-        layers = [*_layers(path, ()), OmegaConf.from_dotlist(overrides)]
+        layers = [*_layers(path, ()), *(_override(word) for word in overrides)]
         resolved = OmegaConf.merge(OmegaConf.structured(Config), *layers, {"conf": path.stem})
         return cast("Config", OmegaConf.to_object(resolved))
     except yaml.YAMLError as error:
         raise ConfigError(f"{' '.join(overrides)!r} cannot be read as YAML values: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
+
+
+def _override(word: str) -> DictConfig:
+    """Return one word as a configuration. A key whose type is text takes the word as it is, without YAML's guesses."""
+    name, _, value = word.partition("=")
+    if value in ("", "???"):
+        raise ConfigError(f"{name}= has no value: give one, or null for none")
+    schema_name = re.sub(r"^tasks\.[^.]+\.", "tasks.<name>.", name)
+    kind = next((kind for known, kind, _, _ in describe() if known == schema_name), "")
+    if kind in ("str", "str | null") and value != "null" and "${" not in value:
+        literal = OmegaConf.create()
+        OmegaConf.update(literal, name, value)
+        return literal
+    return OmegaConf.from_dotlist([word])
 
 
 def load(text: str, where: str) -> Config:

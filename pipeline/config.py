@@ -16,6 +16,15 @@ from pipeline.errors import ConfigError
 
 T = TypeVar("T")
 
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+OURS = (
+    *("model", "tokenizer", "revision", "tokenizer_revision", "dtype", "max_model_len", "trust_remote_code", "seed"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "gpu_memory_utilization"),
+)
+"""vLLM engine arguments that have keys of their own, so that what a run records is what it used."""
+
+SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
+
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -39,7 +48,10 @@ def require_no_credentials(name: str, url: str) -> None:
     """Refuse a URL with a user or password: the resolved configuration is written into the run."""
     if "://" not in url:
         return
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{name}={url!r} is no URL: {error}") from error
     if parts.username or parts.password or re.search(r"(access_key|secret_key|token)=", parts.query):
         raise ConfigError(f"{name} holds credentials: take them out of the URL and set them in the environment")
 
@@ -62,8 +74,11 @@ class TaskConfig:
         at = f"tasks.{name}"
         require(bool(NAME.fullmatch(name)), at, name, "a task's name is letters, digits, _ and -")
         require(bool(self.dataset), f"{at}.dataset", self.dataset, "give a hub id or a local path")
-        require(bool(self.domain), f"{at}.domain", self.domain, "give the domain that the task belongs to")
+        require(
+            bool(NAME.fullmatch(self.domain)), f"{at}.domain", self.domain, "give a name of letters, digits, _ and -"
+        )
         known = {"inputs", "meta"}
+        require(bool(self.prompt_fields), f"{at}.prompt_fields", [], "name inputs, or inputs and meta")
         for part in self.prompt_fields:
             require(part in known, f"{at}.prompt_fields", part, "only inputs and meta fill an instruction")
         require(
@@ -116,11 +131,14 @@ class GenerationConfig:
         at = "generation"
         require(self.max_gen_toks >= 1, f"{at}.max_gen_toks", self.max_gen_toks, "must be at least 1")
         require(
-            self.temperature > 0, f"{at}.temperature", self.temperature, "must be above 0; greedy is do_sample=false"
+            0 < self.temperature <= 100,
+            f"{at}.temperature",
+            self.temperature,
+            "must be above 0 and at most 100; greedy is do_sample=false",
         )
         require(0 < self.top_p <= 1, f"{at}.top_p", self.top_p, "must be above 0 and at most 1")
         require(self.top_k >= 0, f"{at}.top_k", self.top_k, "must be 0 (all tokens) or more")
-        require(self.repeats >= 1, f"{at}.repeats", self.repeats, "must be at least 1")
+        require(1 <= self.repeats <= 10_000, f"{at}.repeats", self.repeats, "must be from 1 to 10000")
         require(all(self.until), f"{at}.until", list(self.until), "an empty stop string would end every completion")
 
 
@@ -138,13 +156,22 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         at = "engine.endpoint"
         require(self.concurrency >= 1, f"{at}.concurrency", self.concurrency, "must be at least 1")
-        require(self.timeout_s > 0, f"{at}.timeout_s", self.timeout_s, "must be above 0 seconds")
+        require(0 < self.timeout_s <= 1e6, f"{at}.timeout_s", self.timeout_s, "must be above 0 and at most 1e6 seconds")
+        if self.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(self.api_key_env):
+            raise ConfigError(f"{at}.api_key_env is no name of an environment variable: give the name, never the key")
         require(self.max_retries >= 0, f"{at}.max_retries", self.max_retries, "must be 0 or more")
         if self.base_url is not None:
-            scheme = urlsplit(self.base_url).scheme
             require_no_credentials(f"{at}.base_url", self.base_url)
-            require(scheme in ("http", "https"), f"{at}.base_url", self.base_url, "must begin with http:// or https://")
+            require(_is_http(self.base_url), f"{at}.base_url", self.base_url, "must be http(s)://<host>[:port]/v1")
             require(self.base_url.rstrip("/").endswith("/v1"), f"{at}.base_url", self.base_url, "must end in /v1")
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +197,17 @@ class EngineConfig:
         require(self.max_restarts >= 0, f"{at}.max_restarts", self.max_restarts, "must be 0 or more")
         share = self.gpu_memory_utilization
         require(0 < share <= 1, f"{at}.gpu_memory_utilization", share, "must be above 0 and at most 1")
+        for name in self.extra:
+            require(
+                name not in OURS,
+                f"{at}.extra.{name}",
+                self.extra[name],
+                "has a key of its own: model.*, engine.*, seed",
+            )
+            if SECRET.search(name):
+                raise ConfigError(
+                    f"{at}.extra.{name}: a secret would be written into the run; set it in the environment"
+                )
         if self.kind == "endpoint":
             require(self.endpoint.base_url is not None, f"{at}.endpoint.base_url", None, "give the server's address")
 
@@ -202,8 +240,8 @@ class RunConfig:
     restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
 
     def __post_init__(self) -> None:
-        require(self.flush_s > 0, "run.flush_s", self.flush_s, "must be above 0 seconds")
-        require(self.grace_s >= 0, "run.grace_s", self.grace_s, "must be 0 seconds or more")
+        require(0 < self.flush_s <= 3600, "run.flush_s", self.flush_s, "must be above 0 and at most 3600 seconds")
+        require(0 <= self.grace_s <= 86400, "run.grace_s", self.grace_s, "must be from 0 to 86400 seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +254,7 @@ class Config:
     seed: int = key(1234, "seed of the sampling")
     limit: int | None = key(None, "first n rows of each task and split (null: all)")
     splits: tuple[str, ...] = key(("train", "test"), "splits to run: train (labelled) and test (hidden golds)")
+    only: tuple[str, ...] = key((), "of the tasks below, run these (none named: all)")
     announced: bool = key(False, "also run the tasks that the benchmark has announced but does not score yet")
     max_failed_rows: int = key(0, "failed rows up to which a finished run ends with exit code 0")
     tasks: dict[str, TaskConfig] = key({}, "")
@@ -232,8 +271,8 @@ class Config:
         require(not self.run_id or bool(RUN_ID.fullmatch(self.run_id)), "run_id", self.run_id, mend)
         require(bool(self.output_dir), "output_dir", self.output_dir, "give a path or a URI")
         require_no_credentials("output_dir", self.output_dir)
-        require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be null or at least 1")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "must be from 0 to 2**63 - 1")
+        require(self.limit is None or 1 <= self.limit < 2**63, "limit", self.limit, "must be null or at least 1")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 2**32 - 1")
         require(self.max_failed_rows >= 0, "max_failed_rows", self.max_failed_rows, "must be 0 or more")
         known = {"train", "test"}
         require(bool(self.splits), "splits", list(self.splits), "name at least one of train and test")
@@ -241,6 +280,8 @@ class Config:
         require(len(set(self.splits)) == len(self.splits), "splits", list(self.splits), "names a split twice")
         for name, task in self.tasks.items():
             task.check(name)
+        strangers = set(self.only) - set(self.tasks)
+        require(not strangers, "only", sorted(strangers), f"there are {', '.join(self.tasks)}")
         require(bool(self.active_tasks), "tasks", list(self.tasks), "there is no task to run")
         if self.engine.kind == "vllm":
             require(bool(self.model.path), "model.path", self.model.path, "give a hub id or a directory")
@@ -255,4 +296,6 @@ class Config:
     @property
     def active_tasks(self) -> Mapping[str, TaskConfig]:
         """The tasks that this run asks, in the order of the configuration."""
+        if self.only:
+            return {name: self.tasks[name] for name in self.only}
         return {name: task for name, task in self.tasks.items() if self.announced or not task.announced}

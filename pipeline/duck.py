@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline.errors import RunError
+from pipeline.errors import DataError, RunError
 
 MEMORY_LIMIT = "4GB"
 
@@ -35,6 +35,8 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
                 yield database
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for sorting: {error}") from error
+        except duckdb.InvalidInputException as error:
+            raise DataError(f"a Parquet file of the run is damaged: {error}. Delete its stage and run again") from error
 
 
 def batches(

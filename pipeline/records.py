@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
@@ -168,8 +167,3 @@ def to_table(records: Iterable[Prompt | Completion], schema: pa.Schema) -> pa.Ta
     """
     rows: list[dict[str, Any]] = [{f.name: getattr(r, f.name) for f in fields(r)} for r in records]
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def utc(instant: datetime) -> str:
-    """Return an aware instant as ISO 8601 in UTC with seconds."""
-    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,6 +6,7 @@ The same run_id again goes on where the run stopped.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
                 console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
                 _rooms(config, run, factory, console, content, timings, signals)
         except BaseException as error:
-            reason = {"reason": str(error), "ended_at": manifest.now(), "timings_s": timings}
+            reason = {"reason": _reason(error), "ended_at": manifest.now(), "timings_s": timings}
             with suppress(RunError):  # the disk may be full, which is what `error` says then
                 manifest.write(run, "failed", content | reason)
             raise
@@ -127,6 +128,11 @@ def _generate(
                 return job.generate(config, run, placement, factory or job.engine_factory(config), progress, signals)
         finally:
             progress.end()
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error on one line without a terminal's colours, which Ray puts into its own."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split())
 
 
 @contextmanager

@@ -19,11 +19,8 @@ from pipeline.store import Folder
 
 CONFIG_FILE = "config.yaml"
 
-MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "max_failed_rows")
-"""Keys that a completion does not depend on."""
-
-ENGINE_IDENTITY = ("kind", "endpoint.model")
-"""Keys of `engine` that a completion does depend on."""
+MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "max_failed_rows", "only")
+"""Keys that a completion does not depend on; of `engine`, only kind, extra and the endpoint's model count."""
 
 
 def place(config: Config) -> tuple[Folder, Config]:
@@ -100,8 +97,8 @@ def _identity(config: Config) -> dict[str, Any]:
     """Return the keys that determine the completions, flat."""
     plain = asdict(config)
     flat = _flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
-    for name in ENGINE_IDENTITY:
-        flat[f"engine.{name}"] = _flat(plain["engine"]).get(name)
+    flat |= _flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
+    flat["engine.endpoint.model"] = config.engine.endpoint.model
     flat |= _flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
     return flat
 

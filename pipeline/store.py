@@ -46,7 +46,7 @@ class Folder:
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise RunError(f"output_dir={uri!r} cannot be opened: {error}") from error
+            raise RunError(f"{uri!r} cannot be opened: {error}") from error
         return cls(fs, root.rstrip("/"))
 
     @property

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import signal
 import subprocess
 import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pyarrow.fs as pafs
 
 from pipeline.compose import compose
 from pipeline.config import Config
@@ -90,3 +99,80 @@ def completions(run: Folder) -> list[dict[str, Any]]:
 def engine_facts(run: Folder) -> list[dict[str, Any]]:
     """Return what each replica of a run that is under way last said of its engine."""
     return list(journal.facts(run.child(journal.FOLDER)).values())
+
+
+class Started:
+    """The main job as a process of its own, with the engine that `ScriptedFactory(**script)` makes."""
+
+    def __init__(self, script: dict[str, str | float], *words: str) -> None:
+        # A daemon leaves its session and its parent, but not its environment.
+        self._mark = f"SCRIPTED_RUN={uuid.uuid4().hex}"
+        line = [sys.executable, str(ROOT / "tests/scripted_run.py"), json.dumps(script), "conf=demo", *ENDPOINT, *words]
+        environment = os.environ | dict([self._mark.split("=")])
+        self.process = subprocess.Popen(
+            line, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def end(self, within_s: float) -> tuple[int, str, str]:
+        """Return the exit code, the standard output and the standard error; it is killed when it takes longer."""
+        try:
+            out, err = self.process.communicate(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        """Kill it and all that came of it, whatever state it is in."""
+        self.process.kill()
+        self.process.communicate()
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def survivors(self, within_s: float = 5.0) -> list[str]:
+        """Return the command lines of what is still running `within_s` after its end."""
+        end = time.monotonic() + within_s
+        while (pids := self._pids()) and time.monotonic() < end:
+            time.sleep(0.1)
+        return [_command_line(pid) for pid in pids]
+
+    def _pids(self) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended while we looked
+                environment = (folder / "environ").read_bytes().split(b"\0")  # empty for a zombie
+                if self._mark.encode() in environment:
+                    found.append(int(folder.name))
+        return found
+
+
+def _command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def wait_until(happened: Callable[[], object], within_s: float = 60.0) -> None:
+    """Wait for something to be true."""
+    end = time.monotonic() + within_s
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Serve the S3 API on loopback from memory; give the words of a URI's query that lead to it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        fs = pafs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
+        fs.create_dir("runs")
+        yield f"endpoint_override={host}%3A{port}&scheme=http"
+    finally:
+        server.stop()

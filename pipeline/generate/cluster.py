@@ -87,9 +87,7 @@ def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
     wanted = None if engine.replicas == "auto" else int(engine.replicas)
     size, at = engine.gpus_per_replica, f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
     if engine.kind == "endpoint":
-        if wanted not in (None, 1):
-            raise ConfigError(f"engine.replicas={wanted}: an endpoint is one engine; use engine.endpoint.concurrency")
-        return 1
+        return 1  # one client; what the server runs on is not ours to place
     if not any(gpus):
         if size > 1:
             raise ConfigError(f"{at}: the cluster has no GPU; set engine.tensor_parallel_size=1")

@@ -65,8 +65,10 @@ def serving_model(endpoint: EndpointConfig) -> str:
     except openai.OpenAIError as error:
         raise _hopeless(endpoint, error) from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does: {error}") from error
-    name = endpoint.model or (served[0] if served else "")
+        raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
+    if not served:
+        raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
+    name = endpoint.model or served[0]
     if name not in served:
         raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {', '.join(served)}")
     return name
@@ -132,11 +134,12 @@ class EndpointEngine:
 def _output(answer: Any) -> Output:
     """Read a chat completion; whatever is not one is this row's error."""
     try:
-        choice, usage = answer.choices[0], answer.usage
+        choice = answer.choices[0]
         content, finish_reason = choice.message.content, choice.finish_reason
+        num_prompt_tokens, num_output_tokens = _tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens")
         more = choice.message.model_extra or {}
         reasoning = more.get("reasoning") or more.get("reasoning_content")
-    except (AttributeError, IndexError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise RowError(f"the server's answer is no chat completion: {str(answer)[:200]!r}") from error
     if finish_reason not in ("stop", "length"):
         raise RowError(f"the server ended the request with finish_reason={finish_reason!r}")
@@ -147,9 +150,15 @@ def _output(answer: Any) -> Output:
         reasoning=reasoning,
         content=content,
         finish_reason=finish_reason,
-        num_prompt_tokens=usage.prompt_tokens if usage else None,
-        num_output_tokens=usage.completion_tokens if usage else None,
+        num_prompt_tokens=num_prompt_tokens,
+        num_output_tokens=num_output_tokens,
     )
+
+
+def _tokens(answer: Any, name: str) -> int | None:
+    """Return a count of the server's usage, or None when it gives none that can be one."""
+    count = getattr(answer.usage, name, None)
+    return count if type(count) is int and 0 <= count < 2**31 else None
 
 
 def _where(endpoint: EndpointConfig) -> str:

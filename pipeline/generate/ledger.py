@@ -7,6 +7,7 @@ it had, and when a machine dies its rows are not to blame and nothing needs to b
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +46,10 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._past = _read(file)
         self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        lines, newline, _ = file.read_bytes().rpartition(b"\n")
+        os.ftruncate(self._descriptor, len(lines) + len(newline))  # what a full disk has cut off is no line
+        self._past = _read(lines.decode())
         self._write("P")
 
     @property
@@ -84,15 +87,15 @@ class Ledger:
         self._write(f"E {int(ended.failed)} {ended.num_output_tokens} {key}")
 
     def _write(self, line: str) -> None:
-        os.write(self._descriptor, f"{line}\n".encode())
+        data = f"{line}\n".encode()
+        if os.write(self._descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _read(file: Path) -> _Past:
+def _read(text: str) -> _Past:
     past = _Past()
-    if not file.exists():
-        return past
     under_way: dict[str, int] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "P":
             _blame(past, under_way)

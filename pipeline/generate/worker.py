@@ -11,12 +11,11 @@ import asyncio
 import gc
 import logging
 import os
-import re
-import sys
 import tempfile
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Output, 
 from pipeline.generate.journal import Journal, write_facts
 from pipeline.generate.lanes import Lanes
 from pipeline.generate.ledger import Ended, Ledger
+from pipeline.generate.output import redirect_output, root_cause
 from pipeline.records import Completion
 from pipeline.store import Folder
 
@@ -82,18 +82,24 @@ class Worker:
         actor = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
         self._duty = duty
         self._name = f"{os.uname().nodename}-{actor[:8]}"
-        self._log = _redirect_output(Path(duty.log_dir), self._name)
-        self._ledger = Ledger(Path(tempfile.gettempdir()) / f"pipeline-{duty.session}" / actor)
         self._lanes = Lanes(duty.slots)
-        self._journal = Journal(duty.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", duty.flush_s)
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
+        self._fatal: PipelineError | None = None
         self._num_blocks = self._num_held = 0
         self._stopping = False
         self._closed = threading.Event()
         self._closing = threading.Lock()
-        duty.control.holds(self._name, 0)
-        self._start()
+        try:
+            self._log = redirect_output(Path(duty.log_dir), self._name)
+            self._ledger = Ledger(Path(tempfile.gettempdir()) / f"pipeline-{duty.session}" / actor)
+            self._journal = Journal(duty.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", duty.flush_s)
+            duty.control.holds(self._name, 0)
+            self._start()
+        except PipelineError as error:
+            self._fatal = error  # raised here, Ray would only tell that the actor died; the first block tells it
+        except OSError as error:
+            self._fatal = self._unwritable(error)
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def _start(self) -> None:
@@ -110,7 +116,7 @@ class Worker:
         try:
             self._engine = self._duty.factory()
         except PipelineError as error:
-            cause = _root_cause(self._log)
+            cause = root_cause(self._log)
             logger.exception("The engine does not start")
             self._give_up(type(error)(f"{error}{cause}"))
             return
@@ -124,21 +130,34 @@ class Worker:
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
+        try:
+            return _statuses(await self._block(block.to_pylist()))
+        except PipelineError as error:
+            fatal = error
+        except OSError as error:
+            fatal = self._unwritable(error)
+        unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
+        words = {"fatal_kind": type(fatal).__name__, "fatal": str(fatal)}
+        return pa.Table.from_pylist([{**unsaid, **words}], schema=STATUS_SCHEMA)
+
+    async def _block(self, rows: list[dict[str, Any]]) -> list[Ended | None]:
         received = time.monotonic()
+        if self._fatal is not None:
+            raise self._fatal
         self._num_blocks += 1
         if self._given_up is not None:
-            await self._hold(block.num_rows)
-            return _statuses([None] * block.num_rows)
-        try:
-            ended = await asyncio.gather(*(self._row(row, received) for row in block.to_pylist()))
-        except PipelineError as error:
-            unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
-            fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
-            return pa.Table.from_pylist([{**unsaid, **fatal}], schema=STATUS_SCHEMA)
+            await self._hold(len(rows))
+            return [None] * len(rows)
+        ended = await asyncio.gather(*(self._row(row, received) for row in rows))
         self._num_blocks -= 1
         if not self._num_blocks:
-            await self._hold(block.num_rows)
-        return _statuses(ended)
+            await self._hold(len(rows))
+        return ended
+
+    def _unwritable(self, error: OSError) -> RunError:
+        where = error.filename or self._duty.journal.root
+        reason = error.strerror or str(error)
+        return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
 
     async def _hold(self, num_rows: int) -> None:
         """Keep a block back: the last one of this replica, or all that come to one that has given up.
@@ -166,7 +185,8 @@ class Worker:
         while not control.said(CLOSE):
             self._stopping = self._stopping or control.said(STOP)
             if self._stopping and not drained and not self._lanes.num_running:
-                control.drained(self._name)
+                with suppress(RunError):  # a full disk: the driver waits until its grace is over
+                    control.drained(self._name)
                 drained = True
             time.sleep(POLL_S)
         self._close()
@@ -174,11 +194,15 @@ class Worker:
     def _close(self) -> None:
         """End the engine, once; rows that come later are handed back."""
         with self._closing:
+            if self._closed.is_set():
+                return
             self._closed.set()
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None  # or it is closed a second time when the interpreter is half gone
                 gc.collect()
+            if self._fatal is None:
+                self._journal.close()
 
     async def _row(self, row: dict[str, Any], received: float) -> Ended | None:
         """Return what became of a row, or None when it was not begun because the run stops."""
@@ -197,18 +221,10 @@ class Worker:
                 self._ledger.start(key, level)
                 result = await self._generate(row, key)
             completion = self._completion(row, key, result, started - received, time.monotonic() - started)
-        await self._keep(completion)
+        await self._journal.append(completion)
         ended = Ended(completion.error is not None, completion.num_output_tokens or 0)
         self._ledger.end(key, ended)
         return ended
-
-    async def _keep(self, completion: Completion) -> None:
-        try:
-            await self._journal.append(completion)
-        except OSError as error:
-            where = self._duty.journal.root
-            reason = error.strerror or str(error)
-            raise RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again") from error
 
     async def _generate(self, row: dict[str, Any], key: str) -> Output | str:
         """Return the output, or why this row has none."""
@@ -269,23 +285,3 @@ def _statuses(rows: list[Ended | None]) -> pa.Table:
 def _whole(text: str | None) -> str | None:
     """Replace halves of surrogate pairs, which a server's JSON may hold and UTF-8 cannot."""
     return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _redirect_output(folder: Path, name: str) -> Path:
-    """Send all that this process and its children print to a file of its own, and return the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{name}.log"
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    return log
-
-
-def _root_cause(log: Path) -> str:
-    """Return the first error that stands in the log: vLLM's processes print there what they do not hand on."""
-    sys.stderr.flush()
-    found = re.search(r"\b(\w+(?:Error|Exception): .+)", log.read_text(encoding="utf-8", errors="replace"))
-    return f": {found[1][:500]} ({log})" if found else ""

@@ -30,7 +30,7 @@ def placement() -> Iterator[Placement]:
 def test_one_poison_row_among_200_is_found_and_no_other_row_is_lost(
     run_with_prompts: Make, placement: Placement
 ) -> None:
-    """Its deaths: among 64, among 8, twice alone. The pauses between the starts, 1 + 2 + 4 + 8 s, are most of the time."""
+    """Its deaths: among 64, among 8, twice alone. The pauses before the starts, 1 + 2 + 4 + 8 s, take the time."""
     prompts = [make_prompt(number) for number in range(200)]
     prompts[77] = make_prompt(77, question="EXIT")
     run, config = run_with_prompts(prompts), settings("engine.endpoint.concurrency=64")

@@ -62,4 +62,4 @@ def test_a_node_that_is_taken_away_costs_no_row(run_with_prompts: Make, nodes: A
     assert progress.removed
     assert [row["id"] for row in rows] == list(range(400))
     assert {row["error"] for row in rows} == {None}
-    assert len({row["replica"] for row in rows}) == 8
+    assert len({row["replica"] for row in rows}) >= 8

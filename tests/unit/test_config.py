@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.compose import compose, describe, dump, load
 from pipeline.errors import ConfigError
+from pipeline.generate.cluster import place
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -37,7 +38,7 @@ BAD = [
     (["conf=demo", "engine.gpu_memory_utilization=1.5"], "engine.gpu_memory_utilization=1.5"),
     (["conf=demo", "engine.kind=endpoint"], "engine.endpoint.base_url=None: give the server's address"),
     (["conf=demo", "engine.endpoint.base_url=http://x/"], "engine.endpoint.base_url='http://x/': must end in /v1"),
-    (["conf=demo", "engine.endpoint.base_url=ftp://x/v1"], "must begin with http"),
+    (["conf=demo", "engine.endpoint.base_url=ftp://x/v1"], "must be http"),
     (["conf=demo", "engine.endpoint.base_url=http://me:pw@x/v1"], "holds credentials"),
     (["conf=demo", "generation.max_gen_toks=0"], "generation.max_gen_toks=0"),
     (["conf=demo", "generation.max_gen_toks=99999"], "generation.max_gen_toks=99999: must be below model.context_size"),
@@ -48,6 +49,17 @@ BAD = [
     (["conf=demo", "tasks.new.dataset=x"], "tasks.new.domain=''"),
     (["conf=demo", "tasks.agro_bench.submission_name=../x"], "tasks.agro_bench.submission_name='../x'"),
     (["conf=demo", "tasks.agro_bench.prompt_fields=[outputs]"], "tasks.agro_bench.prompt_fields='outputs'"),
+    (["conf=demo", "seed=???"], "seed= has no value: give one, or null"),
+    (["conf=demo", "limit="], "limit= has no value"),
+    (["conf=demo", "only=[agro]"], r"only=\['agro'\]: there are agro_bench, aqua_bench"),
+    (["conf=demo", "run.grace_s=inf"], "run.grace_s=inf: must be from 0 to 86400"),
+    (["conf=demo", "generation.repeats=2147483648"], "generation.repeats=2147483648"),
+    (["conf=demo", "engine.endpoint.base_url=http://[::1/v1"], "is no URL"),
+    (["conf=demo", "engine.endpoint.base_url=http:///v1"], r"must be http\(s\)"),
+    (["conf=demo", "engine.endpoint.api_key_env=sk-123"], "give the name, never the key"),
+    (["conf=demo", "engine.extra.model=other"], "engine.extra.model='other': has a key of its own"),
+    (["conf=demo", "engine.extra.hf_token=abc"], "engine.extra.hf_token: a secret would be written into the run"),
+    (["conf=demo", "tasks.agro_bench.prompt_fields=[]"], "tasks.agro_bench.prompt_fields"),
     (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),
     (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
 ]
@@ -76,6 +88,26 @@ def test_mera_is_the_reference_run() -> None:
     assert config.engine.extra["language_model_only"] is True
     assert config.tasks["med_bench"].strip
     assert config.tasks["med_bench"].prompt_fields == ("inputs",)
+
+
+def test_a_word_for_a_text_key_is_taken_as_it_is() -> None:
+    for word in ("0123", "1e3", "1_0", "2026-11-21", "true"):
+        assert compose(["conf=demo", f"run_id={word}"]).run_id == word
+    assert compose(["conf=demo", "tasks.agro_bench.revision=123e4"]).tasks["agro_bench"].revision == "123e4"
+    assert compose(["conf=demo", "model.revision=null"]).model.revision is None
+
+
+def test_one_task_can_be_run_alone() -> None:
+    assert list(compose(["conf=mera", "only=[med_bench]"]).active_tasks) == ["med_bench"]
+
+
+def test_every_run_command_of_the_readme_resolves() -> None:
+    text = Path("README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split("#")[0] for line in text.splitlines() if "-m pipeline.run conf=" in line]
+    assert len(lines) >= 7
+    for line in lines:
+        words = line.split("pipeline.run", 1)[1].split()
+        place(compose(words), [{"Alive": True, "Resources": {"GPU": 8.0}}])
 
 
 def test_the_announced_tasks_are_one_switch_away() -> None:

@@ -141,6 +141,7 @@ class TestEndpoint:
             (200, {}),
             (200, []),
             (200, {"choices": []}),
+            (200, {"choices": {"a": 1}}),
             answer({"content": 5}),
             answer({"content": "A"}, "odd"),
         ],
@@ -148,6 +149,15 @@ class TestEndpoint:
     def test_rubbish_is_the_rows_error(self, reply: tuple[int, Any]) -> None:
         with server(reply) as (url, _), pytest.raises(RowError):
             ask(config(url))
+
+    @pytest.mark.parametrize(
+        "usage", [None, [1], "many", {"prompt_tokens": "11"}, {"prompt_tokens": 2**40, "completion_tokens": -5}]
+    )
+    def test_usage_that_cannot_be_is_unknown(self, usage: Any) -> None:
+        status, reply = answer({"content": "A"})
+        with server((status, {**reply, "usage": usage})) as (url, _):
+            output = ask(config(url))
+        assert (output.content, output.num_prompt_tokens, output.num_output_tokens) == ("A", None, None)
 
     @pytest.mark.parametrize("status", [401, 403, 404, 502, 503, 504])
     def test_a_refusal_in_the_middle_ends_the_run(self, status: int) -> None:

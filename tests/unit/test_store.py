@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_scheme_is_one_line() -> None:
-    with pytest.raises(RunError, match="output_dir='foo://bar'"):
+    with pytest.raises(RunError, match="'foo://bar' cannot be opened"):
         Folder.open("foo://bar")
 
 

@@ -1,0 +1,209 @@
+"""Where runs live: the same promises on a disk and in object storage, and what a disk may do to a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+from builders import completions, s3_server, settings
+from scripted import ScriptedFactory
+
+from pipeline.config import Config
+from pipeline.errors import DataError, EndpointError, PipelineError, RunError
+from pipeline.generate.cluster import cluster
+from pipeline.generate.engine import Engine, Output, Request
+from pipeline.run import execute
+from pipeline.store import Folder
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+NUM_ROWS = 5 * 2 * 3
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Serve S3 on loopback; give the query of a URI that leads there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
+            patch.setenv(f"AWS_{name}", value)
+        with s3_server() as query:
+            yield query
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray(s3: str) -> Iterator[None]:
+    """Keep one local Ray for the whole file; its workers inherit the keys of the object storage."""
+    with cluster(settings()):
+        yield
+
+
+@pytest.fixture(params=["disk", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> str:
+    return str(tmp_path) if request.param == "disk" else f"s3://runs/{tmp_path.name}?{s3}"
+
+
+def configured(output: str | Path, *words: str) -> Config:
+    few = ("run_id=one", "limit=5", "engine.endpoint.concurrency=4", "run.flush_s=0.2")
+    return settings(f"output_dir={output}", *few, *words)
+
+
+class Stopping:
+    """Makes engines that answer some rows with A and then meet an end that the user can mend."""
+
+    def __init__(self, num_answers: int) -> None:
+        self._num_answers = num_answers
+
+    def __call__(self) -> Engine:
+        from scripted import ScriptedEngine
+
+        num_left = self._num_answers
+
+        class StoppingEngine(ScriptedEngine):
+            async def generate(self, request: Request) -> Output:
+                nonlocal num_left
+                output = await super().generate(request)
+                num_left -= 1
+                if num_left < 0:
+                    raise EndpointError("the server is gone")
+                return output
+
+        return StoppingEngine(ScriptedFactory(seconds=0.3))
+
+
+def status(run: Folder) -> str:
+    return str(json.loads(run.read_text("manifest.json"))["status"])
+
+
+def test_a_run_that_was_stopped_goes_on_and_is_whole_on_a_disk_and_in_object_storage(output: str) -> None:
+    run = Folder.open(output).child("run=one")
+    with pytest.raises(EndpointError, match="the server is gone"):
+        execute(configured(output), Stopping(9))
+    assert status(run) == "failed"
+    assert run.files("samples") == run.files("completions") == []
+    assert run.files("journal")
+
+    assert execute(configured(output), ScriptedFactory(answer="B")) == run
+    assert status(run) == "complete"
+    answers = [row["completion"] for row in completions(run)]
+    assert (len(answers), answers.count("A")) == (NUM_ROWS, 9)
+    samples = pads.dataset(
+        [run.path(name) for name in run.files("samples", suffix=".parquet")],
+        filesystem=run.fs,
+        format="parquet",
+        partitioning="hive",
+    ).to_table(columns=["task", "split", "id", "repeat"])
+    assert samples.num_rows == samples.group_by(samples.column_names).aggregate([]).num_rows == NUM_ROWS
+    assert pq.read_table(run.path("metrics.parquet"), filesystem=run.fs).num_rows > 0
+    names = {name.partition("/")[0] for name in run.files()}
+    assert names - {"logs"} == {
+        "config.yaml", "manifest.json", "prompts", "completions", "samples", "metrics.parquet",
+    }  # fmt: skip
+    with pytest.raises(RunError, match="is complete"):
+        execute(configured(output), ScriptedFactory())
+
+
+def test_a_bucket_that_does_not_exist_is_one_line(s3: str) -> None:
+    with pytest.raises(PipelineError, match="no-such-bucket"):
+        execute(configured(f"s3://no-such-bucket/x?{s3}"), ScriptedFactory())
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Folder:
+    """Make a run that has prompts and some rows in its journal."""
+    with pytest.raises(EndpointError):
+        execute(configured(tmp_path), Stopping(9))
+    return Folder.open(str(tmp_path / "run=one"))
+
+
+def test_a_manifest_cut_in_half_is_refused_and_its_removal_mends_it(stopped: Folder, tmp_path: Path) -> None:
+    text = stopped.read_text("manifest.json")
+    stopped.write_text("manifest.json", text[: len(text) // 2])
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on with the run"):
+        execute(configured(tmp_path), ScriptedFactory())
+    stopped.remove("manifest.json")
+    execute(configured(tmp_path), ScriptedFactory())
+    assert (status(stopped), len(completions(stopped))) == ("complete", NUM_ROWS)
+
+
+@pytest.mark.parametrize("harm", ["deleted", "cut"])
+def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused_and_can_be_mended(
+    stopped: Folder, tmp_path: Path, harm: str
+) -> None:
+    file = Path(stopped.path(stopped.files("prompts", suffix=".parquet")[0]))
+    if harm == "deleted":
+        file.unlink()
+    else:
+        os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(
+        DataError, match=rf"{file} is missing or damaged: delete {stopped.path('prompts')} and run again"
+    ):
+        execute(configured(tmp_path), ScriptedFactory())
+    stopped.remove("prompts")
+    execute(configured(tmp_path), ScriptedFactory(answer="B"))
+    answers = [row["completion"] for row in completions(stopped)]
+    assert (len(answers), answers.count("A")) == (NUM_ROWS, 9), "what was finished stays"
+
+
+def test_a_journal_that_was_cut_by_hand_costs_only_the_lines_that_were_cut(stopped: Folder, tmp_path: Path) -> None:
+    (name,) = stopped.files("journal", suffix=".jsonl")
+    os.truncate(stopped.path(name), Path(stopped.path(name)).stat().st_size - 10)
+    execute(configured(tmp_path), ScriptedFactory(answer="B"))
+    answers = [row["completion"] for row in completions(stopped)]
+    assert (len(answers), answers.count("A")) == (NUM_ROWS, 8)
+
+
+def test_a_part_of_the_completions_that_was_cut_by_hand_is_refused(stopped: Folder, tmp_path: Path) -> None:
+    execute(configured(tmp_path), ScriptedFactory())
+    stopped.remove("manifest.json")  # a complete run is not looked into
+    name = stopped.files("completions", suffix=".parquet")[0]
+    os.truncate(stopped.path(name), Path(stopped.path(name)).stat().st_size - 10)
+    with pytest.raises(DataError, match=r"completions/.*part-00000\.parquet is missing or damaged: delete"):
+        execute(configured(tmp_path), ScriptedFactory())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(line, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_disk: Path) -> None:
+    run = Folder.open(str(small_disk / "run=one"))
+    with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Make room"):
+        execute(configured(small_disk), ScriptedFactory(answer="A" * 200_000, seconds=0.05))
+    assert run.files("samples") == run.files("completions") == []
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    execute(configured(small_disk), ScriptedFactory(answer="B"))
+    answers = [row["completion"][:1] for row in completions(run)]
+    assert len(answers) == NUM_ROWS
+    assert 0 < answers.count("A") < NUM_ROWS
+    assert status(run) == "complete"
+
+
+def test_a_disk_that_becomes_read_only_is_one_line_and_the_run_goes_on_later(small_disk: Path, tmp_path: Path) -> None:
+    """Root ignores permissions, not the mount."""
+    run, asked = Folder.open(str(small_disk / "run=one")), tmp_path / "asked"
+    watch = f"while ! [ -s {asked} ]; do sleep 0.05; done; sleep 1; mount -o remount,ro {small_disk}"
+    script = ScriptedFactory(seconds=0.4, asked=str(asked))
+    with subprocess.Popen(["sh", "-c", watch]), pytest.raises(RunError, match="cannot be written: Read-only file sys"):
+        execute(configured(small_disk), script)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    execute(configured(small_disk), ScriptedFactory(answer="B"))
+    answers = [row["completion"] for row in completions(run)]
+    assert (len(answers), status(run)) == (NUM_ROWS, "complete")
+    assert answers.count("A") > 0

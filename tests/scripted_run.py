@@ -1,0 +1,21 @@
+"""The main job with a scripted engine, as a command: `python tests/scripted_run.py '{"seconds": 1}' conf=demo ...`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from scripted import ScriptedFactory
+
+from pipeline.cli import command
+from pipeline.compose import compose
+from pipeline.run import execute
+
+
+def main(words: list[str]) -> None:
+    script, *rest = words
+    execute(compose(rest), ScriptedFactory(**json.loads(script)))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

@@ -1,0 +1,124 @@
+"""The lock on a run's directory: on a disk it dies with its process, in object storage with its beat."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from builders import ROOT, s3_server
+
+from pipeline import lock
+from pipeline.errors import RunError
+from pipeline.lock import REMOTE_FILE, STALE_S, locked
+from pipeline.store import Folder
+
+HOLDER = """
+import sys, time
+from pipeline.lock import locked
+from pipeline.store import Folder
+with locked(Folder.open(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(uri: str, seconds: float = 60) -> subprocess.Popen[str]:
+    """Start a process that holds the run's lock, and return when it has it."""
+    line = [sys.executable, "-c", HOLDER, uri, str(seconds)]
+    process = subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_process_is_refused_by_name_until_the_first_ends(tmp_path: Path) -> None:
+    run = Folder.open(str(tmp_path))
+    with holder(str(tmp_path)) as first:
+        refusal = rf"^{tmp_path} is being written by another process \(process {first.pid} on .+\): wait for it, or"
+        for _ in range(2):  # to be refused does not free it
+            with pytest.raises(RunError, match=refusal), locked(run):
+                pass
+        first.kill()
+    with locked(run):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_is_free_after_an_error_and_for_another_run(tmp_path: Path) -> None:
+    one, two = Folder.open(str(tmp_path / "one")), Folder.open(str(tmp_path / "two"))
+    one.create()
+    two.create()
+    with pytest.raises(ValueError, match="inside"), locked(one), locked(two):
+        raise ValueError("inside")
+    with locked(one), locked(two):
+        pass
+
+
+def test_a_process_started_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
+    """Ray's daemons outlive a driver that is killed by a moment or more."""
+    run = Folder.open(str(tmp_path))
+    with locked(run):
+        child = subprocess.Popen(["sleep", "60"])
+    try:
+        with locked(run):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Serve S3 on loopback; give the URI of a place for runs, with `{}` for the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
+            patch.setenv(f"AWS_{name}", value)
+        with s3_server() as query:
+            yield "s3://runs/{}?" + query
+
+
+def test_in_object_storage_a_second_process_is_refused_until_the_first_ends(s3: str) -> None:
+    uri = s3.format("run=one")
+    run = Folder.open(uri)
+    with holder(uri, 2) as first, pytest.raises(RunError, match=rf"process {first.pid} on"), locked(run):
+        pass
+    with locked(run):
+        assert run.exists(REMOTE_FILE)
+    assert not run.exists(REMOTE_FILE)
+
+
+def test_in_object_storage_a_lock_whose_process_was_killed_is_taken_over_when_it_is_stale(s3: str) -> None:
+    uri = s3.format("run=two")
+    run = Folder.open(uri)
+    with holder(uri) as first:
+        first.kill()
+    left = json.loads(run.read_text(REMOTE_FILE))
+    with pytest.raises(RunError, match="is being written by another process"), locked(run):
+        pass
+    run.write_text(REMOTE_FILE, json.dumps({**left, "at": time.time() - STALE_S - 1}))
+    with locked(run):
+        assert json.loads(run.read_text(REMOTE_FILE))["token"] != left["token"]
+
+
+def test_in_object_storage_the_holder_beats(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    run = Folder.open(s3.format("run=three"))
+    with locked(run):
+        first = json.loads(run.read_text(REMOTE_FILE))
+        time.sleep(1)
+        later = json.loads(run.read_text(REMOTE_FILE))
+    assert later["at"] > first["at"]
+    assert (later["token"], later["owner"]) == (first["token"], first["owner"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"owner": "x"}'])
+def test_in_object_storage_a_damaged_lock_is_one_line(s3: str, text: str) -> None:
+    run = Folder.open(s3.format("run=four"))
+    run.write_text(REMOTE_FILE, text)
+    with pytest.raises(RunError, match="lock"), locked(run):
+        pass
