@@ -1,8 +1,9 @@
 """One driver a run: the second one that opens a run's directory is told so.
 
-On a disk it is a lock of the operating system on a file, which ends with the process however it ends. Object storage
-has none: there the driver writes an object again and again, and one that is fresh is somebody's. Two drivers that
-start within the same second on object storage may both pass; journals keep every row of both, and one of each counts.
+On a disk it is a lock of the operating system on the directory, which ends with the process however it ends. Object
+storage has none: there the driver writes an object again and again, and one that is fresh is somebody's. Two drivers
+that start within the same second on object storage may both pass; journals keep every row of both, and one of each
+counts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from pipeline.errors import RunError
 from pipeline.store import Folder
 
-LOCAL_FILE = ".lock"
 REMOTE_FILE = "lock.json"
 BEAT_S = 10.0
 STALE_S = 45.0
@@ -35,7 +35,7 @@ def locked(run: Folder) -> Iterator[None]:
     Raises:
         RunError: Another driver holds it.
     """
-    with _locked_file(run, Path(run.path(LOCAL_FILE))) if run.local else _beating(run):
+    with _locked_directory(run) if run.local else _beating(run):
         yield
 
 
@@ -44,18 +44,15 @@ def _refuse(run: Folder, owner: str) -> RunError:
 
 
 @contextmanager
-def _locked_file(run: Folder, path: Path) -> Iterator[None]:
+def _locked_directory(run: Folder) -> Iterator[None]:
     with run.writing():
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _refuse(run, os.pread(descriptor, 200, 0).decode(errors="replace")) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _owner().encode(), 0)
+            raise _refuse(run, "on this machine, or one that shares the disk") from error
         yield
-        path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
@@ -63,10 +60,9 @@ def _locked_file(run: Folder, path: Path) -> Iterator[None]:
 @contextmanager
 def _beating(run: Folder) -> Iterator[None]:
     token = uuid.uuid4().hex
-    if run.exists(REMOTE_FILE):
-        holder = json.loads(run.read_text(REMOTE_FILE))
-        if time.time() - holder["at"] < STALE_S:
-            raise _refuse(run, holder["owner"])
+    holder = _holder(run)
+    if holder is not None and time.time() - holder.at < STALE_S:
+        raise _refuse(run, holder.owner)
     ending = threading.Event()
 
     def beat() -> None:
@@ -74,7 +70,8 @@ def _beating(run: Folder) -> Iterator[None]:
 
     def keep_beating() -> None:
         while not ending.wait(BEAT_S):
-            beat()
+            with suppress(RunError):  # a passing fault of the storage: the next beat comes before the lock is stale
+                beat()
 
     beat()
     thread = threading.Thread(target=keep_beating, name="lock", daemon=True)
@@ -84,7 +81,27 @@ def _beating(run: Folder) -> Iterator[None]:
     finally:
         ending.set()
         thread.join()
-        run.remove(REMOTE_FILE)
+        last = _holder(run)
+        if last is not None and last.token == token:  # not one that took the lock over while this machine slept
+            run.remove(REMOTE_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    owner: str
+    token: str
+    at: float
+
+
+def _holder(run: Folder) -> _Holder | None:
+    """Return who has the lock in object storage, or None."""
+    if not run.exists(REMOTE_FILE):
+        return None
+    try:
+        word = json.loads(run.read_text(REMOTE_FILE))
+        return _Holder(str(word["owner"]), str(word["token"]), float(word["at"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run.path(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
 
 
 def _owner() -> str:
