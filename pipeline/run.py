@@ -87,20 +87,21 @@ def _rooms(
     from pipeline.score.room import score
 
     began = time.monotonic()
-    prompts = run.stage("prompts", PROMPT_SCHEMA)
-    if prompts is None:
+    if run.stage("prompts", PROMPT_SCHEMA) is None:
         with _timed("prepare", timings):
             from pipeline.prepare.room import prepare
 
             prepare(config, run)
-        prompts = run.stage("prompts", PROMPT_SCHEMA)
-        assert prompts is not None
+    prompts = run.require_stage("prompts", PROMPT_SCHEMA)
     content["datasets"] = prompts.facts
     commit = prompts.facts.get("model_revision")
     if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
         config = replace(config, model=replace(config.model, revision=str(commit)))
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
+    num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
+    if num_restarts:
+        console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
     with _timed("score", timings):
         score(run, config)
     timings["total"] = time.monotonic() - began

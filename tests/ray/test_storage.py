@@ -38,7 +38,7 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray(s3: str) -> Iterator[None]:
+def _ray(s3: str) -> Iterator[None]:  # noqa: ARG001
     """Keep one local Ray for the whole file; its workers inherit the keys of the object storage."""
     with cluster(settings()):
         yield
@@ -114,57 +114,65 @@ def test_a_bucket_that_does_not_exist_is_one_line(s3: str) -> None:
         execute(configured(f"s3://no-such-bucket/x?{s3}"), ScriptedFactory())
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> Folder:
-    """Make a run that has prompts and some rows in its journal."""
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory, _ray: None) -> Path:
+    """Make a run that has prompts, and nine rows in its journal."""
+    output = tmp_path_factory.mktemp("stopped")
     with pytest.raises(EndpointError):
-        execute(configured(tmp_path), Stopping(9))
+        execute(configured(output), Stopping(9))
+    return output
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Folder:
+    """Give a copy of the stopped run."""
+    shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
     return Folder.open(str(tmp_path / "run=one"))
 
 
-def test_a_manifest_cut_in_half_is_refused_and_its_removal_mends_it(stopped: Folder, tmp_path: Path) -> None:
-    text = stopped.read_text("manifest.json")
-    stopped.write_text("manifest.json", text[: len(text) // 2])
+def cut(run: Folder, name: str, num_bytes: int) -> None:
+    os.truncate(run.path(name), Path(run.path(name)).stat().st_size - num_bytes)
+
+
+def test_a_manifest_cut_in_half_is_refused(stopped: Folder, tmp_path: Path) -> None:
+    cut(stopped, "manifest.json", len(stopped.read_text("manifest.json")) // 2)
     with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on with the run"):
         execute(configured(tmp_path), ScriptedFactory())
-    stopped.remove("manifest.json")
-    execute(configured(tmp_path), ScriptedFactory())
-    assert (status(stopped), len(completions(stopped))) == ("complete", NUM_ROWS)
+
+
+def test_a_config_that_was_cut_is_refused(stopped: Folder, tmp_path: Path) -> None:
+    cut(stopped, "config.yaml", len(stopped.read_text("config.yaml")) // 2)
+    with pytest.raises(PipelineError, match="config.yaml|was begun with"):
+        execute(configured(tmp_path), ScriptedFactory())
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut"])
-def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused_and_can_be_mended(
-    stopped: Folder, tmp_path: Path, harm: str
-) -> None:
-    file = Path(stopped.path(stopped.files("prompts", suffix=".parquet")[0]))
+def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(stopped: Folder, tmp_path: Path, harm: str) -> None:
+    name = stopped.files("prompts", suffix=".parquet")[0]
     if harm == "deleted":
-        file.unlink()
+        stopped.remove(name)
     else:
-        os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(
-        DataError, match=rf"{file} is missing or damaged: delete {stopped.path('prompts')} and run again"
-    ):
+        cut(stopped, name, 100)
+    refusal = rf"{stopped.path(name)} is missing or damaged: delete {stopped.path('prompts')} and run again"
+    with pytest.raises(DataError, match=refusal):
         execute(configured(tmp_path), ScriptedFactory())
+
+
+def test_what_the_refusals_advise_mends_the_run_and_a_cut_journal_costs_the_lines_that_were_cut(
+    stopped: Folder, tmp_path: Path
+) -> None:
+    (journal,) = (name for name in stopped.files("journal", suffix=".jsonl"))
+    cut(stopped, journal, 10)
+    stopped.remove("manifest.json")
     stopped.remove("prompts")
     execute(configured(tmp_path), ScriptedFactory(answer="B"))
     answers = [row["completion"] for row in completions(stopped)]
-    assert (len(answers), answers.count("A")) == (NUM_ROWS, 9), "what was finished stays"
+    assert (len(answers), answers.count("A"), status(stopped)) == (NUM_ROWS, 8, "complete")
 
-
-def test_a_journal_that_was_cut_by_hand_costs_only_the_lines_that_were_cut(stopped: Folder, tmp_path: Path) -> None:
-    (name,) = stopped.files("journal", suffix=".jsonl")
-    os.truncate(stopped.path(name), Path(stopped.path(name)).stat().st_size - 10)
-    execute(configured(tmp_path), ScriptedFactory(answer="B"))
-    answers = [row["completion"] for row in completions(stopped)]
-    assert (len(answers), answers.count("A")) == (NUM_ROWS, 8)
-
-
-def test_a_part_of_the_completions_that_was_cut_by_hand_is_refused(stopped: Folder, tmp_path: Path) -> None:
-    execute(configured(tmp_path), ScriptedFactory())
-    stopped.remove("manifest.json")  # a complete run is not looked into
+    stopped.remove("manifest.json")  # a run that is complete is not looked into
     name = stopped.files("completions", suffix=".parquet")[0]
-    os.truncate(stopped.path(name), Path(stopped.path(name)).stat().st_size - 10)
-    with pytest.raises(DataError, match=r"completions/.*part-00000\.parquet is missing or damaged: delete"):
+    cut(stopped, name, 10)
+    with pytest.raises(DataError, match=rf"{stopped.path(name)} is missing or damaged: delete"):
         execute(configured(tmp_path), ScriptedFactory())
 
 
