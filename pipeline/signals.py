@@ -22,6 +22,7 @@ class Signals:
 
     def __init__(self, grace_s: float) -> None:
         self.count = 0
+        self.is_over = False
         self._grace_s = grace_s
         self._deferring = False
 
@@ -66,4 +67,5 @@ class Signals:
         # Once only: what ends now must not be interrupted in its turn.
         for each in (*WATCHED, signal.SIGALRM):
             signal.signal(each, signal.SIG_IGN)
+        self.is_over = True
         raise Interrupted(GOES_ON)

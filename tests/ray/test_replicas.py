@@ -1,0 +1,70 @@
+"""Two replicas on two pretended GPUs: the run goes on with what is left, and says so in one line when nothing is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+from builders import Counting, completions, make_prompt
+from scripted import ScriptedFactory
+
+from pipeline.compose import compose
+from pipeline.config import Config
+from pipeline.errors import ModelError
+from pipeline.generate import job
+from pipeline.generate.cluster import Placement, cluster
+from pipeline.records import COMPLETION_SCHEMA, Prompt
+from pipeline.store import Folder
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+Make = Callable[[list[Prompt]], Folder]
+
+
+def settings() -> Config:
+    return compose(["conf=demo", "engine.replicas=auto", "engine.max_num_seqs=4"])
+
+
+@pytest.fixture(scope="module")
+def placement() -> Iterator[Placement]:
+    """Keep one local Ray with two pretended GPUs for the whole file."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", num_cpus=2, num_gpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        with cluster(settings()) as found:
+            yield found
+    finally:
+        ray.shutdown()
+
+
+def test_a_replica_that_does_not_start_leaves_its_rows_to_the_other(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    assert (placement.num_replicas, placement.gpus_per_replica) == (2, 1)
+    run, progress = run_with_prompts([make_prompt(number) for number in range(60)]), Counting()
+    facts = job.generate(settings(), run, placement, ScriptedFactory(broken_gpus="1", seconds=0.05), progress, progress)
+    rows = completions(run)
+    assert [row["id"] for row in rows] == list(range(60))
+    assert {row["error"] for row in rows} == {None}
+    assert progress.num_done == 60
+    assert {row["replica"] for row in rows} <= set(facts)
+
+
+def test_when_no_replica_starts_the_reason_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
+    run = run_with_prompts([make_prompt(number) for number in range(60)])
+    with pytest.raises(ModelError, match=r"^GPU [01] is told not to start$"):
+        job.generate(settings(), run, placement, ScriptedFactory(broken_gpus="0,1"), Counting(), Counting())
+    assert run.stage("completions", COMPLETION_SCHEMA) is None
+
+
+def test_a_row_that_kills_engine_after_engine_is_one_error_row(run_with_prompts: Make, placement: Placement) -> None:
+    """The replica that it came to dies; the other goes on meanwhile."""
+    prompts = [make_prompt(number) for number in range(60)]
+    prompts[5] = make_prompt(5, question="DIE")
+    run = run_with_prompts(prompts)
+    job.generate(settings(), run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
+    rows = completions(run)
+    assert [row["id"] for row in rows] == list(range(60))
+    assert [row["id"] for row in rows if row["error"]] == [5]
