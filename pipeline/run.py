@@ -19,7 +19,7 @@ from pipeline import manifest, rundir
 from pipeline.cli import command
 from pipeline.compose import compose
 from pipeline.config import Config
-from pipeline.errors import GOES_ON, Interrupted, RunError, TooManyFailedRows
+from pipeline.errors import GOES_ON, Interrupted, PipelineError, TooManyFailedRows
 from pipeline.fingerprint import model_fingerprint
 from pipeline.lock import locked
 from pipeline.signals import Signals
@@ -59,13 +59,13 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
             with _console(run) as console:
                 console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
                 _rooms(config, run, factory, console, content, timings, signals)
-        except BaseException as caught:
+        except BaseException as error:
             # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
-            error = Interrupted(GOES_ON) if signals.is_over else caught
-            reason = {"reason": _reason(error), "ended_at": manifest.now(), "timings_s": timings}
-            with suppress(RunError):  # the disk may be full, which is what `error` says then
-                manifest.write(run, "failed", content | reason)
-            raise error from (None if error is caught else caught)
+            stopped = Interrupted(GOES_ON) if signals.is_over else None
+            _record_failure(run, content, stopped or error, timings)
+            if stopped is not None:
+                raise stopped from error
+            raise
     failed = content["counts"]["num_failed"]
     if failed > config.max_failed_rows:
         raise TooManyFailedRows(
@@ -73,6 +73,14 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
             f"their reasons are in the column error of {run.path('samples')}"
         )
     return run
+
+
+def _record_failure(run: Folder, content: dict[str, Any], error: BaseException, timings: dict[str, float]) -> None:
+    """Say in the manifest that the run has failed and why, unless all of it was there already."""
+    with suppress(PipelineError):  # the disk may be full, which is what `error` says then
+        if (manifest.read(run) or {}).get("status") != "complete":
+            reason = {"reason": _reason(error), "ended_at": manifest.now(), "timings_s": timings}
+            manifest.write(run, "failed", content | reason)
 
 
 def _rooms(
