@@ -4,13 +4,17 @@ BIN    := $(VENV)/bin
 LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
           --index-strategy unsafe-best-match --no-annotate --no-header --quiet
 
-.PHONY: demo test check lock clean
+.PHONY: demo test faults check lock clean
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
 
 test: $(VENV)/.dev  ## every test, real vLLM on the CPU included
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs killed at random moments
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python tests/faults/kill_random.py outputs/faults
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """One driver a run: the second one that opens a run's directory is told so.
 
-On a disk it is a lock of the operating system on the directory, which ends with the process however it ends. Object
+On a disk it is a lock of the operating system on a file, which ends with the process however it ends. Object
 storage has none: there the driver writes an object again and again, and one that is fresh is somebody's. Two drivers
 that start within the same second on object storage may both pass; journals keep every row of both, and one of each
 counts.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pipeline.errors import RunError
 from pipeline.store import Folder
 
+LOCAL_FILE = ".lock"
 REMOTE_FILE = "lock.json"
 BEAT_S = 10.0
 STALE_S = 45.0
@@ -35,7 +36,7 @@ def locked(run: Folder) -> Iterator[None]:
     Raises:
         RunError: Another driver holds it.
     """
-    with _locked_directory(run) if run.local else _beating(run):
+    with _locked_file(run) if run.local else _beating(run):
         yield
 
 
@@ -44,14 +45,20 @@ def _refuse(run: Folder, owner: str) -> RunError:
 
 
 @contextmanager
-def _locked_directory(run: Folder) -> Iterator[None]:
+def _locked_file(run: Folder) -> Iterator[None]:
+    # The file stays: were it deleted, one driver could hold the lock of a file without a name, another the new one's.
     with run.writing():
-        descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(run.path(LOCAL_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _refuse(run, "on this machine, or one that shares the disk") from error
+            raise _refuse(run, os.pread(descriptor, 200, 0).decode(errors="replace")) from error
+        except OSError as error:
+            raise RunError(f"{run.root} cannot be locked ({error.strerror}): use another file system") from error
+        with run.writing():
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _owner().encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -27,9 +27,12 @@ def main(words: list[str]) -> None:
         raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
     run, config = rundir.open_finished(words[0].removeprefix("run="))
     with locked(run):
-        score(run, config)
         content = manifest.read(run)
-        if content is not None and content["status"] == "complete":
+        is_complete = content is not None and content["status"] == "complete"
+        if is_complete and content is not None:  # until both samples and metrics are new; `run` goes on from here too
+            manifest.write(run, "running", content)
+        score(run, config)
+        if is_complete and content is not None:
             manifest.write(run, "complete", content | {"counts": counts(run), "rescored_at": manifest.now()})
     print_summary(run, config, Console())
 

@@ -112,6 +112,9 @@ def _rooms(
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
     if num_restarts:
         console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
+    for name, facts in content["engine"].items():
+        if "gave_up" in facts:
+            console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
     with _timed("score", timings):
         score(run, config)
     timings["total"] = time.monotonic() - began
@@ -129,8 +132,9 @@ def _generate(
     from pipeline.generate import job
     from pipeline.generate.cluster import cluster
 
-    if job.is_done(run):
-        return {}
+    engine = job.done(run)
+    if engine is not None:
+        return engine
     progress = GenerateProgress(console)
     with cluster(config) as placement:
         signals.take()

@@ -52,6 +52,8 @@ class Signals:
             yield
         finally:
             self._deferring = False
+        if self.count:  # heard, and all had landed by then
+            self._over(signal.SIGALRM, None)
 
     def end_now(self) -> None:
         """Raise `Interrupted` in the main thread. Called from another thread."""

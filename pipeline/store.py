@@ -26,6 +26,11 @@ from pipeline.errors import DataError, RunError
 
 STAGE_FILE = "_stage.json"
 
+_CHECKED = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+"""Parquet whose pages' checksums are compared: a bit that has flipped on the disk is an error, not another answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -292,7 +297,7 @@ class Stage:
         return pads.dataset(
             paths,
             schema=pa.unify_schemas([self.schema, in_path]),
-            format="parquet",
+            format=_CHECKED,
             filesystem=self.folder.fs,
             partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
             partition_base_dir=self.folder.root,

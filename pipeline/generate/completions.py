@@ -41,21 +41,25 @@ REFUSED_SQL = """
 """
 
 
-def commit(run: Folder, prompts: Stage, repeats: int) -> None:
+def commit(run: Folder, prompts: Stage, repeats: int, facts: dict[str, str | int]) -> None:
     """Publish the completions stage.
 
     Args:
         run: The run's directory, with its journals.
         prompts: Its prompts.
         repeats: Completions a question.
+        facts: What to record with the stage.
 
     Raises:
         RuntimeError: A question has no completion, which no fault of a row explains.
     """
-    with run.publish("completions", COMPLETION_SCHEMA) as folder, duck.connection() as database:
+    with run.publish("completions", COMPLETION_SCHEMA, facts) as folder, duck.connection() as database:
         database.register("prompts", prompts.dataset())
-        lines = _batches(journal.read(run.child(journal.FOLDER)))
-        database.register("lines", pa.RecordBatchReader.from_batches(COMPLETION_SCHEMA, lines))
+        database.register("none", COMPLETION_SCHEMA.empty_table())
+        database.execute("CREATE TABLE lines AS SELECT * FROM none")
+        for batch in _batches(journal.read(run.child(journal.FOLDER))):
+            database.register("batch", batch)
+            database.execute("INSERT INTO lines SELECT * FROM batch")
         database.execute(JOURNALED_SQL, {"repeats": repeats})
         database.execute(REFUSED_SQL, {"repeats": repeats})
         num_rows = 0

@@ -4,6 +4,7 @@ The driver says `stop` (begin no row, finish those under way) or `close` (all is
 `ready` (its engine is up), `drained` (nothing is under way here after `stop`), `gave_up` (this replica will not
 generate again, and why) and how many rows it holds back. Files do for a disk and for object storage alike, and need no
 process that could itself be lost. One folder a session: a driver never reads what an earlier one was told.
+A worker is named by its Ray actor's id, which it keeps when it is made anew on another machine.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Control:
         """Return whether the driver has said the word."""
         return self.folder.exists(word)
 
+    def begins(self, worker: str) -> None:
+        """Say that the worker's process has begun: what an earlier one said of itself no longer holds."""
+        self.folder.remove(f"{worker}.ready")
+        self.holds(worker, 0)
+
     def ready(self, worker: str) -> None:
         """Say that the worker's engine is up."""
         self.folder.write_text(f"{worker}.ready", "")
@@ -51,7 +57,10 @@ class Control:
 
     def all_drained(self) -> bool:
         """Return whether every worker with an engine has drained."""
-        return len(self.folder.files(suffix=".drained")) >= len(self.folder.files(suffix=".ready"))
+        return self._who_said(".ready") <= self._who_said(".drained")
+
+    def _who_said(self, suffix: str) -> set[str]:
+        return {name.removesuffix(suffix) for name in self.folder.files(suffix=suffix)}
 
     def holds(self, worker: str, num_rows: int) -> None:
         """Say how many rows the worker has been handed and does not report."""

@@ -6,6 +6,7 @@ word that lets the workers hand back what they hold. Nothing here touches a comp
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
@@ -24,6 +25,8 @@ from pipeline.generate.worker import Duty, Worker
 if TYPE_CHECKING:
     from pipeline.generate.job import Interruptions, Progress
 
+logger = logging.getLogger(__name__)
+
 ROWS_PER_BLOCK = 4
 """Few rows a block keep the last rows spread over all replicas; measured best together with `OVERSUBSCRIPTION`."""
 
@@ -39,6 +42,7 @@ class Feed:
         self._progress, self._interruptions = progress, interruptions
         self._blocks_per_replica = max(1, math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK))
         self._num_done = 0
+        self._num_returned = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
 
@@ -50,11 +54,11 @@ class Feed:
             PipelineError: The run cannot go on.
             RuntimeError: Not one row came back, though no replica has given up.
         """
+        blocks = self._dataset(files).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         ended = threading.Event()
         thread = threading.Thread(target=self._look_around, args=(num_work, ended), name="look-around", daemon=True)
-        thread.start()
-        blocks = self._dataset(files).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
+            thread.start()
             with closing(iter(blocks)) as iterator:  # Ray Data stops when its iterator is closed
                 for block in iterator:
                     self._count(block)
@@ -65,6 +69,8 @@ class Feed:
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
         if self._reason_to_end is not None:
             raise self._reason_to_end
+        if self._interruptions.count and self._num_done < num_work:
+            raise Interrupted(GOES_ON)
         if not self._num_done and not self._num_given_up:
             raise RuntimeError(f"{num_work} rows went to the workers, none came back")
         return self._num_given_up
@@ -75,6 +81,7 @@ class Feed:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
         fs, size = self._duty.journal.fs, self._placement.gpus_per_replica
         work = ray.data.read_parquet(files, filesystem=fs, schema=WORK_SCHEMA)
         return work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
@@ -99,32 +106,38 @@ class Feed:
                 raise getattr(errors, kind)(text)
         if self._reason_to_end is not None:
             raise self._reason_to_end
+        self._num_returned += len(columns["done"])
         num_done = sum(columns["done"])
         self._num_done += num_done
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
 
     def _look_around(self, num_work: int, ended: threading.Event) -> None:
-        """Stop when the user says so; close when all that is left is held back."""
-        control, in_flight = (
-            self._duty.control,
-            self._placement.num_replicas * self._blocks_per_replica * ROWS_PER_BLOCK,
-        )
+        """Look until the pass has ended; a fault of the storage is looked over, and the next look comes soon."""
         while not ended.wait(POLL_S):
-            if self._interruptions.count:
-                if not control.said(STOP):
-                    control.say(STOP)
-                if control.all_drained():
-                    self._reason_to_end = Interrupted(GOES_ON)
-                    self._interruptions.end_now()
+            try:
+                if self._look(num_work):
                     return
-                continue
-            given_up = control.given_up()
-            self._num_given_up = len(given_up)
-            if self._num_given_up >= self._placement.num_replicas:
-                self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
-                control.say(STOP)
-                return
-            num_left = num_work - self._num_done
-            if num_left <= in_flight and num_left == control.num_held():
-                control.say(CLOSE)
-                return
+            except (OSError, PipelineError):
+                logger.exception("The storage does not answer; looking again")
+
+    def _look(self, num_work: int) -> bool:
+        """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
+        control = self._duty.control
+        if self._interruptions.count:
+            control.say(STOP)
+            if control.all_drained():
+                self._reason_to_end = Interrupted(GOES_ON)
+                self._interruptions.end_now()
+            return self._reason_to_end is not None
+        given_up = control.given_up()
+        self._num_given_up = len(given_up)
+        if self._num_given_up >= self._placement.num_replicas:
+            self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
+            control.say(STOP)
+            return True
+        num_left = num_work - self._num_returned
+        in_flight = self._placement.num_replicas * self._blocks_per_replica * ROWS_PER_BLOCK
+        if num_left <= in_flight and num_left == control.num_held():
+            control.say(CLOSE)
+            return True
+        return False

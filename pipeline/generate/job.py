@@ -8,8 +8,10 @@ given up; then the next pass goes on without those.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -54,9 +56,19 @@ def engine_factory(config: Config) -> EngineFactory:
             return EndpointFactory(config)
 
 
-def is_done(run: Folder) -> bool:
-    """Return whether the completions stage is there, so that no engine is needed."""
-    return run.stage("completions", COMPLETION_SCHEMA) is not None
+def done(run: Folder) -> dict[str, Any] | None:
+    """Return what the engines said of themselves if the completions stage is there, so that none is needed; else None.
+
+    What the stage was made of is removed then.
+    """
+    stage = run.stage("completions", COMPLETION_SCHEMA)
+    if stage is None:
+        return None
+    with suppress(OSError):  # an actor that is still ending may write there: it is in nobody's way
+        run.remove(schedule.FOLDER)
+        run.remove(journal.FOLDER)
+    engine: dict[str, Any] = json.loads(str(stage.facts.get("engine", "{}")))
+    return engine
 
 
 def generate(
@@ -96,11 +108,9 @@ def generate(
         num_given_up = feed.run([run.path(name) for name in files], num_work)
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
         files, num_work = _work(run, prompts, repeats, again_failed=False)
-    completions.commit(run, prompts, repeats)
     facts = journal.facts(run.child(journal.FOLDER))
-    run.remove(schedule.FOLDER)
-    run.remove(journal.FOLDER)
-    return facts
+    completions.commit(run, prompts, repeats, {"engine": json.dumps(facts)})
+    return done(run) or {}
 
 
 def _work(run: Folder, prompts: Stage, repeats: int, *, again_failed: bool) -> tuple[list[str], int]:

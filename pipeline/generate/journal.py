@@ -86,7 +86,7 @@ class Journal:
             for future in waiting:
                 future.get_loop().call_soon_threadsafe(_settle, future, error)
 
-    def _commit(self, data: bytes) -> OSError | None:
+    def _commit(self, data: bytes) -> Exception | None:
         """Put the lines on disk; return what hindered it."""
         try:
             if self._file is not None:
@@ -99,12 +99,12 @@ class Journal:
                 self._num_objects += 1
                 with self._folder.fs.open_output_stream(self._folder.path(name)) as stream:
                     stream.write(data)
-        except OSError as error:
+        except Exception as error:  # handed to whoever waits for it: were the thread to die, they would wait for ever
             return error
         return None
 
 
-def _settle(future: asyncio.Future[None], error: OSError | None) -> None:
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
     if future.cancelled():
         return
     if error is None:

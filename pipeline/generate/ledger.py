@@ -86,6 +86,10 @@ class Ledger:
         """Note that a row is finished and journaled."""
         self._write(f"E {int(ended.failed)} {ended.num_output_tokens} {key}")
 
+    def leave(self) -> None:
+        """Note that this process ends of its own will, which is no death."""
+        self._write("L")
+
     def _write(self, line: str) -> None:
         data = f"{line}\n".encode()
         if os.write(self._descriptor, data) != len(data):
@@ -100,6 +104,8 @@ def _read(text: str) -> _Past:
         if kind == "P":
             _blame(past, under_way)
             past.num_processes += 1
+        elif kind == "L":
+            past.num_processes -= 1
         elif kind == "S":
             level, _, key = rest.partition(" ")
             under_way[key] = int(level)

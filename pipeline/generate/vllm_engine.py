@@ -43,6 +43,7 @@ class VllmFactory:
                 f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
             ) from error
         parser_name = self.config.reasoning_parser
+        parser_class = None
         if parser_name is not None:
             try:
                 parser_class = ReasoningParserManager.get_reasoning_parser(parser_name)
@@ -55,14 +56,19 @@ class VllmFactory:
             engine = AsyncLLM.from_engine_args(engine_arguments(self.config), start_engine_loop=True)
         except ConfigError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, no row can be generated
             path = self.config.model.path
             raise ModelError(f"model.path={path!r}: vLLM does not start") from error
-        tokenizer = engine.get_tokenizer()
         parser = None
-        if parser_name is not None:
-            parser = parser_class(tokenizer, chat_template_kwargs=dict(self.config.prompt.template_kwargs))
-        return VllmEngine(engine, parser, sampling_arguments(self.config), SamplingParams, RequestOutputKind.FINAL_ONLY)
+        try:
+            if parser_class is not None:
+                template_kwargs = dict(self.config.prompt.template_kwargs)
+                parser = parser_class(engine.get_tokenizer(), chat_template_kwargs=template_kwargs)
+            sampling = sampling_arguments(self.config)
+            return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY)
+        except Exception as error:  # a parser looks for its tokens in the model's vocabulary
+            engine.shutdown(timeout=CLOSE_S)
+            raise ConfigError(f"reasoning_parser={parser_name!r} does not fit the model: {error}") from error
 
 
 def engine_arguments(config: Config) -> Any:

@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,21 +79,21 @@ class Worker:
         import ray
 
         actor = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
-        self._duty = duty
+        self._duty, self._actor = duty, actor
         self._name = f"{os.uname().nodename}-{actor[:8]}"
         self._lanes = Lanes(duty.slots)
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
         self._num_blocks = self._num_held = 0
-        self._stopping = False
+        self._stopping = self._has_ended = False
         self._closed = threading.Event()
         self._closing = threading.Lock()
         try:
             self._log = redirect_output(Path(duty.log_dir), self._name)
             self._ledger = Ledger(Path(tempfile.gettempdir()) / f"pipeline-{duty.session}" / actor)
             self._journal = Journal(duty.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", duty.flush_s)
-            duty.control.holds(self._name, 0)
+            duty.control.begins(actor)
             self._start()
         except PipelineError as error:
             self._fatal = error  # raised here, Ray would only tell that the actor died; the first block tells it
@@ -104,6 +103,9 @@ class Worker:
 
     def _start(self) -> None:
         """Start the engine, or give this replica up: the others go on, and the driver hears why."""
+        if self._duty.control.said(CLOSE):  # made anew when the pass was at its end: nothing is left to do
+            self._closed.set()
+            return
         num_deaths = self._ledger.num_deaths
         if num_deaths > self._duty.max_restarts:
             self._give_up(RunError(f"engine.max_restarts={self._duty.max_restarts}: replica {self._name} died again"))
@@ -122,11 +124,12 @@ class Worker:
             return
         facts = {"engine_start_s": round(time.monotonic() - began, 3), "restarts": num_deaths}
         write_facts(self._duty.journal, self._name, {**self._engine.facts, **facts})
-        self._duty.control.ready(self._name)
+        self._duty.control.ready(self._actor)
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
-        self._duty.control.gave_up(self._name, GivenUp(type(reason).__name__, str(reason)))
+        write_facts(self._duty.journal, self._name, {"gave_up": str(reason), "restarts": self._ledger.num_deaths})
+        self._duty.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
@@ -144,12 +147,18 @@ class Worker:
         received = time.monotonic()
         if self._fatal is not None:
             raise self._fatal
-        self._num_blocks += 1
         if self._given_up is not None:
             await self._hold(len(rows))
             return [None] * len(rows)
-        ended = await asyncio.gather(*(self._row(row, received) for row in rows))
-        self._num_blocks -= 1
+        if self._closed.is_set() and not self._duty.control.said(CLOSE):
+            # Closed because it was idle, and there is work after all: Ray makes the actor anew and asks it again.
+            self._ledger.leave()
+            os._exit(1)
+        self._num_blocks += 1
+        try:
+            ended = await asyncio.gather(*(self._row(row, received) for row in rows))
+        finally:
+            self._num_blocks -= 1
         if not self._num_blocks:
             await self._hold(len(rows))
         return ended
@@ -168,35 +177,44 @@ class Worker:
         """
         until = time.monotonic() + LONGEST_IDLE_S
         self._num_held += num_rows
-        self._duty.control.holds(self._name, self._num_held)
+        self._duty.control.holds(self._actor, self._num_held)
         while not (self._closed.is_set() or self._stopping):
             if self._given_up is None and (self._num_blocks or time.monotonic() > until):
                 break
             await asyncio.sleep(POLL_S / 10)
         if not self._num_blocks:
+            self._closed.set()  # here, on the loop of the rows: none begins under an engine that ends
             await asyncio.to_thread(self._close)
         self._num_held -= num_rows
         # Said before the rows are reported, so that the driver never counts a row as both held and done.
-        self._duty.control.holds(self._name, self._num_held)
+        self._duty.control.holds(self._actor, self._num_held)
 
     def _listen(self) -> None:
-        """Hear what the driver says, in a thread of its own; `close` is the last word."""
-        control, drained = self._duty.control, False
-        while not control.said(CLOSE):
-            self._stopping = self._stopping or control.said(STOP)
-            if self._stopping and not drained and not self._lanes.num_running:
-                with suppress(RunError):  # a full disk: the driver waits until its grace is over
-                    control.drained(self._name)
-                drained = True
+        """Hear what the driver says, in a thread of its own."""
+        drained = False
+        while True:
+            try:
+                if self._duty.control.said(CLOSE):
+                    break
+                self._stopping = self._stopping or self._duty.control.said(STOP)
+                if self._stopping and not drained and not self._num_blocks:
+                    self._duty.control.drained(self._actor)
+                    drained = True
+            except (OSError, PipelineError):
+                logger.exception("The storage does not answer; looking again")
             time.sleep(POLL_S)
+        self._stopping = True
+        while self._given_up is None and self._num_blocks:  # never under a row, whatever the driver has counted
+            time.sleep(POLL_S / 10)
+        self._closed.set()
         self._close()
 
     def _close(self) -> None:
         """End the engine, once; rows that come later are handed back."""
         with self._closing:
-            if self._closed.is_set():
+            if self._has_ended:
                 return
-            self._closed.set()
+            self._has_ended = True
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None  # or it is closed a second time when the interpreter is half gone
@@ -221,6 +239,11 @@ class Worker:
                 self._ledger.start(key, level)
                 result = await self._generate(row, key)
             completion = self._completion(row, key, result, started - received, time.monotonic() - started)
+            if level:  # the next suspect must not begin, and perhaps kill, before this one is known to be innocent
+                return await self._keep(key, completion)
+        return await self._keep(key, completion)
+
+    async def _keep(self, key: str, completion: Completion) -> Ended:
         await self._journal.append(completion)
         ended = Ended(completion.error is not None, completion.num_output_tokens or 0)
         self._ledger.end(key, ended)
@@ -243,8 +266,14 @@ class Worker:
             # An exception would only fail this block, and the dead engine would go on to swallow the queue. Without
             # the process Ray makes the actor anew and gives it the rows that it had; a clean exit is not retried.
             logger.exception("The engine is dead; this process ends")
+            await asyncio.to_thread(self._journal.close)  # what has finished and waits to be written
             logging.shutdown()
             os._exit(1)
+        except PipelineError:
+            raise
+        except Exception as error:
+            logger.exception("%s fails in a way that is its own", key)
+            return f"{type(error).__name__}: {error}"
 
     def _completion(
         self, row: dict[str, Any], key: str, result: Output | str, queued_s: float, generated_s: float

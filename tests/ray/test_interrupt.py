@@ -73,6 +73,7 @@ def test_rows_under_way_land_and_nothing_is_asked_twice(tmp_path: Path, number: 
     assert len(set(sample_keys(run))) == len(sample_keys(run)) == NUM_ROWS
 
 
+@pytest.mark.slow
 def test_the_grace_ends_what_does_not_land(tmp_path: Path) -> None:
     asked, words = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=2")
     job = Started({"seconds": 300, "asked": str(asked)}, *words)
@@ -81,6 +82,7 @@ def test_the_grace_ends_what_does_not_land(tmp_path: Path) -> None:
     goes_on(tmp_path / "run=one", NUM_ROWS, *words)
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait_and_a_second_run_is_refused_meanwhile(tmp_path: Path) -> None:
     asked, words = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=300")
     job = Started({"seconds": 300, "asked": str(asked)}, *words)
@@ -114,6 +116,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_prepare_or_score_leaves_no_half_stage(tmp_path: Path, many: str, number: signal.Signals) -> None:
     words = ("run_id=one", f"output_dir={tmp_path}", *(f"tasks.{name}.dataset={many}" for name in TASKS))

@@ -17,7 +17,7 @@ from pipeline.generate.cluster import cluster
 from pipeline.records import Prompt
 from pipeline.store import Folder
 
-pytestmark = pytest.mark.usefixtures("at_root")
+pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 
 Make = Callable[[list[Prompt]], Folder]
 

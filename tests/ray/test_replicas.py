@@ -18,7 +18,7 @@ from pipeline.generate.cluster import Placement, cluster
 from pipeline.records import COMPLETION_SCHEMA, Prompt
 from pipeline.store import Folder
 
-pytestmark = pytest.mark.usefixtures("at_root")
+pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 
 Make = Callable[[list[Prompt]], Folder]
 

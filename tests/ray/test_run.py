@@ -37,7 +37,16 @@ def _ray() -> Iterator[None]:
 def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     run = execute(settings(tmp_path), ScriptedFactory(answer="\n\nA"))
     names = {path.name for path in Path(run.root).iterdir()}
-    assert names == {"config.yaml", "manifest.json", "prompts", "completions", "samples", "metrics.parquet", "logs"}
+    assert names == {
+        "config.yaml",
+        "manifest.json",
+        "prompts",
+        "completions",
+        "samples",
+        "metrics.parquet",
+        "logs",
+        ".lock",
+    }
     samples = run.stage("samples", SAMPLE_SCHEMA)
     assert samples is not None
     assert samples.num_rows == 3 * 2 * 3

@@ -158,6 +158,7 @@ def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(stopped: Folder, t
         execute(configured(tmp_path), ScriptedFactory())
 
 
+@pytest.mark.slow
 def test_what_the_refusals_advise_mends_the_run_and_a_cut_journal_costs_the_lines_that_were_cut(
     stopped: Folder, tmp_path: Path
 ) -> None:
@@ -190,6 +191,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_disk: Path) -> None:
     run = Folder.open(str(small_disk / "run=one"))
     with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Make room"):
@@ -203,6 +205,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_di
     assert status(run) == "complete"
 
 
+@pytest.mark.slow
 def test_a_directory_that_becomes_read_only_is_one_line_and_the_run_goes_on_later(
     small_disk: Path, tmp_path: Path
 ) -> None:
@@ -213,7 +216,7 @@ def test_a_directory_that_becomes_read_only_is_one_line_and_the_run_goes_on_late
     script = ScriptedFactory(seconds=0.4, asked=str(asked))
     with (
         subprocess.Popen(["sh", "-c", watch]),
-        pytest.raises(RunError, match="cannot be written: .*Read-only file sys"),
+        pytest.raises(RunError, match=r"cannot be written: .*Read-only file sys"),
     ):
         execute(configured(small_disk), script)
     subprocess.run(["umount", str(small_disk)], check=True)
