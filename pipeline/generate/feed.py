@@ -11,7 +11,7 @@ import math
 import shutil
 import tempfile
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ class Feed:
     def __init__(self, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions) -> None:
         self._duty, self._placement = duty, placement
         self._progress, self._interruptions = progress, interruptions
-        self._blocks_per_replica = max(1, math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK))
+        # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
+        self._blocks_per_replica = 1 + math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
         self._num_done = 0
         self._num_returned = 0
         self._num_given_up = 0
@@ -65,6 +66,8 @@ class Feed:
         finally:
             ended.set()
             thread.join()
+            with suppress(PipelineError):  # however the pass ends, no worker waits for a word that nobody will say
+                self._duty.control.say(CLOSE)
             # On another machine the ledgers stay in its temporary directory: a few bytes a row.
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
         if self._reason_to_end is not None:
