@@ -50,7 +50,7 @@ def goes_on(run: Path, num_rows: int, *words: str) -> None:
     assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
     keys = sample_keys(run)
     assert len(keys) == len(set(keys)) == num_rows
-    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

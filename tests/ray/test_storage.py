@@ -102,7 +102,7 @@ def test_a_run_that_was_stopped_goes_on_and_is_whole_on_a_disk_and_in_object_sto
     assert samples.num_rows == samples.group_by(samples.column_names).aggregate([]).num_rows == NUM_ROWS
     assert pq.read_table(run.path("metrics.parquet"), filesystem=run.fs).num_rows > 0
     names = {name.partition("/")[0] for name in run.files()}
-    assert names - {"logs"} == {
+    assert names - {"logs", ".lock"} == {
         "config.yaml", "manifest.json", "prompts", "completions", "samples", "metrics.parquet",
     }  # fmt: skip
     with pytest.raises(RunError, match="is complete"):
