@@ -57,6 +57,12 @@ class Journal:
         self._queue.put((_line(asdict(completion)), written))
         await written
 
+    async def flush(self) -> None:
+        """Return when all that was appended before is on disk, or could not be written."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put((b"", written))
+        await written
+
     def close(self) -> None:
         """Write what is waiting and end the thread."""
         self._closing.set()
@@ -82,7 +88,8 @@ class Journal:
                 if self._queue.empty():
                     break
                 item = self._queue.get()
-            error = self._commit(b"".join(lines)) if lines else None
+            data = b"".join(lines)
+            error = self._commit(data) if data else None
             for future in waiting:
                 future.get_loop().call_soon_threadsafe(_settle, future, error)
 

@@ -139,6 +139,8 @@ class Worker:
             fatal = error
         except OSError as error:
             fatal = self._unwritable(error)
+        if self._fatal is None:
+            await self._journal.flush()  # the run ends with this word, and others may have finished just now
         unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
         words = {"fatal_kind": type(fatal).__name__, "fatal": str(fatal)}
         return pa.Table.from_pylist([{**unsaid, **words}], schema=STATUS_SCHEMA)
