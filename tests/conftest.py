@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import ROOT, publish_prompts
+from builders import ROOT, publish_prompts, s3_server
 
 from pipeline.records import Prompt
 from pipeline.store import Folder
@@ -34,3 +34,13 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in the project's directory, as the README's commands do."""
     monkeypatch.chdir(ROOT)
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def s3_query() -> Iterator[str]:
+    """Serve S3 on loopback; give the query of a URI that leads there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
+            patch.setenv(f"AWS_{name}", value)
+        with s3_server() as query:
+            yield query

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import duck
+from pipeline.records import KEY_COLUMNS
 from pipeline.store import Folder, Stage
 
 FOLDER = "work"
@@ -30,7 +31,7 @@ WORK_SCHEMA = pa.schema(
     ]
 )
 
-DONE_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in ("task", "split", "id", "repeat", "prompt_sha256")])
+DONE_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
 
 # Without a history the prompt's length is the best guess of the completion's: see design.md, "longest first".
 WORK_SQL = """

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 
 from pipeline import duck
 from pipeline.config import Config
@@ -22,14 +20,12 @@ from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
 from pipeline.score.join import account, joined, parts
 from pipeline.score.rows import score_batch
-from pipeline.store import Folder
+from pipeline.store import Folder, Stage
 
 METRICS_FILE = "metrics.parquet"
 
 ROWS_PER_FILE = 50_000
 """Rows of a file of samples; at 10,000 tokens a row they are about 4 GB to join, and as much as DuckDB may hold."""
-
-_PARTITIONS = pa.schema([pa.field("task", pa.string()), pa.field("split", pa.string())])
 
 
 def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) -> None:
@@ -60,21 +56,13 @@ def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) ->
                 num_samples += folder.write_parquet(part.file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
-            metrics = aggregate(database, _samples(folder), domains)
+            metrics = aggregate(
+                database,
+                Stage(folder, SAMPLE_SCHEMA, dict.fromkeys(folder.files(suffix=".parquet"), 0), {}).dataset(),
+                domains,
+            )
             _require_configured(run, metrics, domains)
         run.replace_parquet(METRICS_FILE, metrics)
-
-
-def _samples(folder: Folder) -> pads.Dataset:
-    """Return the samples with the columns `task` and `split` from their directories' names."""
-    here = pafs.SubTreeFileSystem(folder.root, folder.fs)  # a `task=` above the run is not ours
-    return pads.dataset(
-        folder.files(suffix=".parquet"),
-        schema=pa.unify_schemas([SAMPLE_SCHEMA, _PARTITIONS]),
-        format="parquet",
-        filesystem=here,
-        partitioning=pads.partitioning(_PARTITIONS, flavor="hive"),
-    )
 
 
 def _require_configured(run: Folder, metrics: pa.Table, domains: dict[str, str]) -> None:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from builders import make_prompt
+from builders import Counting, completions, make_prompt, settings
 from scripted import ScriptedFactory
 
-from pipeline.compose import compose
-from pipeline.config import Config
 from pipeline.errors import EndpointError, PipelineError
 from pipeline.generate import job
 from pipeline.generate.cluster import Placement, cluster
@@ -21,44 +19,11 @@ from pipeline.store import Folder
 pytestmark = pytest.mark.usefixtures("at_root")
 
 
-def settings(*words: str) -> Config:
-    return compose(["conf=demo", "engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", *words])
-
-
-class Counting:
-    """A progress that counts; nobody interrupts it."""
-
-    count = 0
-
-    def __init__(self) -> None:
-        self.num_rows = self.num_left = self.num_done = self.num_failed = self.num_tokens = 0
-
-    def end_now(self) -> None:
-        raise AssertionError("nobody interrupts")
-
-    def begin(self, num_rows: int, num_left: int) -> None:
-        self.num_rows, self.num_left = num_rows, num_left
-
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        self.num_done += num_rows
-        self.num_failed += num_failed
-        self.num_tokens += num_output_tokens
-
-
 @pytest.fixture(scope="module")
 def placement() -> Iterator[Placement]:
     """Keep one local Ray for the whole file."""
     with cluster(settings()) as found:
         yield found
-
-
-def completions(run: Folder) -> list[dict[str, Any]]:
-    stage = run.stage("completions", COMPLETION_SCHEMA)
-    assert stage is not None
-    rows: list[dict[str, Any]] = (
-        stage.dataset().to_table().sort_by([("id", "ascending"), ("repeat", "ascending")]).to_pylist()
-    )
-    return rows
 
 
 Make = Callable[[list[Prompt]], Folder]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from builders import completions, s3_server, settings
+from builders import completions, settings
 from scripted import ScriptedFactory
 
 from pipeline.config import Config
@@ -28,13 +28,9 @@ NUM_ROWS = 5 * 2 * 3
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
+def s3(s3_query: str) -> str:
     """Serve S3 on loopback; give the query of a URI that leads there."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
-            patch.setenv(f"AWS_{name}", value)
-        with s3_server() as query:
-            yield query
+    return s3_query
 
 
 @pytest.fixture(scope="module", autouse=True)

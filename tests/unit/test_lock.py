@@ -6,11 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import ROOT, s3_server
+from builders import ROOT
 
 from pipeline import lock
 from pipeline.errors import RunError
@@ -72,13 +71,9 @@ def test_a_process_started_under_the_lock_does_not_keep_it(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
+def s3(s3_query: str) -> str:
     """Serve S3 on loopback; give the URI of a place for runs, with `{}` for the run."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
-            patch.setenv(f"AWS_{name}", value)
-        with s3_server() as query:
-            yield "s3://runs/{}?" + query
+    return "s3://runs/{}?" + s3_query
 
 
 def test_in_object_storage_a_second_process_is_refused_until_the_first_ends(s3: str) -> None:
