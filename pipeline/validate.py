@@ -19,8 +19,9 @@ from pipeline.compose import compose
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, InvalidArchive
 from pipeline.publish.answers import asked_ids
-from pipeline.publish.check import Expected, Report, check
+from pipeline.publish.check import Report, check
 from pipeline.publish.findings import Finding, listed
+from pipeline.publish.rows import Expected
 from pipeline.publish.submission import task_files
 from pipeline.store import Folder
 
@@ -56,7 +57,8 @@ def main(words: list[str]) -> None:
     if report.num_refusals:
         reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
         raise InvalidArchive(f"{given['archive'][0]} would be refused, for {reasons}")
-    console.print(f"would be accepted: {report.num_tasks} tasks, {report.num_answers:,} answers")
+    unknown = ", their ids not compared" if unchecked else ""
+    console.print(f"would be accepted: {report.num_tasks} tasks, {report.num_answers:,} answers{unknown}")
 
 
 def _check(archive: str, expected: list[Expected]) -> Report:

@@ -129,13 +129,15 @@ def accounts(database: duckdb.DuckDBPyConnection, stages: Stages) -> list[Accoun
     return [Account(**row) for row in _rows(database, _LACKING, {"shown": NUM_SHOWN})]
 
 
-def answers(database: duckdb.DuckDBPyConnection, stages: Stages, task: str) -> Iterator[Answer]:
+def answers(
+    database: duckdb.DuckDBPyConnection, stages: Stages, task: str, rows_per_part: int = ROWS_PER_PART
+) -> Iterator[Answer]:
     """Yield a task's test rows in the order of the data set; every id must have a response."""
     of_task = (pads.field("task") == task) & (pads.field("split") == "test")
     places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, of_task))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
-    for part in _rows(database, _PARTS, {"rows": ROWS_PER_PART}):
+    for part in _rows(database, _PARTS, {"rows": rows_per_part}):
         ids = of_task & (pads.field("id") >= part.pop("first_id")) & (pads.field("id") <= part.pop("last_id"))
         submitted = ids & (pads.field("repeat") == REPEAT)
         database.register("prompts", duck.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids))

@@ -11,7 +11,7 @@ Level: TypeAlias = Literal["refused", "warning", "unchecked"]
 NUM_SHOWN = 5
 """Ids of a finding that are shown, at most."""
 
-_LONGEST = 100
+_LONGEST = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,17 +36,17 @@ def suspicions(outputs: Mapping[int, str]) -> list[str]:
     told = (
         (
             accidental,
-            "have no word that counts: they match the gold A, whose only word is an article, and nothing else",
+            "have no word that counts: they match the gold A, an article and so no word either, and nothing else",
         ),
         (cyrillic, "are letters, some of them Cyrillic look-alikes, which match no gold: АВСЕНКМОРТХ"),
         (thinking, "hold <think> or </think>: the thoughts are scored as the answer"),
         (long, f"are longer than {LONG_CHARS:,} characters: the gold is a few letters"),
     )
-    return [_line(ids, what) for ids, what in told if ids] + _sameness(outputs)
+    return [_line(ids, len(outputs), what) for ids, what in told if ids] + _sameness(outputs)
 
 
-def _line(ids: list[int], what: str) -> str:
-    return f"{len(ids):,} outputs {what}: id {listed(sorted(ids)[:NUM_SHOWN], len(ids))}"
+def _line(ids: list[int], num_outputs: int, what: str) -> str:
+    return f"{len(ids):,} of {num_outputs:,} outputs {what}: id {listed(sorted(ids)[:NUM_SHOWN], len(ids))}"
 
 
 def _is_accidental(text: str) -> bool:
