@@ -6,7 +6,8 @@
     │   ├── DataError                   a data set, a row, or a file of a run
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── EndpointError               the server behind engine.kind=endpoint
-    │   └── RunError                    the run's directory or its state
+    │   ├── RunError                    the run's directory or its state
+    │   └── InvalidArchive              an archive that the leaderboard's server would refuse
     ├── TooManyFailedRows         4     finished, but more rows failed than max_failed_rows
     └── Interrupted               130   stopped by a signal; the same run_id goes on
 
@@ -53,6 +54,10 @@ class EndpointError(UserError):
 
 class RunError(UserError):
     """The run's directory cannot be written, is complete already, or belongs to another run."""
+
+
+class InvalidArchive(UserError):
+    """The leaderboard's server would refuse the archive."""
 
 
 class TooManyFailedRows(PipelineError):

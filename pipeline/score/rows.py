@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extract import FAILED, extract, format_letters
 from pipeline.score.letters import pure_letters
-from pipeline.score.metrics import exact_match, f1, tokens
+from pipeline.squad import exact_match, f1, tokens
 
 SCORE_COLUMNS = ("response", "answer", "extraction", "em", "f1", "correct")
 """The columns of a sample that are made here; all others come from the prompt and the completion."""
