@@ -5,6 +5,8 @@ python -m pipeline.rescore run=outputs/run=2026-11-21
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 
 from pipeline import manifest, rundir
@@ -34,7 +36,7 @@ def main(words: list[str]) -> None:
         score(run, config)
         if is_complete and content is not None:
             manifest.write(run, "complete", content | {"counts": counts(run), "rescored_at": manifest.now()})
-    print_summary(run, config, Console())
+    print_summary(run, config, Console(width=None if sys.stdout.isatty() else 120))  # a log has no width of its own
 
 
 if __name__ == "__main__":
