@@ -5,6 +5,8 @@ python -m pipeline.rescore run=outputs/run=2026-11-21
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 
 from pipeline import manifest, rundir
@@ -39,9 +41,10 @@ def main(words: list[str]) -> None:
             products = room.publish(run, config, content)
             content |= {"published": room.facts(products), "counts": counts(run), "rescored_at": manifest.now()}
             manifest.write(run, "complete", content)
-    print_summary(run, config, Console())
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
+    print_summary(run, config, console)
     for product in products:
-        Console().print(product.line, soft_wrap=True, markup=False, highlight=False)
+        console.print(product.line, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":
