@@ -7,6 +7,7 @@
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   └── RunError                    the run's directory or its state
+    ├── Differs                   3     a check that ran to its end says no
     ├── TooManyFailedRows         4     finished, but more rows failed than max_failed_rows
     └── Interrupted               130   stopped by a signal; the same run_id goes on
 
@@ -53,6 +54,12 @@ class EndpointError(UserError):
 
 class RunError(UserError):
     """The run's directory cannot be written, is complete already, or belongs to another run."""
+
+
+class Differs(PipelineError):
+    """The harness's logs and this pipeline do not agree; every difference is on disk."""
+
+    exit_code = 3
 
 
 class TooManyFailedRows(PipelineError):
