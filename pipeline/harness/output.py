@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline import duck
 from pipeline.store import Folder
 
-BATCH_ROWS = 256
+BATCH_ROWS, BATCH_CHARACTERS = 256, 16 << 20
 
 
 class RowWriter:
@@ -25,17 +25,19 @@ class RowWriter:
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer, self._schema = writer, schema
         self._rows: list[dict[str, Any]] = []
+        self._num_characters = 0
 
     def add(self, row: dict[str, Any]) -> None:
         """Write a row, now or with the next ones."""
         self._rows.append(row)
-        if len(self._rows) == BATCH_ROWS:
+        self._num_characters += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self._rows) == BATCH_ROWS or self._num_characters > BATCH_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
+        self._rows, self._num_characters = [], 0
 
 
 @contextmanager

@@ -20,8 +20,12 @@ from pipeline.harness.forms import printable
 from pipeline.harness.tally import COLUMNS, Tally, Verdict
 
 VERDICTS = get_args(Verdict)
+LEGEND = (
+    "Each column counts the questions that agree. By their letters, responses are gained (right, though not exact),\n"
+    "lost (exact, though not the letters) or read (the gold is hidden)."
+)
 MAX_KINDS = 20
-SHOWN = 44
+SHOWN = 36
 """Characters of a value in the table."""
 
 _KINDS = """
@@ -33,6 +37,7 @@ FROM differences GROUP BY task, field ORDER BY num DESC, task, field LIMIT $most
 def print_report(console: Console, tallies: Mapping[str, Tally], differences: pads.Dataset, *, with_run: bool) -> None:
     """Print a line a task, a line a kind of difference, and what was left out."""
     console.print(_tasks(tallies, with_run))
+    console.print(LEGEND)
     for task, tally in tallies.items():
         for split in tally.left_out:
             console.print(f"{task}: the log has no question of the split {split}; it is not compared")
@@ -77,9 +82,14 @@ def _tasks(tallies: Mapping[str, Tally], with_run: bool) -> Table:
 
 
 def _table(first: str, *names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(first, no_wrap=True)
     for name in names:
-        is_text = name in ("field", "theirs", "ours")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text, overflow="ellipsis")
+        is_value = name in ("theirs", "ours")
+        table.add_column(
+            name,
+            justify="left" if is_value or name == "field" else "right",
+            no_wrap=not is_value,
+            overflow="fold" if is_value else "ellipsis",
+        )
     return table

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from pipeline.harness.compare import Difference
 
-Verdict: TypeAlias = Literal["gained", "by accident", "read"]
+Verdict: TypeAlias = Literal["gained", "lost", "read"]
 
 ASPECTS = {
     "messages": "prompts",
@@ -59,11 +59,11 @@ def verdict(gold: str, response: str, answer: str | None, em: float | None, corr
         correct: Whether the letters are the gold's.
 
     Returns:
-        `gained`: right, though not exact. `by accident`: exact to SQuAD, though not the letters, such as an empty
+        `gained`: right, though not exact. `lost`: exact to SQuAD, though not the letters, such as an empty
         response against `A`. `read`: letters in a longer response whose gold is hidden.
     """
     if not gold:
         return "read" if answer is not None and answer != response.strip() else None
     if em is None or correct is None or em == correct:
         return None
-    return "gained" if correct > em else "by accident"
+    return "gained" if correct > em else "lost"

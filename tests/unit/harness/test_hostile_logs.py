@@ -77,7 +77,7 @@ def test_a_line_without_end_is_refused_before_it_is_read_whole(replay):
         file.truncate(0)
         file.truncate(MAX_LINE_BYTES * 1000)  # a sparse file: as long as it says, and no disk
     replay()
-    assert "line 1 is longer than 16,777,216 bytes" in str(replay.error)
+    assert "line 1 is longer than 8,388,608 bytes" in str(replay.error)
 
 
 def test_a_log_without_lines_is_refused(replay):

@@ -8,6 +8,7 @@ import pytest
 from builders import command
 
 from pipeline.errors import ConfigError, DataError, Differs
+from pipeline.harness.report import shown
 
 
 def test_the_harness_and_we_agree_on_its_own_logs(replay, capsys):
@@ -25,7 +26,7 @@ def test_the_responses_that_letters_judge_otherwise_are_listed(replay):
         (row["task"], row["id"], row["verdict"], row["response"], row["answer"]) for row in replay.rows("extracted")
     ]
     assert found == [
-        ("agro_bench", 59, "by accident", "", None),
+        ("agro_bench", 59, "lost", "", None),
         ("med_bench", 5, "gained", "Ответ: B", "B"),
         ("med_bench", 10, "gained", "Ответ: A", "A"),
     ]
@@ -267,3 +268,15 @@ def test_a_log_of_another_data_set_is_refused(replay):
     replay(logs=path)
     assert isinstance(replay.error, DataError)
     assert "none of its ids is in tasks.agro_bench.dataset" in str(replay.error)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "expected"),
+    [
+        (None, "B", ("null", "B")),
+        ("A\nB", "A\x1bB", ("A·B", "A·B")),
+        ("a" * 100, "a" * 50 + "b", ("…" + "a" * 36 + "…", "…" + "a" * 12 + "b")),
+    ],
+)
+def test_long_values_are_shown_from_where_they_part(theirs, ours, expected):
+    assert shown(theirs, ours) == expected
