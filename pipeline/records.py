@@ -183,3 +183,10 @@ def to_table(records: Iterable[Prompt | Completion], schema: pa.Schema) -> pa.Ta
     """
     rows: list[dict[str, Any]] = [{f.name: getattr(r, f.name) for f in fields(r)} for r in records]
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a data set's value without the keys of its dicts that hold None: Arrow gives every row the keys of all."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

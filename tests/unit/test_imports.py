@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
-ROOMS = ("prepare", "generate", "score", "publish")
+ROOMS = ("prepare", "generate", "score", "publish", "harness")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -60,6 +60,7 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
         ["pipeline.rescore", "--help"],
         ["pipeline.pack", "run=x"],
         ["pipeline.validate", "--help"],
+        ["pipeline.replay", "logs=gone", "conf=demo"],
     ],
 )
 def test_help_and_errors_answer_without_ray_torch_or_vllm(words: list[str]) -> None:
