@@ -186,7 +186,7 @@ def _compare(
     from pipeline.harness.compare import EXTRACTED_SCHEMA, of_prompt, of_run, of_scores, unmatched
     from pipeline.harness.forms import our_arguments
     from pipeline.harness.tally import Tally, verdict
-    from pipeline.score.rows import options_of, score_row
+    from pipeline.score.rows import read_doc, score_row
 
     tally = Tally(left_out=both.left_out)
     generation = our_arguments(config.generation)
@@ -201,7 +201,7 @@ def _compare(
         assert pair.theirs is not None
         assert pair.ours is not None
         theirs, ours = pair.theirs, pair.ours
-        scores = score_row(theirs.content, theirs.gold, options_of(ours.doc), truncated=False)
+        scores = score_row(theirs.content, theirs.gold, read_doc(ours.doc).options, truncated=False)
         found = [*of_prompt(theirs, ours, generation), *of_scores(theirs, scores.em, scores.f1)]
         if with_run:
             found += of_run(theirs, pair.answered)
