@@ -15,7 +15,7 @@ ones among them; every repeat of a question is a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import duckdb
 import pyarrow as pa
@@ -87,18 +87,18 @@ _MACROS = [
 
 
 def aggregate(
-    database: duckdb.DuckDBPyConnection, samples: pads.Dataset, domains: Mapping[str, str], repeats: int
+    database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], domains: Mapping[str, str], repeats: int
 ) -> pa.Table:
     """Return the metrics of the samples, with `METRIC_SCHEMA`.
 
     Args:
         database: A connection; temporary tables are made in it.
-        samples: At least the columns that `pipeline/score/outcomes.py` reads.
+        files: The samples, a data set a file, as `pipeline/score/outcomes.py` takes them.
         domains: Domain of every task that the run asks, in the samples or not.
         repeats: Rows of a question.
     """
     database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
-    count_outcomes(database, samples, repeats)
+    count_outcomes(database, files, repeats)
     database.register("domains", pa.table({"task": list(domains), "domain": list(domains.values())}))
     for statement in (*_MACROS, _OF_TASKS, _OF_DOMAINS, _OF_RUN, _LEVELS):
         database.execute(statement)

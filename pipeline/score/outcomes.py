@@ -23,9 +23,13 @@ of which each question has one value however many repeats did not fail, and none
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as pads
 
+from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extract import EMPTY
 
 GROUPS = ("instruction", "num_options", "answer_kind")
@@ -36,6 +40,8 @@ COLUMNS = [
     *("em", "f1", "correct", "error"),
 ]
 """What is read of the samples."""
+
+_NO_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())]).empty_table()
 
 _ROWS = """
 CREATE TEMP VIEW rows AS
@@ -106,8 +112,8 @@ CREATE TEMP MACRO pass_at(k, n, c) AS CASE
 END
 """
 
-_OUTCOMES = """
-CREATE TEMP TABLE outcomes AS
+_OF_A_FILE = """
+CREATE TEMP VIEW outcomes_of_file AS
 WITH of_groups AS (
     SELECT task, split, entry.key AS group_by, entry.value AS "group",
         COLUMNS('^(num|sum)_.*'), majority, agreement, count(*) AS num_questions
@@ -148,19 +154,32 @@ SELECT task, split, group_by, "group", metric,
 FROM measured GROUP BY ALL
 """
 
+_TOGETHER = """
+CREATE TEMP TABLE outcomes AS
+SELECT task, split, group_by, "group", metric, total, scored,
+    sum(low) AS low, sum(high) AS high, sum(possible) AS possible, sum(COLUMNS('^num_.*'))::BIGINT AS '\\0'
+FROM outcomes_of_files GROUP BY task, split, group_by, "group", metric, total, scored
+"""
 
-def count_outcomes(database: duckdb.DuckDBPyConnection, samples: pads.Dataset, repeats: int) -> None:
-    """Make the table `outcomes` of the samples; the views `samples`, `rows` and `questions` are made on the way.
+
+def count_outcomes(database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], repeats: int) -> None:
+    """Make the table `outcomes` of the samples; temporary views and tables are made on the way.
 
     Args:
         database: A connection.
-        samples: At least `COLUMNS`, the same number of rows a question.
-        repeats: That number.
+        files: The samples, a data set a file, each with at least `COLUMNS` and all repeats of its questions. Only one
+            of them is in memory at a time.
+        repeats: Rows of a question.
     """
-    database.register("samples", samples.scanner(columns=COLUMNS, use_threads=False))
     passes = sorted({repeats} | {2**power for power in range(repeats.bit_length())}) if repeats > 1 else []
     database.execute("SET VARIABLE empty = $1", [EMPTY])
     database.execute("SET VARIABLE groups = $1", [list(GROUPS)])
     database.execute("SET VARIABLE passes = $1::BIGINT[]", [passes])
-    for statement in (_ROWS, _REPEATS if repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OUTCOMES):
+    database.register("samples", _NO_SAMPLES)
+    for statement in (_ROWS, _REPEATS if repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OF_A_FILE):
         database.execute(statement)
+    database.execute("CREATE TEMP TABLE outcomes_of_files AS FROM outcomes_of_file")
+    for samples in files:
+        database.register("samples", samples.scanner(columns=COLUMNS, use_threads=False))
+        database.execute("INSERT INTO outcomes_of_files FROM outcomes_of_file")
+    database.execute(_TOGETHER)
