@@ -14,6 +14,11 @@ from pipeline.prepare import prepare
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.store import Folder
 
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}{% endif %}"
+)
 FAILS_ON_BAD = "{% if 'плохо' in messages[0]['content'] %}{{ raise_exception('слово') }}{% endif %}ok"
 
 
@@ -58,8 +63,25 @@ def test_files_lie_by_task_and_split(prepared, run):
 def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
     prepared()
     facts = run.stage("prompts", PROMPT_SCHEMA).facts
-    assert sorted(facts) == ["chat_template_sha256", "dataset_revision.agro"]
+    assert sorted(facts) == ["chat_template_sha256", "dataset_revision.agro", "template_fingerprint"]
     assert facts["dataset_revision.agro"].startswith("sha256:")
+
+
+def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_path):
+    prepared()
+    assert run.read_text("prompts/chat_template.jinja") == CHAT_TEMPLATE
+    (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}\n\n")
+    prepared(f"prompt.chat_template={tmp_path}/t.jinja")
+    assert run.read_text("prompts/chat_template.jinja") == "{{ messages[0]['content'] }}\n\n"
+
+
+def test_what_the_facts_are_refused_for_leaves_the_run_as_it_was(prepared, run):
+    def refuse(facts):
+        raise ModelError(str(facts["template_fingerprint"]))
+
+    with pytest.raises(ModelError, match="sha256:"):
+        prepared(on_facts=refuse)
+    assert run.folders() == []
 
 
 def test_the_facts_tell_the_commits_of_the_hub(prepared, run, hub, dataset, tokenizer_dir):
@@ -132,11 +154,9 @@ def test_a_template_that_fails_on_the_first_row_stops_the_run(prepared, run, dat
 
 
 def test_a_template_that_is_no_jinja_stops_the_run(prepared, tmp_path):
-    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m }}")
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m }}")
     text = refused(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja")
-    assert text.startswith(
-        f"prompt.chat_template='{tmp_path}/t.jinja' fails on the first row, agro train id=1: TemplateSyntaxError: "
-    )
+    assert text.startswith(f"prompt.chat_template='{tmp_path}/t.jinja' is not Jinja: line 2: Unexpected end of template.")
 
 
 def test_an_endpoint_gets_messages_and_needs_no_tokenizer(prepared, run, endpoint):
