@@ -66,7 +66,7 @@ class Again:
         Raises:
             DataError: A data set that no word has changed is not what it was.
         """
-        before = self.manifest["datasets"]
+        before = self.manifest.get("datasets") or {}
         for name in config.active_tasks:
             then, now = before.get(f"dataset_revision.{name}"), facts.get(f"dataset_revision.{name}")
             if then != now and then is not None and not self._asks_otherwise(config, name):

@@ -37,7 +37,7 @@ def names(file: Path) -> str:
 
 @pytest.mark.parametrize("file", [file for file in FILES if room_of(file)], ids=names)
 def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> None:
-    shared = {"config", "errors", "records", "store", "compose", "duck"}
+    shared = {"config", "errors", "records", "store", "compose", "duck", "fingerprint"}
     own = [module.split(".") for module in imported(file) if module.split(".")[0] == "pipeline"]
     strangers = {module[1] for module in own if len(module) > 1} - shared - {room_of(file)}
     assert not strangers
@@ -53,7 +53,13 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["pipeline.run", "--help"], ["pipeline.run", "conf=nowhere"], ["pipeline.rescore", "--help"]]
+    "words",
+    [
+        ["pipeline.run", "--help"],
+        ["pipeline.run", "conf=nowhere"],
+        ["pipeline.run", "from=nowhere"],
+        ["pipeline.rescore", "--help"],
+    ],
 )
 def test_help_and_errors_answer_without_ray_torch_or_vllm(words: list[str]) -> None:
     module, *arguments = words

@@ -14,11 +14,6 @@ from pipeline.prepare import prepare
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.store import Folder
 
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
-    "{% if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}{% endif %}"
-)
 FAILS_ON_BAD = "{% if 'плохо' in messages[0]['content'] %}{{ raise_exception('слово') }}{% endif %}ok"
 
 
@@ -67,9 +62,9 @@ def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
     assert facts["dataset_revision.agro"].startswith("sha256:")
 
 
-def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_path):
+def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_path, tokenizer_dir):
     prepared()
-    assert run.read_text("prompts/chat_template.jinja") == CHAT_TEMPLATE
+    assert run.read_text("prompts/chat_template.jinja") == (tokenizer_dir / "chat_template.jinja").read_text()
     (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}\n\n")
     prepared(f"prompt.chat_template={tmp_path}/t.jinja")
     assert run.read_text("prompts/chat_template.jinja") == "{{ messages[0]['content'] }}\n\n"
@@ -156,7 +151,9 @@ def test_a_template_that_fails_on_the_first_row_stops_the_run(prepared, run, dat
 def test_a_template_that_is_no_jinja_stops_the_run(prepared, tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m }}")
     text = refused(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja")
-    assert text.startswith(f"prompt.chat_template='{tmp_path}/t.jinja' is not Jinja: line 2: Unexpected end of template.")
+    assert text.startswith(
+        f"prompt.chat_template='{tmp_path}/t.jinja' is not Jinja: line 2: Unexpected end of template."
+    )
 
 
 def test_an_endpoint_gets_messages_and_needs_no_tokenizer(prepared, run, endpoint):
