@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import compose, duck, manifest, rundir
+from pipeline import compose, manifest, rundir
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.fingerprint import model_fingerprint, read_template
@@ -92,6 +92,8 @@ class Again:
 
     def agreement(self, run: Folder) -> str:
         """Return how many of the questions that both runs asked have the same prompt and the same completion."""
+        from pipeline import duck
+
         try:
             before = self.source.require_stage("samples", SAMPLE_SCHEMA)
             with duck.connection() as database:
@@ -217,7 +219,9 @@ def _refuse_another_template(again: Again, config: Config) -> None:
     path, kept = config.prompt.chat_template, again.source.path(rundir.TEMPLATE_FILE)
     if path is None or path != again.recorded.prompt.chat_template or not again.source.exists(rundir.TEMPLATE_FILE):
         return
-    mend = f"the run kept its own, prompt.chat_template={kept}"
+    mend = f"give the one that the run kept, prompt.chat_template={kept}"
+    if again.source.local is None:
+        mend += " copied to this machine"
     try:
         now = read_template(config.prompt)
     except ModelError as error:

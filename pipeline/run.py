@@ -52,7 +52,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
     content |= {"versions": manifest.versions(), "codebase": manifest.codebase(), "hardware": manifest.hardware()}
-    content["model_fingerprint"] = model_fingerprint(config.model)
+    content |= {"model_fingerprint": model_fingerprint(config.model), "warnings": []}
     timings: dict[str, float] = {}
     with locked(run), signals.listen():
         rundir.begin(run, config)
@@ -145,8 +145,8 @@ def _prepare(
         content["datasets"] = dict(facts)
         content["template_fingerprint"] = facts.get("template_fingerprint")
         warning = check_fingerprint(config, facts)
-        content["warnings"] = [warning] if warning else []
         if warning:
+            content["warnings"].append(warning)
             console.print(f"warning: {warning}", soft_wrap=True, markup=False)
         if again is not None:
             _differs(again.prepared(config, facts), content, console)

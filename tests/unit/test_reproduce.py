@@ -210,7 +210,7 @@ def test_a_template_file_that_changed_or_went_is_refused_with_the_copy_that_the_
     kept = f"{run.root}/prompts/chat_template.jinja"
     assert again(f"from={run.root}").overridden == ()
     file.write_text("{{ messages }}!")
-    mend = f"the run kept its own, prompt.chat_template={kept}"
+    mend = f"give the one that the run kept, prompt.chat_template={kept}"
     line = f"prompt.chat_template='{file}' is not what it was in {run.root}: {mend}"
     assert refused(ModelError, f"from={run.root}") == line
     file.unlink()
