@@ -9,7 +9,7 @@ from pipeline.compose import conf_names, describe
 from pipeline.errors import GOES_ON, PipelineError
 
 COMMANDS = {
-    "run": "prepare, generate and score a benchmark: conf=<name> key=value ...",
+    "run": "prepare, generate and score a benchmark: conf=<name> key=value ..., or from=<run> to make a run again",
     "rescore": "score a finished run again, without an engine: run=<directory>",
     "pack": "make a complete run's archive for the leaderboard again: run=<directory> submission.mode=...",
     "validate": "check an archive as the leaderboard's server does: archive=<zip> conf=<name> or run=<directory>",

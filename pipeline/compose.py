@@ -31,22 +31,30 @@ def compose(words: Sequence[str]) -> Config:
     Raises:
         ConfigError: A word, a file, a key or a value is wrong; the message is one line that says how to mend it.
     """
-    confs: list[str] = []
-    overrides: list[str] = []
-    for word in words:
-        name, separator, value = word.partition("=")
-        if not separator or not name:
-            raise ConfigError(f"{word!r} is not key=value: write for instance limit=10")
-        (confs if name == "conf" else overrides).append(word if name != "conf" else value)
+    confs = [word.removeprefix("conf=") for word in words if word.startswith("conf=")]
+    overrides = _overrides([word for word in words if not word.startswith("conf=")])
     if len(confs) != 1:
         raise ConfigError(f"conf= must be given once; there are: {', '.join(conf_names())}")
     path = find_conf(confs[0])
     try:
-        layers = [*_layers(path, ()), *(_override(word) for word in overrides)]
-        resolved = OmegaConf.merge(OmegaConf.structured(Config), *layers, {"conf": path.stem})
-        return cast("Config", OmegaConf.to_object(resolved))
+        return _resolved([*_layers(path, ()), *overrides, OmegaConf.create({"conf": path.stem})])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _resolved(layers: Sequence[DictConfig]) -> Config:
+    return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
+
+
+def _overrides(words: Sequence[str]) -> list[DictConfig]:
+    for word in words:
+        name, separator, _ = word.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"{word!r} is not key=value: write for instance limit=10")
+    try:
+        return [_override(word) for word in words]
     except yaml.YAMLError as error:
-        raise ConfigError(f"{' '.join(overrides)!r} cannot be read as YAML values: {error}") from error
+        raise ConfigError(f"{' '.join(words)!r} cannot be read as YAML values: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
 
@@ -66,18 +74,25 @@ def _override(word: str) -> DictConfig:
 
 
 def load(text: str, where: str, words: Sequence[str] = ()) -> Config:
-    """Return the configuration that a run recorded in its config.yaml, with `key=value` words that win over it.
+    """Return the configuration that a run recorded in its config.yaml, with `key=value` words over it.
 
     Raises:
-        ConfigError: The text is not a resolved configuration, or a word is wrong; `where` names it in the message.
+        ConfigError: The text is not a resolved configuration, which `where` names in the message; or a word is wrong.
     """
+    overrides = _overrides(words)
     try:
-        layers = [OmegaConf.create(text), *(_override(word) for word in words)]
-        return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
+        recorded = OmegaConf.create(text)
+        if not isinstance(recorded, DictConfig):
+            raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
+        _resolved([recorded])
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_one_line(error)}") from error
+    try:
+        return _resolved([recorded, *overrides])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
 
 
 def dump(config: Config) -> str:

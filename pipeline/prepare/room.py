@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -24,26 +24,35 @@ from pipeline.prepare.load import Source, find_source
 from pipeline.prepare.prompt import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
 from pipeline.prepare.read import read_rows
 from pipeline.prepare.tasks import Question, read_question
+from pipeline.prepare.template import template_fingerprint
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.store import Folder
 
 STAGE = "prompts"
+TEMPLATE_FILE = "chat_template.jinja"
 ROWS_PER_BATCH = 512
 ROWS_PER_FILE = 20_000
 
 
 def prepare(
-    config: Config, run: Folder, on_rows: Callable[[int], None] | None = None, *, messages_only: bool = False
+    config: Config,
+    run: Folder,
+    on_rows: Callable[[int], None] | None = None,
+    on_facts: Callable[[Mapping[str, str | int]], None] | None = None,
+    *,
+    messages_only: bool = False,
 ) -> None:
     """Write the stage `prompts` of a run.
 
     Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), `model_fingerprint` of a local
-    model and, with an engine of our own, `chat_template_sha256` and, of a hub model, `model_revision`.
+    model and, with an engine of our own, `chat_template_sha256`, `template_fingerprint` and, of a hub model,
+    `model_revision`; the template that was used, the model's own or a file's, is kept beside the prompts.
 
     Args:
         config: The run's configuration.
         run: The run's directory.
         on_rows: Called with the number of rows of each batch when they are written.
+        on_facts: Called with the stage's facts before any row is read; what it raises leaves the run as it was.
         messages_only: Leave text and tokens out, for which the model's tokenizer is needed.
 
     Raises:
@@ -64,9 +73,14 @@ def prepare(
     if renders:
         chat = open_chat(config)
         facts["chat_template_sha256"] = chat.template_sha256
+        facts["template_fingerprint"] = template_fingerprint(chat)
         if chat.revision is not None:
             facts["model_revision"] = chat.revision
+    if on_facts is not None:
+        on_facts(facts)
     with run.publish(STAGE, PROMPT_SCHEMA, facts=facts) as folder:
+        if chat is not None:
+            folder.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
         for source in sources:
             for split in config.splits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from builders import ENDPOINT
 
 from pipeline.compose import compose, describe, dump, load
 from pipeline.errors import ConfigError
@@ -62,6 +63,12 @@ BAD = [
     (["conf=demo", "tasks.agro_bench.prompt_fields=[]"], "tasks.agro_bench.prompt_fields"),
     (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),
     (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
+    (["conf=demo", "prompt.expected_fingerprint=abc"], "prompt.expected_fingerprint='abc': must be null, or sha256:"),
+    (["conf=demo", "prompt.fingerprint_policy=ask"], "prompt.fingerprint_policy: Invalid value 'ask'"),
+    (
+        ["conf=demo", *ENDPOINT, "prompt.chat_template=t.jinja"],
+        "prompt.chat_template='t.jinja': a server renders: start it with this template",
+    ),
 ]
 
 

@@ -57,6 +57,7 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
     [
         ["pipeline.run", "--help"],
         ["pipeline.run", "conf=nowhere"],
+        ["pipeline.run", "from=nowhere"],
         ["pipeline.rescore", "--help"],
         ["pipeline.pack", "run=x"],
         ["pipeline.validate", "--help"],
