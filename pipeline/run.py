@@ -93,6 +93,8 @@ def _rooms(
     signals: Signals,
 ) -> None:
     from pipeline import summary
+    from pipeline.console import visible
+    from pipeline.prepare import lints
     from pipeline.records import PROMPT_SCHEMA
     from pipeline.score.room import score
 
@@ -103,7 +105,10 @@ def _rooms(
 
             prepare(config, run)
     prompts = run.require_stage("prompts", PROMPT_SCHEMA)
-    content["datasets"] = prompts.facts
+    content["datasets"] = {name: fact for name, fact in prompts.facts.items() if not name.startswith(lints.RECORDED)}
+    content["warnings"] = lints.warnings(config, prompts)
+    for line in content["warnings"]:
+        console.print(f"warning: {visible(line)}", soft_wrap=True, markup=False)
     commit = prompts.facts.get("model_revision")
     if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
         config = replace(config, model=replace(config.model, revision=str(commit)))

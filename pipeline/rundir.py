@@ -96,20 +96,10 @@ def open_finished(directory: str) -> tuple[Folder, Config]:
 def _identity(config: Config) -> dict[str, Any]:
     """Return the keys that determine the completions, flat."""
     plain = asdict(config)
-    flat = _flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
-    flat |= _flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
+    flat = compose.flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
+    flat |= compose.flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
     flat["engine.endpoint.model"] = config.engine.endpoint.model
-    flat |= _flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    return flat
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, dict) and item:
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = list(item) if isinstance(item, tuple) else item
+    flat |= compose.flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
     return flat
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pyarrow as pa
@@ -19,6 +19,8 @@ import pyarrow.dataset as pads
 from pipeline.config import Config
 from pipeline.duck import connection
 from pipeline.errors import DataError, ModelError
+from pipeline.prepare import lints
+from pipeline.prepare.facts import facts_of
 from pipeline.prepare.load import Source, find_source
 from pipeline.prepare.prompt import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
 from pipeline.prepare.read import read_rows
@@ -31,16 +33,41 @@ ROWS_PER_BATCH = 512
 ROWS_PER_FILE = 20_000
 
 
-def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What prompts are made of: where the rows are, and the chat that renders them (None: the endpoint does)."""
+
+    sources: Sequence[Source]
+    chat: Chat | None
+
+
+def open_inputs(config: Config) -> Inputs:
+    """Return what the prompts of a run are made of.
+
+    Raises:
+        ConfigError: prompt.template_kwargs holds an argument that is not the template's.
+        DataError: There is no such data set or split.
+        ModelError: The tokenizer or the chat template cannot be used.
+    """
+    if config.engine.kind == "vllm":
+        check_template_kwargs(config)
+    sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
+    return Inputs(sources, open_chat(config) if config.engine.kind == "vllm" else None)
+
+
+def prepare(
+    config: Config, run: Folder, on_rows: Callable[[int], None] | None = None, inputs: Inputs | None = None
+) -> None:
     """Write the stage `prompts` of a run.
 
-    Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files) and, with an engine of our own,
-    `chat_template_sha256` and, of a hub model, `model_revision`.
+    Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), with an engine of our own
+    `chat_template_sha256` and, of a hub model, `model_revision`, and what the lints say of all these.
 
     Args:
         config: The run's configuration.
         run: The run's directory.
         on_rows: Called with the number of rows of each batch when they are written.
+        inputs: What `open_inputs` gave, when the caller has it already.
 
     Raises:
         ConfigError: prompt.template_kwargs holds an argument that is not the template's.
@@ -48,13 +75,11 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
         ModelError: The tokenizer or the chat template cannot be used.
         RunError: The run's directory cannot be written.
     """
-    chat: Chat | None = None
-    if config.engine.kind == "vllm":
-        check_template_kwargs(config)
-    sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
+    inputs = inputs or open_inputs(config)
+    sources, chat = inputs.sources, inputs.chat
     facts: dict[str, str | int] = {f"dataset_revision.{source.task}": source.revision for source in sources}
-    if config.engine.kind == "vllm":
-        chat = open_chat(config)
+    facts |= lints.recorded(facts_of(config, sources, chat))
+    if chat is not None:
         facts["chat_template_sha256"] = chat.template_sha256
         if chat.revision is not None:
             facts["model_revision"] = chat.revision
