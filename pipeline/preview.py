@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli import command
 from pipeline.compose import COMMAND_LINE, compose, origins
 from pipeline.config import Config
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.generate.vllm_engine import Parser
-    from pipeline.prepare.facts import Facts, ParserFacts
+    from pipeline.prepare.facts import Facts
     from pipeline.prepare.room import Inputs
     from pipeline.prepare.statistics import Lengths
     from pipeline.store import Stage
@@ -101,7 +100,10 @@ def show(config: Config, found: dict[str, str], wish: Wish, console: Console) ->
             sections.prompt(console, row, tokens, facts.model, whole=wish.row_id is not None)
         sections.lengths(console, lengths, config)
         sections.heading(console, "what the engine is sent")
-        _print_requests(console, facts, unchecked, rows)
+        if config.engine.kind == "vllm":
+            sections.vllm(console, config, _sampling(facts, unchecked), facts.model)
+        else:
+            sections.endpoint(console, config, _request(config, prompts, wish))
         sections.expected(console, *history.expect(config, prompts), config)
         sections.lints(console, lints.check(facts), unchecked)
 
@@ -123,7 +125,10 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Stag
                 num_rows += number
                 status.update(f"rendering: {num_rows:,} rows")
 
-            prepare(config, run, on_rows, inputs)
+            try:
+                prepare(config, run, on_rows, inputs)
+            except RunError as error:
+                raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for the prompts: {error}") from error
         yield run.require_stage("prompts", PROMPT_SCHEMA)
 
 
@@ -159,6 +164,7 @@ def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
         ConfigError: A run would end with it: vLLM does not know the parser, or it refuses the model's tokenizer.
     """
     from pipeline.generate.vllm_engine import parser_of
+    from pipeline.prepare.parser_facts import parser_facts
 
     name = facts.config.reasoning_parser
     if name is None or inputs.chat is None:
@@ -167,47 +173,25 @@ def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
         parser = parser_of(facts.config, inputs.chat.tokenizer)
     except (ImportError, OSError) as error:  # of a build for GPUs where there is none, among others
         return facts, f"reasoning_parser={name!r} is not checked: vllm cannot be imported here ({error})"
-    return replace(facts, parser=_parser_facts(parser, inputs.chat.tokenizer)), None
+    return replace(facts, parser=parser_facts(parser, inputs.chat.tokenizer)), None
 
 
-def _parser_facts(parser: Parser, tokenizer: Any) -> ParserFacts:
-    from pipeline.prepare.facts import ParserFacts
-
-    start, end = parser.marks
-    answers: list[bool] = []
-    refusal = None
-    for text in ("4", f"2 + 2{end}4", f"{start}2 + 2{end}4"):
-        try:
-            answers.append((parser.split(text)[1] or "").strip() == "4")
-        except Exception as error:  # each parser has exceptions of its own
-            answers.append(False)
-            refusal = f"{type(error).__name__}: {error}"
-    vocabulary = tokenizer.get_vocab()
-    return ParserFacts(
-        start=start,
-        end=end,
-        missing=[mark for mark in (start, end) if mark and mark not in vocabulary],
-        takes_plain=answers[0],
-        takes_opened=answers[1],
-        takes_whole=answers[2],
-        refusal=refusal,
-        drops_special_tokens=parser.drops_special_tokens,
-    )
-
-
-def _print_requests(console: Console, facts: Facts, unchecked: str | None, rows: Sequence[dict[str, Any]]) -> None:
-    from pipeline import sections
-    from pipeline.generate.endpoint import request_body
+def _sampling(facts: Facts, unchecked: str | None) -> dict[str, Any]:
+    """Return the sampling parameters that vLLM is given; the parser decides on one, where it can be asked."""
     from pipeline.generate.vllm_engine import sampling_arguments
 
-    config = facts.config
-    if config.engine.kind == "endpoint":
-        messages = rows[0]["messages"] if rows else "[]"
-        sections.endpoint(console, config, request_body(config, messages))
-        return
-    drops = facts.parser.drops_special_tokens if facts.parser else (None if unchecked else True)
-    sampling = sampling_arguments(config) | {"skip_special_tokens": "unknown" if drops is None else drops}
-    sections.vllm(console, config, sampling, facts.model)
+    drops: bool | str = "unknown" if unchecked else True
+    if facts.parser is not None:
+        drops = facts.parser.drops_special_tokens
+    return {**sampling_arguments(facts.config), "skip_special_tokens": drops}
+
+
+def _request(config: Config, prompts: Stage, wish: Wish) -> dict[str, Any]:
+    """Return the body of the first question's request to the endpoint."""
+    from pipeline.generate.endpoint import request_body
+
+    row = _picked(config, prompts, replace(wish, num_prompts=1))[0]
+    return request_body(config, str(row["messages"]))
 
 
 if __name__ == "__main__":

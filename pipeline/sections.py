@@ -119,7 +119,7 @@ def _cut(text: str, whole: bool) -> str:
 
 def _barred(console: Console, text: Text) -> None:
     for part in text.split("\n", allow_blank=True):
-        console.print(Text(BAR, "dim") + part, soft_wrap=True)
+        console.print(Text.assemble((BAR, "dim"), part), soft_wrap=True)
 
 
 def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
@@ -129,7 +129,7 @@ def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("task", "split"):
         table.add_column(name, no_wrap=True)
-    for name in ("rows", "min", "mean", "median", "p95", "max", "do not fit", "template fails"):
+    for name in ("rows", "min", "mean", "median", "p95", "max", "unfit", "refused"):
         table.add_column(name, justify="right")
     for each in rows:
         sizes = [_number(value) for value in (each.least, each.mean, each.median, each.p95, each.most)]
@@ -138,12 +138,13 @@ def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
     console.print(table)
     if in_tokens:
         wish, room = config.generation.max_gen_toks, config.model.context_size
-        line(console, f"  longest prompt that fits: {room - wish:,} tokens (context {room:,} - max_gen_toks {wish:,})")
+        sums = f"{room - wish:,} tokens (context {room:,} - max_gen_toks {wish:,})"
+        line(console, f"  unfit: longer than {sums}; refused: the chat template fails on the row")
     for each in rows:
         if each.num_unfit:
             more = each.num_unfit - len(each.unfit_ids)
             ids = ", ".join(map(str, each.unfit_ids)) + (f" and {more:,} more" if more else "")
-            line(console, ("  do not fit", "bold red"), f": {each.task} {each.split} id {ids}")
+            line(console, ("  unfit", "bold red"), f": {each.task} {each.split} id {ids}")
 
 
 def vllm(console: Console, config: Config, sampling: Mapping[str, Any], model: ModelFacts | None) -> None:
@@ -206,7 +207,8 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
     if seconds is None or found.tokens_per_s is None:
         line(console, "  time: unknown: that run's manifest does not tell its speed")
         return
-    rate = f"{found.tokens_per_s:,.0f} tokens/s on {found.num_replicas} replica(s) then, engine start included"
+    replicas = "1 replica" if found.num_replicas == 1 else f"{found.num_replicas} replicas"
+    rate = f"{found.tokens_per_s:,.0f} tokens/s as then, on {replicas}, with the engine's start"
     line(console, "  time: ", (_duration(seconds), "bold"), f" at {rate}")
 
 

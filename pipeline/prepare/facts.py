@@ -15,30 +15,11 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.prepare.load import Source
+from pipeline.prepare.parser_facts import ParserFacts
 from pipeline.prepare.prompt import Chat, Messages, TemplateFailed
 from pipeline.prepare.statistics import RowFacts
 
 QUESTION, ANSWER = "2 + 2 = ?", "It is 4"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParserFacts:
-    """What vLLM's reasoning parser makes of a few outputs of our own.
-
-    `start` and `end` are the marks that it looks for (None: it does not say), `missing` those of them that are no
-    tokens of the model. It finds the answer in an output without marks (`takes_plain`), behind `end` alone
-    (`takes_opened`: the template has written `start`), behind both (`takes_whole`), or raises (`refusal`).
-    `drops_special_tokens`: the engine leaves special tokens out of the text.
-    """
-
-    start: str | None
-    end: str | None
-    missing: Sequence[str]
-    takes_plain: bool
-    takes_opened: bool
-    takes_whole: bool
-    refusal: str | None
-    drops_special_tokens: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,8 @@ def special_tokens_in_questions(facts: Facts) -> Lint | None:
         return None
     return Lint(
         "special-tokens-in-questions",
-        f"{rows.num_marked} questions hold text that is tokenized as the model's special tokens, so that they may end "
-        f"their own turn: {some(rows.marked, rows.num_marked)}",
+        f"{rows.num_marked} of {rows.num_rows} questions hold text that is tokenized as special tokens, so that they may "
+        f"end their own turn: {some(rows.marked, rows.num_marked)}",
         "look at them with id=, and mend the data set",
     )
 
