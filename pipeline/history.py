@@ -28,8 +28,8 @@ TOKENS_SQL = """
     whole AS (SELECT task, avg(num_output_tokens) AS tokens,
                      count(*) FILTER (finish_reason = 'length') / count(*) AS truncated FROM samples
               WHERE num_output_tokens IS NOT NULL GROUP BY task)
-    SELECT p.task, count(*) AS num_rows, count(one.tokens) AS num_same,
-           avg(least(coalesce(one.tokens, whole.tokens), $most)) AS mean_tokens, any_value(truncated) AS truncated
+    SELECT p.task, count(*) AS num_rows, count(one.tokens) AS num_same, any_value(truncated) AS truncated,
+           avg(if(coalesce(one.tokens, whole.tokens) > $most, $most, coalesce(one.tokens, whole.tokens))) AS mean_tokens
     FROM prompts p LEFT JOIN one USING (task, split, id, prompt_sha256) LEFT JOIN whole ON whole.task = p.task
     WHERE p.error IS NULL GROUP BY p.task ORDER BY p.task
 """

@@ -53,7 +53,15 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["pipeline.run", "--help"], ["pipeline.run", "conf=nowhere"], ["pipeline.rescore", "--help"]]
+    "words",
+    [
+        ["pipeline.run", "--help"],
+        ["pipeline.run", "conf=nowhere"],
+        ["pipeline.rescore", "--help"],
+        ["pipeline.preview", "--help"],
+        ["pipeline.preview", "conf=nowhere"],
+        ["pipeline.preview", "conf=demo", "n=x"],
+    ],
 )
 def test_help_and_errors_answer_without_ray_torch_or_vllm(words: list[str]) -> None:
     module, *arguments = words

@@ -27,7 +27,7 @@ def special_tokens_in_questions(facts: Facts) -> Lint | None:
         return None
     return Lint(
         "special-tokens-in-questions",
-        f"{rows.num_marked} of {rows.num_rows} questions hold text that is tokenized as special tokens, so that they may "
+        f"{rows.num_marked} of {rows.num_rows} questions hold text that is tokenized as special tokens, and may "
         f"end their own turn: {some(rows.marked, rows.num_marked)}",
         "look at them with id=, and mend the data set",
     )
