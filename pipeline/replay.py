@@ -158,7 +158,7 @@ def _prepare(config: Config, work: Folder, theirs: Stage) -> Stage:
     """Make our prompts of the same tasks; their text, which needs the tokenizer, only when the log has text."""
     import pyarrow.dataset as pads
 
-    from pipeline.prepare.room import prepare
+    from pipeline.prepare.room import open_inputs, prepare
     from pipeline.records import PROMPT_SCHEMA
 
     num_rendered = theirs.dataset().count_rows(filter=pads.field("prompt").is_valid())
@@ -167,7 +167,7 @@ def _prepare(config: Config, work: Folder, theirs: Stage) -> Stage:
             f"engine.kind={config.engine.kind!r}: {num_rendered:,} prompts of the log are rendered text, which only a "
             "model's own tokenizer gives: set engine.kind=vllm and model.path"
         )
-    prepare(config, work, messages_only=not num_rendered)
+    prepare(config, work, open_inputs(config, messages_only=not num_rendered))
     return work.require_stage("prompts", PROMPT_SCHEMA)
 
 

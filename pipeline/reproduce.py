@@ -49,8 +49,8 @@ class Again:
     def environment(self, content: Mapping[str, Any]) -> list[str]:
         """Return what the new run's manifest says otherwise about where it is made, a line each."""
         lines = _differences(
-            rundir.flat({name: self.manifest.get(name) for name in (*ENVIRONMENT, "model_fingerprint")}),
-            rundir.flat({name: content.get(name) for name in (*ENVIRONMENT, "model_fingerprint")}),
+            compose.flat({name: self.manifest.get(name) for name in (*ENVIRONMENT, "model_fingerprint")}),
+            compose.flat({name: content.get(name) for name in (*ENVIRONMENT, "model_fingerprint")}),
         )
         if (self.manifest.get("codebase") or {}).get("modified"):
             lines.append("codebase: the recorded commit had been modified, so it does not tell all of the code")
@@ -170,7 +170,7 @@ def _pinned(config: Config, recorded: Config, facts: Mapping[str, Any]) -> Confi
 
 
 def _overridden(recorded: Config, config: Config) -> tuple[str, ...]:
-    then, now = (rundir.flat(asdict(each)) for each in (recorded, config))
+    then, now = (compose.flat(asdict(each)) for each in (recorded, config))
     names = [name for name in {**then, **now} if name.split(".")[0] not in UNTOLD]
     return tuple(_differences({name: then.get(name) for name in names}, {name: now.get(name) for name in names}))
 

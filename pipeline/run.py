@@ -142,17 +142,22 @@ def _prepare(
     again: Again | None,
 ) -> None:
     """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
-    from pipeline.prepare import prepare
+    from pipeline.console import visible
+    from pipeline.prepare import lints, prepare
     from pipeline.prepare.template import check_fingerprint
     from pipeline.records import PROMPT_SCHEMA
 
+    def warn(lines: list[str]) -> None:
+        content["warnings"] += lines
+        for line in lines:
+            console.print(f"warning: {visible(line)}", soft_wrap=True, markup=False)
+
     def check(facts: Mapping[str, str | int]) -> None:
-        content["datasets"] = dict(facts)
+        content["datasets"] = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}
         content["template_fingerprint"] = facts.get("template_fingerprint")
         warning = check_fingerprint(config, facts)
         if warning:
-            content["warnings"].append(warning)
-            console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+            warn([warning])
         if again is not None:
             _differs(again.prepared(config, facts), content, console)
 
@@ -162,6 +167,8 @@ def _prepare(
     else:
         with _timed("prepare", timings):
             prepare(config, run, on_facts=check)
+        prompts = run.require_stage("prompts", PROMPT_SCHEMA)
+    warn(lints.warnings(config, prompts))
 
 
 def _differs(lines: list[str], content: dict[str, Any], console: Console) -> None:

@@ -138,22 +138,11 @@ def open_finished(directory: str, words: Sequence[str] = (), word: str = "run") 
 def _identity(config: Config) -> dict[str, Any]:
     """Return the keys that determine the completions, flat."""
     plain = asdict(config)
-    found = flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
-    found |= flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
+    found = compose.flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
+    found |= compose.flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
     found["engine.endpoint.model"] = config.engine.endpoint.model
-    found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
+    found |= compose.flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
     return {name: value for name, value in found.items() if name not in CHECKS}
-
-
-def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested keys as one level of dotted names, `a.b.c`."""
-    found: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, dict) and item:
-            found |= flat(item, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = list(item) if isinstance(item, tuple) else item
-    return found
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
