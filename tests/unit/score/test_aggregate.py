@@ -112,3 +112,14 @@ def test_a_gold_without_letters_counts_as_scored_only_where_it_is(run):
     assert run.metric("em")["num_scored"] == 2
     assert run.metric("correct")["num_scored"] == 1
     assert run.metric("correct")["value"] == 1.0
+
+
+def test_the_metrics_are_the_same_over_one_file_and_over_many(run):
+    run.repeats = 2
+    for number in range(12):
+        run.ask("B", "BC"[number % 2], categories={"topic": "soil" if number % 3 else "seed"})
+    run.score()
+    whole = run.metrics()
+    run.score(rows_per_file=5)
+    assert len(run.folder.files("samples", ".parquet")) == 6
+    assert run.metrics() == whole

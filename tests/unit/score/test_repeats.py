@@ -107,6 +107,14 @@ def test_repeats_without_an_answer_agree_with_each_other_only(run):
     assert run.metric("agreement")["value"] == pytest.approx(1 / 3)
 
 
+def test_failed_repeats_agree_with_nobody(run):
+    run.repeats = 4
+    run.ask("B", "C", None, None)
+    run.completions[-2:] = [replace(row, error="engine died", finish_reason="error") for row in run.completions[-2:]]
+    run.score()
+    assert run.metric("agreement")["value"] == 0.0
+
+
 def test_agreement_needs_no_gold(run):
     run.repeats = 2
     run.ask("B", "B", gold=None, split="test")
