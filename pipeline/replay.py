@@ -109,10 +109,11 @@ def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Con
         Differs: There is a difference.
         UserError: See `main`.
     """
-    from pipeline import duck
+    from pyarrow import dataset
+
     from pipeline.harness.compare import DIFFERENCE_SCHEMA, EXTRACTED_SCHEMA
     from pipeline.harness.join import sides
-    from pipeline.harness.output import row_writer, write_sorted
+    from pipeline.harness.output import row_writer
     from pipeline.harness.report import print_report
     from pipeline.store import Folder
 
@@ -124,17 +125,15 @@ def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Con
     out.create()
     tallies: dict[str, Tally] = {}
     with (
-        row_writer(work, DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
-        row_writer(work, EXTRACTED, EXTRACTED_SCHEMA) as extracted,
-        duck.connection() as database,
+        row_writer(out, DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
+        row_writer(out, EXTRACTED, EXTRACTED_SCHEMA) as extracted,
     ):
         for task, file in logs.items():
-            both = sides(database, task, theirs, ours, samples)
+            both = sides(task, theirs, ours, samples)
             if not both.splits:
                 raise DataError(f"{file.name}: none of its ids is in tasks.{task}.dataset: is it the log of this task?")
-            tallies[task] = _compare(task, both, config, differences, extracted, with_run=samples is not None)
-    found = write_sorted(work, out, DIFFERENCES, DIFFERENCE_SCHEMA)
-    write_sorted(work, out, EXTRACTED, EXTRACTED_SCHEMA)
+            tallies[task] = _compare(both, config, differences, extracted)
+    found = dataset.dataset(out.path(DIFFERENCES), schema=DIFFERENCE_SCHEMA, filesystem=out.fs)
     print_report(console, tallies, found, with_run=samples is not None)
     console.print(f"  {out.path(DIFFERENCES)}  every difference", soft_wrap=True, markup=False)
     console.print(
@@ -179,39 +178,36 @@ def _samples(directory: str) -> Stage:
     return run.require_stage("samples", SAMPLE_SCHEMA)
 
 
-def _compare(
-    task: str, both: Sides, config: Config, differences: RowWriter, extracted: RowWriter, *, with_run: bool
-) -> Tally:
+def _compare(both: Sides, config: Config, differences: RowWriter, extracted: RowWriter) -> Tally:
     """Compare one task's questions and return the counts."""
-    from pipeline.harness.compare import EXTRACTED_SCHEMA, of_prompt, of_run, of_scores, unmatched
+    from pipeline.harness.compare import EXTRACTED_SCHEMA, of_ids, of_prompt, of_run, of_scores
     from pipeline.harness.forms import our_arguments
     from pipeline.harness.tally import Tally, verdict
     from pipeline.score.rows import read_doc, score_row
 
     tally = Tally(left_out=both.left_out)
     generation = our_arguments(config.generation)
-    for difference in both.twice():
-        differences.add({"task": task} | asdict(difference))
     for pair in both.pairs(is_limited=config.limit is not None):
-        tally.num_logged += pair.theirs is not None
-        alone = unmatched(pair)
-        if alone is not None:
-            differences.add({"task": task} | asdict(alone))
-            continue
-        assert pair.theirs is not None
-        assert pair.ours is not None
         theirs, ours = pair.theirs, pair.ours
-        scores = score_row(theirs.content, theirs.gold, read_doc(ours.doc).options, truncated=False)
-        found = [*of_prompt(theirs, ours, generation), *of_scores(theirs, scores.em, scores.f1)]
-        if with_run:
-            found += of_run(theirs, pair.answered)
+        tally.num_logged += theirs is not None
+        found = list(of_ids(pair))
+        if theirs is not None and ours is not None:
+            scores = score_row(theirs.content, theirs.gold, read_doc(ours.doc).options, truncated=False)
+            found += of_prompt(theirs, ours, generation)
+            found += of_scores(theirs, scores.em, scores.f1)
+            found += of_run(theirs, pair.answered) if both.samples is not None else ()
+            said = verdict(theirs.gold, theirs.response, scores.answer, scores.em, scores.correct)
+            if said is not None:
+                row = asdict(scores) | {
+                    "task": both.task,
+                    "id": theirs.id,
+                    "verdict": said,
+                    "gold": theirs.gold or None,
+                }
+                extracted.add({name: row[name] for name in EXTRACTED_SCHEMA.names})
+            tally.count(found, said)
         for difference in found:
-            differences.add({"task": task} | asdict(difference))
-        said = verdict(theirs.gold, theirs.response, scores.answer, scores.em, scores.correct)
-        if said is not None:
-            row = asdict(scores) | {"task": task, "id": theirs.id, "verdict": said, "gold": theirs.gold or None}
-            extracted.add({name: row[name] for name in EXTRACTED_SCHEMA.names})
-        tally.count(found, said)
+            differences.add({"task": both.task} | asdict(difference))
     return tally
 
 

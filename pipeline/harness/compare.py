@@ -74,11 +74,15 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A question's two sides, at least one of them there, and the answer of the run that is compared."""
+    """A question's two sides, at least one of them there, and the answer of the run that is compared.
+
+    `is_again`: an earlier line of the log has the same question under the same filter.
+    """
 
     theirs: Logged | None
     ours: Ours | None
     answered: Answered | None
+    is_again: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +95,15 @@ class Difference:
     ours: str | None
 
 
-def unmatched(pair: Pair) -> Difference | None:
-    """Return the difference of a question that only one side has, else None."""
-    if pair.theirs is not None and pair.ours is not None:
-        return None
-    their_id = None if pair.theirs is None else pair.theirs.id
-    our_id = None if pair.ours is None else pair.ours.id
-    known = their_id if their_id is not None else our_id
-    assert known is not None
-    return Difference(id=known, field="id", theirs=_text(their_id), ours=_text(our_id))
+def of_ids(pair: Pair) -> Iterator[Difference]:
+    """Yield that only one side has the question, or that the log has it again."""
+    if pair.theirs is None:
+        assert pair.ours is not None
+        yield Difference(id=pair.ours.id, field="id", theirs=None, ours=str(pair.ours.id))
+    elif pair.ours is None:
+        yield Difference(id=pair.theirs.id, field="id", theirs=str(pair.theirs.id), ours=None)
+    if pair.theirs is not None and pair.is_again:
+        yield Difference(id=pair.theirs.id, field="id", theirs=f"again in line {pair.theirs.line}", ours="one row")
 
 
 def of_prompt(theirs: Logged, ours: Ours, generation: Mapping[str, str]) -> Iterator[Difference]:

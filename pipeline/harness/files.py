@@ -111,7 +111,7 @@ def choose(files: Sequence[LogFile], known: Collection[str], wanted: Collection[
     if not chosen:
         there = ", ".join(sorted({repr(file.task) for file in files}))
         raise DataError(f"only=[{', '.join(wanted)}]: there is no log of it, only of {there}")
-    return chosen
+    return dict(sorted(chosen.items()))
 
 
 def _on_disk(path: Path) -> LogFile:

@@ -1,7 +1,8 @@
-"""The log's questions with ours and with a run's answers, joined by DuckDB and read in batches.
+"""The log's questions with ours and with a run's answers, joined by DuckDB a range of ids at a time.
 
-In: the stages `logs`, `prompts` and, with run=, `samples`. Out: `Pair`s. A split of which the log has no question is
-left out: the harness evaluates one split, and the other is no difference.
+In: the stages `logs`, `prompts` and, with run=, `samples`. Out: `Pair`s, sorted by id. A split of which the log has no
+question is left out: the harness evaluates one split, and the other is no difference. Files whose rows are in the order
+of their ids, as the benchmark's are, are read once; others once a range.
 """
 
 from __future__ import annotations
@@ -14,19 +15,25 @@ import duckdb
 import pyarrow.dataset as pads
 
 from pipeline import duck
-from pipeline.harness.compare import Answered, Difference, Ours, Pair
+from pipeline.harness.compare import Answered, Ours, Pair
 from pipeline.harness.lines import Logged
 from pipeline.store import Stage
 
 BATCH_ROWS = 256
+IDS_PER_RANGE = 20_000
+"""Questions that are joined at once; with 10,000 tokens each they are about a gigabyte."""
 
 _SPLITS = """
 SELECT split, count(*) FILTER (id IN (SELECT id FROM theirs)) AS num_shared FROM ours GROUP BY split ORDER BY split
 """
 
-_TWICE = """
-SELECT id, count(*) AS num, min(line) AS first, max(line) AS last FROM theirs
-GROUP BY id, filter HAVING count(*) > 1 ORDER BY id
+_RANGES = """
+WITH ids AS (
+    SELECT id FROM ours WHERE split IN (SELECT unnest($splits)) UNION SELECT id FROM theirs WHERE NOT $is_limited
+), numbered AS (
+    SELECT id, (row_number() OVER (ORDER BY id) - 1) // $num_ids AS number FROM ids
+)
+SELECT min(id) AS first_id, max(id) AS last_id FROM numbered GROUP BY number ORDER BY number
 """
 
 _PAIRS = """
@@ -38,60 +45,100 @@ FROM theirs
 FULL JOIN (FROM ours WHERE split IN (SELECT unnest($splits))) AS ours USING (id)
 LEFT JOIN answered ON answered.id = theirs.id
 WHERE ours.id IS NOT NULL OR NOT $is_limited
+ORDER BY coalesce(theirs.id, ours.id), theirs.line
 """
 
+_NOBODY = "CREATE OR REPLACE TEMP VIEW answered AS SELECT NULL::BIGINT AS id, NULL::VARCHAR AS response"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """One task's tables in a database, called theirs, ours and answered, and the splits that the log has."""
+    """One task's log, our questions and a run's samples, and the splits that the log has and those it has not."""
 
-    database: duckdb.DuckDBPyConnection
+    task: str
+    logs: Stage
+    prompts: Stage
+    samples: Stage | None
     splits: tuple[str, ...]
     left_out: tuple[str, ...]
 
-    def twice(self) -> Iterator[Difference]:
-        """Yield the questions that the log has more than once under one filter."""
-        for batch in duck.batches(self.database, _TWICE, rows=BATCH_ROWS):
-            for row in batch.to_pylist():
-                theirs = f"{row['num']} lines, the first {row['first']}, the last {row['last']}"
-                yield Difference(id=row["id"], field="id", theirs=theirs, ours="1 row")
-
-    def pairs(self, *, is_limited: bool) -> Iterator[Pair]:
-        """Yield every question that either side has, in no order.
+    def pairs(self, *, is_limited: bool, ids_per_range: int = IDS_PER_RANGE) -> Iterator[Pair]:
+        """Yield every question that either side has, sorted by id; each line of the log is a pair.
 
         Args:
             is_limited: Ours are the first rows only: what else the log has is not compared.
+            ids_per_range: Questions to join at once.
         """
         parameters = {"splits": list(self.splits), "is_limited": is_limited}
-        for batch in duck.batches(self.database, _PAIRS, parameters, rows=BATCH_ROWS):
-            for row in batch.to_pylist():
-                yield Pair(
-                    theirs=None if row["theirs"] is None else Logged(**row["theirs"]),
-                    ours=None if row["ours"] is None else Ours(**row["ours"]),
-                    answered=None if row["answered"] is None else Answered(**row["answered"]),
-                )
+        with duck.connection() as database:
+            _register_ids(database, self.task, self.logs, self.prompts)
+            ranges = _rows(database, _RANGES, parameters | {"num_ids": ids_per_range})
+            for bounds in ranges:
+                self._register(database, **bounds)
+                yield from _of_range(database, parameters)
+
+    def _register(self, database: duckdb.DuckDBPyConnection, first_id: int, last_id: int) -> None:
+        key = pads.field("id")
+        rows = (pads.field("task") == self.task) & (key >= first_id) & (key <= last_id)
+        database.register("theirs", _scan(self.logs, list(Logged.__dataclass_fields__), rows))
+        database.register("ours", _scan(self.prompts, list(Ours.__dataclass_fields__), rows))
+        if self.samples is None:
+            database.execute(_NOBODY)
+        else:
+            first_repeat = rows & (pads.field("repeat") == 0)
+            database.register("answered", _scan(self.samples, list(Answered.__dataclass_fields__), first_repeat))
 
 
-def sides(database: duckdb.DuckDBPyConnection, task: str, logs: Stage, prompts: Stage, samples: Stage | None) -> Sides:
-    """Open a task's sides; they are read while the connection is open and no other task's sides are opened."""
-    of_task = pads.field("task") == task
-    database.register("theirs", _scan(logs, Logged, of_task))
-    database.register("ours", _scan(prompts, Ours, of_task))
-    if samples is not None:
-        database.register("answered", _scan(samples, Answered, of_task & (pads.field("repeat") == 0)))
-    else:
-        database.execute("CREATE OR REPLACE TEMP VIEW answered AS SELECT NULL::BIGINT AS id, NULL AS response")
-    found: list[dict[str, Any]] = database.sql(_SPLITS).to_arrow_table().to_pylist()
+def sides(task: str, logs: Stage, prompts: Stage, samples: Stage | None) -> Sides:
+    """Open a task's sides and see which splits the log has."""
+    with duck.connection() as database:
+        _register_ids(database, task, logs, prompts)
+        found = _rows(database, _SPLITS, {})
     return Sides(
-        database,
-        tuple(row["split"] for row in found if row["num_shared"]),
-        tuple(row["split"] for row in found if not row["num_shared"]),
+        task=task,
+        logs=logs,
+        prompts=prompts,
+        samples=samples,
+        splits=tuple(row["split"] for row in found if row["num_shared"]),
+        left_out=tuple(row["split"] for row in found if not row["num_shared"]),
     )
 
 
-def _scan(stage: Stage, record: type[Logged | Ours | Answered], where: pads.Expression) -> pads.Scanner:
-    """Return a record's columns of one task, read in order: without its bounds Arrow reads gigabytes ahead."""
-    columns = list(record.__dataclass_fields__)
+def _of_range(database: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -> Iterator[Pair]:
+    last_id: int | None = None
+    filters: set[str] = set()
+    for batch in duck.batches(database, _PAIRS, parameters, rows=BATCH_ROWS):
+        for row in batch.to_pylist():
+            theirs = None if row["theirs"] is None else Logged(**row["theirs"])
+            is_again = False
+            if theirs is not None:
+                filters = filters if theirs.id == last_id else set()
+                is_again = theirs.filter in filters
+                filters.add(theirs.filter)
+                last_id = theirs.id
+            yield Pair(
+                theirs=theirs,
+                ours=None if row["ours"] is None else Ours(**row["ours"]),
+                answered=None if row["answered"] is None else Answered(**row["answered"]),
+                is_again=is_again,
+            )
+
+
+def _register_ids(database: duckdb.DuckDBPyConnection, task: str, logs: Stage, prompts: Stage) -> None:
+    of_task = pads.field("task") == task
+    database.register("theirs", _scan(logs, ["id"], of_task))
+    database.register("ours", _scan(prompts, ["id", "split"], of_task))
+
+
+def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    relation = database.sql(sql, params=parameters)
+    assert relation is not None  # a SELECT has a result
+    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
+    return rows
+
+
+def _scan(stage: Stage, columns: list[str], where: pads.Expression) -> pads.Scanner:
+    """Return columns to read in order; without its bounds Arrow reads gigabytes ahead."""
     return stage.dataset().scanner(
         columns=columns,
         filter=where,

@@ -15,6 +15,7 @@ from pipeline.harness.compare import Difference
 Verdict: TypeAlias = Literal["gained", "lost", "read"]
 
 ASPECTS = {
+    "id": "compared",
     "messages": "prompts",
     "prompt": "prompts",
     "doc": "rows",
@@ -26,7 +27,7 @@ ASPECTS = {
 }
 """First word of a difference's field, and the column that it counts against."""
 
-COLUMNS = tuple(dict.fromkeys(ASPECTS.values()))
+COLUMNS = tuple(column for column in dict.fromkeys(ASPECTS.values()) if column != "compared")
 
 
 @dataclass(slots=True, kw_only=True)

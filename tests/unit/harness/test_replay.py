@@ -4,11 +4,16 @@ import io
 import json
 import zipfile
 
+import pyarrow as pa
 import pytest
-from builders import command
+from builders import command, make_prompt, publish_prompts
 
 from pipeline.errors import ConfigError, DataError, Differs
+from pipeline.harness.join import sides
+from pipeline.harness.lines import LOG_SCHEMA
 from pipeline.harness.report import shown
+from pipeline.records import PROMPT_SCHEMA
+from pipeline.store import Folder
 
 
 def test_the_harness_and_we_agree_on_its_own_logs(replay, capsys):
@@ -137,7 +142,7 @@ def test_a_question_that_one_side_lacks_is_reported(replay):
 def test_a_question_twice_in_the_log_is_reported(replay):
     lines = replay.lines("med_bench")
     replay.write("med_bench", [*lines, lines[0]])
-    assert replay() == [("med_bench", 1, "id", "2 lines, the first 1, the last 6", "1 row")]
+    assert replay() == [("med_bench", 1, "id", "again in line 6", "one row")]
 
 
 def test_lines_of_two_filters_are_not_the_same_question_twice(replay):
@@ -280,3 +285,29 @@ def test_a_log_of_another_data_set_is_refused(replay):
 )
 def test_long_values_are_shown_from_where_they_part(theirs, ours, expected):
     assert shown(theirs, ours) == expected
+
+
+def test_questions_are_joined_a_range_of_ids_at_a_time_and_none_is_lost(tmp_path):
+    work = Folder.open(str(tmp_path))
+    line = {"filter": "", "doc": "{}", "gold": "", "arguments": "{}", "response": ""}
+    theirs = [line | {"id": number, "line": at} for at, number in enumerate([9, 2, 2, 5, -4, 11], start=1)]
+    with work.publish("logs", LOG_SCHEMA) as folder:
+        table = pa.Table.from_pylist(theirs, schema=LOG_SCHEMA)
+        folder.write_parquet("task=agro_bench/part-00000.parquet", LOG_SCHEMA, [table])
+    publish_prompts(work, [make_prompt(number) for number in (5, 1, 2, 9, 7)])
+    logs, prompts = work.require_stage("logs", LOG_SCHEMA), work.require_stage("prompts", PROMPT_SCHEMA)
+    both = sides("agro_bench", logs, prompts, None)
+    found = [
+        (pair.theirs and pair.theirs.id, pair.ours and pair.ours.id, pair.is_again)
+        for pair in both.pairs(is_limited=False, ids_per_range=2)
+    ]
+    assert found == [
+        (-4, None, False),
+        (None, 1, False),
+        (2, 2, False),
+        (2, 2, True),
+        (5, 5, False),
+        (None, 7, False),
+        (9, 9, False),
+        (11, None, False),
+    ]
