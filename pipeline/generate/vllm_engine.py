@@ -144,11 +144,15 @@ class VllmEngine:
             "device": self._engine.vllm_config.device_config.device_type,
         }
 
+    def sampling(self, request: Request) -> Any:
+        """Return vLLM's `SamplingParams` for one request."""
+        return self._sampling_params(seed=request.seed, **self._sampling)
+
     async def generate(self, request: Request) -> Output:
         """Return the generation for `request.prompt_token_ids`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        params = self._sampling_params(seed=request.seed, **self._sampling)
+        params = self.sampling(request)
         prompt = {"prompt_token_ids": request.prompt_token_ids}
         final = None
         try:
