@@ -23,7 +23,9 @@ def model_fingerprint(model: ModelConfig) -> str | None:
     if folder is None or not folder.is_dir():
         return None
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue  # caches and marks of download tools
         size = path.stat().st_size
         with path.open("rb") as file:
             content = file.read(WHOLE_BYTES if size <= WHOLE_BYTES else END_BYTES)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -19,8 +21,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from pipeline.errors import RunError
+from pipeline.errors import PipelineError, RunError
 from pipeline.store import Folder
+
+logger = logging.getLogger(__name__)
 
 LOCAL_FILE = ".lock"
 REMOTE_FILE = "lock.json"
@@ -77,7 +81,12 @@ def _beating(run: Folder) -> Iterator[None]:
 
     def keep_beating() -> None:
         while not ending.wait(BEAT_S):
-            with suppress(RunError):  # a passing fault of the storage: the next beat comes before the lock is stale
+            with suppress(PipelineError):  # a passing fault of the storage: the next beat comes before it is stale
+                now = _holder(run)
+                if now is not None and now.token != token:
+                    logger.error("%s was taken over by %s while this machine slept; this run ends", run.root, now.owner)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
                 beat()
 
     beat()

@@ -19,7 +19,7 @@ from pipeline import manifest, rundir
 from pipeline.cli import command
 from pipeline.compose import compose
 from pipeline.config import Config
-from pipeline.errors import GOES_ON, Interrupted, PipelineError, TooManyFailedRows
+from pipeline.errors import PipelineError, TooManyFailedRows
 from pipeline.fingerprint import model_fingerprint
 from pipeline.lock import locked
 from pipeline.signals import Signals
@@ -61,10 +61,9 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
                 _rooms(config, run, factory, console, content, timings, signals)
         except BaseException as error:
             # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
-            stopped = Interrupted(GOES_ON) if signals.is_over else None
-            _record_failure(run, content, stopped or error, timings)
-            if stopped is not None:
-                raise stopped from error
+            _record_failure(run, content, signals.ended or error, timings)
+            if signals.ended is not None and signals.ended is not error:
+                raise signals.ended from error
             raise
     failed = content["counts"]["num_failed"]
     if failed > config.max_failed_rows:
@@ -132,6 +131,8 @@ def _generate(
     from pipeline.generate import job
     from pipeline.generate.cluster import cluster
 
+    if config.run.retry_failed:
+        job.reopen(run)
     engine = job.done(run)
     if engine is not None:
         return engine

@@ -6,6 +6,7 @@ completions is as it was; where it runs, on how many engines, and how it is watc
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -21,6 +22,9 @@ CONFIG_FILE = "config.yaml"
 
 MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "max_failed_rows", "only")
 """Keys that a completion does not depend on; of `engine`, only kind, extra and the endpoint's model count."""
+
+
+NEW_ID = "choose another run_id, or run.restart=true"
 
 
 def place(config: Config) -> tuple[Folder, Config]:
@@ -46,35 +50,53 @@ def begin(run: Folder, config: Config) -> None:
     """Record the configuration in a run's directory, which the caller has locked, or make sure that it is the same.
 
     Raises:
-        RunError: The run is complete, or it was begun with another configuration or another model.
+        RunError: The run is complete, or it was begun with another configuration or another model, or what says so
+            is gone.
         DataError: Its manifest is damaged.
     """
     content = manifest.read(run)
     if content is not None and content["status"] == "complete":
-        raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
+        num_failed = content.get("counts", {}).get("num_failed", 0)
+        if not num_failed:
+            raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
+        if not config.run.retry_failed:
+            raise RunError(
+                f"run_id={config.run_id!r} is complete in {run.root}, and {num_failed} rows failed: "
+                "run.retry_failed=true tries these again, or choose another run_id"
+            )
     if run.exists(CONFIG_FILE):
         before = compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
         difference = _difference(_identity(before), _identity(config))
         if difference is not None:
             name, was, comes = difference
-            raise RunError(
-                f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: choose another run_id, "
-                "or run.restart=true"
-            )
-    recorded = content.get("model_fingerprint") if content is not None else None
+            raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
+    elif run.exists("journal") or run.exists("completions"):
+        raise RunError(f"{run.path(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
+    recorded = (run.facts("prompts") or content or {}).get("model_fingerprint")
     if recorded is not None and recorded != model_fingerprint(config.model):
         raise RunError(
             f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
-            "choose another run_id, or run.restart=true"
+            f"{NEW_ID}"
+        )
+    if run.exists("completions/_stage.json") and not run.exists("prompts/_stage.json"):
+        raise RunError(
+            f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
         )
     _remove_leftovers(run)
     run.write_text(CONFIG_FILE, compose.dump(config))
+
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
+"""A file that was being written when its process died: see `Folder.write_text`."""
 
 
 def _remove_leftovers(run: Folder) -> None:
     """Delete what a process that died while it wrote a stage has left; nothing reads it."""
     for name in run.folders():
         if name.startswith("."):
+            run.remove(name)
+    for name in run.files(recursive=False):
+        if LEFTOVER.fullmatch(name):
             run.remove(name)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pipeline.errors import GOES_ON, Interrupted
+from pipeline.errors import GOES_ON, Interrupted, PipelineError
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,7 +22,8 @@ class Signals:
 
     def __init__(self, grace_s: float) -> None:
         self.count = 0
-        self.is_over = False
+        self.ended: PipelineError | None = None
+        self._reason: PipelineError | None = None
         self._grace_s = grace_s
         self._deferring = False
 
@@ -55,8 +56,9 @@ class Signals:
         if self.count:  # heard, and all had landed by then
             self._over(signal.SIGALRM, None)
 
-    def end_now(self) -> None:
-        """Raise `Interrupted` in the main thread. Called from another thread."""
+    def end_now(self, reason: PipelineError) -> None:
+        """Raise the reason in the main thread. Called from another thread."""
+        self._reason = reason
         os.kill(os.getpid(), signal.SIGALRM)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
@@ -69,5 +71,5 @@ class Signals:
         # Once only: what ends now must not be interrupted in its turn.
         for each in (*WATCHED, signal.SIGALRM):
             signal.signal(each, signal.SIG_IGN)
-        self.is_over = True
-        raise Interrupted(GOES_ON)
+        self.ended = self._reason or Interrupted(GOES_ON)
+        raise self.ended

@@ -69,17 +69,20 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Return whether a file or a directory is there."""
-        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        with self.reaching():
+            return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
-    def files(self, name: str = "", suffix: str = "") -> list[str]:
+    def files(self, name: str = "", suffix: str = "", *, recursive: bool = True) -> list[str]:
         """Return the files below `name`, relative to this directory, sorted; none when it does not exist."""
-        selector = pafs.FileSelector(self.path(name), recursive=True, allow_not_found=True)
-        found = (info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File)
+        selector = pafs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
+        with self.reaching():
+            found = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
         return sorted(path[len(self.root) + 1 :] for path in found if path.endswith(suffix))
 
     def folders(self) -> list[str]:
         """Return the names of the directories in this one, sorted."""
-        infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+        with self.reaching():
+            infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
     def create(self) -> None:
@@ -95,11 +98,12 @@ class Folder:
 
     def remove(self, name: str = "") -> None:
         """Delete a file or a directory with all in it; nothing happens when it is not there."""
-        kind = self.fs.get_file_info(self.path(name)).type
-        if kind == pafs.FileType.File:
-            self.fs.delete_file(self.path(name))
-        elif kind == pafs.FileType.Directory:
-            self.fs.delete_dir(self.path(name))
+        with self.writing():
+            kind = self.fs.get_file_info(self.path(name)).type
+            if kind == pafs.FileType.File:
+                self.fs.delete_file(self.path(name))
+            elif kind == pafs.FileType.Directory:
+                self.fs.delete_dir(self.path(name))
 
     def read_text(self, name: str) -> str:
         """Return a UTF-8 file.
@@ -139,6 +143,15 @@ class Folder:
                 partial.unlink(missing_ok=True)
 
     @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Turn a storage that does not answer into one line that names this directory."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(f"{self.root} cannot be reached: {reason}. Run the same run_id again when it can") from error
+
+    @contextmanager
     def writing(self) -> Iterator[None]:
         """Turn what the file system refuses into one line that names this directory."""
         try:
@@ -171,6 +184,8 @@ class Folder:
             partial.write_text(STAGE_FILE, json.dumps({"facts": facts or {}, "files": rows}, indent=1))
             if self.local:
                 with self.writing():
+                    for folder, _, _ in os.walk(partial.root):
+                        _fsync_directory(Path(folder))
                     _exchange(Path(partial.root), Path(target.root))
         finally:
             if self.local:
@@ -183,14 +198,10 @@ class Folder:
             DataError: `_stage.json` is damaged, or a file that it names is missing or damaged.
         """
         folder = self.child(stage)
-        if not folder.exists(STAGE_FILE):
+        record = self._record(stage)
+        if record is None:
             return None
-        try:
-            record = json.loads(folder.read_text(STAGE_FILE))
-            files = {str(name): int(rows) for name, rows in record["files"].items()}
-            facts = dict(record["facts"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder.path(STAGE_FILE)} is damaged: delete {folder.root} and run again") from error
+        files, facts = record
         for name, rows in files.items():
             found = folder.num_rows(name, schema)
             if found != rows:
@@ -198,6 +209,25 @@ class Folder:
                     f"{folder.path(name)} holds {found} rows, not {rows}: delete {folder.root} and run again"
                 )
         return Stage(folder, schema, files, facts)
+
+    def facts(self, stage: str) -> dict[str, str | int] | None:
+        """Return the facts that a room recorded with its stage, or None when it has not published it.
+
+        Raises:
+            DataError: `_stage.json` is damaged.
+        """
+        record = self._record(stage)
+        return None if record is None else record[1]
+
+    def _record(self, stage: str) -> tuple[dict[str, int], dict[str, str | int]] | None:
+        folder = self.child(stage)
+        if not folder.exists(STAGE_FILE):
+            return None
+        try:
+            record = json.loads(folder.read_text(STAGE_FILE))
+            return {str(name): int(rows) for name, rows in record["files"].items()}, dict(record["facts"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder.path(STAGE_FILE)} is damaged: delete {folder.root} and run again") from error
 
     def require_stage(self, stage: str, schema: pa.Schema) -> Stage:
         """Open what a room published.

@@ -20,6 +20,7 @@ import pyarrow.fs as pafs
 
 from pipeline.compose import compose
 from pipeline.config import Config
+from pipeline.errors import PipelineError
 from pipeline.generate import journal
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Prompt, to_table
 from pipeline.store import Folder
@@ -75,8 +76,8 @@ class Counting:
     def __init__(self) -> None:
         self.num_rows = self.num_left = self.num_done = self.num_failed = self.num_tokens = 0
 
-    def end_now(self) -> None:
-        raise AssertionError("nobody interrupts")
+    def end_now(self, reason: PipelineError) -> None:
+        raise AssertionError(f"nobody interrupts: {reason}")
 
     def begin(self, num_rows: int, num_left: int) -> None:
         self.num_rows, self.num_left = num_rows, num_left

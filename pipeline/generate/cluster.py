@@ -60,6 +60,16 @@ def cluster(config: Config) -> Iterator[Placement]:
             ray.shutdown()
 
 
+def room_for_replicas(gpus_per_replica: int) -> int:
+    """Return how many replicas the living machines of the cluster have room for; 1 where replicas take no GPU."""
+    import ray
+
+    if not gpus_per_replica:
+        return 1
+    gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return sum(count // gpus_per_replica for count in gpus)
+
+
 def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
     """Return where the replicas go on these nodes.
 

@@ -27,6 +27,7 @@ JOURNALED_SQL = """
     SELECT l.* FROM lines l
     SEMI JOIN prompts p
         ON l.task = p.task AND l.split = p.split AND l.id = p.id AND l.prompt_sha256 = p.prompt_sha256
+           AND p.error IS NULL
     WHERE l.repeat < $repeats
     QUALIFY row_number() OVER (PARTITION BY l.task, l.split, l.id, l.repeat ORDER BY l.error IS NOT NULL) = 1
 """

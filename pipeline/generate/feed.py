@@ -11,13 +11,14 @@ import math
 import shutil
 import tempfile
 import threading
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.errors import GOES_ON, Interrupted, PipelineError
-from pipeline.generate.cluster import Placement
+from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
+from pipeline.generate.cluster import Placement, room_for_replicas
 from pipeline.generate.control import CLOSE, POLL_S, STOP
 from pipeline.generate.schedule import WORK_SCHEMA
 from pipeline.generate.worker import Duty, Worker
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from pipeline.generate.job import Interruptions, Progress
 
 logger = logging.getLogger(__name__)
+
+COUNT_S = 5.0
+"""Seconds between two counts of the machines."""
+
+LONGEST_STRANDED_S = 300.0
+"""Seconds that a pass waits for a machine, when all of them are lost or hold replicas that have given up."""
 
 ROWS_PER_BLOCK = 4
 """Few rows a block keep the last rows spread over all replicas; measured best together with `OVERSUBSCRIPTION`."""
@@ -46,6 +53,8 @@ class Feed:
         self._num_returned = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
+        self._next_count = 0.0
+        self._stranded_since: float | None = None
 
     def run(self, files: list[str], num_work: int) -> int:
         """Generate the rows of the files; return how many replicas have given up on the way.
@@ -130,7 +139,7 @@ class Feed:
             control.say(STOP)
             if control.all_drained():
                 self._reason_to_end = Interrupted(GOES_ON)
-                self._interruptions.end_now()
+                self._interruptions.end_now(self._reason_to_end)
             return self._reason_to_end is not None
         given_up = control.given_up()
         self._num_given_up = len(given_up)
@@ -138,9 +147,29 @@ class Feed:
             self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
             control.say(STOP)
             return True
+        if self._is_stranded():
+            gave_up = "".join(f"; {self._num_given_up} gave up, the first: {each.text}" for each in given_up[:1])
+            self._reason_to_end = RunError(
+                f"for {LONGEST_STRANDED_S:.0f} s there has been no machine for a replica{gave_up}. "
+                "Bring machines back and run the same run_id again"
+            )
+            self._interruptions.end_now(self._reason_to_end)
+            return True
         num_left = num_work - self._num_returned
         in_flight = self._placement.num_replicas * self._blocks_per_replica * ROWS_PER_BLOCK
         if num_left <= in_flight and num_left == control.num_held():
             control.say(CLOSE)
             return True
+        return False
+
+    def _is_stranded(self) -> bool:
+        """Return whether machines were lost and none is left, or comes back, for a replica that can generate."""
+        now = time.monotonic()
+        if now < self._next_count:
+            return self._stranded_since is not None and now - self._stranded_since > LONGEST_STRANDED_S
+        self._next_count = now + COUNT_S
+        if room_for_replicas(self._placement.gpus_per_replica) > self._num_given_up:
+            self._stranded_since = None
+        elif self._stranded_since is None:
+            self._stranded_since = now
         return False

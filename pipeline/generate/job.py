@@ -15,7 +15,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+import pyarrow.dataset as pads
+
 from pipeline.config import Config
+from pipeline.errors import PipelineError
 from pipeline.generate import completions, journal, schedule
 from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
@@ -25,7 +28,7 @@ from pipeline.generate.feed import Feed
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.generate.worker import Duty
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
-from pipeline.store import Folder, Stage
+from pipeline.store import STAGE_FILE, Folder, Stage
 
 
 class Progress(Protocol):
@@ -43,8 +46,8 @@ class Interruptions(Protocol):
 
     count: int
 
-    def end_now(self) -> None:
-        """Raise `Interrupted` in the main thread, as the end of the grace does."""
+    def end_now(self, reason: PipelineError) -> None:
+        """Raise the reason in the main thread, whatever it waits for."""
 
 
 def engine_factory(config: Config) -> EngineFactory:
@@ -64,11 +67,26 @@ def done(run: Folder) -> dict[str, Any] | None:
     stage = run.stage("completions", COMPLETION_SCHEMA)
     if stage is None:
         return None
-    with suppress(OSError):  # an actor that is still ending may write there: it is in nobody's way
+    with suppress(PipelineError):  # an actor that is still ending may write there: it is in nobody's way
         run.remove(schedule.FOLDER)
         run.remove(journal.FOLDER)
     engine: dict[str, Any] = json.loads(str(stage.facts.get("engine", "{}")))
     return engine
+
+
+def reopen(run: Folder) -> None:
+    """Make journals of a completions stage again, without its rows that failed, so that these are generated anew."""
+    stage = run.stage("completions", COMPLETION_SCHEMA)
+    if stage is None:
+        return
+    folder = run.child(journal.FOLDER)
+    run.remove(journal.FOLDER)
+    batches = stage.dataset().to_batches(filter=pads.field("error").is_null(), batch_size=1_000)
+    journal.keep(folder, (row for batch in batches for row in batch.to_pylist()))
+    for name, facts in json.loads(str(stage.facts.get("engine", "{}"))).items():
+        journal.write_facts(folder, name, facts)
+    run.remove(f"completions/{STAGE_FILE}")  # first: without it what is left is no stage
+    run.remove("completions")
 
 
 def generate(
@@ -100,22 +118,22 @@ def generate(
     prompts = run.require_stage("prompts", PROMPT_SCHEMA)
     repeats = config.generation.repeats
     # Rows that failed in an earlier session are tried again, once: what was in their way may have passed.
-    files, num_work = _work(run, prompts, repeats, again_failed=True)
+    earlier = frozenset(run.child(journal.FOLDER).files(suffix=journal.SUFFIX))
+    files, num_work = _work(run, prompts, repeats, earlier)
     progress.begin(prompts.num_rows * repeats, num_work)
     while num_work:
         duty = _duty(config, run, factory)
         feed = Feed(duty, placement, progress, interruptions)
         num_given_up = feed.run([run.path(name) for name in files], num_work)
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
-        files, num_work = _work(run, prompts, repeats, again_failed=False)
+        files, num_work = _work(run, prompts, repeats, earlier)
     facts = journal.facts(run.child(journal.FOLDER))
     completions.commit(run, prompts, repeats, {"engine": json.dumps(facts)})
     return done(run) or {}
 
 
-def _work(run: Folder, prompts: Stage, repeats: int, *, again_failed: bool) -> tuple[list[str], int]:
-    lines = journal.read(run.child(journal.FOLDER))
-    finished = (line for line in lines if line["error"] is None or not again_failed)
+def _work(run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str]) -> tuple[list[str], int]:
+    finished = journal.read(run.child(journal.FOLDER), without_errors_of=earlier)
     return schedule.write_work(run, prompts, finished, repeats)
 
 

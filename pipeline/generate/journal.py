@@ -14,15 +14,18 @@ import json
 import os
 import queue
 import threading
+import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
+from pipeline.errors import DataError
 from pipeline.records import Completion
 from pipeline.store import Folder
 
 FOLDER = "journal"
+SUFFIX = ".jsonl"
 
 
 class Journal:
@@ -42,7 +45,7 @@ class Journal:
         self._num_objects = 0
         if folder.local is not None:
             folder.create()
-            self._file = (folder.local / f"{name}.jsonl").open("ab", buffering=0)
+            self._file = (folder.local / f"{name}{SUFFIX}").open("ab", buffering=0)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
@@ -102,7 +105,7 @@ class Journal:
                     view = view[self._file.write(view) :]
                 os.fsync(self._file.fileno())
             else:
-                name = f"{self._name}-{self._num_objects:06d}.jsonl"
+                name = f"{self._name}-{self._num_objects:06d}{SUFFIX}"
                 self._num_objects += 1
                 with self._folder.fs.open_output_stream(self._folder.path(name)) as stream:
                     stream.write(data)
@@ -125,20 +128,25 @@ def _line(record: dict[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def read(folder: Folder) -> Iterator[dict[str, Any]]:
+def read(folder: Folder, without_errors_of: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield every whole line of every journal in the folder, as a completion's fields.
+
+    Args:
+        folder: Directory of the run's journals.
+        without_errors_of: Files of which the rows that failed are left out.
 
     A line that was cut off, or whose checksum does not agree, ends its file: what stands after it was written by a
     process that had already lost its disk.
     """
-    for name in folder.files(suffix=".jsonl"):
+    for name in folder.files(suffix=SUFFIX):
+        errors_count = name not in without_errors_of
         with folder.fs.open_input_stream(folder.path(name)) as stream:
             rest = b""
             while chunk := bytes(stream.read(1 << 20)):
                 *lines, rest = (rest + chunk).split(b"\n")
                 records = [_record(line) for line in lines]
                 whole = records if None not in records else records[: records.index(None)]
-                yield from (record for record in whole if record is not None)
+                yield from (each for each in whole if each is not None and (errors_count or each["error"] is None))
                 if len(whole) < len(records):
                     break
 
@@ -152,12 +160,36 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
+def keep(folder: Folder, records: Iterator[dict[str, Any]]) -> None:
+    """Write completions of an earlier commit as a journal that appears whole."""
+    folder.create()
+    name = f"kept-{uuid.uuid4().hex}"
+    partial, whole = folder.path(f"{name}.partial"), folder.path(f"{name}{SUFFIX}")
+    with folder.writing():
+        with folder.fs.open_output_stream(partial if folder.local else whole) as stream:
+            for record in records:
+                stream.write(_line(record))
+        if folder.local:
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            folder.fs.move(partial, whole)
+
+
 def write_facts(folder: Folder, name: str, facts: dict[str, str | int | float]) -> None:
     """Record what a worker's engine says of itself, beside its journal."""
     folder.write_text(f"{name}.facts.json", json.dumps(facts))
 
 
 def facts(folder: Folder) -> dict[str, Any]:
-    """Return what every engine said of itself, by the worker's name."""
-    names = folder.files(suffix=".facts.json")
-    return {name.removesuffix(".facts.json"): json.loads(folder.read_text(name)) for name in names}
+    """Return what every engine said of itself, by the worker's name.
+
+    Raises:
+        DataError: A file of them is damaged.
+    """
+    found: dict[str, Any] = {}
+    for name in folder.files(suffix=".facts.json"):
+        try:
+            found[name.removesuffix(".facts.json")] = json.loads(folder.read_text(name))
+        except ValueError as error:
+            raise DataError(f"{folder.path(name)} is damaged: delete it and run the same run_id again") from error
+    return found

@@ -45,6 +45,7 @@ class Ledger:
     """The ledger of one replica, opened by each of its processes in turn."""
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         lines, newline, _ = file.read_bytes().rpartition(b"\n")
@@ -93,7 +94,7 @@ class Ledger:
     def _write(self, line: str) -> None:
         data = f"{line}\n".encode()
         if os.write(self._descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
 
 
 def _read(text: str) -> _Past:

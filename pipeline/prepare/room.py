@@ -19,6 +19,7 @@ import pyarrow.dataset as pads
 from pipeline.config import Config
 from pipeline.duck import connection
 from pipeline.errors import DataError, ModelError
+from pipeline.fingerprint import model_fingerprint
 from pipeline.prepare.load import Source, find_source
 from pipeline.prepare.prompt import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
 from pipeline.prepare.read import read_rows
@@ -34,8 +35,8 @@ ROWS_PER_FILE = 20_000
 def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None = None) -> None:
     """Write the stage `prompts` of a run.
 
-    Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files) and, with an engine of our own,
-    `chat_template_sha256` and, of a hub model, `model_revision`.
+    Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), `model_fingerprint` of a local
+    model and, with an engine of our own, `chat_template_sha256` and, of a hub model, `model_revision`.
 
     Args:
         config: The run's configuration.
@@ -53,6 +54,9 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
         check_template_kwargs(config)
     sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
     facts: dict[str, str | int] = {f"dataset_revision.{source.task}": source.revision for source in sources}
+    fingerprint = model_fingerprint(config.model)
+    if fingerprint is not None:
+        facts["model_fingerprint"] = fingerprint
     if config.engine.kind == "vllm":
         chat = open_chat(config)
         facts["chat_template_sha256"] = chat.template_sha256

@@ -66,6 +66,18 @@ def test_failed_rows_finish_the_run_and_decide_its_exit_code(tmp_path: Path) -> 
     execute(settings(tmp_path, "run_id=two", "max_failed_rows=18"), factory)
 
 
+def test_failed_rows_are_tried_again_when_the_user_says_so_and_no_other_row_is(tmp_path: Path) -> None:
+    with pytest.raises(TooManyFailedRows):
+        execute(settings(tmp_path), ScriptedFactory(raise_on="ц"))
+    num_failed = json.loads((tmp_path / "run=one" / "manifest.json").read_text())["counts"]["num_failed"]
+    asked = tmp_path / "asked"
+    run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", asked=str(asked)))
+    samples = run.require_stage("samples", SAMPLE_SCHEMA).dataset().to_table()
+    assert len(asked.read_text().splitlines()) == num_failed > 0
+    assert samples.column("error").null_count == samples.num_rows == 18
+    assert sorted(samples.column("response").to_pylist()) == ["A"] * (18 - num_failed) + ["B"] * num_failed
+
+
 def test_a_complete_run_is_not_run_again(tmp_path: Path) -> None:
     execute(settings(tmp_path), ScriptedFactory())
     with pytest.raises(RunError, match="run_id='one' is complete"):

@@ -51,6 +51,13 @@ def test_a_change_is_seen(model: Path, change: str) -> None:
     assert of(model) != before
 
 
+def test_the_mark_of_a_download_tool_is_no_part_of_the_model(model: Path) -> None:
+    before = of(model)
+    (model / ".cache" / "huggingface").mkdir(parents=True)
+    (model / ".cache" / "huggingface" / "config.json.metadata").write_text("today")
+    assert of(model) == before
+
+
 def test_what_is_no_directory_has_none() -> None:
     assert fingerprint.model_fingerprint(ModelConfig(path="Qwen/Qwen3.6-35B-A3B")) is None
     assert fingerprint.model_fingerprint(ModelConfig(path=None)) is None

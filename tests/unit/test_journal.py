@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import DataError
 from pipeline.generate import journal
 from pipeline.generate.journal import Journal
 from pipeline.records import Completion
@@ -82,3 +84,25 @@ def test_a_full_disk_is_an_error_of_the_append(tmp_path: Path) -> None:
         book.close()
 
     asyncio.run(append())
+
+
+def test_errors_of_an_earlier_session_are_left_out_and_its_answers_are_not(tmp_path: Path) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    write(folder, "one", [replace(completion(1), error="then"), completion(2)])
+    write(folder, "two", [replace(completion(3), error="now")])
+    assert [row["id"] for row in journal.read(folder, without_errors_of={"one.jsonl"})] == [2, 3]
+
+
+def test_kept_completions_are_read_like_any_other(tmp_path: Path) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    journal.keep(folder, iter(asdict(completion(number, "\n\u2028")) for number in range(3)))
+    assert list(journal.read(folder)) == [asdict(completion(number, "\n\u2028")) for number in range(3)]
+    assert len(folder.files()) == 1
+
+
+def test_facts_that_were_cut_are_one_line(tmp_path: Path) -> None:
+    folder = Folder.open(str(tmp_path / "journal"))
+    journal.write_facts(folder, "one", {"pid": 1})
+    (tmp_path / "journal" / "one.facts.json").write_text('{"pid"')
+    with pytest.raises(DataError, match=r"one\.facts\.json is damaged: delete it and run the same run_id again"):
+        journal.facts(folder)

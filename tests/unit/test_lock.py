@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -116,3 +117,17 @@ def test_in_object_storage_a_damaged_lock_is_one_line(s3: str, text: str) -> Non
     run.write_text(REMOTE_FILE, text)
     with pytest.raises(RunError, match="lock"), locked(run):
         pass
+
+
+def test_in_object_storage_a_run_whose_lock_was_taken_over_is_ended(s3: str) -> None:
+    uri = s3.format("run=five")
+    run = Folder.open(uri)
+    script = HOLDER.replace("with locked", "import pipeline.lock\npipeline.lock.BEAT_S = 0.2\nwith locked")
+    line = [sys.executable, "-c", script, uri, "60"]
+    with subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        word = {"owner": "another", "token": "another", "at": time.time()}
+        run.write_text(REMOTE_FILE, json.dumps(word))
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert json.loads(run.read_text(REMOTE_FILE)) == word

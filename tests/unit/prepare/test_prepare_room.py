@@ -58,7 +58,7 @@ def test_files_lie_by_task_and_split(prepared, run):
 def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
     prepared()
     facts = run.stage("prompts", PROMPT_SCHEMA).facts
-    assert sorted(facts) == ["chat_template_sha256", "dataset_revision.agro"]
+    assert sorted(facts) == ["chat_template_sha256", "dataset_revision.agro", "model_fingerprint"]
     assert facts["dataset_revision.agro"].startswith("sha256:")
 
 

@@ -1,0 +1,134 @@
+"""The plan's arithmetic against figures worked out by hand, and its shapes against models built in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.compose import compose
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.plan import ALL_REDUCE_LATENCY_S, GPUS, RESERVED_BYTES, Workload, plans
+from pipeline.generate.shape import Shape, read_shape
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+A100 = GPUS["A100-SXM4-80GB"]
+WORK = Workload(num_rows=9137, num_prompt_tokens=250, num_output_tokens=2000, max_num_seqs=128)
+
+DENSE = Shape(
+    name="dense",
+    num_params=8_000_000_000,
+    num_expert_params=0,
+    num_experts=0,
+    num_experts_per_token=0,
+    weights_bytes=16_000_000_000,
+    hidden_size=4096,
+    num_layers=32,
+    num_attention_layers=32,
+    num_attention_heads=32,
+    num_kv_heads=8,
+    head_size=128,
+    kv_bytes=2,
+    num_recurrent_layers=0,
+    num_recurrent_heads=0,
+    recurrent_bytes=0,
+)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Shape:
+    """The reference model's shape, from a config.json as transformers writes it for that architecture."""
+    from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
+
+    folder = tmp_path / "Qwen3.6-35B-A3B"
+    Qwen3_5MoeTextConfig(dtype="bfloat16", mamba_ssm_dtype="float32").save_pretrained(folder)
+    return read_shape(compose(["conf=mera", f"model.path={folder}"]))
+
+
+def test_the_reference_model_has_the_sizes_that_it_is_known_for(reference: Shape) -> None:
+    assert reference.num_params == pytest.approx(34.7e9, rel=0.002)  # and 0.45e9 of vision and prediction heads: 35B
+    assert reference.num_active_params == pytest.approx(3.4e9, rel=0.02)
+    assert (reference.num_attention_layers, reference.num_recurrent_layers) == (10, 30)
+    assert reference.kv_bytes_per_token == 2 * 10 * 2 * 256 * 2
+    assert reference.recurrent_bytes == 30 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
+
+
+def test_a_dense_model_on_one_gpu_is_as_worked_out_by_hand() -> None:
+    (first, *_) = [each for each in plans(DENSE, A100, 8, 8, 0.9, WORK) if each.tensor_parallel_size == 1]
+    kv_per_token = 2 * 32 * 8 * 128 * 2
+    assert first.kv_bytes_per_sequence == kv_per_token * 2250
+    room = A100.memory_bytes * 0.9 - RESERVED_BYTES - 16e9
+    assert first.num_fitting == math.floor(room / (kv_per_token * 2250))
+    assert first.num_running == 128
+    step_s = (16e9 + 128 * kv_per_token * 1250) / 2.039e12
+    assert first.step_s == pytest.approx(step_s)
+    prefill_s = 2 * 8e9 * 250 / 312e12
+    assert first.wall_s == pytest.approx(9137 * (2000 * step_s / 128 + prefill_s) / 8)
+    assert first.tokens_per_s == pytest.approx(9137 * 2000 / first.wall_s)
+    assert first.bound == "memory"
+
+
+def test_two_gpus_halve_what_is_read_and_add_what_they_tell_each_other() -> None:
+    one, two = (
+        next(each for each in plans(DENSE, A100, 2, 8, 0.9, WORK) if each.tensor_parallel_size == size)
+        for size in (1, 2)
+    )
+    telling_s = 2 * 32 * (ALL_REDUCE_LATENCY_S + 128 * 4096 * 2 / 300e9)
+    assert two.step_s == pytest.approx(one.step_s / 2 + telling_s)
+    assert (one.num_replicas, two.num_replicas) == (2, 1)
+
+
+def test_the_reference_model_is_faster_on_two_gpus_because_more_sequences_fit(reference: Shape) -> None:
+    found = plans(reference, A100, 8, 8, 0.92, WORK)
+    by_size = {each.tensor_parallel_size: each for each in found}
+    assert found[0].tensor_parallel_size == 2
+    assert by_size[1].num_fitting < 64 < 512 < by_size[2].num_fitting
+    assert by_size[2].wall_s < 0.6 * by_size[1].wall_s
+
+
+def test_with_as_few_sequences_as_one_gpu_holds_two_gpus_a_replica_win_nothing_like_that(reference: Shape) -> None:
+    few = replace(WORK, max_num_seqs=16)
+    by_size = {each.tensor_parallel_size: each for each in plans(reference, A100, 8, 8, 0.92, few)}
+    assert by_size[1].wall_s < by_size[2].wall_s * 1.05
+
+
+def test_weights_that_a_step_reads_grow_with_the_experts_that_its_tokens_touch(reference: Shape) -> None:
+    one, many = reference.weights_read(1), reference.weights_read(100_000)
+    assert one == pytest.approx(2 * reference.num_active_params)
+    assert many == pytest.approx(reference.weights_bytes)
+
+
+def test_kv_heads_fewer_than_gpus_are_copied(reference: Shape) -> None:
+    by_size = {each.tensor_parallel_size: each for each in plans(reference, A100, 8, 8, 0.92, WORK)}
+    assert by_size[8].kv_bytes_per_sequence == 4 * by_size[2].kv_bytes_per_sequence
+
+
+def test_sizes_that_do_not_divide_the_heads_are_not_offered() -> None:
+    odd = replace(DENSE, num_attention_heads=12, num_kv_heads=3)
+    assert {each.tensor_parallel_size for each in plans(odd, A100, 8, 8, 0.9, WORK)} == {1}
+
+
+def test_a_model_that_fits_nowhere_is_one_line() -> None:
+    huge = replace(DENSE, weights_bytes=2_000_000_000_000)
+    with pytest.raises(ConfigError, match=r"dense weighs 2000\.0 GB, and 8 x A100-SXM4-80GB of a node hold no"):
+        plans(huge, A100, 8, 8, 0.9, WORK)
+
+
+def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobody_knows"}))
+    with pytest.raises(ModelError, match=r"model\.path=.*: its config\.json does not tell its shape: .*nobody_knows"):
+        read_shape(compose(["conf=demo", f"model.path={tmp_path}"]))
+
+
+def test_the_demo_models_parameters_are_counted() -> None:
+    shape = read_shape(compose(["conf=demo"]))
+    from safetensors import safe_open
+
+    with safe_open("data/demo/model/model.safetensors", framework="np") as file:
+        stored = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert shape.num_params == stored
+    assert shape.weights_bytes == 4 * stored
