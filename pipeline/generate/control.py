@@ -17,6 +17,9 @@ from pipeline.store import Folder
 POLL_S = 0.25
 """Seconds between two looks for a word."""
 
+IDLE_POLL_S = POLL_S / 5
+"""The same where an engine has nothing to do but wait for it."""
+
 STOP, CLOSE = "stop", "close"
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
 from pipeline.generate.cluster import Placement, room_for_replicas
-from pipeline.generate.control import CLOSE, POLL_S, STOP
+from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
 from pipeline.generate.schedule import WORK_SCHEMA
 from pipeline.generate.worker import Duty, Worker
 
@@ -40,6 +40,9 @@ ROWS_PER_BLOCK = 4
 OVERSUBSCRIPTION = 2
 """Rows at a replica for each slot of its engine, so that a free slot never waits for the driver."""
 
+ROWS_PER_BLOCK_ALONE = 16
+"""Rows a block for a single replica: it has nobody to share the last rows with, and each block costs Ray the same."""
+
 
 class Feed:
     """A pass over the work rows with the replicas of a placement."""
@@ -47,10 +50,16 @@ class Feed:
     def __init__(self, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions) -> None:
         self._duty, self._placement = duty, placement
         self._progress, self._interruptions = progress, interruptions
+        if placement.num_replicas > 1:
+            self._rows_per_block = ROWS_PER_BLOCK
+            num_blocks = math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
+        else:
+            self._rows_per_block = ROWS_PER_BLOCK_ALONE
+            num_blocks = duty.admitted  # were a long row in each of them all that is left, the engine would still be full
         # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
-        self._blocks_per_replica = 1 + math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
-        self._num_done = 0
-        self._num_returned = 0
+        self._blocks_per_replica = 1 + num_blocks
+        self.num_done = 0
+        self._num_returned = self._num_held = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
@@ -81,9 +90,9 @@ class Feed:
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
         if self._reason_to_end is not None:
             raise self._reason_to_end
-        if self._interruptions.count and self._num_done < num_work:
+        if self._interruptions.count and self.num_done < num_work:
             raise Interrupted(GOES_ON)
-        if not self._num_done and not self._num_given_up:
+        if not self.num_done and not self._num_given_up:
             raise RuntimeError(f"{num_work} rows went to the workers, none came back")
         return self._num_given_up
 
@@ -96,10 +105,10 @@ class Feed:
         context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
         fs, size = self._duty.journal.fs, self._placement.gpus_per_replica
         work = ray.data.read_parquet(files, filesystem=fs, schema=WORK_SCHEMA)
-        return work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
+        return work.repartition(target_num_rows_per_block=self._rows_per_block).map_batches(
             Worker,
             fn_constructor_args=(self._duty,),
-            batch_size=ROWS_PER_BLOCK,
+            batch_size=self._rows_per_block,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 size=self._placement.num_replicas,
@@ -120,12 +129,12 @@ class Feed:
             raise self._reason_to_end
         self._num_returned += len(columns["done"])
         num_done = sum(columns["done"])
-        self._num_done += num_done
+        self.num_done += num_done
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
 
     def _look_around(self, num_work: int, ended: threading.Event) -> None:
         """Look until the pass has ended; a fault of the storage is looked over, and the next look comes soon."""
-        while not ended.wait(POLL_S):
+        while not ended.wait(IDLE_POLL_S if self._num_held else POLL_S):
             try:
                 if self._look(num_work):
                     return
@@ -156,8 +165,9 @@ class Feed:
             self._interruptions.end_now(self._reason_to_end)
             return True
         num_left = num_work - self._num_returned
-        in_flight = self._placement.num_replicas * self._blocks_per_replica * ROWS_PER_BLOCK
-        if num_left <= in_flight and num_left == control.num_held():
+        in_flight = self._placement.num_replicas * self._blocks_per_replica * self._rows_per_block
+        self._num_held = control.num_held() if num_left <= in_flight else 0
+        if num_left == self._num_held:
             control.say(CLOSE)
             return True
         return False

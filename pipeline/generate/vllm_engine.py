@@ -153,7 +153,8 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         params = self.sampling(request)
-        prompt = {"prompt_token_ids": request.prompt_token_ids}
+        # Marked as tokens, it goes to the engine as it is; a bare list of ids would take a turn through a thread.
+        prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
         final = None
         try:
             async for output in self._engine.generate(prompt, params, request.request_id):

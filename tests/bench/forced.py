@@ -79,8 +79,8 @@ class ForcedEngine:
         await asyncio.gather(*(self._engine.generate(each) for each in requests))
 
     def close(self) -> None:
-        began = time.monotonic()
+        self._found["closing"] = time.monotonic()
         self._engine.close()
-        self._found["close_s"] = time.monotonic() - began
+        self._found["close_s"] = time.monotonic() - self._found["closing"]
         self._times.write_text(json.dumps(self._found), encoding="utf-8")
 

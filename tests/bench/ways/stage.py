@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from builders import Counting
 
 from bench.child import check
 from bench.forced import ForcedFactory
@@ -25,19 +26,6 @@ from pipeline.generate.cluster import cluster
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.store import Folder
-
-
-class Silent:
-    """Nobody watches and nobody interrupts."""
-
-    count = 0
-
-    def begin(self, num_rows: int, num_left: int) -> None: ...
-
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None: ...
-
-    def end_now(self) -> None:
-        raise AssertionError("nobody interrupts")
 
 
 class Stage:
@@ -55,7 +43,7 @@ class Stage:
         times = folder / f"{way}.json"
         factory = ForcedFactory(VllmFactory(self._config), folder, times)
         with cluster(self._config) as placement:
-            facts = job.generate(self._config, run, placement, factory, Silent(), Silent())
+            facts = job.generate(self._config, run, placement, factory, Counting(), Counting())
             ended = time.monotonic()
         found = json.loads(times.read_text(encoding="utf-8"))
         completions = run.require_stage("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
