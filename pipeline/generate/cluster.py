@@ -18,12 +18,16 @@ from pipeline.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """How many engines run and what each of them takes."""
+    """How many engines run and what each of them takes.
+
+    `shares_cores`: the engine runs on this machine's own processor, beside Ray and the driver.
+    """
 
     num_replicas: int
     gpus_per_replica: int
     num_gpus: int
     gpu_type: str | None
+    shares_cores: bool = False
 
 
 @contextmanager
@@ -89,6 +93,7 @@ def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
         gpus_per_replica=config.engine.gpus_per_replica if config.engine.kind == "vllm" and any(gpus) else 0,
         num_gpus=sum(gpus),
         gpu_type=", ".join(kinds) or None,
+        shares_cores=config.cluster.address == "local" and config.engine.kind == "vllm" and not any(gpus),
     )
 
 

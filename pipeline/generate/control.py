@@ -54,6 +54,10 @@ class Control:
         """Say that the worker's engine is up."""
         self.folder.write_text(f"{worker}.ready", "")
 
+    def all_ready(self) -> frozenset[str]:
+        """Return the workers whose engines are up."""
+        return frozenset(self._who_said(".ready"))
+
     def drained(self, worker: str) -> None:
         """Say that the worker has nothing under way after `stop`."""
         self.folder.write_text(f"{worker}.drained", "")

@@ -20,6 +20,7 @@ from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
 from pipeline.generate.cluster import Placement, room_for_replicas
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
+from pipeline.generate.cores import Cores
 from pipeline.generate.schedule import WORK_SCHEMA
 from pipeline.generate.worker import Duty, Worker
 
@@ -55,7 +56,9 @@ class Feed:
             num_blocks = math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
         else:
             self._rows_per_block = ROWS_PER_BLOCK_ALONE
-            num_blocks = duty.admitted  # were a long row in each of them all that is left, the engine would still be full
+            num_blocks = (
+                duty.admitted
+            )  # were a long row in each of them all that is left, the engine would still be full
         # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
         self._blocks_per_replica = 1 + num_blocks
         self.num_done = 0
@@ -64,6 +67,8 @@ class Feed:
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
         self._stranded_since: float | None = None
+        self._cores = Cores()
+        self._ready: frozenset[str] = frozenset()
 
     def run(self, files: list[str], num_work: int) -> int:
         """Generate the rows of the files; return how many replicas have given up on the way.
@@ -84,6 +89,7 @@ class Feed:
         finally:
             ended.set()
             thread.join()
+            self._cores.take_back()
             with suppress(PipelineError):  # however the pass ends, no worker waits for a word that nobody will say
                 self._duty.control.say(CLOSE)
             # On another machine the ledgers stay in its temporary directory: a few bytes a row.
@@ -144,6 +150,9 @@ class Feed:
     def _look(self, num_work: int) -> bool:
         """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
         control = self._duty.control
+        if self._placement.shares_cores and (ready := control.all_ready()) != self._ready:
+            self._ready = ready
+            self._cores.leave_to_vllm()
         if self._interruptions.count:
             control.say(STOP)
             if control.all_drained():

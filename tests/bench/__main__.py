@@ -26,6 +26,7 @@ from bench.models import make_models
 from bench.questions import make_questions
 from bench.results import Measurement, as_json, summarize, table, targets
 from bench.settings import ROOT, WAYS, Bench, Size, parse
+
 from pipeline import manifest
 
 LASTING = ("plain", "server", "ceiling")

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from bench.settings import Size, parse
+
 from pipeline.config import Config
 
 MODULES = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.questions import read
+
 from pipeline.generate.engine import Output, Request
 from pipeline.generate.vllm_engine import VllmFactory
 
@@ -83,4 +84,3 @@ class ForcedEngine:
         self._engine.close()
         self._found["close_s"] = time.monotonic() - self._found["closing"]
         self._times.write_text(json.dumps(self._found), encoding="utf-8")
-

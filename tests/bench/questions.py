@@ -20,8 +20,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from bench.settings import ROOT, Bench, Size
+
 from pipeline.prepare.room import prepare
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.store import Folder
@@ -104,4 +104,3 @@ def read(file: Path) -> list[dict[str, Any]]:
     """Return the rows of one of the files, as `SCHEMA` names their fields."""
     rows: list[dict[str, Any]] = pq.read_table(file, schema=SCHEMA).to_pylist()
     return rows
-

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.child import check, sampling, write_rows
+from bench.questions import read
+from bench.settings import Size, engine_arguments
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from bench.child import check, sampling, write_rows
-from bench.questions import read
-from bench.settings import Size, engine_arguments
 from pipeline.config import Config
 
 MARGIN = 1.25

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vllm import LLM, SamplingParams
-
 from bench.child import check, sampling, write_rows
 from bench.questions import read
 from bench.settings import Size, engine_arguments
+from vllm import LLM, SamplingParams
+
 from pipeline.config import Config
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from bench.child import check, sampling, write_rows
 from bench.questions import read
 from bench.settings import ROOT, Size, engine_arguments
+
 from pipeline.config import Config
 
 BATCH_SIZE, NUM_BATCHES = 16, 8

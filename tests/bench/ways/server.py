@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-
 from bench.child import check, sampling, write_rows
 from bench.questions import read
 from bench.settings import Size, engine_arguments
+
 from pipeline.config import Config
 
 START_LIMIT_S = 300
@@ -38,7 +38,9 @@ class Server:
         words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
         words += ["--port", str(self._port), "--disable-log-stats", "--disable-uvicorn-access-log"]
         words += ["--served-model-name", "bench", *_flags(engine_arguments(config))]
-        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"})
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+        )
         self._wait()
         self.engine_start_s = time.monotonic() - began
 

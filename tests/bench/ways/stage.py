@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from builders import Counting
-
 from bench.child import check
 from bench.forced import ForcedFactory
 from bench.questions import read
 from bench.settings import ROOT, Size
+from builders import Counting
+
 from pipeline.config import Config
 from pipeline.generate import job
 from pipeline.generate.cluster import cluster
