@@ -56,9 +56,7 @@ class Feed:
             num_blocks = math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
         else:
             self._rows_per_block = ROWS_PER_BLOCK_ALONE
-            num_blocks = (
-                duty.admitted
-            )  # were a long row in each of them all that is left, the engine would still be full
+            num_blocks = duty.admitted  # even when each has but its longest row left, the engine is full
         # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
         self._blocks_per_replica = 1 + num_blocks
         self.num_done = 0

@@ -1,4 +1,4 @@
-"""The bench as a picture: a bar a way and size, its ratio to plain vLLM, with the least and the largest of the rounds."""
+"""The bench as a picture: a bar a way and size, its ratio to plain vLLM, with the least and the most of the rounds."""
 
 from __future__ import annotations
 

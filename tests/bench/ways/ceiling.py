@@ -1,4 +1,4 @@
-"""`AsyncLLM` in this process with nothing around it: rows admitted one by one, the longest first, a few beyond the slots.
+"""`AsyncLLM` in this process and nothing around it: rows admitted one by one, the longest first, few beyond the slots.
 
 This is what an engine can give to an asynchronous caller: no Ray, no journal, the exact lengths known beforehand.
 """
