@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -21,6 +21,7 @@ from pipeline.config import Config, TaskConfig
 from pipeline.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parent.parent
+COMMAND_LINE = "command line"
 
 OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the resolved keys are written down
 
@@ -31,24 +32,71 @@ def compose(words: Sequence[str]) -> Config:
     Raises:
         ConfigError: A word, a file, a key or a value is wrong; the message is one line that says how to mend it.
     """
-    confs: list[str] = []
-    overrides: list[str] = []
-    for word in words:
-        name, separator, value = word.partition("=")
-        if not separator or not name:
-            raise ConfigError(f"{word!r} is not key=value: write for instance limit=10")
-        (confs if name == "conf" else overrides).append(word if name != "conf" else value)
+    layers = _layers_of_words(words)
+    try:
+        return _resolved([layer for _, layer in layers])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _resolved(layers: Sequence[DictConfig]) -> Config:
+    return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
+
+
+def origins(words: Sequence[str]) -> dict[str, str]:
+    """Return where each key that the words and their files give has its value from: a conf file, or COMMAND_LINE.
+
+    Keys are flat, as in `flat`. A key that is not in it has the schema's default.
+
+    Raises:
+        ConfigError: As `compose` does.
+    """
+    found: dict[str, str] = {}
+    for origin, layer in _layers_of_words(words):
+        found |= dict.fromkeys(flat(cast("dict[str, Any]", OmegaConf.to_container(layer))), origin)
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one of dotted keys; an empty mapping inside it is a value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _layers_of_words(words: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    """Return what gives keys their values, with where it stands, first to last: a later layer wins."""
+    confs = [word.removeprefix("conf=") for word in words if word.startswith("conf=")]
+    overrides = _overrides([word for word in words if not word.startswith("conf=")])
     if len(confs) != 1:
         raise ConfigError(f"conf= must be given once; there are: {', '.join(conf_names())}")
     path = find_conf(confs[0])
+    layers = [(_shown(file), layer) for file, layer in _layers(path, ())]
+    given = [*overrides, OmegaConf.create({"conf": path.stem})]
+    return [*layers, *((COMMAND_LINE, layer) for layer in given)]
+
+
+def _overrides(words: Sequence[str]) -> list[DictConfig]:
+    for word in words:
+        name, separator, _ = word.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"{word!r} is not key=value: write for instance limit=10")
     try:
-        layers = [*_layers(path, ()), *(_override(word) for word in overrides)]
-        resolved = OmegaConf.merge(OmegaConf.structured(Config), *layers, {"conf": path.stem})
-        return cast("Config", OmegaConf.to_object(resolved))
+        return [_override(word) for word in words]
     except yaml.YAMLError as error:
-        raise ConfigError(f"{' '.join(overrides)!r} cannot be read as YAML values: {error}") from error
+        raise ConfigError(f"{' '.join(words)!r} cannot be read as YAML values: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
+
+
+def _shown(path: Path) -> str:
+    """Return a conf file as a person names it: from the project's directory where it lies in it."""
+    whole = path.resolve()
+    return str(whole.relative_to(PROJECT)) if whole.is_relative_to(PROJECT) else str(path)
 
 
 def _override(word: str) -> DictConfig:
@@ -65,20 +113,26 @@ def _override(word: str) -> DictConfig:
     return OmegaConf.from_dotlist([word])
 
 
-def load(text: str, where: str) -> Config:
-    """Return the configuration that a run recorded in its config.yaml.
+def load(text: str, where: str, words: Sequence[str] = ()) -> Config:
+    """Return the configuration that a run recorded in its config.yaml, with `key=value` words over it.
 
     Raises:
-        ConfigError: The text is not a resolved configuration; `where` names it in the message.
+        ConfigError: The text is not a resolved configuration, which `where` names in the message; or a word is wrong.
     """
+    overrides = _overrides(words)
     try:
-        return cast(
-            "Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
-        )
+        recorded = OmegaConf.create(text)
+        if not isinstance(recorded, DictConfig):
+            raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
+        _resolved([recorded])
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_one_line(error)}") from error
+    try:
+        return _resolved([recorded, *overrides])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
 
 
 def dump(config: Config) -> str:
@@ -110,8 +164,8 @@ def find_conf(name: str) -> Path:
     raise ConfigError(f"conf={name!r}: no such configuration. {hint}")
 
 
-def _layers(path: Path, above: tuple[Path, ...]) -> list[DictConfig]:
-    """Return the file's bases, deepest first, then the file itself."""
+def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, DictConfig]]:
+    """Return the file's bases, deepest first, then the file itself, each with its path."""
     if path in above:
         raise ConfigError(f"{path}: base: goes round in a circle: {' -> '.join(map(str, (*above, path)))}")
     try:
@@ -126,7 +180,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[DictConfig]:
     if not isinstance(bases, (list, ListConfig)):
         raise ConfigError(f"{path}: base={bases!r} must be a list of names in conf/, for instance [model/demo]")
     layers = [layer for base in bases for layer in _layers(find_conf(str(base)), (*above, path))]
-    return [*layers, own]
+    return [*layers, (path, own)]
 
 
 def _one_line(error: OmegaConfBaseException) -> str:

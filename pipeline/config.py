@@ -111,6 +111,13 @@ class PromptConfig:
     system: str | None = key(None, "system message before the question (null: none)")
     chat_template: str | None = key(None, "file of a Jinja chat template (null: the model's own)")
     template_kwargs: dict[str, Any] = key({}, "arguments of the chat template, such as enable_thinking")
+    expected_fingerprint: str | None = key(None, "fingerprint that the template must have (null: not compared)")
+    fingerprint_policy: Literal["error", "warn"] = key("error", "what another fingerprint does: end the run, or warn")
+
+    def __post_init__(self) -> None:
+        wanted = self.expected_fingerprint
+        well_formed = wanted is None or bool(re.fullmatch("sha256:[0-9a-f]{64}", wanted))
+        require(well_formed, "prompt.expected_fingerprint", wanted, "must be null, or sha256: and 64 digits of 0-9 a-f")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +264,15 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionConfig:
+    """What goes to the leaderboard."""
+
+    mode: Literal["reference", "extracted"] = key(
+        "reference", "submit the response as it is (reference), or the letters read from it (extracted)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -277,6 +293,7 @@ class Config:
     engine: EngineConfig = key(EngineConfig(), "")
     cluster: ClusterConfig = key(ClusterConfig(), "")
     run: RunConfig = key(RunConfig(), "")
+    submission: SubmissionConfig = key(SubmissionConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
@@ -304,6 +321,9 @@ class Config:
                 wish,
                 f"must be below model.context_size={room}",
             )
+        else:
+            template = self.prompt.chat_template
+            require(template is None, "prompt.chat_template", template, "a server renders: start it with this template")
 
     @property
     def active_tasks(self) -> Mapping[str, TaskConfig]:

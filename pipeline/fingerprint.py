@@ -1,11 +1,12 @@
-"""Which model a run was made with, when a directory has no commit to name it by."""
+"""Which model and which template file a run was made with, when no commit names them."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, PromptConfig
+from pipeline.errors import ModelError
 
 WHOLE_BYTES = 16 << 20
 """Size up to which a file's whole content counts; of a larger one, its size and its two ends of 1 MiB."""
@@ -34,3 +35,23 @@ def model_fingerprint(model: ModelConfig) -> str | None:
                 content += file.read()
         whole.update(f"{path.relative_to(folder)} {size} {hashlib.sha256(content).hexdigest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
+
+
+def read_template(prompt: PromptConfig) -> str | None:
+    """Return the text of the file that `prompt.chat_template` names, or None where the model's own template serves.
+
+    Raises:
+        ModelError: The file cannot be read, is no text, or is empty.
+    """
+    if prompt.chat_template is None:
+        return None
+    at = f"prompt.chat_template={prompt.chat_template!r}"
+    try:
+        template = Path(prompt.chat_template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{at} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{at} is not UTF-8 text: {error}") from error
+    if not template.strip():
+        raise ModelError(f"{at} is empty: write a Jinja chat template into it, or set it to null")
+    return template

@@ -1,4 +1,4 @@
-"""The main job: `python -m pipeline.run conf=<name> key=value ...`.
+"""The main job: `python -m pipeline.run conf=<name> key=value ...`, or `from=<run>` to make a run again.
 
 In: a configuration. Out: one directory `outputs/run=<run_id>/`. The order of the rooms is known here and nowhere else.
 The same run_id again goes on where the run stopped.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest, rundir
 from pipeline.cli import command
-from pipeline.compose import compose
 from pipeline.config import Config
 from pipeline.errors import PipelineError, TooManyFailedRows
 from pipeline.fingerprint import model_fingerprint
 from pipeline.lock import locked
+from pipeline.reproduce import Again, resolve
 from pipeline.signals import Signals
 from pipeline.store import Folder
 
@@ -33,15 +33,17 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> None:
     """Run the benchmark that the words describe."""
-    execute(compose(words))
+    config, again = resolve(words)
+    execute(config, again=again)
 
 
-def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
+def execute(config: Config, factory: EngineFactory | None = None, again: Again | None = None) -> Folder:
     """Run every room and return the run's directory.
 
     Args:
         config: What to run.
         factory: What starts the engine; by default what the configuration names.
+        again: The run that this one makes again; what differs from it is told and recorded.
 
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
@@ -50,7 +52,7 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
     content |= {"versions": manifest.versions(), "codebase": manifest.codebase(), "hardware": manifest.hardware()}
-    content["model_fingerprint"] = model_fingerprint(config.model)
+    content |= {"model_fingerprint": model_fingerprint(config.model), "warnings": []}
     timings: dict[str, float] = {}
     with locked(run), signals.listen():
         rundir.begin(run, config)
@@ -58,7 +60,7 @@ def execute(config: Config, factory: EngineFactory | None = None) -> Folder:
         try:
             with _console(run) as console:
                 console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
-                _rooms(config, run, factory, console, content, timings, signals)
+                _rooms(config, run, factory, console, content, timings, signals, again)
         except BaseException as error:
             # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
             _record_failure(run, content, signals.ended or error, timings)
@@ -90,20 +92,19 @@ def _rooms(
     content: dict[str, Any],
     timings: dict[str, float],
     signals: Signals,
+    again: Again | None,
 ) -> None:
     from pipeline import summary
-    from pipeline.records import PROMPT_SCHEMA
+    from pipeline.publish import room
     from pipeline.score.room import score
 
     began = time.monotonic()
-    if run.stage("prompts", PROMPT_SCHEMA) is None:
-        with _timed("prepare", timings):
-            from pipeline.prepare.room import prepare
-
-            prepare(config, run)
-    prompts = run.require_stage("prompts", PROMPT_SCHEMA)
-    content["datasets"] = prompts.facts
-    commit = prompts.facts.get("model_revision")
+    if again is not None:
+        content["again"] = {"run": again.source.root, "overridden": list(again.overridden), "differences": []}
+        _tell([again.source.root, *(f"overridden: {line}" for line in again.overridden)], console)
+        _differs(again.environment(content), content, console)
+    _prepare(config, run, console, content, timings, again)
+    commit = content["datasets"].get("model_revision")
     if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
         config = replace(config, model=replace(config.model, revision=str(commit)))
     with _timed("generate", timings):
@@ -116,11 +117,68 @@ def _rooms(
             console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
     with _timed("score", timings):
         score(run, config)
+    if again is not None:
+        _differs(again.engines(content["engine"]), content, console)
+        content["again"]["agreement"] = again.agreement(run)
+        _tell([content["again"]["agreement"]], console)
+    with _timed("publish", timings):
+        products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
     counts = summary.counts(run)
-    content |= {"counts": counts, "ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
+    content |= {"published": room.facts(products), "counts": counts}
+    content |= {"ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
+    for product in products:
+        console.print(product.line, soft_wrap=True, markup=False)
+
+
+def _prepare(
+    config: Config,
+    run: Folder,
+    console: Console,
+    content: dict[str, Any],
+    timings: dict[str, float],
+    again: Again | None,
+) -> None:
+    """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
+    from pipeline.console import visible
+    from pipeline.prepare import lints, prepare
+    from pipeline.prepare.template import check_fingerprint
+    from pipeline.records import PROMPT_SCHEMA
+
+    def warn(lines: list[str]) -> None:
+        content["warnings"] += lines
+        for line in lines:
+            console.print(f"warning: {visible(line)}", soft_wrap=True, markup=False)
+
+    def check(facts: Mapping[str, str | int]) -> None:
+        content["datasets"] = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}
+        content["template_fingerprint"] = facts.get("template_fingerprint")
+        warning = check_fingerprint(config, facts)
+        if warning:
+            warn([warning])
+        if again is not None:
+            _differs(again.prepared(config, facts), content, console)
+
+    prompts = run.stage("prompts", PROMPT_SCHEMA)
+    if prompts is not None:
+        check(prompts.facts)
+    else:
+        with _timed("prepare", timings):
+            prepare(config, run, on_facts=check)
+        prompts = run.require_stage("prompts", PROMPT_SCHEMA)
+    warn(lints.warnings(config, prompts))
+
+
+def _differs(lines: list[str], content: dict[str, Any], console: Console) -> None:
+    content["again"]["differences"] += lines
+    _tell([f"differs: {line}" for line in lines], console)
+
+
+def _tell(lines: list[str], console: Console) -> None:
+    for line in lines:
+        console.print(f"again: {line}", soft_wrap=True, markup=False)
 
 
 def _generate(

@@ -7,6 +7,7 @@ completions is as it was; where it runs, on how many engines, and how it is watc
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -15,13 +16,19 @@ from typing import Any
 from pipeline import compose, manifest
 from pipeline.config import Config
 from pipeline.errors import RunError
-from pipeline.fingerprint import model_fingerprint
+from pipeline.fingerprint import model_fingerprint, read_template
 from pipeline.store import Folder
 
 CONFIG_FILE = "config.yaml"
 
-MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "max_failed_rows", "only")
+TEMPLATE_FILE = "prompts/chat_template.jinja"
+"""The chat template that the prompts were made with, as prepare/room.py keeps it."""
+
+MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "submission", "max_failed_rows", "only")
 """Keys that a completion does not depend on; of `engine`, only kind, extra and the endpoint's model count."""
+
+CHECKS = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
+"""Keys that only compare: what one of them refused goes on under the same run_id when it is mended."""
 
 
 NEW_ID = "choose another run_id, or run.restart=true"
@@ -50,9 +57,10 @@ def begin(run: Folder, config: Config) -> None:
     """Record the configuration in a run's directory, which the caller has locked, or make sure that it is the same.
 
     Raises:
-        RunError: The run is complete, or it was begun with another configuration or another model, or what says so
-            is gone.
-        DataError: Its manifest is damaged.
+        RunError: The run is complete, or it was begun with another configuration, model or template file, or what says
+            so is gone.
+        ModelError: The template file cannot be read.
+        DataError: The run's manifest is damaged.
     """
     content = manifest.read(run)
     if content is not None and content["status"] == "complete":
@@ -82,6 +90,13 @@ def begin(run: Folder, config: Config) -> None:
         raise RunError(
             f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
         )
+    template = read_template(config.prompt)
+    if template is not None and run.exists(TEMPLATE_FILE) and run.read_text(TEMPLATE_FILE) != template:
+        raise RunError(
+            f"prompt.chat_template={config.prompt.chat_template!r} holds another template than when "
+            f"run_id={config.run_id!r} was begun: give back that one, kept in {run.path(TEMPLATE_FILE)}, "
+            "choose another run_id, or run.restart=true"
+        )
     _remove_leftovers(run)
     run.write_text(CONFIG_FILE, compose.dump(config))
 
@@ -100,39 +115,34 @@ def _remove_leftovers(run: Folder) -> None:
             run.remove(name)
 
 
-def open_finished(directory: str) -> tuple[Folder, Config]:
+def open_finished(directory: str, words: Sequence[str] = (), word: str = "run") -> tuple[Folder, Config]:
     """Open the directory of a run that exists, with the configuration that it recorded.
+
+    Args:
+        directory: A path or a URI.
+        words: `key=value` words that win over what it recorded.
+        word: What the user gave it as, for the messages.
 
     Raises:
         RunError: There is no such run.
-        ConfigError: Its config.yaml is not of this version.
+        ConfigError: Its config.yaml is not of this version, or a word is wrong.
     """
     run = Folder.open(directory)
     if not run.exists():
-        raise RunError(f"run={directory}: there is no such directory")
+        raise RunError(f"{word}={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):
-        raise RunError(f"run={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
-    return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
+        raise RunError(f"{word}={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
+    return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), words)
 
 
 def _identity(config: Config) -> dict[str, Any]:
     """Return the keys that determine the completions, flat."""
     plain = asdict(config)
-    flat = _flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
-    flat |= _flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
-    flat["engine.endpoint.model"] = config.engine.endpoint.model
-    flat |= _flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    return flat
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, dict) and item:
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = list(item) if isinstance(item, tuple) else item
-    return flat
+    found = compose.flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
+    found |= compose.flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
+    found["engine.endpoint.model"] = config.engine.endpoint.model
+    found |= compose.flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
+    return {name: value for name, value in found.items() if name not in CHECKS}
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:

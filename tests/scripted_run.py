@@ -8,13 +8,14 @@ import sys
 from scripted import ScriptedFactory
 
 from pipeline.cli import command
-from pipeline.compose import compose
+from pipeline.reproduce import resolve
 from pipeline.run import execute
 
 
 def main(words: list[str]) -> None:
     script, *rest = words
-    execute(compose(rest), ScriptedFactory(**json.loads(script)))
+    config, again = resolve(rest)
+    execute(config, ScriptedFactory(**json.loads(script)), again)
 
 
 if __name__ == "__main__":

@@ -74,11 +74,48 @@ def serving_model(endpoint: EndpointConfig) -> str:
     return name
 
 
+def request_arguments(config: Config, model: str) -> dict[str, Any]:
+    """Return what every request says besides its messages and seed, as the client takes it.
+
+    The client puts `extra_body` into the body as it is: what is in it is vLLM's and not OpenAI's.
+    """
+    wanted = config.generation
+    arguments: dict[str, Any] = {
+        "model": model,
+        "temperature": wanted.temperature if wanted.do_sample else 0.0,
+        "max_tokens": wanted.max_gen_toks,
+    }
+    if wanted.until:
+        arguments["stop"] = list(wanted.until)
+    if wanted.do_sample:
+        arguments["top_p"] = wanted.top_p
+    extra: dict[str, Any] = {}
+    if wanted.do_sample and wanted.top_k:
+        extra["top_k"] = wanted.top_k
+    if config.prompt.template_kwargs:
+        extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
+    if extra:
+        arguments["extra_body"] = extra
+    return arguments
+
+
+def request_body(config: Config, messages: str) -> dict[str, Any]:
+    """Return a row's request as it goes over the wire, for people to read.
+
+    Args:
+        config: The run's configuration.
+        messages: The row's messages, JSON.
+    """
+    arguments = request_arguments(config, config.engine.endpoint.model or "<the first that /models names>")
+    extra = arguments.pop("extra_body", {})
+    return {"messages": json.loads(messages), "seed": config.seed, "stream": False, **arguments, **extra}
+
+
 class EndpointEngine:
     """A server that generates. Made by `EndpointFactory`."""
 
     def __init__(self, config: Config, model: str) -> None:
-        endpoint, wanted = config.engine.endpoint, config.generation
+        endpoint = config.engine.endpoint
         self._endpoint = endpoint
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
@@ -86,22 +123,7 @@ class EndpointEngine:
             max_retries=endpoint.max_retries,
             timeout=endpoint.timeout_s,
         )
-        self._arguments: dict[str, Any] = {
-            "model": model,
-            "temperature": wanted.temperature if wanted.do_sample else 0.0,
-            "max_tokens": wanted.max_gen_toks,
-        }
-        if wanted.until:
-            self._arguments["stop"] = list(wanted.until)
-        if wanted.do_sample:
-            self._arguments["top_p"] = wanted.top_p
-        extra: dict[str, Any] = {}
-        if wanted.do_sample and wanted.top_k:
-            extra["top_k"] = wanted.top_k
-        if config.prompt.template_kwargs:
-            extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
-        if extra:
-            self._arguments["extra_body"] = extra
+        self._arguments = request_arguments(config, model)
 
     @property
     def facts(self) -> dict[str, str | int | float]:

@@ -6,6 +6,7 @@ that everything else works where it is not installed. Try it: `python -m pipelin
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -35,23 +36,13 @@ class VllmFactory:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
             from vllm import SamplingParams
-            from vllm.reasoning import ReasoningParserManager
             from vllm.sampling_params import RequestOutputKind
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise ModelError(
                 f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
             ) from error
-        parser_name = self.config.reasoning_parser
-        parser_class = None
-        if parser_name is not None:
-            try:
-                parser_class = ReasoningParserManager.get_reasoning_parser(parser_name)
-            except KeyError as error:
-                known = ", ".join(sorted(ReasoningParserManager.list_registered()))
-                raise ConfigError(
-                    f"reasoning_parser={parser_name!r} is not known to vLLM: choose of {known}"
-                ) from error
+        parser_class = parser_class_of(self.config)
         try:
             engine = AsyncLLM.from_engine_args(engine_arguments(self.config), start_engine_loop=True)
         except ConfigError:
@@ -59,16 +50,90 @@ class VllmFactory:
         except Exception as error:  # whatever it is, no row can be generated
             path = self.config.model.path
             raise ModelError(f"model.path={path!r}: vLLM does not start") from error
-        parser = None
         try:
-            if parser_class is not None:
-                template_kwargs = dict(self.config.prompt.template_kwargs)
-                parser = parser_class(engine.get_tokenizer(), chat_template_kwargs=template_kwargs)
+            parser = make_parser(self.config, parser_class, engine.get_tokenizer())
             sampling = sampling_arguments(self.config)
             return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY)
-        except Exception as error:  # a parser looks for its tokens in the model's vocabulary
+        except BaseException:
             engine.shutdown(timeout=CLOSE_S)
-            raise ConfigError(f"reasoning_parser={parser_name!r} does not fit the model: {error}") from error
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """vLLM's reasoning parser of a run (None: there is none), and the chat request that it reads beside each output."""
+
+    parser: Any
+    request: Any
+
+    @property
+    def drops_special_tokens(self) -> bool:
+        """Whether the detokenizer leaves special tokens out of the text that the parser reads."""
+        return bool(self.request.skip_special_tokens)
+
+    @property
+    def marks(self) -> tuple[str | None, str | None]:
+        """What begins and what ends reasoning, where the parser says so."""
+        if self.parser is None:
+            return None, None
+        return self.parser.reasoning_start_str, self.parser.reasoning_end_str
+
+    def split(self, text: str) -> tuple[str | None, str | None]:
+        """Return the reasoning and the content of an output; content is None when the reasoning never closed."""
+        if self.parser is None:
+            return None, text
+        reasoning, content = self.parser.extract_reasoning(text, self.request)
+        return reasoning, content
+
+
+def parser_of(config: Config, tokenizer: Any) -> Parser:
+    """Return the reasoning parser as the engine has it, without an engine; vllm and torch are imported.
+
+    Raises:
+        ImportError: vllm is not installed, or cannot be imported on this machine.
+        ConfigError: vLLM does not know the parser, or the parser refuses the tokenizer; a run would end so too.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").addHandler(logging.NullHandler())  # it speaks before it has set its own log up
+    return make_parser(config, parser_class_of(config), tokenizer)
+
+
+def parser_class_of(config: Config) -> Any:
+    """Return the class of the configuration's reasoning parser, or None.
+
+    Raises:
+        ConfigError: vLLM does not know it.
+    """
+    from vllm.reasoning import ReasoningParserManager
+
+    if config.reasoning_parser is None:
+        return None
+    try:
+        return ReasoningParserManager.get_reasoning_parser(config.reasoning_parser)
+    except KeyError as error:
+        known = ", ".join(sorted(ReasoningParserManager.list_registered()))
+        raise ConfigError(
+            f"reasoning_parser={config.reasoning_parser!r} is not known to vLLM: choose of {known}"
+        ) from error
+
+
+def make_parser(config: Config, parser_class: Any, tokenizer: Any) -> Parser:
+    """Return a parser of this class for a tokenizer.
+
+    Raises:
+        ConfigError: It refuses the tokenizer: a parser looks for its tokens in the model's vocabulary.
+    """
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    # The parser reads a chat request; what it asks of the detokenizer is what vLLM's server does too.
+    request = ChatCompletionRequest(messages=[])
+    if parser_class is None:
+        return Parser(None, request)
+    try:
+        parser = parser_class(tokenizer, chat_template_kwargs=dict(config.prompt.template_kwargs))
+        return Parser(parser, parser.adjust_request(request))
+    except Exception as error:  # each parser has exceptions of its own
+        raise ConfigError(f"reasoning_parser={config.reasoning_parser!r} does not fit the model: {error}") from error
 
 
 def engine_arguments(config: Config) -> Any:
@@ -116,16 +181,9 @@ def sampling_arguments(config: Config) -> dict[str, Any]:
 class VllmEngine:
     """A running vLLM. Made by `VllmFactory`."""
 
-    def __init__(self, engine: Any, parser: Any, sampling: dict[str, Any], sampling_params: Any, kind: Any) -> None:
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-
+    def __init__(self, engine: Any, parser: Parser, sampling: dict[str, Any], sampling_params: Any, kind: Any) -> None:
         self._engine, self._parser = engine, parser
-        # The parser reads a chat request; what it asks of the detokenizer is what vLLM's server does too.
-        self._request = ChatCompletionRequest(messages=[])
-        if parser is not None:
-            self._request = parser.adjust_request(self._request)
-        skip = self._request.skip_special_tokens
-        self._sampling = {**sampling, "skip_special_tokens": skip, "output_kind": kind}
+        self._sampling = {**sampling, "skip_special_tokens": parser.drops_special_tokens, "output_kind": kind}
         self._sampling_params = sampling_params
 
     @property
@@ -171,7 +229,7 @@ class VllmEngine:
         generated = final.outputs[0]
         if generated.finish_reason not in ("stop", "length"):
             raise RowError(f"vLLM ended the request with finish_reason={generated.finish_reason!r}")
-        reasoning, content = self._split(generated.text)
+        reasoning, content = self._parser.split(generated.text)
         return Output(
             completion=generated.text,
             reasoning=reasoning,
@@ -188,9 +246,3 @@ class VllmEngine:
             # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
             handler.get_loop().call_soon_threadsafe(handler.cancel)
         self._engine.shutdown(timeout=CLOSE_S)
-
-    def _split(self, text: str) -> tuple[str | None, str | None]:
-        if self._parser is None:
-            return None, text
-        reasoning, content = self._parser.extract_reasoning(text, self._request)
-        return reasoning, content

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+
 from pipeline.config import Config, require
 from pipeline.errors import ModelError
+from pipeline.fingerprint import read_template
 from pipeline.prepare.hub import fetch
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 RESERVED_KWARGS = frozenset(
     {
@@ -71,17 +74,29 @@ class Chat:
 
         Raises:
             TemplateFailed: The template raised.
+            ModelError: The template is not Jinja.
+        """
+        return self.apply(messages, add_generation_prompt=True, **self.template_kwargs)
+
+    def apply(self, messages: Messages, *, add_generation_prompt: bool, **variables: Any) -> str:
+        """Return what the template renders with these variables besides `messages` and the special tokens.
+
+        Raises:
+            TemplateFailed: The template raised.
+            ModelError: The template is not Jinja; names the line.
         """
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     messages,
                     tokenize=False,
-                    add_generation_prompt=True,
+                    add_generation_prompt=add_generation_prompt,
                     chat_template=self.template,
-                    **self.template_kwargs,
+                    **variables,
                 )
             )
+        except TemplateSyntaxError as error:
+            raise ModelError(f"{self.origin} is not Jinja: line {error.lineno}: {error.message}") from error
         except Exception as error:  # a template is a program: it can raise anything
             raise TemplateFailed(f"{type(error).__name__}: {error}") from error
 
@@ -112,7 +127,7 @@ def open_chat(config: Config) -> Chat:
     Raises:
         ModelError: model.path has no usable tokenizer, or there is no usable template; names the key.
     """
-    own_template = _read_template(config.prompt.chat_template)
+    own_template = read_template(config.prompt)
     tokenizer, revision = _load_tokenizer(config)
     if own_template is not None:
         origin = f"prompt.chat_template={config.prompt.chat_template!r}"
@@ -125,21 +140,6 @@ def open_chat(config: Config) -> Chat:
         ) from error
     origin = f"model.path={config.model.path!r} (its chat template)"
     return Chat(tokenizer, template, config.prompt.template_kwargs, origin, revision)
-
-
-def _read_template(name: str | None) -> str | None:
-    if name is None:
-        return None
-    at = f"prompt.chat_template={name!r}"
-    try:
-        template = Path(name).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"{at} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{at} is not UTF-8 text: {error}") from error
-    if not template.strip():
-        raise ModelError(f"{at} is empty: write a Jinja chat template into it, or set it to null")
-    return template
 
 
 def _load_tokenizer(config: Config) -> tuple[Any, str | None]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pyarrow as pa
@@ -20,28 +20,69 @@ from pipeline.config import Config
 from pipeline.duck import connection
 from pipeline.errors import DataError, ModelError
 from pipeline.fingerprint import model_fingerprint
+from pipeline.prepare import lints
+from pipeline.prepare.facts import facts_of
 from pipeline.prepare.load import Source, find_source
 from pipeline.prepare.prompt import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
 from pipeline.prepare.read import read_rows
 from pipeline.prepare.tasks import Question, read_question
+from pipeline.prepare.template import template_fingerprint
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.store import Folder
 
 STAGE = "prompts"
+TEMPLATE_FILE = "chat_template.jinja"
 ROWS_PER_BATCH = 512
 ROWS_PER_FILE = 20_000
 
 
-def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What prompts are made of: where the rows are, and the chat that renders them (None: nobody does here)."""
+
+    sources: Sequence[Source]
+    chat: Chat | None
+
+
+def open_inputs(config: Config, *, messages_only: bool = False) -> Inputs:
+    """Return what the prompts of a run are made of.
+
+    Args:
+        config: The run's configuration.
+        messages_only: Leave text and tokens out, for which the model's tokenizer is needed.
+
+    Raises:
+        ConfigError: prompt.template_kwargs holds an argument that is not the template's.
+        DataError: There is no such data set or split.
+        ModelError: The tokenizer or the chat template cannot be used.
+    """
+    renders = config.engine.kind == "vllm" and not messages_only
+    if renders:
+        check_template_kwargs(config)
+    sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
+    return Inputs(sources, open_chat(config) if renders else None)
+
+
+def prepare(
+    config: Config,
+    run: Folder,
+    inputs: Inputs | None = None,
+    on_rows: Callable[[int], None] | None = None,
+    on_facts: Callable[[Mapping[str, str | int]], None] | None = None,
+) -> None:
     """Write the stage `prompts` of a run.
 
     Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), `model_fingerprint` of a local
-    model and, with an engine of our own, `chat_template_sha256` and, of a hub model, `model_revision`.
+    model, what the lints say of all these and, with an engine of our own, `chat_template_sha256`,
+    `template_fingerprint` and, of a hub model, `model_revision`; the template that was used, the model's own or a
+    file's, is kept beside the prompts.
 
     Args:
         config: The run's configuration.
         run: The run's directory.
         on_rows: Called with the number of rows of each batch when they are written.
+        inputs: What `open_inputs` gave, when the caller has it already.
+        on_facts: Called with the stage's facts before any row is read; what it raises leaves the run as it was.
 
     Raises:
         ConfigError: prompt.template_kwargs holds an argument that is not the template's.
@@ -49,20 +90,23 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
         ModelError: The tokenizer or the chat template cannot be used.
         RunError: The run's directory cannot be written.
     """
-    chat: Chat | None = None
-    if config.engine.kind == "vllm":
-        check_template_kwargs(config)
-    sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
+    inputs = inputs or open_inputs(config)
+    sources, chat = inputs.sources, inputs.chat
     facts: dict[str, str | int] = {f"dataset_revision.{source.task}": source.revision for source in sources}
+    facts |= lints.recorded(facts_of(config, sources, chat))
     fingerprint = model_fingerprint(config.model)
     if fingerprint is not None:
         facts["model_fingerprint"] = fingerprint
-    if config.engine.kind == "vllm":
-        chat = open_chat(config)
+    if chat is not None:
         facts["chat_template_sha256"] = chat.template_sha256
+        facts["template_fingerprint"] = template_fingerprint(chat)
         if chat.revision is not None:
             facts["model_revision"] = chat.revision
+    if on_facts is not None:
+        on_facts(facts)
     with run.publish(STAGE, PROMPT_SCHEMA, facts=facts) as folder:
+        if chat is not None:
+            folder.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
         for source in sources:
             for split in config.splits:

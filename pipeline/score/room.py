@@ -56,11 +56,8 @@ def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) ->
                 num_samples += folder.write_parquet(part.file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
-            metrics = aggregate(
-                database,
-                Stage(folder, SAMPLE_SCHEMA, dict.fromkeys(folder.files(suffix=".parquet"), 0), {}).dataset(),
-                domains,
-            )
+            files = (Stage(folder, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in folder.files(suffix=".parquet"))
+            metrics = aggregate(database, files, domains, repeats)
             _require_configured(run, metrics, domains)
         run.replace_parquet(METRICS_FILE, metrics)
 

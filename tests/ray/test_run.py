@@ -56,6 +56,15 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert content["counts"]["num_samples"] == 18
 
 
+def test_a_run_says_what_the_lints_say_and_records_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = execute(settings(tmp_path, "generation.top_k=5", "generation.until=['[/x]']"), ScriptedFactory())
+    content = json.loads(run.read_text("manifest.json"))
+    names = [line.partition(":")[0] for line in content["warnings"]]
+    assert names == ["stop-in-reasoning", "short-thinking", "unused-sampling"]
+    assert "warning: unused-sampling: generation.top_k=5 has no effect" in capfd.readouterr().out
+    assert not [name for name in content["datasets"] if name.startswith("warning")]
+
+
 def test_failed_rows_finish_the_run_and_decide_its_exit_code(tmp_path: Path) -> None:
     factory = ScriptedFactory(raise_on="ц")
     with pytest.raises(TooManyFailedRows, match=r"\d+ rows failed, max_failed_rows=0: .*column error"):

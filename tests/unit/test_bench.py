@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from statistics import mean, median
 
 import pytest
@@ -105,3 +106,12 @@ def test_words_make_the_bench_smaller_and_the_rest_goes_to_the_pipeline() -> Non
 def test_a_word_that_is_not_known_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=word.split("=")[0]):
         parse([word])
+
+
+def test_the_picture_shows_every_way_with_a_ratio(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bench.plot import plot
+
+    plot(summarize([measured(way, 0, 10.0) for way in WAYS]), tmp_path / "bench.svg")
+    text = (tmp_path / "bench.svg").read_text(encoding="utf-8")
+    assert all(name in text for name in WAYS.values())

@@ -19,8 +19,9 @@ from pipeline.errors import DataError, Interrupted, TooManyFailedRows
 def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
     done = command("pipeline.run", *words)
     assert done.returncode == 0
-    for part in ("rescore", "demo, mera", "engine.endpoint.api_key_env", "generation.max_gen_toks", "int = 10000"):
+    for part in ("rescore", "preview", "demo, mera", "engine.endpoint.api_key_env", "generation.max_gen_toks"):
         assert part in done.stdout
+    assert "int = 10000" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
         ("pipeline.run", ["conf=mer"], "error: conf='mer': no such configuration. Did you mean: 'mera'?\n"),
         ("pipeline.run", ["conf=demo", "limit=-1"], "error: limit=-1: must be null or at least 1\n"),
         ("pipeline.rescore", ["run=nowhere"], "error: run=nowhere: there is no such directory\n"),
+        ("pipeline.replay", ["logs=gone", "conf=demo"], "error: logs='gone': there is no such file or directory\n"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(module: str, words: list[str], line: str) -> None:
@@ -36,8 +38,9 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(module: str, words: list[st
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
-def test_mera_without_the_hub_is_one_line_that_says_what_to_set(tmp_path: Path) -> None:
-    done = command("pipeline.run", "conf=mera", f"output_dir={tmp_path}")
+@pytest.mark.parametrize("module", ["pipeline.run", "pipeline.preview"])
+def test_mera_without_the_hub_is_one_line_that_says_what_to_set(module: str, tmp_path: Path) -> None:
+    done = command(module, "conf=mera", f"output_dir={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     for part in (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from builders import ENDPOINT
 
-from pipeline.compose import compose, describe, dump, load
+from pipeline.compose import compose, describe, dump, flat, load, origins
 from pipeline.errors import ConfigError
 from pipeline.generate.cluster import place
 
@@ -62,6 +64,12 @@ BAD = [
     (["conf=demo", "tasks.agro_bench.prompt_fields=[]"], "tasks.agro_bench.prompt_fields"),
     (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),
     (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
+    (["conf=demo", "prompt.expected_fingerprint=abc"], "prompt.expected_fingerprint='abc': must be null, or sha256:"),
+    (["conf=demo", "prompt.fingerprint_policy=ask"], "prompt.fingerprint_policy: Invalid value 'ask'"),
+    (
+        ["conf=demo", *ENDPOINT, "prompt.chat_template=t.jinja"],
+        "prompt.chat_template='t.jinja': a server renders: start it with this template",
+    ),
 ]
 
 
@@ -147,3 +155,32 @@ def test_what_a_run_records_reads_back_the_same() -> None:
 def test_every_key_is_described() -> None:
     assert all(meaning for *_, meaning in describe())
     assert {"run_id", "engine.endpoint.api_key_env", "tasks.<name>.strip"} <= {name for name, *_ in describe()}
+
+
+def test_each_value_has_an_origin() -> None:
+    words = ["conf=demo", "seed=8", "engine.extra.max_num_batched_tokens=512", "tasks.agro_bench.revision=v1"]
+    found, values = origins(words), flat(asdict(compose(words)))
+    for name, value, origin in (
+        ("conf", "demo", "command line"),
+        ("seed", 8, "command line"),
+        ("generation.max_gen_toks", 192, "conf/demo.yaml"),
+        ("model.context_size", 1024, "conf/model/demo.yaml"),
+        ("tasks.agro_bench.dataset", "data/demo/agro_bench", "conf/tasks/demo.yaml"),
+        ("tasks.agro_bench.domain", "agriculture", "conf/tasks/mera_industrial.yaml"),
+        ("tasks.agro_bench.revision", "v1", "command line"),
+        ("prompt.template_kwargs.enable_thinking", True, "conf/model/demo.yaml"),
+        ("engine.extra.enforce_eager", True, "conf/cluster/cpu.yaml"),
+        ("engine.extra.max_num_batched_tokens", 512, "command line"),
+        ("generation.top_p", 1.0, None),
+        ("run.flush_s", 2.0, None),
+    ):
+        assert (name, values[name], found.get(name)) == (name, value, origin)
+    assert found.keys() <= values.keys()
+
+
+def test_the_origin_is_the_layer_that_wins(tmp_path: Path) -> None:
+    (tmp_path / "piece.yaml").write_text("limit: 5\nseed: 7\nsplits: [train]\n")
+    (tmp_path / "mine.yaml").write_text(f"base: [demo, {tmp_path}/piece.yaml]\nseed: 9\n")
+    found = origins([f"conf={tmp_path}/mine.yaml", "limit=3"])
+    assert (found["seed"], found["splits"]) == (f"{tmp_path}/mine.yaml", f"{tmp_path}/piece.yaml")
+    assert found["limit"] == "command line"

@@ -58,8 +58,30 @@ def test_files_lie_by_task_and_split(prepared, run):
 def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
     prepared()
     facts = run.stage("prompts", PROMPT_SCHEMA).facts
-    assert sorted(facts) == ["chat_template_sha256", "dataset_revision.agro", "model_fingerprint"]
+    assert sorted(facts) == [
+        "chat_template_sha256",
+        "dataset_revision.agro",
+        "model_fingerprint",
+        "template_fingerprint",
+    ]
     assert facts["dataset_revision.agro"].startswith("sha256:")
+
+
+def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_path, tokenizer_dir):
+    prepared()
+    assert run.read_text("prompts/chat_template.jinja") == (tokenizer_dir / "chat_template.jinja").read_text()
+    (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}\n\n")
+    prepared(f"prompt.chat_template={tmp_path}/t.jinja")
+    assert run.read_text("prompts/chat_template.jinja") == "{{ messages[0]['content'] }}\n\n"
+
+
+def test_what_the_facts_are_refused_for_leaves_the_run_as_it_was(prepared, run):
+    def refuse(facts):
+        raise ModelError(str(facts["template_fingerprint"]))
+
+    with pytest.raises(ModelError, match="sha256:"):
+        prepared(on_facts=refuse)
+    assert run.folders() == []
 
 
 def test_the_facts_tell_the_commits_of_the_hub(prepared, run, hub, dataset, tokenizer_dir):
@@ -132,10 +154,10 @@ def test_a_template_that_fails_on_the_first_row_stops_the_run(prepared, run, dat
 
 
 def test_a_template_that_is_no_jinja_stops_the_run(prepared, tmp_path):
-    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m }}")
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m }}")
     text = refused(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja")
     assert text.startswith(
-        f"prompt.chat_template='{tmp_path}/t.jinja' fails on the first row, agro train id=1: TemplateSyntaxError: "
+        f"prompt.chat_template='{tmp_path}/t.jinja' is not Jinja: line 2: Unexpected end of template."
     )
 
 

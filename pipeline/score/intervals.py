@@ -1,0 +1,152 @@
+"""The tables `levels` and `outcomes` in, the metrics with their 95% intervals out.
+
+    em, correct of a task or group, one repeat    Wilson's interval
+    all else of a task or group                   the percentiles of a bootstrap over its questions
+    domain, run                                   the same, each task resampled by itself
+
+A group that is one of more than `MOST_GROUPS` of its kind, and a task with very many different outcomes, has the normal
+approximation in the place of the bootstrap. Without a value there is no interval.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline import duck
+from pipeline.statistics import (
+    MOST_OUTCOMES,
+    Counts,
+    Estimate,
+    Floats,
+    Z,
+    bootstrap,
+    generator,
+    interval_of_mean,
+    normal,
+    wilson,
+)
+
+MOST_GROUPS = 200
+"""Groups of one category in one task up to which each is resampled, which then takes two seconds."""
+
+_YES_OR_NO = ("em", "correct")
+"""Metrics that are 0 or 1 on every row."""
+
+_CELLS = """
+WITH counted AS (
+    SELECT *, count(*) OVER (PARTITION BY task, split, group_by, metric) AS num_groups
+    FROM levels WHERE level = 'task'
+), cells AS (
+    SELECT place, task, split, group_by, "group", metric FROM counted
+    WHERE value IS NOT NULL AND different_outcomes <= $most_outcomes AND num_groups <= $most_groups
+        AND (group_by IS NULL OR $repeats > 1 OR metric NOT IN ('em', 'correct'))
+)
+SELECT place, any_value(COLUMNS(cells.* EXCLUDE place)),
+    list(total ORDER BY total, scored) AS totals,
+    list(scored ORDER BY total, scored)::DOUBLE[] AS scored,
+    list(num_questions ORDER BY total, scored)::BIGINT[] AS num_questions
+FROM cells JOIN outcomes ON cells.task = outcomes.task AND cells.split = outcomes.split
+    AND cells.group_by IS NOT DISTINCT FROM outcomes.group_by AND cells."group" IS NOT DISTINCT FROM outcomes."group"
+    AND cells.metric = outcomes.metric
+WHERE scored > 0 GROUP BY place ORDER BY place
+"""
+
+_Drawn: TypeAlias = dict[tuple[str, str], dict[str, Estimate]]
+"""Of a split and metric: the estimates of its whole tasks."""
+
+
+def add_intervals(database: duckdb.DuckDBPyConnection, domains: Mapping[str, str], repeats: int) -> pa.Table:
+    """Return the table `levels` in the order of `place`, with the columns ci_low and ci_high.
+
+    Args:
+        database: A connection with the tables `levels` and `outcomes`.
+        domains: Domain of every task.
+        repeats: Rows of a question.
+    """
+    relation = database.sql("SELECT * FROM levels ORDER BY place")
+    assert relation is not None  # a SELECT has a result
+    table: pa.Table = relation.to_arrow_table()
+    ends, is_resampled = _by_formula(table, repeats)
+    drawn: _Drawn = defaultdict(dict)
+    for cell in _cells(database, repeats):
+        estimate = bootstrap(cell.totals, cell.scored, cell.num_questions, generator(*cell.names))
+        if is_resampled[cell.place]:
+            ends[:, cell.place] = estimate.low, estimate.high
+        task, split, group_by, _, metric = cell.names
+        if group_by is None:
+            low, high = ends[:, cell.place]
+            drawn[split, metric][task] = replace(estimate, low=float(low), high=float(high))
+    _add_domains(table, ends, drawn, domains)
+    for name, column in zip(("ci_low", "ci_high"), ends, strict=True):
+        table = table.append_column(name, pa.array(column, from_pandas=True))  # a number that is none becomes null
+    return table
+
+
+def _by_formula(table: pa.Table, repeats: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the ends of the tasks' intervals by Wilson and by the normal approximation, and which need resamples.
+
+    Shapes: [2, rows], not a number where there is no interval yet, and [rows].
+    """
+    value, stderr, num_questions = (
+        table.column(name).to_numpy().astype(float) for name in ("value", "stderr", "questions")
+    )
+    is_task = pc.equal(table["level"], "task").to_numpy() & ~np.isnan(value)
+    is_yes_or_no = (repeats == 1) & pc.is_in(table["metric"], pa.array(_YES_OR_NO)).to_numpy()
+    ends = np.full((2, len(value)), np.nan)
+    ends[:, is_task] = wilson(value[is_task], num_questions[is_task])
+    rough = is_task & ~is_yes_or_no & (stderr > 1e-9)  # Wilson's stays where all questions scored the same
+    ends[:, rough] = np.clip([value[rough] - Z * stderr[rough], value[rough] + Z * stderr[rough]], 0, 1)
+    return ends, is_task & ~is_yes_or_no
+
+
+def _add_domains(table: pa.Table, ends: Floats, drawn: _Drawn, domains: Mapping[str, str]) -> None:
+    """Fill in the ends of the domains and the run; `drawn` has every task that had not too many outcomes."""
+    wholes = table.filter(pc.and_(pc.is_null(table["group_by"]), pc.is_valid(table["value"])))
+    rows = wholes.select(["place", "level", "task", "split", "metric", "value", "stderr"]).to_pylist()
+    for row in rows:
+        of_split = drawn[row["split"], row["metric"]]
+        if row["level"] == "task" and row["task"] not in of_split:
+            rng = generator(row["task"], row["split"], None, None, row["metric"])
+            of_split[row["task"]] = normal(row["value"], row["stderr"], rng)
+    for row in rows:
+        if row["level"] != "task":
+            weights = _weights(domains, row["task"] if row["level"] == "domain" else None)
+            estimates = [drawn[row["split"], row["metric"]][name] for name in weights]
+            ends[:, row["place"]] = interval_of_mean(estimates, list(weights.values()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cell:
+    """A row of `levels` that is resampled: its place, its keys, and its outcomes as `bootstrap` takes them."""
+
+    place: int
+    names: tuple[str, str, str | None, str | None, str]
+    totals: Floats
+    scored: Floats
+    num_questions: Counts
+
+
+def _cells(database: duckdb.DuckDBPyConnection, repeats: int) -> Iterator[_Cell]:
+    limits = {"most_outcomes": MOST_OUTCOMES, "most_groups": MOST_GROUPS, "repeats": repeats}
+    for batch in duck.batches(database, _CELLS, limits, rows=256):
+        for place, task, split, group_by, group, metric, *outcomes in zip(*batch.columns, strict=True):
+            names = tuple(name.as_py() for name in (task, split, group_by, group, metric))
+            yield _Cell(place.as_py(), names, *(column.values.to_numpy() for column in outcomes))
+
+
+def _weights(domains: Mapping[str, str], domain: str | None) -> dict[str, float]:
+    """Return what each task weighs in a domain, or in the run: domains weigh the same, and tasks in a domain."""
+    tasks = defaultdict(list)
+    for name, of_domain in domains.items():
+        if domain in (None, of_domain):
+            tasks[of_domain].append(name)
+    return {name: 1 / (len(tasks) * len(names)) for names in tasks.values() for name in names}

@@ -1,0 +1,75 @@
+"""vLLM's own reasoning parsers against the demo's tokenizer and template: no engine is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from builders import ROOT, command
+
+from pipeline.compose import compose
+from pipeline.errors import ConfigError
+from pipeline.generate.vllm_engine import parser_of
+from pipeline.prepare.parser_facts import ParserFacts, parser_facts
+from pipeline.prepare.prompt import open_chat
+
+pytestmark = [
+    pytest.mark.usefixtures("at_root"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's, when vllm imports it
+]
+
+OFF = "prompt.template_kwargs.enable_thinking=false"
+STOP = "generation.until=['<|im_start|>']"
+
+
+def facts(*words: str) -> ParserFacts:
+    config = compose(["conf=demo", *words])
+    tokenizer = open_chat(config).tokenizer
+    return parser_facts(parser_of(config, tokenizer), tokenizer)
+
+
+def test_what_a_parser_does_is_found_by_trying_it() -> None:
+    found = facts()
+    assert (found.start, found.end, found.missing) == ("<think>", "</think>", [])
+    assert (found.takes_plain, found.takes_opened, found.takes_whole, found.refusal) == (False, True, True, None)
+    assert not found.drops_special_tokens
+    assert facts(OFF).takes_plain
+    assert not facts(OFF, "reasoning_parser=deepseek_r1").takes_plain
+    assert facts("reasoning_parser=deepseek_r1").drops_special_tokens
+    assert facts("reasoning_parser=gemma4").missing == ["<|channel>", "<channel|>"]
+    assert "NotImplementedError" in (facts("reasoning_parser=openai_gptoss").refusal or "")
+
+
+def test_a_parser_that_a_run_would_refuse_is_refused_in_the_same_words() -> None:
+    with pytest.raises(ConfigError, match=r"reasoning_parser='qwen' is not known to vLLM: choose of .*qwen3"):
+        facts("reasoning_parser=qwen")
+    with pytest.raises(ConfigError, match="reasoning_parser='minimax_m3' does not fit the model"):
+        facts("reasoning_parser=minimax_m3")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), ["short-thinking"]),
+        ((OFF,), []),
+        ((OFF, "reasoning_parser=deepseek_r1"), ["parser-takes-answers"]),
+        (("reasoning_parser=gemma4",), ["parser-mismatch", "short-thinking"]),
+        (("reasoning_parser=deepseek_r1", STOP), ["stop-never-matches", "short-thinking"]),
+        (("reasoning_parser=qwen3", STOP), ["short-thinking"]),
+    ],
+)
+def test_the_lints_of_the_demo_know_the_parser(words: tuple[str, ...], said: list[str]) -> None:
+    done = command("pipeline.preview", "conf=demo", "n=0", "limit=2", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("lint ")] == said
+
+
+def test_where_vllm_is_not_installed_the_parser_is_said_to_be_unchecked() -> None:
+    code = (
+        "import sys\nsys.modules['vllm'] = None\nfrom pipeline import preview\n"
+        "preview.main(['conf=demo', 'n=0', 'limit=1'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "reasoning_parser='qwen3' is not checked: vllm cannot be imported here" in done.stdout
+    assert "skip_special_tokens  unknown" in done.stdout

@@ -1,0 +1,215 @@
+"""What the preview prints for the demo and for hostile rows, and that it refuses what a run refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from builders import ENDPOINT, ROOT, command
+from rich.console import Console
+
+from pipeline import preview
+from pipeline.errors import ConfigError, DataError, ModelError
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+PLAIN = ("conf=demo", "reasoning_parser=null")
+"""The demo without vLLM's parser: vllm is not imported."""
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Return what the preview of these words prints."""
+
+    def run(*words: str) -> str:
+        preview.main([*PLAIN, f"output_dir={tmp_path}/outputs", *words])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> str:
+    """The word that gives agro_bench one row, which tries everything."""
+    question = "[bold red]x[/] \x1b[31m\x1b]0;title\x07 \u202eabc \u2028 <|im_end|>\n  │ lint forged: no\n{x} ⟦y 1⟧"
+    row = {
+        "instruction": "{question}",
+        "inputs": {"question": question},
+        "outputs": "\x1b[2J",
+        "meta": {"id": 5, "categories": {}},
+    }
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (tmp_path / "set" / "test.jsonl").write_text(json.dumps(row | {"meta": {"id": 6}}), encoding="utf-8")
+    return f"tasks.agro_bench.dataset={tmp_path}/set"
+
+
+def section(text: str, title: str) -> list[str]:
+    """Return the lines below a section's title."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"{title} ──"))
+    rest = lines[first + 1 :]
+    return rest[: next((number for number, line in enumerate(rest) if " ────" in line and line[0] != " "), len(rest))]
+
+
+def test_each_section_is_there_and_nothing_is_written(show, tmp_path: Path) -> None:
+    text = show()
+    for title in (
+        "configuration", "prompts", "prompt tokens", "what the engine is sent", "expected tokens and time", "lints",
+    ):  # fmt: skip
+        assert section(text, title)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_each_key_is_one_line_with_value_and_origin(show) -> None:
+    lines = [line.split() for line in section(show("n=0", "limit=1"), "configuration")]
+    assert ["generation.max_gen_toks", "192", "conf/demo.yaml"] in lines
+    assert ["limit", "1", "command", "line"] in lines
+    assert ["generation.top_k", "0", "default"] in lines
+    assert not [line for line in lines if line and line[0].startswith("tasks.etmlu_bench")]
+
+
+def test_a_prompt_is_shown_as_text_and_as_tokens(show) -> None:
+    text = show("task=med_bench", "id=1")
+    assert "med_bench train id=1, 82 tokens, gold A" in text
+    assert "  │ <|im_start|>user\n  │ Задача по медицине. Верен один вариант, назовите его букву.\n" in text
+    assert "  │ ⟦<|im_start|> 1⟧u·s·e·r·⏎·\n" in text
+    assert "  │ ⟦<think> 1009⟧⏎·\n" in text
+
+
+def test_n_prompts_of_each_task_are_shown(show) -> None:
+    heads = [line for line in section(show("n=2", "splits=[test]"), "prompts") if " test id=" in line]
+    assert [head.split()[0] for head in heads] == ["agro_bench"] * 2 + ["aqua_bench"] * 2 + ["med_bench"] * 2
+    assert [line for line in section(show("n=0"), "prompts") if line] == []
+
+
+def test_one_task_can_be_looked_at(show) -> None:
+    text = show("task=med_bench", "n=1")
+    assert "agro_bench" not in "\n".join(text.splitlines()[-40:])
+    assert "[med_bench]" in next(line for line in section(text, "configuration") if line.split()[:1] == ["only"])
+
+
+def test_token_statistics_stand_in_a_table(show) -> None:
+    rows = [line.split() for line in section(show("n=0"), "prompt tokens")]
+    assert ["med_bench", "test", "60", "68", "77", "77", "83", "85", "0", "0"] in rows
+
+
+def test_rows_that_do_not_fit_are_listed_by_id(show) -> None:
+    text = show("n=0", "task=med_bench", "model.context_size=276")  # 84 tokens and 192 more
+    (line,) = [line for line in section(text, "prompt tokens") if line.startswith("  unfit: med_bench test")]
+    assert "lint rows-do-not-fit: " in text
+    row_id = line.rpartition("id ")[2].split(",")[0]
+    assert "85 prompt tokens + generation.max_gen_toks=192 are more than" in show(
+        "task=med_bench", f"id={row_id}", "model.context_size=276"
+    )
+
+
+def test_what_the_engine_is_sent_and_what_is_left_out(show) -> None:
+    words = ("generation.do_sample=true", "generation.temperature=0.7", "generation.top_k=5")
+    lines = [line.split() for line in section(show("n=0", *words), "what the engine is sent")]
+    for line in (
+        ["temperature", "0.7"], ["top_k", "5"], ["max_tokens", "192"], ["skip_special_tokens", "true"],
+        ["<|im_end|>", "2"], ["<|endoftext|>", "0"], ["pad_token_id", "0"], ["do_sample", "false"],
+    ):  # fmt: skip
+        assert line in lines
+
+
+def test_an_endpoints_request_is_shown_as_it_is_sent(show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-very-secret")
+    text = show(*ENDPOINT, "n=0", "engine.endpoint.model=mine", "engine.endpoint.api_key_env=SOME_KEY")
+    lines = section(text, "what the engine is sent")
+    body = json.loads("".join(line.removeprefix("  │ ") for line in lines if line.startswith("  │ ")))
+    assert body.pop("messages")[0]["role"] == "user"
+    assert body == {
+        "model": "mine",
+        "temperature": 0.0,
+        "max_tokens": 192,
+        "stop": ["<|im_end|>"],
+        "seed": 1234,
+        "stream": False,
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
+    assert "POST http://127.0.0.1:9/v1/chat/completions" in text
+    assert "$SOME_KEY" in text
+    assert "sk-very-secret" not in text
+
+
+def test_a_hostile_row_is_shown_and_does_nothing(show, hostile: str) -> None:
+    for more in ((), ENDPOINT):
+        text = show(hostile, "task=agro_bench", *more)
+        assert {each for each in text if unicodedata.category(each)[0] == "C"} == {"\n"}
+        assert "[bold red]x[/] ⟨U+001B⟩[31m⟨U+001B⟩]0;title⟨U+0007⟩ ⟨U+202E⟩abc ⟨U+2028⟩ <|im_end|>" in text
+        assert "gold ⟨U+001B⟩[2J" in text
+        assert "\nlint forged" not in text
+        assert "  │   │ lint forged" in text
+    text = show(hostile, "task=agro_bench")
+    assert "⟦<|im_end|> 2⟧" in text
+    assert "⟨U+27E6⟩·y" in text
+    assert "⟦y" not in text
+
+
+def test_on_a_terminal_only_our_own_colours_are_written(hostile: str, tmp_path: Path) -> None:
+    from io import StringIO
+
+    from pipeline.compose import compose
+
+    out = StringIO()
+    console = Console(file=out, force_terminal=True, width=100, highlight=False, markup=False, emoji=False)
+    config = compose([*PLAIN, hostile, "only=[agro_bench]", f"output_dir={tmp_path}/outputs"])
+    preview.show(config, {}, preview.Wish(), console)
+    assert "\x1b[1;35m<|im_end|>" in out.getvalue()
+    for attack in ("\x1b[31m", "\x1b]0;", "\x07", "\u202e", "\u2028", "\x1b[2J"):
+        assert attack not in out.getvalue()
+
+
+def test_a_long_prompt_is_cut_unless_it_is_asked_for(show, tmp_path: Path) -> None:
+    row = {"instruction": "{q}", "inputs": {"q": "а" * 10_000}, "outputs": "A", "meta": {"id": 1}}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    words = ("task=agro_bench", f"tasks.agro_bench.dataset={tmp_path}/train.jsonl", "splits=[train]")
+    assert "more characters: id= shows them" in show(*words)
+    whole = show(*words, "id=1")
+    assert "more characters" not in whole
+    assert "а" * 10_000 in whole
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "line"),
+    [
+        (["task=med"], ConfigError, "task='med': there are agro_bench, aqua_bench, med_bench"),
+        (["id=x"], ConfigError, "id='x': give a number"),
+        (["n=-1"], ConfigError, "n='-1': give a number from 0 to 1000"),
+        (["n="], ConfigError, "n='': give a number"),
+        (["id=99999"], DataError, r"id=99999: no row of agro_bench, .* \(train, test\) has this meta.id"),
+        (["id=12", "limit=1", "task=med_bench"], DataError, "id=12: .* within limit=1"),
+        (["model.path=nowhere/x/y"], ModelError, "model.path='nowhere/x/y'"),
+        (["tasks.agro_bench.dataset=data/none"], DataError, "tasks.agro_bench.dataset='data/none'"),
+        (["generation.max_gen_toks=1024"], ConfigError, "generation.max_gen_toks=1024: must be below"),
+        (["prompt.template_kwargs.tokenize=true"], ConfigError, "prompt.template_kwargs="),
+        (["plan=true"], ConfigError, "plan"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(show, words: list[str], kind: type[Exception], line: str) -> None:
+    with pytest.raises(kind, match=line) as caught:
+        show(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_it_answers_0_with_lints_and_2_with_an_error() -> None:
+    done = command("pipeline.preview", *PLAIN, "n=0", "generation.top_k=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lint unused-sampling: generation.top_k=3 has no effect with generation.do_sample=false" in done.stdout
+    done = command("pipeline.preview", *PLAIN, "id=99999")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_neither_ray_nor_vllm_is_imported_without_a_parser() -> None:
+    code = (
+        "import sys\nfrom pipeline import preview\n"
+        f"preview.main([*{PLAIN!r}, 'n=0'])\n"
+        "heavy = {'ray', 'vllm'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
