@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
           --index-strategy unsafe-best-match --no-annotate --no-header --quiet
 
-.PHONY: demo test faults parity check lock clean
+.PHONY: demo test faults parity bench check lock clean
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
@@ -18,6 +18,9 @@ faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs kil
 
 parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and its logs are compared with us
 	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
+
+bench: $(VENV)/.dev  ## the pipeline's speed beside plain vLLM, ray.data.llm and vLLM's server, half an hour
+	PYTHONPATH=tests $(BIN)/python -m bench
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .

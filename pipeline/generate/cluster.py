@@ -22,12 +22,14 @@ class Placement:
 
     A replica's GPUs are on one node, where an actor that asks for them all is never split. Only a replica with more
     pipeline stages than a node holds `spans_nodes`; then each of its stages is on one node.
+    `shares_cores`: the engine runs on this machine's own processor, beside Ray and the driver.
     """
 
     num_replicas: int
     gpus_per_replica: int
     num_gpus: int
     gpu_type: str | None
+    shares_cores: bool = False
     spans_nodes: bool = False
 
     def num_fitting(self, nodes: list[dict[str, Any]]) -> int:
@@ -104,6 +106,7 @@ def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
         num_gpus=sum(gpus),
         gpu_type=", ".join(kinds) or None,
         spans_nodes=config.engine.kind == "vllm" and any(gpus) and size > max(gpus),
+        shares_cores=config.cluster.address == "local" and config.engine.kind == "vllm" and not any(gpus),
     )
 
 

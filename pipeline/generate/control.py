@@ -17,6 +17,9 @@ from pipeline.store import Folder
 POLL_S = 0.25
 """Seconds between two looks for a word."""
 
+IDLE_POLL_S = POLL_S / 5
+"""The same where an engine has nothing to do but wait for it."""
+
 STOP, CLOSE = "stop", "close"
 
 
@@ -50,6 +53,10 @@ class Control:
     def ready(self, worker: str) -> None:
         """Say that the worker's engine is up."""
         self.folder.write_text(f"{worker}.ready", "")
+
+    def all_ready(self) -> frozenset[str]:
+        """Return the workers whose engines are up."""
+        return frozenset(self._who_said(".ready"))
 
     def drained(self, worker: str) -> None:
         """Say that the worker has nothing under way after `stop`."""

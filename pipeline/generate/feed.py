@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
 from pipeline.generate.cluster import Placement
-from pipeline.generate.control import CLOSE, POLL_S, STOP
+from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
+from pipeline.generate.cores import Cores
 from pipeline.generate.schedule import WORK_SCHEMA
 from pipeline.generate.worker import Duty, Worker
 
@@ -41,6 +42,9 @@ ROWS_PER_BLOCK = 4
 OVERSUBSCRIPTION = 2
 """Rows at a replica for each slot of its engine, so that a free slot never waits for the driver."""
 
+ROWS_PER_BLOCK_ALONE = 16
+"""Rows a block for a single replica: it has nobody to share the last rows with, and each block costs Ray the same."""
+
 
 class Feed:
     """A pass over the work rows with the replicas of a placement."""
@@ -48,14 +52,22 @@ class Feed:
     def __init__(self, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions) -> None:
         self._duty, self._placement = duty, placement
         self._progress, self._interruptions = progress, interruptions
+        if placement.num_replicas > 1:
+            self._rows_per_block = ROWS_PER_BLOCK
+            num_blocks = math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
+        else:
+            self._rows_per_block = ROWS_PER_BLOCK_ALONE
+            num_blocks = duty.admitted  # even when each has but its longest row left, the engine is full
         # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
-        self._blocks_per_replica = 1 + math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
-        self._num_done = 0
-        self._num_returned = 0
+        self._blocks_per_replica = 1 + num_blocks
+        self.num_done = 0
+        self._num_returned = self._num_held = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
         self._stranded_since: float | None = None
+        self._cores = Cores()
+        self._ready: frozenset[str] = frozenset()
 
     def run(self, files: list[str], num_work: int) -> int:
         """Generate the rows of the files; return how many replicas have given up on the way.
@@ -76,15 +88,16 @@ class Feed:
         finally:
             ended.set()
             thread.join()
+            self._cores.take_back()
             with suppress(PipelineError):  # however the pass ends, no worker waits for a word that nobody will say
                 self._duty.control.say(CLOSE)
             # On another machine the ledgers stay in its temporary directory: a few bytes a row.
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
         if self._reason_to_end is not None:
             raise self._reason_to_end
-        if self._interruptions.count and self._num_done < num_work:
+        if self._interruptions.count and self.num_done < num_work:
             raise Interrupted(GOES_ON)
-        if not self._num_done and not self._num_given_up:
+        if not self.num_done and not self._num_given_up:
             raise RuntimeError(f"{num_work} rows went to the workers, none came back")
         return self._num_given_up
 
@@ -96,7 +109,7 @@ class Feed:
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
         work = ray.data.read_parquet(files, filesystem=self._duty.journal.fs, schema=WORK_SCHEMA)
-        blocks = work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+        blocks = work.repartition(target_num_rows_per_block=self._rows_per_block)
         # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
         spread = {"ray_remote_args_fn": self._placement.actor_args} if self._placement.spans_nodes else {}
         with warnings.catch_warnings():
@@ -110,7 +123,7 @@ class Feed:
         return blocks.map_batches(
             Worker,
             fn_constructor_args=(self._duty,),
-            batch_size=ROWS_PER_BLOCK,
+            batch_size=self._rows_per_block,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 size=self._placement.num_replicas,
@@ -132,12 +145,12 @@ class Feed:
             raise self._reason_to_end
         self._num_returned += len(columns["done"])
         num_done = sum(columns["done"])
-        self._num_done += num_done
+        self.num_done += num_done
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
 
     def _look_around(self, num_work: int, ended: threading.Event) -> None:
         """Look until the pass has ended; a fault of the storage is looked over, and the next look comes soon."""
-        while not ended.wait(POLL_S):
+        while not ended.wait(IDLE_POLL_S if self._num_held else POLL_S):
             try:
                 if self._look(num_work):
                     return
@@ -147,6 +160,9 @@ class Feed:
     def _look(self, num_work: int) -> bool:
         """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
         control = self._duty.control
+        if self._placement.shares_cores and (ready := control.all_ready()) != self._ready:
+            self._ready = ready
+            self._cores.leave_to_vllm()
         if self._interruptions.count:
             control.say(STOP)
             if control.all_drained():
@@ -168,8 +184,9 @@ class Feed:
             self._interruptions.end_now(self._reason_to_end)
             return True
         num_left = num_work - self._num_returned
-        in_flight = self._placement.num_replicas * self._blocks_per_replica * ROWS_PER_BLOCK
-        if num_left <= in_flight and num_left == control.num_held():
+        in_flight = self._placement.num_replicas * self._blocks_per_replica * self._rows_per_block
+        self._num_held = control.num_held() if num_left <= in_flight else 0
+        if num_left == self._num_held:
             control.say(CLOSE)
             return True
         return False

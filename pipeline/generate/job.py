@@ -125,6 +125,8 @@ def generate(
         duty = _duty(config, run, factory)
         feed = Feed(duty, placement, progress, interruptions)
         num_given_up = feed.run([run.path(name) for name in files], num_work)
+        if feed.num_done == num_work:
+            break
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
         files, num_work = _work(run, prompts, repeats, earlier)
     facts = journal.facts(run.child(journal.FOLDER))
@@ -148,6 +150,7 @@ def _duty(config: Config, run: Folder, factory: EngineFactory) -> Duty:
         session=session,
         flush_s=config.run.flush_s,
         slots=config.engine.slots,
+        admitted=config.engine.admitted,
         seed=config.seed,
         max_restarts=config.engine.max_restarts,
         log_dir=str(run.local / "logs") if run.local else f"{tempfile.gettempdir()}/pipeline-logs",

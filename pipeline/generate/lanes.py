@@ -1,4 +1,4 @@
-"""Admission to the engine: as many rows at once as it has slots, and suspicious rows apart from the others.
+"""Admission to the engine: few more rows at once than it has slots, and suspicious rows apart from the others.
 
 A row that was under way when the process died runs in a narrow lane, at first among eight, then alone, so that the
 one that kills the engine is found by few deaths and takes no innocent row along. The most suspicious rows go first and
@@ -16,17 +16,17 @@ CROWD_WIDTH = 8
 
 
 class Lanes:
-    """The slots of one engine. Used on one event loop; within a level rows go in the order in which they came."""
+    """The places of one engine. Used on one event loop; within a level rows go in the order in which they came."""
 
-    def __init__(self, slots: int) -> None:
-        self._widths = (slots, min(CROWD_WIDTH, slots), 1)
+    def __init__(self, admitted: int) -> None:
+        self._widths = (admitted, min(CROWD_WIDTH, admitted), 1)
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
         self._level = 0
         self.num_running = 0
 
     @asynccontextmanager
     async def slot(self, level: int) -> AsyncIterator[None]:
-        """Wait for a slot of the level's lane and hold it."""
+        """Wait for a place in the level's lane and hold it."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[level].append(turn)
         self._admit()

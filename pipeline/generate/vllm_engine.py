@@ -202,12 +202,17 @@ class VllmEngine:
             "device": self._engine.vllm_config.device_config.device_type,
         }
 
+    def sampling(self, request: Request) -> Any:
+        """Return vLLM's `SamplingParams` for one request."""
+        return self._sampling_params(seed=request.seed, **self._sampling)
+
     async def generate(self, request: Request) -> Output:
         """Return the generation for `request.prompt_token_ids`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        params = self._sampling_params(seed=request.seed, **self._sampling)
-        prompt = {"prompt_token_ids": request.prompt_token_ids}
+        params = self.sampling(request)
+        # Marked as tokens, it goes to the engine as it is; a bare list of ids would take a turn through a thread.
+        prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
         final = None
         try:
             async for output in self._engine.generate(prompt, params, request.request_id):

@@ -2,7 +2,7 @@
 
 In: blocks of a few work rows. Out: for each row whether it is done, whether it failed and how many tokens it took; the
 completion itself goes to the journal before that is said. Several blocks are under way at once, and the lanes inside
-keep the engine at its slots, so that no row waits for a slower neighbour of its block.
+keep the engine full, so that no row waits for a slower neighbour of its block.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import PipelineError, RunError
-from pipeline.generate.control import CLOSE, POLL_S, STOP, Control, GivenUp
+from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
 from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Output, Request, RowError
 from pipeline.generate.journal import Journal, write_facts
 from pipeline.generate.lanes import Lanes
@@ -58,7 +58,8 @@ logger = logging.getLogger(__name__)
 class Duty:
     """What every worker of a session is told. Sent to the actors, so it pickles.
 
-    `log_dir` is a directory of the worker's own machine; `session` names this driver's attempt at the run.
+    `slots` rows are under way in an engine, `admitted` are handed to it. `log_dir` is a directory of the worker's own
+    machine; `session` names this driver's attempt at the run.
     """
 
     factory: EngineFactory
@@ -67,6 +68,7 @@ class Duty:
     session: str
     flush_s: float
     slots: int
+    admitted: int
     seed: int
     max_restarts: int
     log_dir: str
@@ -81,7 +83,7 @@ class Worker:
         actor = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
         self._duty, self._actor = duty, actor
         self._name = f"{os.uname().nodename}-{actor[:8]}"
-        self._lanes = Lanes(duty.slots)
+        self._lanes = Lanes(duty.admitted)
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
@@ -204,7 +206,7 @@ class Worker:
                     drained = True
             except (OSError, PipelineError):
                 logger.exception("The storage does not answer; looking again")
-            time.sleep(POLL_S)
+            time.sleep(POLL_S if self._num_blocks else IDLE_POLL_S)
         self._stopping = True
         while self._given_up is None and self._num_blocks:  # never under a row, whatever the driver has counted
             time.sleep(POLL_S / 10)

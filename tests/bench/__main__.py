@@ -1,0 +1,171 @@
+"""How fast is the pipeline, beside plain vLLM and the other ways of driving it: `make bench`.
+
+    PYTHONPATH=tests .venv/bin/python -m bench                              # all of it, about half an hour on two cores
+    PYTHONPATH=tests .venv/bin/python -m bench rounds=1 sizes=demo num_questions=200 only=plain,pipeline
+
+In one run, round by round: each way warms up and generates the same questions to the same lengths with the same engine
+arguments. Out: `outputs/bench/bench.{json,md,svg}`. What an engine that lives through the rounds does while others are
+measured is nothing: its processes are stopped (an idle vLLM on a CPU still takes a tenth of a core).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.models import make_models
+from bench.questions import make_questions
+from bench.results import Measurement, as_json, summarize, table, targets
+from bench.settings import ROOT, WAYS, Bench, Size, parse
+
+from pipeline import manifest
+
+LASTING = ("plain", "server", "ceiling")
+"""Processes that live through all rounds of a size. Ray's do not: its parts would not survive being stopped."""
+
+
+class Child:
+    """A way's process and the processes that it has started."""
+
+    def __init__(self, name: str, bench: Bench, size: Size, words: list[str]) -> None:
+        log = bench.folder / size.name / f"{name}.log"
+        line = [sys.executable, "-m", "bench.child", name, size.name, *words]
+        path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {**os.environ, "PYTHONPATH": path, "VLLM_NO_USAGE_STATS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        self._log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                line,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                start_new_session=True,
+            )
+        self.engine_start_s: float | None = self._answer()["engine_start_s"]
+
+    def run(self, way: str, folder: Path) -> dict[str, Any]:
+        """Measure one round."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{way} {folder}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the process has ended; its log is {self._log}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def sleep(self) -> None:
+        """Stop all its processes, so that they take nothing from the others."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let them go on."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Let it end in good order, or kill what is left."""
+        assert self._process.stdin is not None
+        self.wake()
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=90)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def main(words: list[str]) -> None:
+    bench = parse(words)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    make_models(bench.folder / "models")
+    make_questions(bench)
+    found: list[Measurement] = []
+    for size in bench.sizes:
+        found += _measure(bench, size, words)
+    took_s = time.monotonic() - began
+    about = {"date": manifest.now(), "took_s": round(took_s), "words": words, "machine": _machine(), **_versions()}
+    summaries = summarize(found)
+    text = f"{table(summaries)}\n\n{_verdicts(summaries)}\n"
+    (bench.folder / "bench.json").write_text(json.dumps(as_json(found, about), indent=1), encoding="utf-8")
+    (bench.folder / "bench.md").write_text(text, encoding="utf-8")
+    print(f"{text}\n{took_s / 60:.0f} min, {bench.folder}/bench.json, bench.md, bench.svg")
+    from bench.plot import plot
+
+    plot(summaries, bench.folder / "bench.svg")
+
+
+def _measure(bench: Bench, size: Size, words: list[str]) -> list[Measurement]:
+    """Run all rounds of one size."""
+    found: list[Measurement] = []
+    lasting: dict[str, Child] = {}
+    try:
+        for number in range(bench.rounds):
+            folder = bench.folder / size.name / f"round-{number}"
+            for way in bench.ways:
+                with _child(way, lasting, bench, size, words) as child:
+                    answer = child.run(way, folder)
+                start_s = answer.get("engine_start_s", child.engine_start_s)
+                names = ("seconds", "num_rows", "num_tokens")
+                values = {name: answer[name] for name in names}
+                found.append(Measurement(size=size.name, way=way, round=number, engine_start_s=start_s, **values))
+                print(f"{size.name} {number + 1}/{bench.rounds} {WAYS[way]}: {found[-1].tokens_per_s:,.0f} tokens/s")
+    finally:
+        for child in lasting.values():
+            child.end()
+    return found
+
+
+@contextmanager
+def _child(way: str, lasting: dict[str, Child], bench: Bench, size: Size, words: list[str]) -> Iterator[Child]:
+    """Give the way's process: one that sleeps between its rounds, or one of this round alone."""
+    name = "server" if way.startswith("server") else way
+    if name not in LASTING:
+        child = Child(way, bench, size, words)
+        try:
+            yield child
+        finally:
+            child.end()
+        return
+    if name not in lasting:
+        lasting[name] = Child(way, bench, size, words)
+    lasting[name].wake()
+    yield lasting[name]
+    lasting[name].sleep()
+
+
+def _verdicts(summaries: list[Any]) -> str:
+    lines = []
+    for each in targets(summaries):
+        word = "met" if each.is_met else "MISSED"
+        lines.append(f"- {each.size}: {each.what} = {each.value:.2f}, wanted {each.wanted:.2f}: {word}")
+    return "\n".join(lines)
+
+
+def _machine() -> dict[str, Any]:
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    return {"cpu": model.partition(": ")[2] or platform.processor(), "cores": len(os.sched_getaffinity(0))}
+
+
+def _versions() -> dict[str, Any]:
+    return {"versions": manifest.versions(), "codebase": manifest.codebase()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,86 @@
+"""The pipeline's own vLLM engine, with each row's length forced and a pass over other prompts before the first row.
+
+Nothing else is changed: the rows go through the product's worker, lanes, journal and engine. The time that does not
+count (the engine's start, the warm-up, the engine's end) is written down beside the round's files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.questions import read
+
+from pipeline.generate.engine import Output, Request
+from pipeline.generate.vllm_engine import VllmFactory
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedFactory:
+    """Starts the pipeline's engine for a round whose files are in `folder`; `times` is where its times go."""
+
+    factory: VllmFactory
+    folder: Path
+    times: Path
+
+    def __call__(self) -> ForcedEngine:
+        began = time.monotonic()
+        engine = self.factory()
+        return ForcedEngine(engine, self, time.monotonic() - began)
+
+
+class ForcedEngine:
+    """All clocks are `time.monotonic()`, which every process of a machine reads alike."""
+
+    def __init__(self, engine: Any, forced: ForcedFactory, engine_start_s: float) -> None:
+        self._engine, self._times = engine, forced.times
+        self._warm_up_rows = read(forced.folder / "warm_up.parquet")
+        rows = self._warm_up_rows + read(forced.folder / "questions.parquet")
+        self._num_tokens = {row["name"]: row["num_tokens"] for row in rows}
+        self._found: dict[str, float] = {"engine_start_s": engine_start_s}
+        self._warm_up: asyncio.Task[None] | None = None
+        plain = engine.sampling
+
+        def sampling(request: Request) -> Any:
+            params = plain(request)
+            params.max_tokens = self._num_tokens["/".join(request.request_id.split("/")[:3])]
+            params.ignore_eos = True
+            return params
+
+        engine.sampling = sampling
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        facts: dict[str, str | int | float] = self._engine.facts
+        return facts
+
+    async def generate(self, request: Request) -> Output:
+        if "started" not in self._found:
+            if self._warm_up is None:
+                self._warm_up = asyncio.create_task(self._warm())
+            await self._warm_up
+            self._found.setdefault("started", time.monotonic())
+        output: Output = await self._engine.generate(request)
+        return output
+
+    async def _warm(self) -> None:
+        requests = [
+            Request(
+                request_id=f"{row['name']}/0/warm-up",
+                messages="[]",
+                prompt_token_ids=row["prompt_token_ids"],
+                seed=0,
+            )
+            for row in self._warm_up_rows
+        ]
+        await asyncio.gather(*(self._engine.generate(each) for each in requests))
+
+    def close(self) -> None:
+        self._found["closing"] = time.monotonic()
+        self._engine.close()
+        self._found["close_s"] = time.monotonic() - self._found["closing"]
+        self._times.write_text(json.dumps(self._found), encoding="utf-8")

@@ -1,0 +1,53 @@
+"""The two models of the bench, made on the spot: the demo's with room for long completions, and one of 50 million.
+
+Both have the demo's tokenizer and template. Random weights do: how long a completion gets is forced, and what stands
+in it is nobody's business.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from bench.settings import ROOT
+
+DEMO = ROOT / "data" / "demo" / "model"
+POSITIONS = 2048
+
+LARGE = {
+    "hidden_size": 640,
+    "intermediate_size": 1920,
+    "num_hidden_layers": 11,
+    "num_attention_heads": 10,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
+"""52 million weights: on two cores the forward pass dominates, as it does on a GPU."""
+
+
+def make_models(folder: Path) -> None:
+    """Write `<folder>/demo` and `<folder>/large`, unless they are there."""
+    if not (folder / "demo" / "config.json").exists():
+        shutil.copytree(DEMO, folder / "demo", dirs_exist_ok=True)
+        _write_config(folder / "demo", {"max_position_embeddings": POSITIONS})
+    if not (folder / "large" / "model.safetensors").exists():
+        _make_large(folder / "large")
+
+
+def _write_config(folder: Path, changes: dict[str, object]) -> None:
+    content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | changes
+    (folder / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _make_large(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | LARGE
+    content |= {"max_position_embeddings": POSITIONS, "layer_types": None, "dtype": "float32"}
+    torch.manual_seed(1234)
+    AutoModelForCausalLM.from_config(Qwen3Config(**content)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(DEMO / name, folder / name)

@@ -1,0 +1,165 @@
+"""From measurements to medians, ratios and targets; nothing here runs anything.
+
+In: a `Measurement` a round and way. Out: a `Summary` a size and way, `Target`s, and both as a table and as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from bench.settings import BASELINE, CEILING, WAYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One way, one round. `seconds` is from the first request's start to the last row on disk."""
+
+    size: str
+    way: str
+    round: int
+    seconds: float
+    num_rows: int
+    num_tokens: int
+    engine_start_s: float | None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens a second."""
+        return self.num_tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One way over its rounds.
+
+    `ratio` is the median over the rounds of this way's tokens/s to plain vLLM's in the same round, `ratio_low` and
+    `ratio_high` the least and the largest of them; `to_ceiling` likewise to the ceiling's. None where the round lacks
+    the other way.
+    """
+
+    size: str
+    way: str
+    rounds: int
+    seconds: float
+    tokens_per_s: float
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    to_ceiling: float | None
+    engine_start_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One promise: `value` of `what` is to be at least `wanted`."""
+
+    size: str
+    what: str
+    value: float
+    wanted: float
+
+    @property
+    def is_met(self) -> bool:
+        """Return whether the promise is kept."""
+        return self.value >= self.wanted
+
+
+def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
+    """Return a summary a size and way, in the order of the measurements' sizes and of `WAYS`."""
+    sizes = list(dict.fromkeys(each.size for each in measurements))
+    summaries = []
+    for size in sizes:
+        for way in WAYS:
+            own = [each for each in measurements if (each.size, each.way) == (size, way)]
+            if own:
+                summaries.append(_summary(own, measurements))
+    return summaries
+
+
+def _summary(own: Sequence[Measurement], all_of_them: Sequence[Measurement]) -> Summary:
+    ratios, to_ceiling = _ratios(own, all_of_them, BASELINE), _ratios(own, all_of_them, CEILING)
+    starts = [each.engine_start_s for each in own if each.engine_start_s is not None]
+    return Summary(
+        size=own[0].size,
+        way=own[0].way,
+        rounds=len(own),
+        seconds=median(each.seconds for each in own),
+        tokens_per_s=median(each.tokens_per_s for each in own),
+        ratio=median(ratios) if ratios else None,
+        ratio_low=min(ratios, default=None),
+        ratio_high=max(ratios, default=None),
+        to_ceiling=median(to_ceiling) if to_ceiling else None,
+        engine_start_s=median(starts) if starts else None,
+    )
+
+
+def _ratios(own: Sequence[Measurement], all_of_them: Sequence[Measurement], other: str) -> list[float]:
+    """Return tokens/s to those of the other way, each within its round: what disturbs a round disturbs both."""
+    others = {(each.size, each.round): each.tokens_per_s for each in all_of_them if each.way == other}
+    return [each.tokens_per_s / others[each.size, each.round] for each in own if (each.size, each.round) in others]
+
+
+TO_PLAIN = {"large": 0.98, "demo": 0.95}
+TO_CEILING = {"large": 0.98, "demo": 0.90}
+HISTORY_TO_PLAIN = 1.05
+TO_ONE_AT_A_TIME = 15.0
+
+
+def targets(summaries: Sequence[Summary]) -> list[Target]:
+    """Return what the pipeline promises and what was measured, as far as the ways were run."""
+    found: list[Target] = []
+    for size in dict.fromkeys(each.size for each in summaries):
+        ways = {each.way: each for each in summaries if each.size == size}
+
+        def add(what: str, value: float | None, wanted: float, size: str = size) -> None:
+            if value is not None:
+                found.append(Target(size=size, what=what, value=value, wanted=wanted))
+
+        pipeline, history = ways.get("pipeline"), ways.get("history")
+        if pipeline is not None:
+            add("pipeline / plain vLLM", pipeline.ratio, TO_PLAIN[size])
+            for other in ("ray_llm", "server_64"):
+                if other in ways:
+                    add(f"pipeline / {WAYS[other]}", pipeline.tokens_per_s / ways[other].tokens_per_s, 1.0)
+            if size == "demo" and "server_1" in ways:
+                value = pipeline.tokens_per_s / ways["server_1"].tokens_per_s
+                add(f"pipeline / {WAYS['server_1']}", value, TO_ONE_AT_A_TIME)
+        if history is not None:
+            add("pipeline with history / plain vLLM", history.ratio, HISTORY_TO_PLAIN)
+            add("pipeline with history / ceiling", history.to_ceiling, TO_CEILING[size])
+    return found
+
+
+def as_json(measurements: Sequence[Measurement], about: dict[str, Any]) -> dict[str, Any]:
+    """Return all of it, for a program: what was measured, the summaries, the targets, and what it ran on."""
+    summaries = summarize(measurements)
+    return {
+        **about,
+        "summaries": [asdict(each) for each in summaries],
+        "targets": [{**asdict(each), "is_met": each.is_met} for each in targets(summaries)],
+        "measurements": [asdict(each) for each in measurements],
+    }
+
+
+HEAD = ("way", "tokens/s", "seconds", "/ plain", "least", "most", "/ ceiling", "engine start")
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """Return the summaries as a Markdown table a size."""
+    lines: list[str] = []
+    for size in dict.fromkeys(each.size for each in summaries):
+        own = [each for each in summaries if each.size == size]
+        lines += ["", f"**{size}**, median of {own[0].rounds}", "", f"| {' | '.join(HEAD)} |"]
+        lines.append("|---|" + "---:|" * (len(HEAD) - 1))
+        lines += [f"| {' | '.join(_cells(each))} |" for each in own]
+    return "\n".join(lines[1:])
+
+
+def _cells(summary: Summary) -> tuple[str, ...]:
+    start = "" if summary.engine_start_s is None else f"{summary.engine_start_s:.1f} s"
+    ratios = (summary.ratio, summary.ratio_low, summary.ratio_high, summary.to_ceiling)
+    shown = ("" if each is None else f"{each:.2f}" for each in ratios)
+    return WAYS[summary.way], f"{summary.tokens_per_s:,.0f}", f"{summary.seconds:.1f}", *shown, start

@@ -1,0 +1,136 @@
+"""What a bench measures: two sizes of model, how many questions, how long their completions, which ways, how often.
+
+In: `key=value` words. Out: `Bench`. Words that are not the bench's own go to the pipeline's configuration, and with it
+to every way of driving vLLM: `max_num_seqs` and all else of the engine is the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.compose import compose
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WAYS = {
+    "plain": "vllm.LLM.generate, all at once",
+    "pipeline": "pipeline, generate stage",
+    "history": "pipeline, lengths known from history",
+    "ray_llm": "ray.data.llm",
+    "server_64": "vLLM's API server, 64 at once",
+    "server_1": "vLLM's API server, one at a time",
+    "ceiling": "AsyncLLM alone, bounded, longest first",
+}
+"""Ways of driving vLLM, in the order in which a round takes them; `plain` is what the others are compared with."""
+
+BASELINE, CEILING = "plain", "ceiling"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """One model and what it is asked.
+
+    Completions' lengths are lognormal: `median_tokens` and `sigma` (of the logarithm), within `min_tokens` and
+    `max_tokens`. `num_alone` questions are asked one at a time, spread evenly over the lengths. `num_warm_up` other
+    questions go before each measurement.
+    """
+
+    name: str
+    num_questions: int
+    num_alone: int
+    num_warm_up: int
+    min_tokens: int
+    max_tokens: int
+    median_tokens: float
+    sigma: float
+
+
+SIZES = (
+    Size(
+        name="demo",
+        num_questions=1000,
+        num_alone=40,
+        num_warm_up=128,
+        min_tokens=8,
+        max_tokens=1500,
+        median_tokens=120.0,
+        sigma=1.0,
+    ),
+    Size(
+        name="large",
+        num_questions=320,
+        num_alone=16,
+        num_warm_up=32,
+        min_tokens=4,
+        max_tokens=300,
+        median_tokens=36.0,
+        sigma=1.0,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """One bench: where its files go, its sizes, its ways in order, its rounds, and the pipeline's own words."""
+
+    folder: Path
+    sizes: tuple[Size, ...]
+    ways: tuple[str, ...]
+    rounds: int
+    words: tuple[str, ...]
+
+    def config(self, size: Size, *words: str) -> Config:
+        """Return the pipeline's configuration for a size."""
+        model = f"model.path={self.folder / 'models' / size.name}"
+        return compose(["conf=bench", model, f"tasks.bench.dataset={self.folder / 'questions'}", *self.words, *words])
+
+
+def parse(words: Sequence[str]) -> Bench:
+    """Return the bench that the words describe.
+
+    `rounds=3`, `only=plain,pipeline`, `sizes=demo`, `folder=outputs/bench`, and, for every size at once, the fields of
+    `Size`: `num_questions=200 max_tokens=100`.
+
+    Raises:
+        ConfigError: A word is none of these and no key of the pipeline's either.
+    """
+    given = dict(word.partition("=")[::2] for word in words)
+    folder = (ROOT / given.pop("folder", "outputs/bench")).resolve()
+    ways = _chosen("only", given.pop("only", None), tuple(WAYS))
+    names = _chosen("sizes", given.pop("sizes", None), tuple(size.name for size in SIZES))
+    rounds = int(given.pop("rounds", "3"))
+    kinds: dict[str, Any] = {item.name: float if item.type == "float" else int for item in fields(Size)[1:]}
+    changes = {name: kinds[name](given.pop(name)) for name in kinds if name in given}
+    sizes = tuple(replace(size, **changes) for size in SIZES if size.name in names)
+    rest = tuple(f"{name}={value}" for name, value in given.items())
+    bench = Bench(folder=folder, sizes=sizes, ways=ways, rounds=rounds, words=rest)
+    bench.config(sizes[0])
+    return bench
+
+
+def _chosen(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    if text is None:
+        return known
+    chosen = text.split(",")
+    strangers = sorted(set(chosen) - set(known))
+    if strangers:
+        raise ConfigError(f"{name}={text}: {strangers[0]!r} is unknown, there are {', '.join(known)}")
+    return tuple(each for each in known if each in chosen)
+
+
+def engine_arguments(config: Config) -> dict[str, Any]:
+    """Return vLLM's engine arguments as the pipeline's own engine gets them, for the other ways."""
+    return {
+        "model": config.model.path,
+        "dtype": config.model.dtype,
+        "max_model_len": config.model.context_size,
+        "max_num_seqs": config.engine.max_num_seqs,
+        "gpu_memory_utilization": config.engine.gpu_memory_utilization,
+        "seed": config.seed,
+        **config.engine.extra,
+    }

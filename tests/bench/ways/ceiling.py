@@ -1,0 +1,64 @@
+"""`AsyncLLM` in this process and nothing around it: rows admitted one by one, the longest first, few beyond the slots.
+
+This is what an engine can give to an asynchronous caller: no Ray, no journal, the exact lengths known beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.child import check, sampling, write_rows
+from bench.questions import read
+from bench.settings import Size, engine_arguments
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from pipeline.config import Config
+
+MARGIN = 1.25
+"""Rows admitted for each slot: the engine always has a row waiting when another ends."""
+
+
+class Ceiling:
+    def __init__(self, config: Config) -> None:
+        began = time.monotonic()
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config), disable_log_stats=True))
+        self.engine_start_s = time.monotonic() - began
+        self._loop = asyncio.new_event_loop()
+        self._width = int(MARGIN * config.engine.max_num_seqs)
+        self._num_requests = 0
+
+    def run(self, way: str, folder: Path) -> dict[str, Any]:
+        self._loop.run_until_complete(self._generate(read(folder / "warm_up.parquet")))
+        asked = sorted(read(folder / "questions.parquet"), key=lambda row: -row["num_tokens"])
+        began = time.monotonic()
+        rows = self._loop.run_until_complete(self._generate(asked))
+        write_rows(folder, way, rows)
+        seconds = time.monotonic() - began
+        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
+        return {"seconds": seconds, "num_rows": len(rows), "num_tokens": sum(count for _, _, count in rows)}
+
+    async def _generate(self, asked: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+        room = asyncio.Semaphore(self._width)
+
+        async def one(row: dict[str, Any]) -> tuple[str, str, int]:
+            async with room:
+                wanted = SamplingParams(**sampling(row["num_tokens"]), output_kind=RequestOutputKind.FINAL_ONLY)
+                self._num_requests += 1
+                prompt = {"prompt_token_ids": row["prompt_token_ids"]}
+                async for output in self._engine.generate(prompt, wanted, str(self._num_requests)):
+                    final = output.outputs[0]
+            return row["name"], final.text, len(final.token_ids)
+
+        return await asyncio.gather(*(one(row) for row in asked))
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+def start(config: Config, size: Size) -> Ceiling:  # noqa: ARG001
+    return Ceiling(config)

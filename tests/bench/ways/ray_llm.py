@@ -1,0 +1,107 @@
+"""`ray.data.llm`: token ids in, batches of 16, 8 of them at a time, no stage besides the engine's.
+
+The warm-up's rows go through the same data set first: the others wait in its preprocessing until all of the warm-up
+has come out, and the clock starts as they are let go.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.child import check, sampling, write_rows
+from bench.questions import read
+from bench.settings import ROOT, Size, engine_arguments
+
+from pipeline.config import Config
+
+BATCH_SIZE, NUM_BATCHES = 16, 8
+
+
+class RayLlm:
+    engine_start_s = None
+
+    def __init__(self, config: Config) -> None:
+        self._arguments = engine_arguments(config)
+
+    def run(self, way: str, folder: Path) -> dict[str, Any]:
+        import ray
+        import ray.data
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        began = time.monotonic()
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        gate = folder / f"{way}.gate"
+        gate.unlink(missing_ok=True)
+        config = vLLMEngineProcessorConfig(
+            model_source=self._arguments["model"],
+            engine_kwargs={name: value for name, value in self._arguments.items() if name != "model"},
+            batch_size=BATCH_SIZE,
+            max_concurrent_batches=NUM_BATCHES,
+            concurrency=1,
+            chat_template_stage=False,
+            tokenize_stage=False,
+            detokenize_stage=False,
+            log_engine_metrics=False,
+        )
+        processor = build_processor(
+            config,
+            preprocess=Waiting(str(gate)),
+            postprocess=_wanted,
+            preprocess_map_kwargs={"num_cpus": 0.1, "concurrency": 1},
+            postprocess_map_kwargs={"num_cpus": 0.1},
+        )
+        warm_up, asked = read(folder / "warm_up.parquet"), read(folder / "questions.parquet")
+        rows = [{**row, "waits": False} for row in warm_up] + [{**row, "waits": True} for row in asked]
+        blocks = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BATCH_SIZE))
+        num_warm, found, started = 0, [], 0.0
+        try:
+            for row in processor(blocks).iter_rows():
+                if row["waits"]:
+                    found.append((row["name"], row["text"], row["num_generated_tokens"]))
+                    continue
+                num_warm += 1
+                if num_warm == len(warm_up):
+                    started = time.monotonic()
+                    gate.touch()
+            write_rows(folder, way, found)
+            ended = time.monotonic()
+        finally:
+            ray.shutdown()
+        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in found})
+        seconds, num_tokens = ended - started, sum(count for _, _, count in found)
+        return {
+            "seconds": seconds,
+            "num_rows": len(found),
+            "num_tokens": num_tokens,
+            "engine_start_s": started - began,
+        }
+
+    def close(self) -> None:
+        pass
+
+
+class Waiting:
+    """Makes a request of a row; one that waits is not handed on before the gate is there."""
+
+    def __init__(self, gate: str) -> None:
+        self._gate = gate
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        while row["waits"] and not os.path.exists(self._gate):  # noqa: PTH110
+            time.sleep(0.01)
+        return {**row, "tokenized_prompt": row["prompt_token_ids"], "sampling_params": sampling(row["num_tokens"])}
+
+
+def _wanted(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("name", "waits", "num_generated_tokens")
+    return {**{name: row[name] for name in names}, "text": row["generated_text"]}
+
+
+def start(config: Config, size: Size) -> RayLlm:  # noqa: ARG001
+    os.chdir(ROOT)
+    return RayLlm(config)

@@ -1,0 +1,79 @@
+"""The pipeline's generate stage over a real prompts stage, on Ray, to completions/ published.
+
+The engine's end is not counted, as little as its start; all else is, from the first row's request: what Ray Data and
+the journals take, the words between driver and worker, the compaction into completions/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from bench.child import check
+from bench.forced import ForcedFactory
+from bench.questions import read
+from bench.settings import ROOT, Size
+from builders import Counting
+
+from pipeline.config import Config
+from pipeline.generate import job
+from pipeline.generate.cluster import cluster
+from pipeline.generate.vllm_engine import VllmFactory
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
+from pipeline.store import Folder
+
+
+class Stage:
+    engine_start_s = None
+
+    def __init__(self, config: Config) -> None:
+        self._config = replace(config, reasoning_parser="qwen3")
+
+    def run(self, way: str, folder: Path) -> dict[str, Any]:
+        asked = read(folder / "questions.parquet")
+        run = Folder.open(str(folder / f"run={way}"))
+        run.remove()
+        run.create()
+        _publish_prompts(folder, run, asked if way == "history" else None)
+        times = folder / f"{way}.json"
+        factory = ForcedFactory(VllmFactory(self._config), folder, times)
+        with cluster(self._config) as placement:
+            facts = job.generate(self._config, run, placement, factory, Counting(), Counting())
+            ended = time.monotonic()
+        found = json.loads(times.read_text(encoding="utf-8"))
+        completions = run.require_stage("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
+        counts = {f"{row['task']}/{row['split']}/{row['id']}": row["num_output_tokens"] for row in completions}
+        check(way, {row["name"]: row["num_tokens"] for row in asked}, counts)
+        assert len(facts) == 1, facts
+        return {
+            "seconds": ended - found["started"] - found["close_s"],
+            "num_rows": len(counts),
+            "num_tokens": sum(counts.values()),
+            "engine_start_s": found["engine_start_s"],
+            "engine_end_s": found["close_s"],
+        }
+
+    def close(self) -> None:
+        pass
+
+
+def _publish_prompts(folder: Path, run: Folder, history: list[dict[str, Any]] | None) -> None:
+    """Give the run its prompts stage. With a history, a prompt's length is what decides its turn."""
+    prompts = Folder.open(str(folder)).require_stage("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
+    if history is not None:
+        before = pa.array([row["num_tokens_before"] for row in history], pa.int32())
+        prompts = prompts.set_column(
+            prompts.schema.get_field_index("num_prompt_tokens"), PROMPT_SCHEMA.field("num_prompt_tokens"), before
+        )
+    with run.publish("prompts", PROMPT_SCHEMA) as stage:
+        stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])
+
+
+def start(config: Config, size: Size) -> Stage:  # noqa: ARG001
+    os.chdir(ROOT)
+    return Stage(config)

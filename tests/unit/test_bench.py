@@ -1,0 +1,117 @@
+"""What the bench makes of its measurements, and the lengths that it forces; no time is asserted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import mean, median
+
+import pytest
+from bench.questions import lengths
+from bench.results import Measurement, as_json, summarize, table, targets
+from bench.settings import SIZES, WAYS, parse
+
+from pipeline.errors import ConfigError
+
+
+def measured(way: str, number: int, seconds: float, *, size: str = "demo", num_tokens: int = 1000) -> Measurement:
+    return Measurement(
+        size=size, way=way, round=number, seconds=seconds, num_rows=10, num_tokens=num_tokens, engine_start_s=20.0
+    )
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_each_round() -> None:
+    """A round in which everything was slow counts like the others."""
+    found = [measured("plain", number, seconds) for number, seconds in enumerate((10.0, 40.0, 10.0))]
+    found += [measured("pipeline", number, seconds) for number, seconds in enumerate((8.0, 20.0, 20.0))]
+    summary = {each.way: each for each in summarize(found)}["pipeline"]
+    assert summary.ratio == pytest.approx(1.25)
+    assert (summary.ratio_low, summary.ratio_high) == (pytest.approx(0.5), pytest.approx(2.0))
+    assert summary.tokens_per_s == pytest.approx(50.0)
+    assert summary.seconds == pytest.approx(20.0)
+
+
+def test_ways_that_generate_different_numbers_of_tokens_are_compared_by_tokens_a_second() -> None:
+    found = [measured("plain", 0, 10.0), measured("server_1", 0, 10.0, num_tokens=50)]
+    assert {each.way: each.ratio for each in summarize(found)} == {"plain": 1.0, "server_1": pytest.approx(0.05)}
+
+
+def test_a_ratio_is_unknown_where_plain_vllm_was_not_run() -> None:
+    (summary,) = summarize([measured("pipeline", 0, 10.0)])
+    assert (summary.ratio, summary.ratio_low, summary.to_ceiling) == (None, None, None)
+    assert targets([summary]) == []
+
+
+def test_sizes_are_not_mixed() -> None:
+    found = [measured("plain", 0, 10.0), measured("plain", 0, 20.0, size="large")]
+    found += [measured("pipeline", 0, 10.0), measured("pipeline", 0, 10.0, size="large")]
+    assert [(each.size, each.way, each.ratio) for each in summarize(found)] == [
+        ("demo", "plain", 1.0),
+        ("demo", "pipeline", 1.0),
+        ("large", "plain", 1.0),
+        ("large", "pipeline", 2.0),
+    ]
+
+
+def test_each_promise_is_met_or_missed_by_what_was_measured() -> None:
+    seconds = {
+        "plain": 10.0,
+        "pipeline": 10.6,
+        "history": 9.0,
+        "ray_llm": 15.0,
+        "server_64": 10.0,
+        "server_1": 150.0,
+        "ceiling": 8.5,
+    }
+    found = [measured(way, 0, each) for way, each in seconds.items()]
+    verdicts = {each.what: (round(each.value, 3), each.is_met) for each in targets(summarize(found))}
+    assert verdicts == {
+        "pipeline / plain vLLM": (0.943, False),
+        "pipeline / ray.data.llm": (1.415, True),
+        "pipeline / vLLM's API server, 64 at once": (0.943, False),
+        "pipeline / vLLM's API server, one at a time": (14.151, False),
+        "pipeline with history / plain vLLM": (1.111, True),
+        "pipeline with history / ceiling": (0.944, True),
+    }
+
+
+def test_the_table_and_the_json_hold_every_way_that_was_run() -> None:
+    found = [measured(way, 0, 10.0) for way in WAYS]
+    text = table(summarize(found))
+    assert all(name in text for name in WAYS.values())
+    content = as_json(found, {"date": "today"})
+    assert content["date"] == "today"
+    assert [each["way"] for each in content["summaries"]] == list(WAYS)
+    assert len(content["measurements"]) == len(WAYS)
+    assert all(isinstance(each["is_met"], bool) for each in content["targets"])
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
+def test_lengths_are_lognormal_and_within_their_bounds(size: object) -> None:
+    found = lengths(size, 1000)
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (max(size.min_tokens, found[0]), min(size.max_tokens, found[-1]))
+    assert median(found) == pytest.approx(size.median_tokens, rel=0.05)
+    assert mean(found) == pytest.approx(size.median_tokens * math.exp(size.sigma**2 / 2), rel=0.1)
+
+
+def test_words_make_the_bench_smaller_and_the_rest_goes_to_the_pipeline() -> None:
+    bench = parse(["rounds=1", "sizes=demo", "num_questions=20", "only=plain,pipeline", "engine.max_num_seqs=8"])
+    assert [(size.name, size.num_questions) for size in bench.sizes] == [("demo", 20)]
+    assert (bench.ways, bench.rounds) == (("plain", "pipeline"), 1)
+    assert bench.config(bench.sizes[0]).engine.max_num_seqs == 8
+
+
+@pytest.mark.parametrize("word", ["only=plane", "sizes=huge", "num_qestions=3"])
+def test_a_word_that_is_not_known_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=word.split("=")[0]):
+        parse([word])
+
+
+def test_the_picture_shows_every_way_with_a_ratio(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bench.plot import plot
+
+    plot(summarize([measured(way, 0, 10.0) for way in WAYS]), tmp_path / "bench.svg")
+    text = (tmp_path / "bench.svg").read_text(encoding="utf-8")
+    assert all(name in text for name in WAYS.values())
