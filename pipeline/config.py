@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
-
-T = TypeVar("T")
+from pipeline.keys import key, require, require_no_credentials
+from pipeline.submission import SubmissionConfig
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 OURS = (
@@ -27,33 +27,6 @@ SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def key(default: T, meaning: str) -> T:
-    """Declare a key with its default and the line that `--help` and the README print for it."""
-    if isinstance(default, dict):
-        values = dict(default)
-        return cast("T", field(default_factory=lambda: dict(values), metadata={"meaning": meaning}))
-    made: T = field(default=default, metadata={"meaning": meaning})
-    return made
-
-
-def require(ok: bool, name: str, value: object, mend: str) -> None:
-    """Raise `ConfigError` naming the key, its value and the mend, unless `ok`."""
-    if not ok:
-        raise ConfigError(f"{name}={value!r}: {mend}")
-
-
-def require_no_credentials(name: str, url: str) -> None:
-    """Refuse a URL with a user or password: the resolved configuration is written into the run."""
-    if "://" not in url:
-        return
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{name}={url!r} is no URL: {error}") from error
-    if parts.username or parts.password or re.search(r"(access_key|secret_key|token)=", parts.query):
-        raise ConfigError(f"{name} holds credentials: take them out of the URL and set them in the environment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +238,7 @@ class Config:
     engine: EngineConfig = key(EngineConfig(), "")
     cluster: ClusterConfig = key(ClusterConfig(), "")
     run: RunConfig = key(RunConfig(), "")
+    submission: SubmissionConfig = key(SubmissionConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"

@@ -1,4 +1,4 @@
-"""Score a run's completions again, without a GPU: its samples and metrics are replaced.
+"""Score a run's completions again, without a GPU: its samples, metrics and card are replaced.
 
 python -m pipeline.rescore run=outputs/run=2026-11-21
 """
@@ -11,6 +11,7 @@ from pipeline import manifest, rundir
 from pipeline.cli import command
 from pipeline.errors import ConfigError
 from pipeline.lock import locked
+from pipeline.publish.card import write_card
 from pipeline.score.room import score
 from pipeline.summary import counts, print_summary
 
@@ -32,6 +33,8 @@ def main(words: list[str]) -> None:
         if is_complete and content is not None:  # until both samples and metrics are new; `run` goes on from here too
             manifest.write(run, "running", content)
         score(run, config)
+        if content is not None:
+            write_card(run, config, content)
         if is_complete and content is not None:
             manifest.write(run, "complete", content | {"counts": counts(run), "rescored_at": manifest.now()})
     print_summary(run, config, Console())

@@ -93,6 +93,7 @@ def _rooms(
     signals: Signals,
 ) -> None:
     from pipeline import summary
+    from pipeline.publish.card import write_card
     from pipeline.records import PROMPT_SCHEMA
     from pipeline.score.room import score
 
@@ -109,6 +110,7 @@ def _rooms(
         config = replace(config, model=replace(config.model, revision=str(commit)))
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
+    content["hardware"]["gpus"] = manifest.gpus(content["engine"])
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
     if num_restarts:
         console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
@@ -120,6 +122,7 @@ def _rooms(
     timings["total"] = time.monotonic() - began
     counts = summary.counts(run)
     content |= {"counts": counts, "ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
+    write_card(run, config, content)
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
 

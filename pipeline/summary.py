@@ -67,9 +67,11 @@ def print_summary(run: Folder, config: Config, console: Console, timings: dict[s
     for name, what in (
         ("samples/", "every question and answer"),
         ("metrics.parquet", "every score"),
+        ("card.md", "the submission form, filled in"),
         ("logs/", "logs"),
     ):
-        console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
+        if run.exists(name.rstrip("/")):
+            console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
     if config.generation.repeats > 1:
         console.print(f"  scores are means over {config.generation.repeats} repeats of each question")
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, require
+from pipeline.config import Config
 from pipeline.errors import ModelError
+from pipeline.keys import require
 from pipeline.prepare.hub import fetch
 
 Messages = list[dict[str, str]]

@@ -27,6 +27,7 @@ from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.store import Folder
 
 STAGE = "prompts"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 ROWS_PER_BATCH = 512
 ROWS_PER_FILE = 20_000
 
@@ -35,7 +36,7 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
     """Write the stage `prompts` of a run.
 
     Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files) and, with an engine of our own,
-    `chat_template_sha256` and, of a hub model, `model_revision`.
+    `chat_template_sha256` and, of a hub model, `model_revision`. The template itself is kept in `chat_template.jinja`.
 
     Args:
         config: The run's configuration.
@@ -58,6 +59,7 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
         facts["chat_template_sha256"] = chat.template_sha256
         if chat.revision is not None:
             facts["model_revision"] = chat.revision
+        run.write_text(CHAT_TEMPLATE_FILE, chat.template)
     with run.publish(STAGE, PROMPT_SCHEMA, facts=facts) as folder:
         is_first = True
         for source in sources:

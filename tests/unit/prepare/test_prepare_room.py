@@ -62,6 +62,15 @@ def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
     assert facts["dataset_revision.agro"].startswith("sha256:")
 
 
+def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_path):
+    (tmp_path / "mine.jinja").write_text("{{ messages[0]['content'] }}\r\n")
+    prepared(f"prompt.chat_template={tmp_path / 'mine.jinja'}")
+    template = run.read_text("chat_template.jinja")
+    assert template == "{{ messages[0]['content'] }}\n"
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    assert run.stage("prompts", PROMPT_SCHEMA).facts["chat_template_sha256"] == digest
+
+
 def test_the_facts_tell_the_commits_of_the_hub(prepared, run, hub, dataset, tokenizer_dir):
     files = [*dataset.iterdir(), *tokenizer_dir.iterdir()]
     hub.files.update({file.name: file.read_bytes() for file in files})

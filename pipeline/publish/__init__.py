@@ -1,0 +1,1 @@
+"""Sample and Metric in, what leaves the pipeline out: the card of a submission."""
