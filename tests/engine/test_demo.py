@@ -58,6 +58,9 @@ def test_an_endpoint_gives_the_same_prompts_and_responses(demo_run: Folder, api_
     done = command("pipeline.run", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     run = Folder.open(str(tmp_path / "run=endpoint"))
+    (server,) = json.loads(run.read_text("manifest.json"))["engine"].values()
+    assert (server["served_model"], server["max_model_len"]) == ("demo", 1024)
+    assert server["server"].startswith("vllm ")
     theirs, ours = samples(run), samples(demo_run)
     assert theirs.keys() == ours.keys()
     for name, row in theirs.items():
@@ -99,7 +102,7 @@ def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: Folder) 
     }
     assert fields["torch"]["value"] == content["versions"]["torch"]
     assert fields["transformers"]["value"] == content["versions"]["transformers"]
-    assert fields["codebase"]["value"].startswith(content["codebase"]["commit"][:7])
+    assert fields["codebase"]["value"].startswith((content["codebase"] or {"commit": "pipeline"})["commit"][:7])
     assert fields["chat_template"]["value"] == (ROOT / "data/demo/model/chat_template.jinja").read_text()
     assert (fields["gpus"]["value"], fields["cuda"]["value"]) == ("0 (CPU)", "none")
     assert (fields["precision"]["value"], fields["model_size"]["value"]) == ("float32", "572.9K")

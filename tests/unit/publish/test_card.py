@@ -221,6 +221,8 @@ def test_a_cpu_has_neither_cuda_nor_gpus(carded: Carded) -> None:
     carded.content |= {"engine": {"host": facts}, "hardware": {"gpus": []}}
     assert (carded.values()["cuda"], carded.values()["gpus"]) == ("none", "0 (CPU)")
     assert block_under(carded.markdown, "CUDA") == ["нет", "none"]
+    facts["cuda"] = "12.8"  # torch for CUDA, used on a machine without a GPU
+    assert carded.values()["cuda"] == "12.8"
 
 
 def test_an_endpoint_tells_what_it_tells_and_no_more(carded: Carded) -> None:
