@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
-
-T = TypeVar("T")
+from pipeline.keys import key, require, require_no_credentials
+from pipeline.submission import SubmissionConfig
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 OURS = (
@@ -28,33 +28,6 @@ SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def key(default: T, meaning: str) -> T:
-    """Declare a key with its default and the line that `--help` and the README print for it."""
-    if isinstance(default, dict):
-        values = dict(default)
-        return cast("T", field(default_factory=lambda: dict(values), metadata={"meaning": meaning}))
-    made: T = field(default=default, metadata={"meaning": meaning})
-    return made
-
-
-def require(ok: bool, name: str, value: object, mend: str) -> None:
-    """Raise `ConfigError` naming the key, its value and the mend, unless `ok`."""
-    if not ok:
-        raise ConfigError(f"{name}={value!r}: {mend}")
-
-
-def require_no_credentials(name: str, url: str) -> None:
-    """Refuse a URL with a user or password: the resolved configuration is written into the run."""
-    if "://" not in url:
-        return
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{name}={url!r} is no URL: {error}") from error
-    if parts.username or parts.password or re.search(r"(access_key|secret_key|token)=", parts.query):
-        raise ConfigError(f"{name} holds credentials: take them out of the URL and set them in the environment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,15 +234,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(0 < self.flush_s <= 3600, "run.flush_s", self.flush_s, "must be above 0 and at most 3600 seconds")
         require(0 <= self.grace_s <= 86400, "run.grace_s", self.grace_s, "must be from 0 to 86400 seconds")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionConfig:
-    """What goes to the leaderboard."""
-
-    mode: Literal["reference", "extracted"] = key(
-        "reference", "submit the response as it is (reference), or the letters read from it (extracted)"
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,7 @@ def _rooms(
         config = replace(config, model=replace(config.model, revision=str(commit)))
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
+    content["hardware"]["gpus"] = manifest.gpus(content["engine"])
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
     if num_restarts:
         console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
@@ -121,12 +122,13 @@ def _rooms(
         _differs(again.engines(content["engine"]), content, console)
         content["again"]["agreement"] = again.agreement(run)
         _tell([content["again"]["agreement"]], console)
+    counts = summary.counts(run)
+    content |= {"counts": counts, "ended_at": manifest.now()}
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
-    counts = summary.counts(run)
-    content |= {"published": room.facts(products), "counts": counts}
-    content |= {"ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
+    content |= {"published": room.facts(products), "ended_at": manifest.now()}
+    content |= {"timings_s": {k: round(v, 3) for k, v in timings.items()}}
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
     for product in products:

@@ -13,7 +13,9 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ModelError
-from pipeline.generate.engine import Engine, EngineDead, Output, Request, RowError
+from pipeline.generate.engine import Engine, EngineDead, Facts, Output, Request, RowError
+from pipeline.generate.gpus import gpu_facts
+from pipeline.generate.weights import num_parameters
 
 CLOSE_S = 10.0
 """Seconds that vLLM's processes have to end by themselves."""
@@ -187,20 +189,28 @@ class VllmEngine:
         self._sampling_params = sampling_params
 
     @property
-    def facts(self) -> dict[str, str | int | float]:
-        """Return versions, device and precision as the running engine reports them."""
+    def facts(self) -> Facts:
+        """Return versions, precision, device and the model's shape, as the running engine has resolved them."""
         import torch
+        import transformers
         import vllm
 
-        model = self._engine.model_config
-        return {
-            "vllm": vllm.__version__,
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda or "",
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "max_model_len": int(model.max_model_len),
-            "device": self._engine.vllm_config.device_config.device_type,
-        }
+        config, model = self._engine.vllm_config, self._engine.model_config
+        device = str(config.device_config.device_type)
+        facts: Facts = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+        if torch.version.cuda is not None:
+            facts["cuda"] = torch.version.cuda
+        facts |= {"device": device, "dtype": str(model.dtype).removeprefix("torch.")}
+        facts |= {"max_model_len": model.max_model_len, "max_num_seqs": config.scheduler_config.max_num_seqs}
+        facts |= _shape(model)
+        if model.quantization is not None:
+            facts["quantization"] = str(model.quantization)  # packed weights do not tell how many there are
+        else:
+            counted = num_parameters(model.model, model.revision, config.load_config.download_dir)
+            facts |= {} if counted is None else {"num_parameters": counted}
+        if device == "cuda":
+            facts |= gpu_facts(config.parallel_config.world_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return facts
 
     def sampling(self, request: Request) -> Any:
         """Return vLLM's `SamplingParams` for one request."""
@@ -246,3 +256,19 @@ class VllmEngine:
             # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
             handler.get_loop().call_soon_threadsafe(handler.cancel)
         self._engine.shutdown(timeout=CLOSE_S)
+
+
+def _shape(model: Any) -> Facts:
+    """Return the model's architecture as vLLM read it from its config.json; what does not apply is left out."""
+    numbers = {
+        "num_layers": model.get_total_num_hidden_layers(),
+        "hidden_size": model.get_hidden_size(),
+        "num_attention_heads": model.model_arch_config.total_num_attention_heads,
+        "num_kv_heads": model.get_total_num_kv_heads(),
+        "head_size": model.get_head_size(),
+        "num_experts": model.get_num_experts(),
+        "num_experts_per_token": model.get_num_experts_per_tok(),
+        "vocab_size": model.get_vocab_size(),
+    }
+    known = {name: int(number) for name, number in numbers.items() if number}
+    return {"architecture": ", ".join(model.architectures), **known}

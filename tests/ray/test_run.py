@@ -44,6 +44,8 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
         "completions",
         "samples",
         "metrics.parquet",
+        "card.md",
+        "card.json",
         "logs",
         ".lock",
     }

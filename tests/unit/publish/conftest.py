@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from archives import MakeRun, Reply, Scored, completion, finish, reply_b
 from builders import settings
+from carded import Carded
 
 from pipeline import rundir
 from pipeline.prepare.room import prepare
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
+from pipeline.store import Folder
 
 
 @pytest.fixture
@@ -41,3 +43,9 @@ def demo_run(tmp_path: Path, at_root: Path) -> Scored:  # noqa: ARG001
     rundir.begin(run, config)
     prepare(config, run)
     return finish(run, config, lambda prompt, repeat: completion(prompt, repeat, "\n\n" + "ABCD"[prompt["id"] % 4]))
+
+
+@pytest.fixture
+def carded(tmp_path: Path, at_root: Path) -> Carded:
+    assert at_root  # conf/ is found from the project's directory
+    return Carded(Folder.open(str(tmp_path / "run=night")))
