@@ -79,7 +79,7 @@ class Carded:
         self.folder.create()
         self.folder.replace_parquet("metrics.parquet", pa.Table.from_pylist(self.scores, schema=METRIC_SCHEMA))
         if self.template is not None:
-            self.folder.write_text("chat_template.jinja", self.template)
+            self.folder.write_text("prompts/chat_template.jinja", self.template)
         write_card(self.folder, config, self.content)
         card: dict[str, Any] = json.loads(self.folder.read_text("card.json"))
         return card

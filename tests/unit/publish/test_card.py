@@ -58,7 +58,7 @@ MEASURED = {
     "engine": ("vllm 0.32.0", "engine.vllm"),
     "model_size": ("36.0B", "engine.num_parameters"),
     "context_size": ("262144", "engine.max_model_len"),
-    "chat_template": (TEMPLATE, "chat_template.jinja"),
+    "chat_template": (TEMPLATE, "prompts/chat_template.jinja"),
     "codebase": (
         "d539716; agro_bench aaaaaaaaaaaa; aqua_bench bbbbbbbbbbbb; med_bench sha256:cccccccccccc",
         "codebase, datasets",
