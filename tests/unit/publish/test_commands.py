@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from archives import MakeRun, Scored, completion, question, rows, zipped
 from builders import command
 
-from pipeline import manifest, pack, rescore, validate
+from pipeline import manifest, pack, rescore, rundir, validate
+from pipeline.config import SubmissionConfig
 from pipeline.errors import ConfigError, InvalidArchive, RunError
 from pipeline.publish import room
 
@@ -67,6 +69,13 @@ def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun
     with pytest.raises(RunError, match="limit=1 cuts the test split"):
         pack.main([f"run={run.folder.root}"])
     assert run.content == before
+
+
+def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> None:
+    run = make_run(ONE)
+    manifest.write(run.folder, "failed", run.content)
+    rundir.begin(run.folder, replace(run.config, submission=SubmissionConfig(mode="extracted")))
+    assert rundir.open_finished(run.folder.root)[1].submission.mode == "extracted"
 
 
 def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
@@ -127,7 +136,7 @@ def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pyte
     other = make_run([question("agro_bench", 2), *ONE], "run_id=two")
     validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
     assert capsys.readouterr().out.endswith("would be accepted: 2 tasks, 2 answers\n")
-    with pytest.raises(InvalidArchive, match="for 1 reason$"):
+    with pytest.raises(InvalidArchive, match=r"for 1 reason$"):
         validate.main([f"archive={run.archive}", f"run={other.folder.root}"])
     assert "1 of 2 ids are missing, and one missing id fails the task: 2" in capsys.readouterr().out
 
