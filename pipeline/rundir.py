@@ -20,7 +20,7 @@ from pipeline.store import Folder
 
 CONFIG_FILE = "config.yaml"
 
-MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "max_failed_rows", "only")
+MECHANICS = ("conf", "run_id", "output_dir", "cluster", "schedule", "run", "max_failed_rows", "only")
 """Keys that a completion does not depend on; of `engine`, only kind, extra and the endpoint's model count."""
 
 

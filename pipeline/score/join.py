@@ -18,9 +18,6 @@ from pipeline import duck
 from pipeline.records import COMPLETION_SCHEMA
 from pipeline.store import Stage
 
-BATCH_ROWS = 4096
-"""Rows scored and written at a time, as one row group; at 10,000 tokens a row it is about 200 MB."""
-
 _KEYS = ["task", "split", "id", "prompt_sha256"]
 _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_prompt_tokens"]
 
@@ -115,15 +112,15 @@ class Part:
 
 def account(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, repeats: int) -> Account:
     """Return how the keys of both stages add up; only the key columns are read."""
-    database.register("prompts", _scanner(prompts, _KEYS))
-    database.register("completions", _scanner(completions, [*_KEYS, "repeat"]))
+    database.register("prompts", duck.scanner(prompts, _KEYS))
+    database.register("completions", duck.scanner(completions, [*_KEYS, "repeat"]))
     (row,) = _rows(database, _ACCOUNT, {"repeats": repeats})
     return Account(**{name: int(count) for name, count in row.items()})
 
 
 def parts(database: duckdb.DuckDBPyConnection, prompts: Stage, num_prompts: int) -> list[Part]:
     """Return the parts, of at most `num_prompts` questions each, sorted by task, split and id."""
-    database.register("prompts", _scanner(prompts, _KEYS))
+    database.register("prompts", duck.scanner(prompts, _KEYS))
     return [Part(**row) for row in _rows(database, _PARTS, {"num_prompts": num_prompts})]
 
 
@@ -132,9 +129,9 @@ def joined(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Sta
 
     Columns: those of a sample that are not scores, and content and doc.
     """
-    database.register("prompts", _scanner(prompts, _OF_PROMPT, part.rows))
-    database.register("completions", _scanner(completions, COMPLETION_SCHEMA.names, part.rows))
-    return duck.batches(database, _JOINED, rows=BATCH_ROWS)
+    database.register("prompts", duck.scanner(prompts, _OF_PROMPT, part.rows))
+    database.register("completions", duck.scanner(completions, COMPLETION_SCHEMA.names, part.rows))
+    return duck.batches(database, _JOINED, rows=duck.BATCH_ROWS)
 
 
 def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
@@ -143,14 +140,3 @@ def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, i
     rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
     return rows
 
-
-def _scanner(stage: Stage, columns: list[str], where: pads.Expression | None = None) -> pads.Scanner:
-    """Return a stage's columns to read in order; without its bounds Arrow reads gigabytes ahead."""
-    return stage.dataset().scanner(
-        columns=columns,
-        filter=where,
-        batch_size=BATCH_ROWS,
-        batch_readahead=2,
-        fragment_readahead=1,
-        use_threads=False,
-    )
