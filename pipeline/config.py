@@ -262,6 +262,15 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionConfig:
+    """What goes to the leaderboard."""
+
+    mode: Literal["reference", "extracted"] = key(
+        "reference", "submit the response as it is (reference), or the letters read from it (extracted)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -283,6 +292,7 @@ class Config:
     cluster: ClusterConfig = key(ClusterConfig(), "")
     schedule: ScheduleConfig = key(ScheduleConfig(), "")
     run: RunConfig = key(RunConfig(), "")
+    submission: SubmissionConfig = key(SubmissionConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"

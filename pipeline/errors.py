@@ -6,7 +6,9 @@
     │   ├── DataError                   a data set, a row, or a file of a run
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── EndpointError               the server behind engine.kind=endpoint
-    │   └── RunError                    the run's directory or its state
+    │   ├── RunError                    the run's directory or its state
+    │   └── InvalidArchive              an archive that the leaderboard's server would refuse
+    ├── Differs                   3     a check that ran to its end says no
     ├── TooManyFailedRows         4     finished, but more rows failed than max_failed_rows
     └── Interrupted               130   stopped by a signal; the same run_id goes on
 
@@ -53,6 +55,16 @@ class EndpointError(UserError):
 
 class RunError(UserError):
     """The run's directory cannot be written, is complete already, or belongs to another run."""
+
+
+class InvalidArchive(UserError):
+    """The leaderboard's server would refuse the archive."""
+
+
+class Differs(PipelineError):
+    """The harness's logs and this pipeline do not agree; every difference is on disk."""
+
+    exit_code = 3
 
 
 class TooManyFailedRows(PipelineError):

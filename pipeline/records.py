@@ -60,6 +60,9 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("id", pa.int64(), nullable=False),
         pa.field("repeat", pa.int32(), nullable=False),
         pa.field("categories", pa.map_(pa.string(), pa.string()), nullable=False),
+        pa.field("instruction", pa.string()),
+        pa.field("num_options", pa.int32()),
+        pa.field("answer_kind", pa.string()),
         pa.field("messages", pa.string(), nullable=False),
         pa.field("prompt", pa.string()),
         pa.field("prompt_sha256", pa.string(), nullable=False),
@@ -82,7 +85,13 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("generated_s", pa.float64()),
     ]
 )
-"""One row a question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file."""
+"""One row a question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
+
+`instruction` names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction, with
+the list of options taken out (`wording_name` in score/rows.py). `num_options` counts the options that have text.
+`answer_kind` is `single` or `multiple`, null while the gold is hidden or is no letters. They are columns because
+metrics are grouped by them.
+"""
 
 METRIC_SCHEMA = pa.schema(
     [
@@ -96,14 +105,21 @@ METRIC_SCHEMA = pa.schema(
         pa.field("stderr", pa.float64()),
         pa.field("ci_low", pa.float64()),
         pa.field("ci_high", pa.float64()),
+        pa.field("bound_low", pa.float64()),
+        pa.field("bound_high", pa.float64()),
         pa.field("num_total", pa.int64(), nullable=False),
         pa.field("num_scored", pa.int64(), nullable=False),
         pa.field("num_truncated", pa.int64(), nullable=False),
         pa.field("num_no_answer", pa.int64(), nullable=False),
         pa.field("num_failed", pa.int64(), nullable=False),
+        pa.field("num_doubtful", pa.int64(), nullable=False),
     ]
 )
-"""One row a task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for the whole."""
+"""One row a task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for the whole.
+
+`ci_low` and `ci_high` are the ends of the 95% interval. `num_doubtful` counts the rows that were truncated, empty or
+failed; `bound_low` and `bound_high` are the value if they were all wrong, and if they were all right.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,3 +183,10 @@ def to_table(records: Iterable[Prompt | Completion], schema: pa.Schema) -> pa.Ta
     """
     rows: list[dict[str, Any]] = [{f.name: getattr(r, f.name) for f in fields(r)} for r in records]
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a data set's value without the keys of its dicts that hold None: Arrow gives every row the keys of all."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

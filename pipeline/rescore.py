@@ -1,9 +1,11 @@
-"""Score a run's completions again, without a GPU: its samples and metrics are replaced.
+"""Score a run's completions again, without a GPU: its samples and metrics, and what was made of them, are replaced.
 
 python -m pipeline.rescore run=outputs/run=2026-11-21
 """
 
 from __future__ import annotations
+
+import sys
 
 from rich.console import Console
 
@@ -11,6 +13,7 @@ from pipeline import manifest, rundir
 from pipeline.cli import command
 from pipeline.errors import ConfigError
 from pipeline.lock import locked
+from pipeline.publish import room
 from pipeline.score.room import score
 from pipeline.summary import counts, print_summary
 
@@ -31,10 +34,17 @@ def main(words: list[str]) -> None:
         is_complete = content is not None and content["status"] == "complete"
         if is_complete and content is not None:  # until both samples and metrics are new; `run` goes on from here too
             manifest.write(run, "running", content)
+        room.retract(run, config)
         score(run, config)
+        products: list[room.Product] = []
         if is_complete and content is not None:
-            manifest.write(run, "complete", content | {"counts": counts(run), "rescored_at": manifest.now()})
-    print_summary(run, config, Console())
+            products = room.publish(run, config, content)
+            content |= {"published": room.facts(products), "counts": counts(run), "rescored_at": manifest.now()}
+            manifest.write(run, "complete", content)
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
+    print_summary(run, config, console)
+    for product in products:
+        console.print(product.line, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

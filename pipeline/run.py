@@ -92,6 +92,7 @@ def _rooms(
     signals: Signals,
 ) -> None:
     from pipeline import summary
+    from pipeline.publish import room
     from pipeline.records import PROMPT_SCHEMA
     from pipeline.score.room import score
 
@@ -116,11 +117,16 @@ def _rooms(
             console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
     with _timed("score", timings):
         score(run, config)
+    with _timed("publish", timings):
+        products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
     counts = summary.counts(run)
-    content |= {"counts": counts, "ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
+    content |= {"published": room.facts(products), "counts": counts}
+    content |= {"ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
+    for product in products:
+        console.print(product.line, soft_wrap=True, markup=False)
 
 
 def _generate(

@@ -7,6 +7,7 @@ completions is as it was; where it runs, on how many engines, and how it is watc
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -20,7 +21,7 @@ from pipeline.store import Folder
 
 CONFIG_FILE = "config.yaml"
 
-MECHANICS = ("conf", "run_id", "output_dir", "cluster", "schedule", "run", "max_failed_rows", "only")
+MECHANICS = ("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "max_failed_rows", "only")
 """Keys that a completion does not depend on; of `engine`, only kind, extra and the endpoint's model count."""
 
 
@@ -100,19 +101,23 @@ def _remove_leftovers(run: Folder) -> None:
             run.remove(name)
 
 
-def open_finished(directory: str) -> tuple[Folder, Config]:
+def open_finished(directory: str, words: Sequence[str] = ()) -> tuple[Folder, Config]:
     """Open the directory of a run that exists, with the configuration that it recorded.
+
+    Args:
+        directory: A path or a URI.
+        words: `key=value` words that win over what it recorded.
 
     Raises:
         RunError: There is no such run.
-        ConfigError: Its config.yaml is not of this version.
+        ConfigError: Its config.yaml is not of this version, or a word is wrong.
     """
     run = Folder.open(directory)
     if not run.exists():
         raise RunError(f"run={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):
         raise RunError(f"run={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
-    return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
+    return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), words)
 
 
 def _identity(config: Config) -> dict[str, Any]:

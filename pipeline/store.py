@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -150,6 +151,28 @@ class Folder:
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{self.root} cannot be reached: {reason}. Run the same run_id again when it can") from error
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Give a local file to write, and make it `name` when the block ends well: a reader sees the old or the new.
+
+        The file lies in a directory of its own, where the block may write beside it; all of it goes with the block.
+
+        Raises:
+            RunError: The disk is full or may not be written.
+        """
+        target = Path(self.path(name))
+        with self.writing(), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=self.local) as place:
+            partial = Path(place, target.name)
+            yield partial
+            if self.local is None:
+                here = pafs.LocalFileSystem()
+                pafs.copy_files(str(partial), self.path(name), source_filesystem=here, destination_filesystem=self.fs)
+                return
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+            _fsync_directory(target.parent)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

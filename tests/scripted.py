@@ -43,7 +43,7 @@ class ScriptedEngine:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        return {"engine": "scripted", "pid": os.getpid()}
+        return {"engine": "scripted", "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
 
     async def generate(self, request: Request) -> Output:
         if self._script.asked:

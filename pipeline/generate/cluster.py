@@ -18,12 +18,35 @@ from pipeline.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """How many engines run and what each of them takes."""
+    """How many engines run and what each of them takes.
+
+    A replica's GPUs are on one node, where an actor that asks for them all is never split. Only a replica with more
+    pipeline stages than a node holds `spans_nodes`; then each of its stages is on one node.
+    """
 
     num_replicas: int
     gpus_per_replica: int
     num_gpus: int
     gpu_type: str | None
+    spans_nodes: bool = False
+
+    def num_fitting(self, nodes: list[dict[str, Any]]) -> int:
+        """Return how many replicas the living of these nodes have room for; 1 where replicas take no GPU."""
+        gpus = _gpus(nodes)
+        return _num_fitting(gpus, self.gpus_per_replica, self.spans_nodes) if self.gpus_per_replica else 1
+
+    def actor_args(self) -> dict[str, Any]:
+        """Return what Ray is told when it makes a replica's actor; called once for each."""
+        if not self.spans_nodes:
+            return {}
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        # A GPU a bundle is what vLLM's own Ray executor asks for. PACK fills a node before it begins the next.
+        group = placement_group([{"GPU": 1.0}] * self.gpus_per_replica, strategy="PACK")
+        return {
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+        }
 
 
 @contextmanager
@@ -60,16 +83,6 @@ def cluster(config: Config) -> Iterator[Placement]:
             ray.shutdown()
 
 
-def room_for_replicas(gpus_per_replica: int) -> int:
-    """Return how many replicas the living machines of the cluster have room for; 1 where replicas take no GPU."""
-    import ray
-
-    if not gpus_per_replica:
-        return 1
-    gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return sum(count // gpus_per_replica for count in gpus)
-
-
 def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
     """Return where the replicas go on these nodes.
 
@@ -80,34 +93,53 @@ def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
     Raises:
         ConfigError: It cannot fit; the message names the key and what there is.
     """
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = [int(each.get("GPU", 0)) for each in resources]
+    gpus = _gpus(nodes)
     prefix = "accelerator_type:"
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
     kinds = sorted({name.removeprefix(prefix) for each in resources for name in each if name.startswith(prefix)})
+    size = config.engine.gpus_per_replica
     return Placement(
         num_replicas=_num_replicas(config.engine, gpus),
-        gpus_per_replica=config.engine.gpus_per_replica if config.engine.kind == "vllm" and any(gpus) else 0,
+        gpus_per_replica=size if config.engine.kind == "vllm" and any(gpus) else 0,
         num_gpus=sum(gpus),
         gpu_type=", ".join(kinds) or None,
+        spans_nodes=config.engine.kind == "vllm" and any(gpus) and size > max(gpus),
     )
+
+
+def _gpus(nodes: list[dict[str, Any]]) -> list[int]:
+    """Return the number of GPUs of each living node."""
+    return [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
+
+
+def _num_fitting(gpus: list[int], size: int, spans_nodes: bool) -> int:
+    return sum(gpus) // size if spans_nodes else sum(count // size for count in gpus)
 
 
 def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
     """Return how many replicas run on nodes with these numbers of GPUs, or say why they cannot."""
     wanted = None if engine.replicas == "auto" else int(engine.replicas)
-    size, at = engine.gpus_per_replica, f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
+    tensor, size = engine.tensor_parallel_size, engine.gpus_per_replica
+    at = f"engine.tensor_parallel_size={tensor}"
+    if engine.pipeline_parallel_size > 1:
+        at += f", engine.pipeline_parallel_size={engine.pipeline_parallel_size}"
     if engine.kind == "endpoint":
         return 1  # one client; what the server runs on is not ours to place
     if not any(gpus):
         if size > 1:
-            raise ConfigError(f"{at}: the cluster has no GPU; set engine.tensor_parallel_size=1")
+            raise ConfigError(f"{at}: the cluster has no GPU; set it to 1")
         if wanted not in (None, 1):
             raise ConfigError(f"engine.replicas={wanted}: the cluster has no GPU and holds 1 replica; set auto or 1")
         return 1
-    fitting = sum(count // size for count in gpus)
+    if tensor > max(gpus):
+        raise ConfigError(f"{at}: no node has {tensor} GPUs for one tensor parallel group (there are {gpus}); lower it")
+    spans_nodes = size > max(gpus)
+    if spans_nodes and any(count % tensor for count in gpus):
+        raise ConfigError(f"{at}: a replica over several nodes needs nodes whose GPUs it divides (there are {gpus})")
+    fitting = _num_fitting(gpus, size, spans_nodes)
     if not fitting:
-        raise ConfigError(f"{at}: no node has {size} GPUs for one replica (there are {gpus}); lower it")
-    if wanted is None and any(count % size for count in gpus):
+        raise ConfigError(f"{at}: one replica takes {size} GPUs, and the nodes have {gpus}; lower it")
+    if wanted is None and fitting * size != sum(gpus):
         raise ConfigError(f"{at} does not divide the GPUs of every node ({gpus}): choose another, or engine.replicas")
     if wanted is not None and wanted > fitting:
         raise ConfigError(

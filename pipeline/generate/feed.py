@@ -12,13 +12,14 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
-from pipeline.generate.cluster import Placement, room_for_replicas
+from pipeline.generate.cluster import Placement
 from pipeline.generate.control import CLOSE, POLL_S, STOP
 from pipeline.generate.schedule import WORK_SCHEMA
 from pipeline.generate.worker import Duty, Worker
@@ -94,9 +95,19 @@ class Feed:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
-        fs, size = self._duty.journal.fs, self._placement.gpus_per_replica
-        work = ray.data.read_parquet(files, filesystem=fs, schema=WORK_SCHEMA)
-        return work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
+        work = ray.data.read_parquet(files, filesystem=self._duty.journal.fs, schema=WORK_SCHEMA)
+        blocks = work.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+        # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
+        spread = {"ray_remote_args_fn": self._placement.actor_args} if self._placement.spans_nodes else {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+            return self._mapped(blocks, spread)
+
+    def _mapped(self, blocks: Any, spread: dict[str, Any]) -> Any:
+        import ray.data
+
+        size = self._placement.gpus_per_replica
+        return blocks.map_batches(
             Worker,
             fn_constructor_args=(self._duty,),
             batch_size=ROWS_PER_BLOCK,
@@ -106,8 +117,9 @@ class Feed:
                 max_tasks_in_flight_per_actor=self._blocks_per_replica,
                 max_concurrent_calls_per_actor=self._blocks_per_replica,
             ),
-            num_gpus=size,
+            num_gpus=0 if self._placement.spans_nodes else size,
             num_cpus=0 if size else 1,
+            **spread,
         )
 
     def _count(self, block: Any) -> None:
@@ -164,11 +176,13 @@ class Feed:
 
     def _is_stranded(self) -> bool:
         """Return whether machines were lost and none is left, or comes back, for a replica that can generate."""
+        import ray
+
         now = time.monotonic()
         if now < self._next_count:
             return self._stranded_since is not None and now - self._stranded_since > LONGEST_STRANDED_S
         self._next_count = now + COUNT_S
-        if room_for_replicas(self._placement.gpus_per_replica) > self._num_given_up:
+        if self._placement.num_fitting(ray.nodes()) > self._num_given_up:
             self._stranded_since = None
         elif self._stranded_since is None:
             self._stranded_since = now

@@ -32,7 +32,9 @@ ROWS_PER_BATCH = 512
 ROWS_PER_FILE = 20_000
 
 
-def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None = None) -> None:
+def prepare(
+    config: Config, run: Folder, on_rows: Callable[[int], None] | None = None, *, messages_only: bool = False
+) -> None:
     """Write the stage `prompts` of a run.
 
     Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), `model_fingerprint` of a local
@@ -42,6 +44,7 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
         config: The run's configuration.
         run: The run's directory.
         on_rows: Called with the number of rows of each batch when they are written.
+        messages_only: Leave text and tokens out, for which the model's tokenizer is needed.
 
     Raises:
         ConfigError: prompt.template_kwargs holds an argument that is not the template's.
@@ -50,14 +53,15 @@ def prepare(config: Config, run: Folder, on_rows: Callable[[int], None] | None =
         RunError: The run's directory cannot be written.
     """
     chat: Chat | None = None
-    if config.engine.kind == "vllm":
+    renders = config.engine.kind == "vllm" and not messages_only
+    if renders:
         check_template_kwargs(config)
     sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
     facts: dict[str, str | int] = {f"dataset_revision.{source.task}": source.revision for source in sources}
     fingerprint = model_fingerprint(config.model)
     if fingerprint is not None:
         facts["model_fingerprint"] = fingerprint
-    if config.engine.kind == "vllm":
+    if renders:
         chat = open_chat(config)
         facts["chat_template_sha256"] = chat.template_sha256
         if chat.revision is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.config import TaskConfig
 from pipeline.errors import DataError
+from pipeline.records import without_nulls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
     Raises:
         DataError: A field is missing or of the wrong type, or the instruction cannot be filled in.
     """
-    row = _present(row)
+    row = without_nulls(row)
     at = f"{name} {split} row {number}"
     meta = _field(at, row, "meta", dict, "an object with the row's id")
     row_id = meta.get("id")
@@ -118,13 +119,6 @@ def _field(at: str, row: Mapping[str, Any], key: str, kind: type, mend: str) -> 
     if not isinstance(value, kind):
         raise DataError(f"{at}: {key} is {_shown(value)}: give {mend}")
     return value
-
-
-def _present(value: Any) -> Any:
-    """Return the value without the keys of its dicts that hold None."""
-    if isinstance(value, dict):
-        return {key: _present(item) for key, item in value.items() if item is not None}
-    return [_present(item) for item in value] if isinstance(value, list) else value
 
 
 def _json(at: str, row: Mapping[str, Any]) -> str:

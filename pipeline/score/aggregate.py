@@ -2,14 +2,15 @@
 
 What a value is, from the inside out:
 
-    task, whole or one group of a category   the mean over its rows that have this metric
-    domain                                   the mean of its tasks' values (the benchmark's definition)
-    run, called `all`                        the mean of its domains' values
+    task, whole or one group       the mean over its rows that have this metric, or over its questions where the metric
+                                   is of a question: see `pipeline/score/outcomes.py`
+    domain                         the mean of its tasks' values (the benchmark's definition)
+    run, called `all`              the mean of its domains' values
 
 A mean over nothing is null. A domain with a task that has no value in a split, or no rows at all, is null too, and so
-is the run: the mean of the others would pass for the whole. Metrics: `em`, `f1`, `score` = (em + f1) / 2, which is the
-leaderboard's, and `correct`. `num_scored` counts the rows that have the metric, `num_no_answer` those that did not fail
-and in which no letter was found, truncated ones among them; every repeat of a question is a row.
+is the run: the mean of the others would pass for the whole. So it is with standard errors and bounds. `num_scored`
+counts what the mean is over, `num_no_answer` the rows that did not fail and in which no letter was found, truncated
+ones among them; every repeat of a question is a row.
 """
 
 from __future__ import annotations
@@ -21,29 +22,28 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline.records import METRIC_SCHEMA
-
-SAMPLE_COLUMNS = ["task", "split", "categories", "answer", "finish_reason", "em", "f1", "correct", "error"]
-"""What is read of the samples."""
+from pipeline.score.intervals import add_intervals
+from pipeline.score.outcomes import count_outcomes
 
 _OF_TASKS = """
 CREATE TEMP TABLE of_tasks AS
-WITH samples_of_groups AS (
-    SELECT *, unnest(list_prepend(NULL, map_entries(categories))) AS entry FROM samples  -- NULL: the whole task
-), groups AS (
-    SELECT task, split, entry.key AS group_by, entry.value AS "group",
-        count(*) AS num_total,
-        count(*) FILTER (finish_reason = 'length') AS num_truncated,
-        count(*) FILTER (answer IS NULL AND error IS NULL) AS num_no_answer,
-        count(error) AS num_failed,
-        [
-            {metric: 'em', value: avg(em), num_scored: count(em)},
-            {metric: 'f1', value: avg(f1), num_scored: count(f1)},
-            {metric: 'score', value: avg((em + f1) / 2), num_scored: count(em + f1)},
-            {metric: 'correct', value: avg(correct), num_scored: count(correct)}
-        ] AS metrics
-    FROM samples_of_groups GROUP BY task, split, entry.key, entry.value
+WITH centred AS (
+    SELECT *, sum(total * num_questions) OVER cell / nullif(sum(scored * num_questions) OVER cell, 0) AS mean
+    FROM outcomes WINDOW cell AS (PARTITION BY task, split, group_by, "group", metric)
+), summed AS (
+    SELECT task, split, group_by, "group", metric, any_value(mean) AS value,
+        sum(low) / nullif(sum(possible), 0) AS bound_low, sum(high) / nullif(sum(possible), 0) AS bound_high,
+        sum(num_questions * (total - mean * scored) ** 2) AS squares,
+        coalesce(sum(num_questions) FILTER (scored > 0), 0) AS questions,
+        count(*) FILTER (scored > 0) AS different_outcomes,
+        sum(scored * num_questions)::BIGINT AS num_scored,
+        sum(COLUMNS('^num_(total|truncated|no_answer|failed|doubtful)$'))::BIGINT AS '\\0'
+    FROM centred GROUP BY task, split, group_by, "group", metric
 )
-SELECT * EXCLUDE metrics, unnest(metrics, recursive := true) FROM groups
+-- The error of a mean over clusters of rows: Cameron and Miller 2015, Journal of Human Resources 50:317;
+-- with one row a question it is the standard deviation by the root of their number.
+SELECT * EXCLUDE squares, sqrt(squares * questions / nullif(questions - 1, 0)) / nullif(num_scored, 0) AS stderr
+FROM summed
 """
 
 _OF_DOMAINS = """
@@ -52,46 +52,57 @@ WITH wanted AS (
     SELECT domains.task, domain, split, metric
     FROM domains CROSS JOIN (SELECT DISTINCT split, metric FROM of_tasks)
 )
-SELECT domain AS task, split, metric,
-    CASE WHEN count(value) = count(*) THEN avg(value) END AS value,
-    coalesce(sum(COLUMNS('num_.*')), 0)::BIGINT AS '\\0'
+SELECT domain AS task, split, metric, mean_of_all(value) AS value,
+    error_of_all(stderr) AS stderr, mean_of_all(bound_low) AS bound_low, mean_of_all(bound_high) AS bound_high,
+    coalesce(sum(COLUMNS('^num_.*')), 0)::BIGINT AS '\\0'
 FROM wanted LEFT JOIN (SELECT * FROM of_tasks WHERE group_by IS NULL) USING (task, split, metric)
 GROUP BY domain, split, metric
 """
 
-_ALL = """
-WITH of_run AS (
-    SELECT 'all' AS task, split, metric,
-        CASE WHEN count(value) = count(*) THEN avg(value) END AS value,
-        sum(COLUMNS('num_.*'))::BIGINT AS '\\0'
-    FROM of_domains GROUP BY split, metric
-), levels AS (
+_OF_RUN = """
+CREATE TEMP TABLE of_run AS
+SELECT 'all' AS task, split, metric, mean_of_all(value) AS value,
+    error_of_all(stderr) AS stderr, mean_of_all(bound_low) AS bound_low, mean_of_all(bound_high) AS bound_high,
+    sum(COLUMNS('^num_.*'))::BIGINT AS '\\0'
+FROM of_domains GROUP BY split, metric
+"""
+
+_LEVELS = """
+CREATE TEMP TABLE levels AS
+WITH every AS (
     SELECT 1 AS depth, 'run' AS level, * FROM of_run
     UNION ALL BY NAME SELECT 2 AS depth, 'domain' AS level, * FROM of_domains
     UNION ALL BY NAME SELECT 3 AS depth, 'task' AS level, * FROM of_tasks
 )
-SELECT *, NULL::DOUBLE AS stderr, NULL::DOUBLE AS ci_low, NULL::DOUBLE AS ci_high
-FROM levels
-ORDER BY depth, task, split, group_by NULLS FIRST, "group" NULLS FIRST, metric
+SELECT *,
+    row_number() OVER (ORDER BY depth, task, split, group_by NULLS FIRST, "group" NULLS FIRST, metric) - 1 AS place
+FROM every
 """
 
+_MACROS = [
+    "CREATE TEMP MACRO of_all(known, mean) AS CASE WHEN count(known) = count(*) THEN mean END",
+    "CREATE TEMP MACRO mean_of_all(x) AS of_all(x, avg(x))",
+    "CREATE TEMP MACRO error_of_all(x) AS of_all(x, sqrt(sum(x ** 2)) / count(*))",
+]
 
-def aggregate(database: duckdb.DuckDBPyConnection, samples: pads.Dataset, domains: Mapping[str, str]) -> pa.Table:
+
+def aggregate(
+    database: duckdb.DuckDBPyConnection, samples: pads.Dataset, domains: Mapping[str, str], repeats: int
+) -> pa.Table:
     """Return the metrics of the samples, with `METRIC_SCHEMA`.
 
     Args:
-        database: A connection; the tables `of_tasks`, `of_domains` and the view `samples` are made in it.
-        samples: At least `SAMPLE_COLUMNS`.
+        database: A connection; temporary tables are made in it.
+        samples: At least the columns that `pipeline/score/outcomes.py` reads.
         domains: Domain of every task that the run asks, in the samples or not.
+        repeats: Rows of a question.
     """
     database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
-    database.register("samples", samples.scanner(columns=SAMPLE_COLUMNS, use_threads=False))
+    count_outcomes(database, samples, repeats)
     database.register("domains", pa.table({"task": list(domains), "domain": list(domains.values())}))
-    database.execute(_OF_TASKS)
-    database.execute(_OF_DOMAINS)
-    relation = database.sql(_ALL)
-    assert relation is not None  # a SELECT has a result
-    table: pa.Table = relation.to_arrow_table()
+    for statement in (*_MACROS, _OF_TASKS, _OF_DOMAINS, _OF_RUN, _LEVELS):
+        database.execute(statement)
+    table = add_intervals(database, domains, repeats)
     return pa.Table.from_arrays(
         [table.column(field.name).cast(field.type) for field in METRIC_SCHEMA], schema=METRIC_SCHEMA
     )

@@ -139,4 +139,3 @@ def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, i
     assert relation is not None  # a SELECT has a result
     rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
     return rows
-

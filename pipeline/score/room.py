@@ -60,6 +60,7 @@ def score(run: Folder, config: Config, *, rows_per_file: int = ROWS_PER_FILE) ->
                 database,
                 Stage(folder, SAMPLE_SCHEMA, dict.fromkeys(folder.files(suffix=".parquet"), 0), {}).dataset(),
                 domains,
+                repeats,
             )
             _require_configured(run, metrics, domains)
         run.replace_parquet(METRICS_FILE, metrics)

@@ -6,18 +6,22 @@ scored, so that no answer counts as a wrong one.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extract import FAILED, extract, format_letters
-from pipeline.score.letters import pure_letters
-from pipeline.score.metrics import exact_match, f1, tokens
+from pipeline.score.letters import Letters, pure_letters
+from pipeline.squad import exact_match, f1, tokens
 
 SCORE_COLUMNS = ("response", "answer", "extraction", "em", "f1", "correct")
+QUESTION_COLUMNS = ("instruction", "num_options", "answer_kind")
 """The columns of a sample that are made here; all others come from the prompt and the completion."""
 
 MOST_OPTIONS = "ABCDEFGH"
@@ -25,6 +29,9 @@ MOST_OPTIONS = "ABCDEFGH"
 
 _SHORT = 64
 """Characters up to which a response is likely to come again, so that its scores are worth remembering."""
+
+
+_OPTIONS = re.compile(r"\{option_[a-z]\}.*\{option_[a-z]\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,19 @@ class Scores:
     correct: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a data set's row says of its question.
+
+    `options` is the letters that it offers, such as `ABCD`. `num_options` is their number, `instruction` the name of
+    its wording; None where the row does not say.
+    """
+
+    options: str
+    num_options: int | None
+    instruction: str | None
+
+
 _FAILED_ROW = Scores(None, None, FAILED, None, None, None)
 
 
@@ -46,17 +66,23 @@ def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return the samples of a batch.
 
     Args:
-        batch: The columns of `SAMPLE_SCHEMA` except `SCORE_COLUMNS`, and `content` and `doc`; all are read as they are.
+        batch: The columns of `SAMPLE_SCHEMA` except `SCORE_COLUMNS` and `QUESTION_COLUMNS`, and `content` and `doc`;
+            all are read as they are.
     """
     read = (batch.column(name).to_pylist() for name in ("content", "gold", "doc", "finish_reason", "error"))
-    scores = [
-        score_row(content, gold, options_of(doc), truncated=finish_reason == "length") if error is None else _FAILED_ROW
-        for content, gold, doc, finish_reason, error in zip(*read, strict=True)
-    ]
+    made: dict[str, list[Any]] = {name: [] for name in SCORE_COLUMNS + QUESTION_COLUMNS}
+    for content, gold, doc, finish_reason, error in zip(*read, strict=True):
+        asked = read_doc(doc)
+        row = _FAILED_ROW
+        if error is None:
+            row = score_row(content, gold, asked.options, truncated=finish_reason == "length")
+        for name in SCORE_COLUMNS:
+            made[name].append(getattr(row, name))
+        made["instruction"].append(asked.instruction)
+        made["num_options"].append(asked.num_options)
+        made["answer_kind"].append(answer_kind(gold, asked.options))
     columns = [
-        pa.array([getattr(row, field.name) for row in scores], field.type)
-        if field.name in SCORE_COLUMNS
-        else batch.column(field.name)
+        pa.array(made[field.name], field.type) if field.name in made else batch.column(field.name)
         for field in SAMPLE_SCHEMA
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SAMPLE_SCHEMA)
@@ -79,14 +105,41 @@ def score_row(content: str | None, gold: str | None, options: str, *, truncated:
 
 
 @lru_cache(maxsize=1)  # the repeats of a question follow each other
-def options_of(doc: str) -> str:
-    """Return the letters of a data set's row, such as `ABCD`: its inputs `option_a`, `option_b`, ... that hold text."""
-    inputs = json.loads(doc).get("inputs")
-    if not isinstance(inputs, dict):
-        return MOST_OPTIONS
-    named = ((name.removeprefix("option_"), text) for name, text in inputs.items() if name.startswith("option_"))
-    letters = {name.upper() for name, text in named if len(name) == 1 and text is not None and str(text).strip()}
-    return "".join(sorted(letters)) or MOST_OPTIONS
+def read_doc(doc: str) -> Asked:
+    """Return what a data set's row, as JSON, says of its question; options are its inputs `option_a` ... with text."""
+    row = json.loads(doc)
+    inputs, instruction = row.get("inputs"), row.get("instruction")
+    name = wording_name(instruction) if isinstance(instruction, str) else None
+    named = inputs.items() if isinstance(inputs, dict) else ()
+    offered = ((key.removeprefix("option_"), text) for key, text in named if key.startswith("option_"))
+    letters = {key.upper() for key, text in offered if len(key) == 1 and text is not None and str(text).strip()}
+    if not letters:
+        return Asked(MOST_OPTIONS, None, name)
+    return Asked("".join(sorted(letters)), len(letters), name)
+
+
+@lru_cache(maxsize=2**12)
+def answer_kind(gold: str | None, options: str) -> str | None:
+    """Return `single` or `multiple` for the number of right letters; None when the gold is hidden or is no letters."""
+    letters = _letters_of_gold(gold, options) if gold is not None else None
+    if letters is None:
+        return None
+    return "single" if len(letters) == 1 else "multiple"
+
+
+@lru_cache(maxsize=2**12)
+def _letters_of_gold(gold: str, options: str) -> Letters | None:
+    return pure_letters(gold, options)
+
+
+@lru_cache(maxsize=2**12)
+def wording_name(instruction: str) -> str:
+    """Return the first 8 hexadecimal digits of the SHA-256 of an instruction that is not filled in.
+
+    All from the first option's placeholder to the last one's counts as `{options}`: an instruction lists the options
+    that its row has, and the same words around four options or six are one wording.
+    """
+    return hashlib.sha256(_OPTIONS.sub("{options}", instruction).encode()).hexdigest()[:8]
 
 
 def _score(response: str, gold: str | None, options: str, truncated: bool) -> Scores:
@@ -94,7 +147,7 @@ def _score(response: str, gold: str | None, options: str, truncated: bool) -> Sc
     if gold is None:
         return Scores(response, found.answer, found.rule, None, None, None)
     right, given = tokens(gold), tokens(response)
-    letters = pure_letters(gold, options)
+    letters = _letters_of_gold(gold, options)
     correct = None if letters is None else float(found.answer == format_letters(letters))
     return Scores(response, found.answer, found.rule, exact_match(right, given), f1(right, given), correct)
 

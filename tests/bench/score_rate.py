@@ -1,8 +1,9 @@
 """Rows a second through the score room, end to end: join, scores, samples/, metrics.parquet.
 
-    taskset -c 0 .venv/bin/python tests/bench/score_rate.py 200000
+    taskset -c 0 .venv/bin/python tests/bench/score_rate.py 200000      # rows
+    taskset -c 0 .venv/bin/python tests/bench/score_rate.py 200000 4    # rows, repeats of a question
 
-Short responses in the usual forms, one task, four options; memory is the process's peak.
+Short responses in the usual forms, one task, four options, twenty categories; memory is the process's peak.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ FORMS = [
 CHUNK = 50_000
 
 
-def main(num_rows: int) -> None:
+def main(num_rows: int, repeats: int = 1) -> None:
     with tempfile.TemporaryDirectory() as place:
         run = Folder.open(str(Path(place) / "run=bench"))
         run.create()
-        for stage, schema, columns in (
-            ("prompts", PROMPT_SCHEMA, prompts),
-            ("completions", COMPLETION_SCHEMA, completions),
+        for stage, schema, columns, rows_of_id in (
+            ("prompts", PROMPT_SCHEMA, prompts, 1),
+            ("completions", COMPLETION_SCHEMA, completions, repeats),
         ):
             with run.publish(stage, schema) as folder:
-                for start in range(0, num_rows, CHUNK):
-                    ids = range(start, min(start + CHUNK, num_rows))
-                    table = pa.table(columns(ids), schema=schema)
+                for start in range(0, num_rows // repeats * rows_of_id, CHUNK):
+                    rows = range(start, min(start + CHUNK, num_rows // repeats * rows_of_id))
+                    table = pa.table(columns(rows, rows_of_id), schema=schema)
                     folder.write_parquet(f"part-{start // CHUNK:05}.parquet", schema, [table])
         config = Config(
             tasks={"agro": TaskConfig(dataset="x", domain="agriculture")},
             model=ModelConfig(path="m"),
-            generation=GenerationConfig(max_gen_toks=8),
+            generation=GenerationConfig(max_gen_toks=8, repeats=repeats),
         )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
@@ -59,9 +60,10 @@ def main(num_rows: int) -> None:
         print(f"peak memory {peak / 1024:,.0f} MB, {before / 1024:,.0f} MB before scoring")
 
 
-def prompts(ids: range) -> dict[str, list]:
+def prompts(ids: range, _: int) -> dict[str, list]:
     options = {f"option_{letter}": f"вариант {letter}" for letter in "abcd"}
-    doc = json.dumps({"inputs": {"question": "Почему так? " * 20, **options}}, ensure_ascii=False)
+    row = {"instruction": "Ответьте: {question}", "inputs": {"question": "Почему так? " * 20, **options}}
+    doc = json.dumps(row, ensure_ascii=False)
     many = len(ids)
     return {
         "task": ["agro"] * many,
@@ -79,14 +81,15 @@ def prompts(ids: range) -> dict[str, list]:
     }
 
 
-def completions(ids: range) -> dict[str, list]:
-    many = len(ids)
-    texts = [FORMS[i % len(FORMS)].format("ABCD"[i % 3], n=i) for i in ids]
+def completions(rows: range, repeats: int) -> dict[str, list]:
+    many = len(rows)
+    ids = [row // repeats for row in rows]
+    texts = [FORMS[(i + row) % len(FORMS)].format("ABCD"[i % 3], n=i) for i, row in zip(ids, rows, strict=True)]
     return {
         "task": ["agro"] * many,
         "split": ["train"] * many,
-        "id": list(ids),
-        "repeat": [0] * many,
+        "id": ids,
+        "repeat": [row % repeats for row in rows],
         "prompt_sha256": [f"{i:064x}" for i in ids],
         "completion": texts,
         "reasoning": [None] * many,
@@ -103,4 +106,4 @@ def completions(ids: range) -> dict[str, list]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000)
+    main(*map(int, sys.argv[1:] or ["200000"]))

@@ -122,7 +122,7 @@ def readme_queries() -> list[str]:
     return re.findall(r"```sql\n(.*?)```", text, flags=re.S)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_readmes_queries_work_as_printed(demo_run: Folder, number: int) -> None:
     query = readme_queries()[number].replace("outputs/run=*", f"{Path(demo_run.root).parent}/run=*")
     assert duckdb.sql(query).fetchall()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import ray
 from builders import Counting, completions, make_prompt
+from ray.util.placement_group import placement_group_table
 from scripted import ScriptedFactory
 
 from pipeline.compose import compose
@@ -24,31 +27,34 @@ pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 Make = Callable[[list[Prompt]], Folder]
 
 
-@pytest.fixture
-def nodes() -> Iterator[Any]:
-    """Start two nodes; the first is the driver's."""
-    yield from _cluster(4)
-
-
-def _cluster(num_head_gpus: int) -> Iterator[Any]:
+@contextmanager
+def nodes_of(*gpus: int) -> Iterator[Any]:
+    """Start nodes with so many pretended GPUs each; the first is the driver's."""
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    head = {"num_cpus": 2, "num_gpus": num_head_gpus, "include_dashboard": False}
-    two = Cluster(initialize_head=True, head_node_args=head)
-    two.add_node(num_cpus=2, num_gpus=4)
-    ray.init(address=two.address, log_to_driver=False)
+    head = {"num_cpus": 2, "num_gpus": gpus[0], "include_dashboard": False}
+    some = Cluster(initialize_head=True, head_node_args=head)
+    for count in gpus[1:]:
+        some.add_node(num_cpus=2, num_gpus=count)
+    ray.init(address=some.address, log_to_driver=False)
     try:
-        yield two
+        yield some
     finally:
         ray.shutdown()
-        two.shutdown()
+        some.shutdown()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Any]:
+    with nodes_of(4, 4) as two:
+        yield two
 
 
 @pytest.fixture
 def one_gpu_node() -> Iterator[Any]:
-    """Start a node for the driver and one with four GPUs."""
-    yield from _cluster(0)
+    with nodes_of(0, 4) as two:
+        yield two
 
 
 class Removing(Counting):
@@ -99,3 +105,51 @@ def test_a_node_that_is_taken_away_costs_no_row(run_with_prompts: Make, nodes: A
     assert [row["id"] for row in rows] == list(range(400))
     assert {row["error"] for row in rows} == {None}
     assert len({row["replica"] for row in rows}) >= 8
+
+
+class Looking(Counting):
+    """Keeps, when the first rows have arrived, the node and the GPUs of each replica's actor or placement group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gpus_of_replicas: list[dict[str, int]] = []
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+        super().advance(num_rows, num_failed, num_output_tokens)
+        if not self.gpus_of_replicas:
+            groups = [each for each in placement_group_table().values() if each["state"] == "CREATED"]
+            self.gpus_of_replicas = [dict(Counter(each["bundles_to_node_id"].values())) for each in groups]
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "gpus", "words", "replicas"),
+    [
+        (1, 8, ["engine.tensor_parallel_size=2"], 4),
+        (2, 4, ["engine.tensor_parallel_size=4"], 2),
+        (4, 2, ["engine.tensor_parallel_size=2"], 4),
+        (2, 4, ["engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"], 1),
+        (4, 2, ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], 2),
+    ],
+)
+def test_each_tensor_parallel_group_is_on_one_node(
+    run_with_prompts: Make, num_nodes: int, gpus: int, words: list[str], replicas: int
+) -> None:
+    config = compose(["conf=demo", "engine.replicas=auto", "engine.max_num_seqs=4", *words])
+    run, progress = run_with_prompts([make_prompt(number) for number in range(100)]), Looking()
+    with nodes_of(*[gpus] * num_nodes), cluster(config) as placement:
+        assert placement.num_replicas == replicas
+        script = ScriptedFactory(seconds=0.2)
+        facts = job.generate(config, run, placement, script, progress, progress)
+    size, tensor = config.engine.gpus_per_replica, config.engine.tensor_parallel_size
+    assert len(completions(run)) == 100
+    assert len(facts) == replicas
+    if size <= gpus:
+        assert progress.gpus_of_replicas == []
+        visible = sorted(each["gpus"] for each in facts.values())
+        assert [len(each.split(",")) for each in visible] == [size] * replicas
+        assert len(visible) / len(set(visible)) == num_nodes, "on a node no two replicas have the same GPUs"
+    else:
+        assert len(progress.gpus_of_replicas) == replicas
+        for gpus_of_nodes in progress.gpus_of_replicas:
+            assert sum(gpus_of_nodes.values()) == size
+            assert all(count % tensor == 0 for count in gpus_of_nodes.values())

@@ -29,6 +29,7 @@ def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
         ("pipeline.run", ["conf=mer"], "error: conf='mer': no such configuration. Did you mean: 'mera'?\n"),
         ("pipeline.run", ["conf=demo", "limit=-1"], "error: limit=-1: must be null or at least 1\n"),
         ("pipeline.rescore", ["run=nowhere"], "error: run=nowhere: there is no such directory\n"),
+        ("pipeline.replay", ["logs=gone", "conf=demo"], "error: logs='gone': there is no such file or directory\n"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(module: str, words: list[str], line: str) -> None:

@@ -24,6 +24,9 @@ def nodes(*gpus: int) -> list[dict[str, object]]:
         ((8,), ["engine.tensor_parallel_size=2"], 4),
         ((4, 4), ["engine.tensor_parallel_size=4"], 2),
         ((8,), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], 2),
+        ((4, 4), ["engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"], 1),
+        ((2, 2, 2, 2), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], 2),
+        ((4, 4, 4), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=3"], 2),
         ((8,), ["engine.replicas=3"], 3),
         ((7,), ["engine.replicas=3", "engine.tensor_parallel_size=2"], 3),
         ((0,), [], 1),
@@ -40,7 +43,17 @@ def test_replicas_fill_the_gpus(gpus: tuple[int, ...], words: list[str], num_rep
         ((8,), ["engine.replicas=9"], "engine.replicas=9: 8 of 1 GPUs each fit"),
         ((8,), ["engine.replicas=5", "engine.tensor_parallel_size=2"], "engine.replicas=5: 4 of 2 GPUs each fit"),
         ((8,), ["engine.tensor_parallel_size=3"], "engine.tensor_parallel_size=3 does not divide"),
-        ((4, 4), ["engine.tensor_parallel_size=8"], "no node has 8 GPUs for one replica"),
+        ((4, 4), ["engine.tensor_parallel_size=8"], "no node has 8 GPUs for one tensor parallel group"),
+        (
+            (4, 4),
+            ["engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=3"],
+            "engine.pipeline_parallel_size=3: one replica takes 12 GPUs",
+        ),
+        (
+            (3, 3),
+            ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=3"],
+            "a replica over several nodes needs nodes whose GPUs it divides",
+        ),
         ((0,), ["engine.tensor_parallel_size=2"], "engine.tensor_parallel_size=2: the cluster has no GPU"),
         ((0,), ["engine.replicas=8"], "engine.replicas=8: the cluster has no GPU"),
     ],
@@ -55,3 +68,18 @@ def test_a_dead_node_does_not_count() -> None:
     alive, dead = nodes(4, 4)
     config = compose(["conf=mera", "engine.replicas=auto"])
     assert place(config, [alive, {**dead, "Alive": False}]).num_replicas == 4
+
+
+def test_only_a_replica_larger_than_a_node_spans_nodes() -> None:
+    two = ["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=2"]
+    assert not place(compose(two), nodes(4, 4)).spans_nodes
+    assert not place(compose([*two, "engine.pipeline_parallel_size=2"]), nodes(4, 4)).spans_nodes
+    assert place(compose([*two, "engine.pipeline_parallel_size=2"]), nodes(2, 2)).spans_nodes
+
+
+def test_when_nodes_go_there_is_room_for_fewer_replicas() -> None:
+    placement = place(compose(["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=2"]), nodes(4, 4))
+    one, other = nodes(4, 4)
+    assert placement.num_fitting([one, {**other, "Alive": False}]) == 2
+    assert placement.num_fitting([]) == 0
+    assert place(compose(["conf=demo"]), nodes(0)).num_fitting([]) == 1

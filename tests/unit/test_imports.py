@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
-ROOMS = ("prepare", "generate", "score", "publish")
+ROOMS = ("prepare", "generate", "score", "publish", "harness")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -37,7 +37,7 @@ def names(file: Path) -> str:
 
 @pytest.mark.parametrize("file", [file for file in FILES if room_of(file)], ids=names)
 def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> None:
-    shared = {"config", "errors", "records", "store", "compose", "duck", "fingerprint"}
+    shared = {"config", "errors", "records", "store", "compose", "duck", "fingerprint", "squad", "statistics"}
     own = [module.split(".") for module in imported(file) if module.split(".")[0] == "pipeline"]
     strangers = {module[1] for module in own if len(module) > 1} - shared - {room_of(file)}
     assert not strangers
@@ -53,7 +53,15 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["pipeline.run", "--help"], ["pipeline.run", "conf=nowhere"], ["pipeline.rescore", "--help"]]
+    "words",
+    [
+        ["pipeline.run", "--help"],
+        ["pipeline.run", "conf=nowhere"],
+        ["pipeline.rescore", "--help"],
+        ["pipeline.pack", "run=x"],
+        ["pipeline.validate", "--help"],
+        ["pipeline.replay", "logs=gone", "conf=demo"],
+    ],
 )
 def test_help_and_errors_answer_without_ray_torch_or_vllm(words: list[str]) -> None:
     module, *arguments = words

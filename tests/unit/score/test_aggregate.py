@@ -11,13 +11,6 @@ def test_a_task_has_four_metrics_over_its_scored_rows(run):
     assert values == pytest.approx({"em": 0.5, "f1": 5 / 6, "score": 2 / 3, "correct": 1.0})
 
 
-def test_the_intervals_are_null_until_they_are_computed(run):
-    run.ask("B")
-    run.score()
-    row = run.metric("em")
-    assert (row["stderr"], row["ci_low"], row["ci_high"]) == (None, None, None)
-
-
 def test_the_counts_tell_scored_truncated_unanswered_and_failed_rows_apart(run):
     run.ask("B")
     run.ask("не знаю")
@@ -66,7 +59,7 @@ def test_a_row_without_categories_is_in_the_task_and_in_no_group(run):
     run.ask("B", categories={})
     run.score()
     assert run.metric("em")["num_total"] == 1
-    assert {row["group_by"] for row in run.metrics()} == {None}
+    assert {row["group_by"] for row in run.metrics()} == {None, "num_options", "answer_kind"}
 
 
 def test_every_repeat_is_a_row_of_the_mean(run):

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipeline.errors import DataError
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score import room
-from pipeline.score.rows import options_of
+from pipeline.score.rows import read_doc
 from pipeline.store import Folder
 
 PARTS = ["response", "answer", "extraction", "em", "f1", "correct"]
@@ -248,8 +248,10 @@ def test_rows_of_a_task_that_the_configuration_lost_are_refused(run):
 
 
 def test_the_options_are_the_inputs_that_hold_text():
-    assert options_of('{"inputs": {"question": "?", "option_a": "1", "option_b": "2", "option_c": " "}}') == "AB"
+    asked = read_doc('{"inputs": {"question": "?", "option_a": "1", "option_b": "2", "option_c": " "}}')
+    assert (asked.options, asked.num_options) == ("AB", 2)
 
 
 def test_a_row_that_does_not_name_its_options_may_have_up_to_eight():
-    assert options_of('{"inputs": {"question": "?"}}') == "ABCDEFGH"
+    asked = read_doc('{"inputs": {"question": "?"}}')
+    assert (asked.options, asked.num_options) == ("ABCDEFGH", None)

@@ -1,8 +1,9 @@
 """The leaderboard's two parity metrics: SQuAD's exact match and F1 of the whole response against the gold.
 
-In: two strings. Out: a number from 0 to 1. Nothing is extracted from the response; `pipeline/score/extract.py` does
-that for the clean metric. transformers 5.20 and later has no SQuAD module, so these lines are the project's own. The
-consequences that look like mistakes are the definition: the answer `A` is an article, so an empty response matches it.
+In: two strings. Out: a number from 0 to 1. Scoring, the archive's logs and the archive's check share it. Nothing is
+extracted from the response; `pipeline/score/extract.py` does that for the clean metric. transformers 5.20 and later has
+no SQuAD module, so these lines are the project's own. The consequences that look like mistakes are the definition: the
+answer `A` is an article, so an empty response matches it.
 """
 
 from __future__ import annotations

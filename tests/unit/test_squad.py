@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.score.metrics import exact_match, f1, tokens
+from pipeline.squad import exact_match, f1, tokens
 
 TABLE = [
     ("A", "", 1, 1),

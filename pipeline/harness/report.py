@@ -1,0 +1,95 @@
+"""What a replay found, for people: a table of the tasks, a table of what differs, and where every difference lies.
+
+In: the tallies and differences.parquet. Out: lines on a console. Whatever a log holds is shown as text: nothing in it
+is markup, and no control character reaches the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+import pyarrow.dataset as pads
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import duck
+from pipeline.harness.forms import printable
+from pipeline.harness.tally import COLUMNS, Tally, Verdict
+
+VERDICTS = get_args(Verdict)
+LEGEND = (
+    "Each column counts the questions that agree. By their letters, responses are gained (right, though not exact),\n"
+    "lost (exact, though not the letters) or read (the gold is hidden)."
+)
+MAX_KINDS = 20
+SHOWN = 36
+"""Characters of a value in the table."""
+
+_KINDS = """
+SELECT task, field, count(*) AS num, arg_min({id: id, theirs: theirs, ours: ours}, id) AS first
+FROM differences GROUP BY task, field ORDER BY num DESC, task, field LIMIT $most
+"""
+
+
+def print_report(console: Console, tallies: Mapping[str, Tally], differences: pads.Dataset, *, with_run: bool) -> None:
+    """Print a line a task, a line a kind of difference, and what was left out."""
+    console.print(_tasks(tallies, with_run))
+    console.print(LEGEND)
+    for task, tally in tallies.items():
+        for split in tally.left_out:
+            console.print(f"{task}: the log has no question of the split {split}; it is not compared")
+    with duck.connection() as database:
+        database.register("differences", differences)
+        rows = database.sql(_KINDS, params={"most": MAX_KINDS}).to_arrow_table().to_pylist()
+    if rows:
+        table = _table("task", "field", "differences", "first id", "theirs", "ours")
+        for row in rows:
+            first = row["first"]
+            theirs, ours = shown(first["theirs"], first["ours"])
+            cells = [row["task"], printable(row["field"]), f"{row['num']:,}", str(first["id"]), theirs, ours]
+            table.add_row(*map(Text, cells))
+        console.print(table)
+
+
+def shown(theirs: str | None, ours: str | None) -> tuple[str, str]:
+    """Return both values from a little before where they part, cut, without control characters; null for None."""
+    start = 0
+    if theirs is not None and ours is not None:
+        length = min(len(theirs), len(ours))
+        parting = next((at for at in range(length) if theirs[at] != ours[at]), length)
+        start = parting - SHOWN // 3 if max(len(theirs), len(ours)) > SHOWN and parting > SHOWN // 3 else 0
+    return _shown(theirs, start), _shown(ours, start)
+
+
+def _shown(value: str | None, start: int) -> str:
+    if value is None:
+        return "null"
+    text = printable(value[start : start + SHOWN])
+    return f"{'…' if start else ''}{text}{'…' if len(value) > start + SHOWN else ''}"
+
+
+def _tasks(tallies: Mapping[str, Tally], with_run: bool) -> Table:
+    columns = [column for column in COLUMNS if with_run or column != "run"]
+    table = _table("task", "n", "compared", *columns, *VERDICTS)
+    for task, tally in tallies.items():
+        counts = [tally.num_logged, tally.num_compared, *(tally.num_equal[column] for column in columns)]
+        counts += [tally.verdicts[verdict] for verdict in VERDICTS]
+        table.add_row(task, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _table(first: str, *names: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column(first, no_wrap=True)
+    for name in names:
+        is_value = name in ("theirs", "ours")
+        table.add_column(
+            name,
+            justify="left" if is_value or name == "field" else "right",
+            no_wrap=not is_value,
+            overflow="fold" if is_value else "ellipsis",
+        )
+    return table

@@ -1,0 +1,48 @@
+"""Make the leaderboard's archive of a complete run again, and with it all else that leaves the pipeline.
+
+python -m pipeline.pack run=outputs/run=2026-11-21 submission.mode=extracted
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from pipeline import manifest, rundir
+from pipeline.cli import command
+from pipeline.errors import ConfigError, RunError
+from pipeline.lock import locked
+from pipeline.publish import room, submission
+
+
+def main(words: list[str]) -> None:
+    """Pack the run that `run=<directory>` names; words `submission.<key>=<value>` win over what it recorded.
+
+    Raises:
+        ConfigError: The words are not one `run=<directory>` and keys of `submission`, or a task has no submission_name.
+        RunError: The archive would be incomplete, the run is not complete, or its directory cannot be written.
+        DataError: The run's samples are damaged.
+    """
+    directories = [word.removeprefix("run=") for word in words if word.startswith("run=")]
+    changes = [word for word in words if not word.startswith("run=")]
+    if len(directories) != 1 or not directories[0]:
+        raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
+    for word in changes:
+        if not word.startswith("submission."):
+            raise ConfigError(f"{word!r}: only keys of submission can be given, such as submission.mode=extracted")
+    run, config = rundir.open_finished(directories[0], changes)
+    with locked(run):
+        content = manifest.read(run)
+        if content is None or content["status"] != "complete":
+            status = "has no manifest" if content is None else f"is {content['status']}"
+            raise RunError(f"run={directories[0]} {status}: only a complete run is packed; run it again to its end")
+        reason = submission.obstacle(run, config)
+        if reason is not None:
+            raise reason
+        products = room.publish(run, config, content)
+        manifest.write(run, "complete", content | {"published": room.facts(products)})
+    for product in products:
+        Console().print(product.line, soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

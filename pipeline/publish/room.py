@@ -1,0 +1,67 @@
+"""The publish room: a scored run in, what leaves the pipeline out.
+
+In: a run's directory with samples/, its configuration and its manifest so far. Out: files in the directory, and for
+each what the manifest records and a person reads. What cannot be made for a reason is no failure of the run: the reason
+is recorded in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.publish import submission
+from pipeline.store import Folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Something made from a run, or the reason why it was not: `facts` for the manifest, `line` for a person."""
+
+    name: str
+    facts: dict[str, Any]
+    line: str
+
+
+def publish(run: Folder, config: Config, content: dict[str, Any]) -> list[Product]:
+    """Make everything that leaves the pipeline; what was made before is replaced or, when it cannot be, removed.
+
+    Args:
+        run: The run's directory, scored.
+        config: Its configuration.
+        content: Its manifest; what is made must depend on nothing in it that a later making would find changed.
+
+    Raises:
+        RunError: The directory cannot be written.
+        DataError: The run has no samples, or they are damaged.
+    """
+    return [make(run, config, content) for make in (_submission,)]
+
+
+def retract(run: Folder, config: Config) -> None:
+    """Remove what `publish` made, before the samples change under it.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
+    with run.writing():
+        run.remove(submission.archive_name(config))
+
+
+def facts(products: list[Product]) -> dict[str, dict[str, Any]]:
+    """Return what the manifest records under `published`."""
+    return {product.name: product.facts for product in products}
+
+
+def _submission(run: Folder, config: Config, content: dict[str, Any]) -> Product:
+    reason = submission.obstacle(run, config)
+    if reason is not None:
+        retract(run, config)
+        line = f"  no archive for the leaderboard: {reason}"
+        return Product(name="submission", facts={"file": None, "reason": str(reason)}, line=line)
+    packed = submission.pack(run, config, content)
+    what = f"the leaderboard's archive: {packed.num_tasks} tasks, {packed.num_answers:,} answers"
+    if packed.mode == "extracted":
+        what += f", {packed.num_extracted:,} of them the letters alone"
+    return Product(name="submission", facts=asdict(packed), line=f"  {run.path(packed.file)}  {what}")

@@ -1,0 +1,219 @@
+"""Check us against the harness: its logs are replayed through our prompts, metrics and extraction; no engine is needed.
+
+    python -m pipeline.replay logs=<samples_*.jsonl, directory or zip> conf=mera
+    python -m pipeline.replay logs=samples_agro_2026-11-21T01-02-03.jsonl task=agro_bench conf=mera
+    python -m pipeline.replay logs=submission.zip conf=mera run=outputs/run=2026-11-21 out=replayed
+
+In: lm-evaluation-harness's own sample logs and a configuration. Out: `<out>/differences.parquet`, a row a question and
+field that differs, `<out>/extracted.parquet`, a row a response that our letters judge otherwise, and a table. With run=
+the responses of that run are compared too. Exit code 3 when anything differs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pipeline.cli import command
+from pipeline.compose import compose
+from pipeline.config import Config
+from pipeline.errors import ConfigError, DataError, Differs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.harness.files import LogFile
+    from pipeline.harness.join import Sides
+    from pipeline.harness.output import RowWriter
+    from pipeline.harness.tally import Tally
+    from pipeline.store import Folder, Stage
+
+DIFFERENCES, EXTRACTED = "differences.parquet", "extracted.parquet"
+
+OWN = ("logs", "task", "run", "out")
+"""Words of this command; all others are the configuration's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The command line: `task` and `run` may be empty."""
+
+    logs: str
+    task: str
+    run: str
+    out: str
+    config: Config
+
+
+def main(words: list[str]) -> None:
+    """Replay the logs that the words name.
+
+    Raises:
+        Differs: The harness and we do not agree.
+        UserError: The logs, the data set or the run cannot be used; the message says how to mend it.
+    """
+    from rich.console import Console
+
+    from pipeline.harness.files import choose, find_logs
+    from pipeline.store import Folder
+
+    asked = read_words(words)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    with find_logs(asked.logs) as files:
+        logs = choose(files, asked.config.tasks, asked.config.only, asked.task)
+        for file in files:
+            if file not in logs.values():
+                console.print(f"left out: {file.name}", soft_wrap=True, markup=False)
+        with tempfile.TemporaryDirectory(prefix="pipeline-replay-") as work:
+            replay(asked, logs, Folder.open(work), console)
+
+
+def read_words(words: Sequence[str]) -> Words:
+    """Return the command line with its configuration.
+
+    Raises:
+        ConfigError: A word is wrong, logs= is missing, or a key of the configuration is.
+    """
+    own = dict.fromkeys(OWN, "")
+    rest: list[str] = []
+    for word in words:
+        name, separator, value = word.partition("=")
+        if name not in OWN or not separator:
+            rest.append(word)
+        elif not value or own[name]:
+            raise ConfigError(f"{word!r}: {name}= takes one value, once")
+        else:
+            own[name] = value
+    if not own["logs"]:
+        raise ConfigError(
+            "logs= is missing: give a samples_*.jsonl, a directory of them, or the archive that holds them"
+        )
+    own["out"] = own["out"] or f"outputs/replay-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+    return Words(config=compose(rest), **own)
+
+
+def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Console) -> None:
+    """Compare every task that has a log, write what differs and print the tables.
+
+    Args:
+        asked: The command line.
+        logs: The log of each task.
+        work: A directory for what is needed meanwhile.
+        console: Where the tables go.
+
+    Raises:
+        Differs: There is a difference.
+        UserError: See `main`.
+    """
+    from pipeline import duck
+    from pipeline.harness.compare import DIFFERENCE_SCHEMA, EXTRACTED_SCHEMA
+    from pipeline.harness.join import sides
+    from pipeline.harness.output import row_writer, write_sorted
+    from pipeline.harness.report import print_report
+    from pipeline.store import Folder
+
+    samples = _samples(asked.run) if asked.run else None
+    config = replace(asked.config, only=tuple(logs))
+    theirs = _stage_logs(work, logs)
+    ours = _prepare(config, work, theirs)
+    out = Folder.open(asked.out)
+    out.create()
+    tallies: dict[str, Tally] = {}
+    with (
+        row_writer(work, DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
+        row_writer(work, EXTRACTED, EXTRACTED_SCHEMA) as extracted,
+        duck.connection() as database,
+    ):
+        for task, file in logs.items():
+            both = sides(database, task, theirs, ours, samples)
+            if not both.splits:
+                raise DataError(f"{file.name}: none of its ids is in tasks.{task}.dataset: is it the log of this task?")
+            tallies[task] = _compare(task, both, config, differences, extracted, with_run=samples is not None)
+    found = write_sorted(work, out, DIFFERENCES, DIFFERENCE_SCHEMA)
+    write_sorted(work, out, EXTRACTED, EXTRACTED_SCHEMA)
+    print_report(console, tallies, found, with_run=samples is not None)
+    console.print(f"  {out.path(DIFFERENCES)}  every difference", soft_wrap=True, markup=False)
+    console.print(
+        f"  {out.path(EXTRACTED)}  responses that their letters judge otherwise", soft_wrap=True, markup=False
+    )
+    num_differences = found.count_rows()
+    if num_differences:
+        raise Differs(f"{num_differences:,} differences between the harness and us: {out.path(DIFFERENCES)}")
+
+
+def _stage_logs(work: Folder, logs: Mapping[str, LogFile]) -> Stage:
+    from pipeline.harness.lines import LOG_SCHEMA, STAGE, stage_log
+
+    with work.publish(STAGE, LOG_SCHEMA) as folder:
+        for task, file in logs.items():
+            stage_log(folder, task, file)
+    return work.require_stage(STAGE, LOG_SCHEMA)
+
+
+def _prepare(config: Config, work: Folder, theirs: Stage) -> Stage:
+    """Make our prompts of the same tasks; their text, which needs the tokenizer, only when the log has text."""
+    import pyarrow.dataset as pads
+
+    from pipeline.prepare.room import prepare
+    from pipeline.records import PROMPT_SCHEMA
+
+    num_rendered = theirs.dataset().count_rows(filter=pads.field("prompt").is_valid())
+    if num_rendered and config.engine.kind != "vllm":
+        raise ConfigError(
+            f"engine.kind={config.engine.kind!r}: {num_rendered:,} prompts of the log are rendered text, which only a "
+            "model's own tokenizer gives: set engine.kind=vllm and model.path"
+        )
+    prepare(config, work, messages_only=not num_rendered)
+    return work.require_stage("prompts", PROMPT_SCHEMA)
+
+
+def _samples(directory: str) -> Stage:
+    from pipeline import rundir
+    from pipeline.records import SAMPLE_SCHEMA
+
+    run, _ = rundir.open_finished(directory)
+    return run.require_stage("samples", SAMPLE_SCHEMA)
+
+
+def _compare(
+    task: str, both: Sides, config: Config, differences: RowWriter, extracted: RowWriter, *, with_run: bool
+) -> Tally:
+    """Compare one task's questions and return the counts."""
+    from pipeline.harness.compare import EXTRACTED_SCHEMA, of_prompt, of_run, of_scores, unmatched
+    from pipeline.harness.forms import our_arguments
+    from pipeline.harness.tally import Tally, verdict
+    from pipeline.score.rows import read_doc, score_row
+
+    tally = Tally(left_out=both.left_out)
+    generation = our_arguments(config.generation)
+    for difference in both.twice():
+        differences.add({"task": task} | asdict(difference))
+    for pair in both.pairs(is_limited=config.limit is not None):
+        tally.num_logged += pair.theirs is not None
+        alone = unmatched(pair)
+        if alone is not None:
+            differences.add({"task": task} | asdict(alone))
+            continue
+        assert pair.theirs is not None
+        assert pair.ours is not None
+        theirs, ours = pair.theirs, pair.ours
+        scores = score_row(theirs.content, theirs.gold, read_doc(ours.doc).options, truncated=False)
+        found = [*of_prompt(theirs, ours, generation), *of_scores(theirs, scores.em, scores.f1)]
+        if with_run:
+            found += of_run(theirs, pair.answered)
+        for difference in found:
+            differences.add({"task": task} | asdict(difference))
+        said = verdict(theirs.gold, theirs.response, scores.answer, scores.em, scores.correct)
+        if said is not None:
+            row = asdict(scores) | {"task": task, "id": theirs.id, "verdict": said, "gold": theirs.gold or None}
+            extracted.add({name: row[name] for name in EXTRACTED_SCHEMA.names})
+        tally.count(found, said)
+    return tally
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

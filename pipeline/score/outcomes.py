@@ -1,0 +1,166 @@
+"""Samples in, what the questions scored out: a table of outcomes and how many questions have each, made by DuckDB.
+
+A question is its repeats together. The table `outcomes` has a row for each task, split, group, metric and different
+outcome, so that it hardly grows with the questions: `total` and `scored` are the sum and the number of a question's
+values, `num_questions` the questions of which that is true. `low`, `high` and `possible` are the same for the bounds:
+every doubtful row counted as wrong, or as right, and failed ones among them. Counts of rows, such as `num_total`, are
+those of all questions of the outcome.
+
+Groups of a task: each of the row's categories, and `GROUPS`. A category that is called like one of those is grouped by
+as `categories.<name>`.
+
+Metrics: `em`, `f1`, `score` = (em + f1) / 2, which is the leaderboard's, and `correct`; of several repeats also
+
+    pass@k      that one of k repeats is correct, for k = 1, 2, 4, ... and all: 1 - C(n - c, k) / C(n, k) for c correct
+                ones of n, which is unbiased. Source: Chen et al. 2021, arXiv:2107.03374, section 2.1
+    majority    whether the answer that most repeats give is correct, of equal ones that of the earliest repeat; repeats
+                without an answer have no vote. Source: Wang et al. 2022, arXiv:2203.11171
+    agreement   share of the pairs of repeats with the same answer, or both without one; it needs no gold. Source: the
+                P of Fleiss 1971, Psychological Bulletin 76:378, not corrected for chance
+
+of which each question has one value however many repeats did not fail, and none where they are fewer than it takes.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow.dataset as pads
+
+from pipeline.score.extract import EMPTY
+
+GROUPS = ("instruction", "num_options", "answer_kind")
+"""Columns of samples that metrics are grouped by, besides the categories."""
+
+COLUMNS = [
+    *("task", "split", "id", "repeat", "categories", *GROUPS, "gold", "answer", "extraction", "finish_reason"),
+    *("em", "f1", "correct", "error"),
+]
+"""What is read of the samples."""
+
+_ROWS = """
+CREATE TEMP VIEW rows AS
+WITH told AS (
+    SELECT *,
+        finish_reason = 'length' OR extraction = getvariable('empty') OR error IS NOT NULL AS is_doubtful,
+        list_transform(map_entries(categories), lambda entry: {
+            key: CASE
+                WHEN entry.key IN getvariable('groups') OR starts_with(entry.key, 'categories.')
+                THEN 'categories.' || entry.key ELSE entry.key END,
+            value: entry.value
+        }) AS named,
+        list_filter([
+            {key: 'instruction', value: instruction},
+            {key: 'num_options', value: num_options::VARCHAR},
+            {key: 'answer_kind', value: answer_kind}
+        ], lambda entry: entry.value IS NOT NULL) AS ours
+    FROM samples
+)
+SELECT task, split, id, repeat, answer, error,
+    list_concat([{key: NULL, value: NULL}], named, ours) AS groups,  -- NULL: the whole task
+    1 AS num_total,
+    (finish_reason = 'length')::INTEGER AS num_truncated,
+    (answer IS NULL AND error IS NULL)::INTEGER AS num_no_answer,
+    (error IS NOT NULL)::INTEGER AS num_failed,
+    is_doubtful::INTEGER AS num_doubtful,
+    (em IS NOT NULL)::INTEGER AS num_parity,
+    (correct IS NOT NULL)::INTEGER AS num_clean,
+    (gold IS NOT NULL)::INTEGER AS num_parity_golds,
+    (answer_kind IS NOT NULL)::INTEGER AS num_clean_golds,
+    (is_doubtful AND gold IS NOT NULL)::INTEGER AS num_parity_doubtful,
+    (is_doubtful AND answer_kind IS NOT NULL)::INTEGER AS num_clean_doubtful,
+    coalesce(em, 0) AS sum_em,
+    coalesce(f1, 0) AS sum_f1,
+    coalesce(correct, 0) AS sum_correct,
+    if(is_doubtful, 0, coalesce(em, 0)) AS sum_sure_em,
+    if(is_doubtful, 0, coalesce(f1, 0)) AS sum_sure_f1,
+    if(is_doubtful, 0, coalesce(correct, 0)) AS sum_sure_correct,
+    correct
+FROM told
+"""
+
+_ONE_REPEAT = "CREATE TEMP VIEW questions AS SELECT *, NULL::DOUBLE AS majority, NULL::DOUBLE AS agreement FROM rows"
+
+_REPEATS = """
+CREATE TEMP VIEW questions AS
+WITH answers AS (
+    SELECT task, split, id, answer, error IS NULL AS has_voted, any_value(groups) AS groups,
+        count(*) AS votes, min(repeat) AS earliest, max(correct) AS correct,
+        sum(COLUMNS('^(num|sum)_.*')) AS '\\0'
+    FROM rows GROUP BY task, split, id, answer, has_voted
+)
+SELECT any_value(groups) AS groups, task, split, id,
+    sum(COLUMNS('^num_.*'))::INTEGER AS '\\0', sum(COLUMNS('^sum_.*')) AS '\\0',
+    coalesce(
+        arg_max(correct, [votes, -earliest]) FILTER (answer IS NOT NULL),
+        max(correct)  -- nobody has a vote: 0, or NULL without a gold
+    ) AS majority,
+    (sum(votes * (votes - 1)) FILTER (has_voted))
+        / nullif(sum(votes) FILTER (has_voted) * (sum(votes) FILTER (has_voted) - 1), 0) AS agreement
+FROM answers GROUP BY task, split, id
+"""
+
+_ONE_OF_K = """
+CREATE TEMP MACRO pass_at(k, n, c) AS CASE
+    WHEN n < k THEN NULL WHEN c = 0 THEN 0.0 WHEN n - c < k THEN 1.0
+    ELSE 1 - list_product([1.0 - k / i FOR i IN range(n - c + 1, n + 1)])
+END
+"""
+
+_OUTCOMES = """
+CREATE TEMP TABLE outcomes AS
+WITH of_groups AS (
+    SELECT task, split, entry.key AS group_by, entry.value AS "group",
+        COLUMNS('^(num|sum)_.*'), majority, agreement, count(*) AS num_questions
+    FROM (SELECT *, unnest(groups) AS entry FROM questions)
+    GROUP BY ALL
+), measured AS (
+    SELECT task, split, group_by, "group", num_questions,
+        num_total, num_truncated, num_no_answer, num_failed, num_doubtful,
+        unnest(list_concat([
+            {metric: 'em', total: sum_em, scored: num_parity,
+             low: sum_sure_em, high: sum_sure_em + num_parity_doubtful, possible: num_parity_golds},
+            {metric: 'f1', total: sum_f1, scored: num_parity,
+             low: sum_sure_f1, high: sum_sure_f1 + num_parity_doubtful, possible: num_parity_golds},
+            {metric: 'score', total: (sum_em + sum_f1) / 2, scored: num_parity,
+             low: (sum_sure_em + sum_sure_f1) / 2, high: (sum_sure_em + sum_sure_f1) / 2 + num_parity_doubtful,
+             possible: num_parity_golds},
+            {metric: 'correct', total: sum_correct, scored: num_clean,
+             low: sum_sure_correct, high: sum_sure_correct + num_clean_doubtful, possible: num_clean_golds}
+        ], if(len(getvariable('passes')) = 0, [], [
+            {metric: 'majority', total: majority, scored: (majority IS NOT NULL)::INTEGER,
+             low: NULL, high: NULL, possible: 0},
+            {metric: 'agreement', total: agreement, scored: (agreement IS NOT NULL)::INTEGER,
+             low: NULL, high: NULL, possible: 0}
+        ]), [
+            {metric: 'pass@' || k,
+             total: pass_at(k, num_clean, sum_correct::BIGINT), scored: (num_clean >= k)::INTEGER,
+             low: pass_at(k, num_clean_golds, sum_sure_correct::BIGINT),
+             high: pass_at(k, num_clean_golds, sum_sure_correct::BIGINT + num_clean_doubtful),
+             possible: (num_clean_golds >= k)::INTEGER}
+            FOR k IN getvariable('passes')
+        ]), recursive := true)
+    FROM of_groups
+)
+SELECT task, split, group_by, "group", metric,
+    coalesce(total, 0) AS total, scored, sum(num_questions)::BIGINT AS num_questions,
+    sum(low * num_questions) AS low, sum(high * num_questions) AS high, sum(possible * num_questions) AS possible,
+    sum(COLUMNS('^num_(total|truncated|no_answer|failed|doubtful)$') * num_questions)::BIGINT AS '\\0'
+FROM measured GROUP BY ALL
+"""
+
+
+def count_outcomes(database: duckdb.DuckDBPyConnection, samples: pads.Dataset, repeats: int) -> None:
+    """Make the table `outcomes` of the samples; the views `samples`, `rows` and `questions` are made on the way.
+
+    Args:
+        database: A connection.
+        samples: At least `COLUMNS`, the same number of rows a question.
+        repeats: That number.
+    """
+    database.register("samples", samples.scanner(columns=COLUMNS, use_threads=False))
+    passes = sorted({repeats} | {2**power for power in range(repeats.bit_length())}) if repeats > 1 else []
+    database.execute("SET VARIABLE empty = $1", [EMPTY])
+    database.execute("SET VARIABLE groups = $1", [list(GROUPS)])
+    database.execute("SET VARIABLE passes = $1::BIGINT[]", [passes])
+    for statement in (_ROWS, _REPEATS if repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OUTCOMES):
+        database.execute(statement)

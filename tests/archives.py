@@ -1,0 +1,116 @@
+"""Runs that were scored, without an engine, and archives written by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from builders import make_prompt
+
+from pipeline import manifest
+from pipeline.config import Config
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt, to_table
+from pipeline.score.room import score
+from pipeline.store import Folder
+
+STARTED_AT = "2026-11-21T22:38:40Z"
+STAMP = "2026-11-21T22-38-40.000000"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A complete run, and what a command reads of it."""
+
+    folder: Folder
+    config: Config
+
+    @property
+    def content(self) -> dict[str, Any]:
+        content = manifest.read(self.folder)
+        assert content is not None
+        return content
+
+    @property
+    def archive(self) -> Path:
+        return Path(self.folder.path(f"{self.config.run_id}_submission.zip"))
+
+
+def question(task: str, number: int, *, split: str = "test", gold: str | None = None, text: str = "Что?") -> Prompt:
+    doc = {"instruction": "{question}", "inputs": {"question": text, "option_a": "1", "option_b": "2"}}
+    doc |= {"outputs": gold or "", "meta": {"id": number, "categories": {"subject": "soil"}}}
+    prompt = make_prompt(number, question=text, gold=gold)
+    return replace(prompt, task=task, split=split, doc=json.dumps(doc, ensure_ascii=False))
+
+
+def completion(prompt: dict[str, Any], repeat: int, content: str | None, error: str | None = None) -> Completion:
+    return Completion(
+        task=prompt["task"],
+        split=prompt["split"],
+        id=prompt["id"],
+        repeat=repeat,
+        prompt_sha256=prompt["prompt_sha256"],
+        completion=content,
+        reasoning=None,
+        content=content,
+        finish_reason="error" if error else "stop",
+        num_prompt_tokens=3,
+        num_output_tokens=1,
+        error=error,
+        attempts=1,
+        replica="r0",
+        queued_s=0.0,
+        generated_s=0.1,
+    )
+
+
+Reply = Callable[[dict[str, Any], int], Completion]
+MakeRun = Callable[..., Scored]
+
+
+def reply_b(prompt: dict[str, Any], repeat: int) -> Completion:
+    return completion(prompt, repeat, "\n\nB")
+
+
+def finish(run: Folder, config: Config, reply: Reply) -> Scored:
+    """Answer the prompts of a run, score it and write its manifest."""
+    stage = run.require_stage("prompts", PROMPT_SCHEMA)
+    prompts = stage.dataset().to_table().to_pylist()
+    rows = [reply(prompt, repeat) for prompt in prompts for repeat in range(config.generation.repeats)]
+    with run.publish("completions", COMPLETION_SCHEMA) as folder:
+        folder.write_parquet("part-00000.parquet", COMPLETION_SCHEMA, [to_table(rows, COMPLETION_SCHEMA)])
+    score(run, config)
+    content = {
+        "run_id": config.run_id,
+        "conf": config.conf,
+        "started_at": STARTED_AT,
+        "versions": {"pipeline": "0.1.0"},
+    }
+    content |= {"datasets": dict(stage.facts), "codebase": {"commit": "c0ffee", "modified": False}}
+    manifest.write(run, "complete", content)
+    return Scored(run, config)
+
+
+def rows(outputs: dict[int, Any]) -> dict[str, Any]:
+    """Return a task's file that submits these outputs."""
+    return {"data": {"test": [{"outputs": text, "meta": {"id": number}} for number, text in outputs.items()]}}
+
+
+def zipped(files: dict[str, Any], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return a zip; what is no bytes is written as JSON."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", method) as archive:
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
+            archive.writestr(name, data)
+    return whole.getvalue()
+
+
+def members(archive: bytes | Path) -> dict[str, bytes]:
+    """Return the files of a zip, in its order."""
+    with zipfile.ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as whole:
+        return {name: whole.read(name) for name in whole.namelist()}

@@ -1,0 +1,282 @@
+"""`python -m pipeline.replay` over real logs of the harness: it agrees, and each kind of difference has its row."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from builders import command
+
+from pipeline.errors import ConfigError, DataError, Differs
+from pipeline.harness.report import shown
+
+
+def test_the_harness_and_we_agree_on_its_own_logs(replay, capsys):
+    assert replay() == []
+    assert replay.error is None
+    out = capsys.readouterr().out
+    for task, num in (("agro_bench", 6), ("aqua_bench", 5), ("med_bench", 5)):
+        (line,) = [line for line in out.splitlines() if line.strip().startswith(task)]
+        assert line.split()[1:9] == [str(num)] * 8  # in the log, compared, and equal in each column
+
+
+def test_the_responses_that_letters_judge_otherwise_are_listed(replay):
+    replay()
+    found = [
+        (row["task"], row["id"], row["verdict"], row["response"], row["answer"]) for row in replay.rows("extracted")
+    ]
+    assert found == [
+        ("agro_bench", 59, "lost", "", None),
+        ("med_bench", 5, "gained", "Ответ: B", "B"),
+        ("med_bench", 10, "gained", "Ответ: A", "A"),
+    ]
+
+
+def set_message(text):
+    def change(line):
+        (asked,) = line["arguments"]["gen_args_0"]["arg_0"]
+        messages = json.loads(asked)
+        messages[0]["content"] = text
+        line["arguments"]["gen_args_0"]["arg_0"] = [json.dumps(messages)]
+
+    return change
+
+
+def set_argument(name, value):
+    return lambda line: line["arguments"]["gen_args_0"]["arg_1"].update({name: value})
+
+
+def set_response(text):
+    return lambda line: line.update(resps=[[text]], filtered_resps=[text.lstrip()])
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "theirs", "ours"),
+    [
+        (lambda line: line.update(em=0.0), "em", "0.0", "1.0"),
+        (lambda line: line.update(f1=0.5), "f1", "0.5", "1.0"),
+        (lambda line: line.pop("f1"), "f1", None, "1.0"),
+        (lambda line: line["doc"].update(outputs="Б"), "doc.outputs", '"Б"', '"A"'),
+        (lambda line: line["doc"]["inputs"].update(option_b="1 мг"), "doc.inputs.option_b", '"1 мг"', '"106 мг"'),
+        (lambda line: line["doc"]["inputs"].update(option_e="1 мг"), "doc.inputs.option_e", '"1 мг"', None),
+        (lambda line: line["doc"]["meta"].pop("categories"), "doc.meta.categories", None, ...),
+        (set_argument("max_gen_toks", 256), "generation.max_gen_toks", "256", "192"),
+        (set_argument("until", ["\n\n"]), "generation.until", '["\\n\\n"]', '["<|im_end|>"]'),
+        (set_argument("do_sample", True), "generation.do_sample", "true", "false"),
+        (set_argument("temperature", 0.7), "generation.temperature", "0.7", "0"),
+        (set_argument("repetition_penalty", 1.1), "generation.repetition_penalty", "1.1", None),
+        (lambda line: line.update(filtered_resps=[" A"]), "response", " A", "A"),
+    ],
+)
+def test_a_difference_is_reported_with_task_id_and_field(replay, change, field, theirs, ours):
+    replay.change("med_bench", 1, change)
+    found = {row[2]: row for row in replay()}
+    task, row_id, _, *sides = found[field]
+    assert (task, row_id) == ("med_bench", 1)
+    assert sides[0] == theirs
+    assert ours is ... or sides[1] == ours
+    assert isinstance(replay.error, Differs)
+    assert replay.error.exit_code == 3
+
+
+def test_another_prompt_is_reported_with_both_sides(replay):
+    replay.change("aqua_bench", 3, set_message("Другой вопрос"))
+    ((task, row_id, field, theirs, ours),) = replay()
+    assert (task, row_id, field) == ("aqua_bench", 3, "messages")
+    assert json.loads(theirs) == [{"role": "user", "content": "Другой вопрос"}]
+    assert json.loads(ours)[0]["content"].startswith("Карточка 3.\nВопрос: ")
+
+
+def test_a_system_message_of_theirs_is_a_difference_until_the_configuration_has_it(replay):
+    def with_system(line):
+        (asked,) = line["arguments"]["gen_args_0"]["arg_0"]
+        messages = [{"role": "system", "content": "Кратко.", "type": "text"}, *json.loads(asked)]
+        line["arguments"]["gen_args_0"]["arg_0"] = [json.dumps(messages)]
+
+    replay.write("med_bench", [line for line in replay.lines("med_bench") if with_system(line) is None])
+    assert {row[2] for row in replay("only=[med_bench]")} == {"messages"}
+    assert replay("only=[med_bench]", "prompt.system=Кратко.") == []
+
+
+def test_a_prompt_that_was_rendered_is_compared_with_our_rendered_text(replay):
+    def render(line):
+        (asked,) = line["arguments"]["gen_args_0"]["arg_0"]
+        text = json.loads(asked)[0]["content"]
+        rendered = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+        line["arguments"]["gen_args_0"]["arg_0"] = rendered
+
+    replay.change("med_bench", 1, render)
+    assert replay("only=[med_bench]") == []
+    ((*_, field, theirs, ours),) = replay("only=[med_bench]", "prompt.template_kwargs.enable_thinking=false")
+    assert field == "prompt"
+    assert theirs.endswith("<think>\n")
+    assert ours.endswith("</think>\n\n")
+
+
+def test_rendered_prompts_need_a_tokenizer_and_the_line_says_so(replay):
+    replay.change("med_bench", 1, lambda line: line["arguments"]["gen_args_0"].update(arg_0="text"))
+    replay("engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", "model.path=null")
+    assert isinstance(replay.error, ConfigError)
+    assert "engine.kind='endpoint': 1 prompts of the log are rendered text" in str(replay.error)
+
+
+def test_messages_are_compared_without_a_model(replay):
+    assert replay("model.path=/nowhere") == []
+
+
+def test_a_question_that_one_side_lacks_is_reported(replay):
+    replay.write("med_bench", replay.lines("med_bench")[1:])
+    replay.change_data("aqua_bench", 3, lambda row: row["meta"].update(id=33))
+    assert replay() == [
+        ("aqua_bench", 3, "id", "3", None),
+        ("aqua_bench", 33, "id", None, "33"),
+        ("med_bench", 1, "id", None, "1"),
+    ]
+
+
+def test_a_question_twice_in_the_log_is_reported(replay):
+    lines = replay.lines("med_bench")
+    replay.write("med_bench", [*lines, lines[0]])
+    assert replay() == [("med_bench", 1, "id", "2 lines, the first 1, the last 6", "1 row")]
+
+
+def test_lines_of_two_filters_are_not_the_same_question_twice(replay):
+    lines = replay.lines("med_bench")
+    replay.write("med_bench", [*lines, lines[0] | {"filter": "other"}])
+    assert replay() == []
+
+
+def test_a_split_that_the_log_does_not_have_is_left_out_and_named(replay, capsys):
+    rows = replay.data("med_bench").read_text(encoding="utf-8").splitlines(keepends=True)
+    folder = replay.root / "both"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text("".join(rows[:3]), encoding="utf-8")
+    (folder / "train.jsonl").write_text("".join(rows[3:]), encoding="utf-8")
+    replay.write("med_bench", replay.lines("med_bench")[:3])
+    words = ["only=[med_bench]", f"tasks.med_bench.dataset={folder}/*.jsonl", "splits=[train,test]"]
+    assert replay(*words) == []
+    assert "med_bench: the log has no question of the split train" in capsys.readouterr().out
+
+
+def test_with_a_limit_what_lies_beyond_it_is_not_compared(replay):
+    assert replay("limit=2") == []
+    assert replay.error is None
+
+
+def test_a_hidden_gold_is_scored_as_the_harness_does_and_read(replay):
+    replay.change("med_bench", 5, lambda line: line["doc"].update(outputs="") or line.update(em=0.0, f1=0.0))
+    replay.change_data("med_bench", 5, lambda row: row.update(outputs=""))
+    assert replay("only=[med_bench]") == []
+    found = {row["id"]: (row["verdict"], row["gold"], row["answer"]) for row in replay.rows("extracted")}
+    assert found == {5: ("read", None, "B"), 10: ("gained", "A", "A")}
+
+
+def test_null_keys_that_arrow_adds_to_a_row_are_no_difference(replay):
+    replay.change("med_bench", 1, lambda line: line["doc"]["inputs"].update(option_e=None, option_f=None))
+    assert replay() == []
+
+
+def test_an_answer_of_the_word_none_is_not_taken_for_no_answer(replay):
+    replay.change("med_bench", 1, set_response("None"))
+    assert {row[2] for row in replay()} == {"em", "f1"}
+    replay.change("med_bench", 1, lambda line: line.update(resps=[["None"]], filtered_resps=[""], em=1.0, f1=1.0))
+    assert replay() == []  # an empty response matches the gold A
+
+
+def submission(replay, nested=True):
+    """Pack the logs as a submission does."""
+    logs = io.BytesIO()
+    with zipfile.ZipFile(logs, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in replay.logs.glob("*"):
+            archive.write(path, path.name if nested else f"deep/er/{path.name}")
+        archive.writestr("results_2026-11-21T23-00-56.560097.json", "{}")
+    path = replay.root / "run_submission.zip"
+    if not nested:
+        path.write_bytes(logs.getvalue())
+        return path
+    with zipfile.ZipFile(path, "w") as outer:
+        outer.writestr("logs_public.zip", logs.getvalue())
+        outer.writestr("ruTXTAgroBench.json", "{}")
+    return path
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_archive_is_read_as_the_directory_is(replay, nested):
+    replay.change("med_bench", 1, lambda line: line.update(em=0.0))
+    assert replay(logs=submission(replay, nested)) == [("med_bench", 1, "em", "0.0", "1.0")]
+
+
+def test_one_file_is_read_under_the_task_that_is_given(replay):
+    path = replay.log("med_bench").rename(replay.root / "renamed.jsonl")
+    assert replay("task=med_bench", logs=path) == []
+    assert replay.error is None
+
+
+def test_a_run_of_ours_is_compared_with_their_responses(replay, run_of):
+    answers = {1: "A", 2: "B", 5: "Ответ: B", 8: ""}
+    run = run_of("med_bench", answers)
+    assert replay(f"run={run.root}", "only=[med_bench]") == [
+        ("med_bench", 2, "run.response", "E", "B"),
+        ("med_bench", 10, "run.id", "10", None),
+    ]
+
+
+def test_the_newest_log_of_a_task_is_taken_and_the_others_are_named(replay, capsys):
+    newest = replay.log("med_bench")
+    old = newest.with_name("samples_med_bench_2025-01-01T00-00-00.000001.jsonl")
+    old.write_text("rubbish", encoding="utf-8")
+    assert replay() == []
+    assert replay.error is None
+    assert f"left out: {old}" in capsys.readouterr().out
+
+
+def test_the_command_ends_with_3_and_names_the_file_of_differences(replay):
+    replay.change("med_bench", 1, lambda line: line.update(em=0.0))
+    done = command(
+        "pipeline.replay",
+        *[f"logs={replay.log('med_bench')}", "conf=demo", "splits=[test]", f"out={replay.root / 'out'}"],
+        f"tasks.med_bench.dataset={replay.data('med_bench')}",
+    )
+    assert done.returncode == 3, done.stderr
+    where = replay.root / "out" / "differences.parquet"
+    assert done.stderr == f"error: 1 differences between the harness and us: {where}\n"
+    assert str(where) in done.stdout
+
+
+def test_nothing_of_a_log_reaches_the_terminal_as_markup_or_control(replay, capsys):
+    replay.change("med_bench", 1, set_argument("[red]\x1b[31m\u202e", "[bold]\x1b]0;x\x07"))
+    replay()
+    out = capsys.readouterr().out
+    assert "[red]·[31m·" in out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+
+
+@pytest.mark.parametrize("words", [["logs="], ["logs=a", "logs=b"], []])
+def test_a_word_that_is_missing_or_twice_is_refused(words):
+    from pipeline.replay import main
+
+    with pytest.raises(ConfigError, match="logs="):
+        main([*words, "conf=demo"])
+
+
+def test_a_log_of_another_data_set_is_refused(replay):
+    path = replay.log("agro_bench")
+    for line in (lines := replay.lines("agro_bench")):
+        line["doc"]["meta"]["id"] += 1000
+    replay.write("agro_bench", lines)
+    replay(logs=path)
+    assert isinstance(replay.error, DataError)
+    assert "none of its ids is in tasks.agro_bench.dataset" in str(replay.error)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "expected"),
+    [
+        (None, "B", ("null", "B")),
+        ("A\nB", "A\x1bB", ("A·B", "A·B")),
+        ("a" * 100, "a" * 50 + "b", ("…" + "a" * 36 + "…", "…" + "a" * 12 + "b")),
+    ],
+)
+def test_long_values_are_shown_from_where_they_part(theirs, ours, expected):
+    assert shown(theirs, ours) == expected

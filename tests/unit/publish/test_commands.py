@@ -1,0 +1,174 @@
+"""`pack`, `validate` and `rescore` on a complete run: what they print, record and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from archives import MakeRun, Scored, completion, question, rows, zipped
+from builders import command
+
+from pipeline import manifest, pack, rescore, validate
+from pipeline.errors import ConfigError, InvalidArchive, RunError
+from pipeline.publish import room
+
+ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
+
+
+def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) -> None:
+    packed = command("pipeline.pack", f"run={demo_run.folder.root}")
+    assert (packed.returncode, packed.stderr) == (0, "")
+    assert packed.stdout == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers\n"
+    done = command("pipeline.validate", f"archive={demo_run.archive}", "conf=demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
+
+
+def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
+    run = make_run(ONE)
+    pack.main([f"run={run.folder.root}", "submission.mode=extracted"])
+    record = run.content["published"]["submission"]
+    assert record.pop("sha256")
+    wanted = {"file": "one_submission.zip", "mode": "extracted", "num_tasks": 2, "num_answers": 2, "num_extracted": 2}
+    assert (record, run.content["status"]) == (wanted, "complete")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "give one run, for instance"),
+        (["run="], "give one run, for instance"),
+        (["run=a", "run=b"], "give one run, for instance"),
+        (["run=a", "limit=null"], "'limit=null': only keys of submission can be given"),
+        (["run=nowhere"], "run=nowhere: there is no such directory"),
+    ],
+)
+def test_words_that_pack_does_not_know_are_one_line(words: list[str], line: str) -> None:
+    with pytest.raises((ConfigError, RunError), match=line):
+        pack.main(words)
+
+
+def test_a_mode_that_does_not_exist_is_one_line(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=r"submission\.mode: .*reference"):
+        pack.main([f"run={make_run(ONE).folder.root}", "submission.mode=best"])
+
+
+def test_a_run_that_is_not_complete_is_not_packed(make_run: MakeRun) -> None:
+    run = make_run(ONE)
+    manifest.write(run.folder, "failed", run.content)
+    with pytest.raises(RunError, match="is failed: only a complete run is packed"):
+        pack.main([f"run={run.folder.root}"])
+
+
+def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun) -> None:
+    run = make_run(ONE, "limit=1")
+    before = run.content
+    with pytest.raises(RunError, match="limit=1 cuts the test split"):
+        pack.main([f"run={run.folder.root}"])
+    assert run.content == before
+
+
+def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
+    run = make_run(ONE, "limit=1")
+    run.archive.write_bytes(b"an older one")
+    (product,) = room.publish(run.folder, run.config, run.content)
+    assert product.line.startswith("  no archive for the leaderboard: limit=1 cuts the test split")
+    assert product.facts["file"] is None
+    assert product.facts["reason"] in product.line
+    assert not run.archive.exists()
+
+
+def test_rescore_makes_the_archive_anew(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(ONE)
+    pack.main([f"run={run.folder.root}"])
+    before = run.archive.read_bytes()
+    run.archive.write_bytes(b"stale")
+    rescore.main([f"run={run.folder.root}"])
+    assert run.archive.read_bytes() == before
+    assert run.content["published"]["submission"]["file"] == run.archive.name
+    assert "the leaderboard's archive: 2 tasks, 2 answers" in capsys.readouterr().out
+
+
+def test_rescore_of_a_run_that_is_not_complete_leaves_no_archive(make_run: MakeRun) -> None:
+    run = make_run(ONE)
+    manifest.write(run.folder, "failed", run.content)
+    run.archive.write_bytes(b"stale")
+    rescore.main([f"run={run.folder.root}"])
+    assert not run.archive.exists()
+
+
+def test_failed_answers_finish_the_rescore_without_an_archive(make_run: MakeRun) -> None:
+    run = make_run(ONE, reply=lambda prompt, repeat: completion(prompt, repeat, None, "told to"))
+    rescore.main([f"run={run.folder.root}"])
+    assert "agro_bench: 1 of 1 test ids failed (1)" in run.content["published"]["submission"]["reason"]
+
+
+def test_validate_counts_the_refusals_and_ends_with_2(tmp_path: Path) -> None:
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(zipped({"ruTXTAgroBench.json": rows({1: None})}))
+    done = command("pipeline.validate", f"archive={archive}", "conf=demo")
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [
+        "refused: ruTXTAgroBench.json: 1 of 1 rows have outputs that are null, not a text: id 1",
+        "refused: ruTXTAgroBench.json: 70 of 70 ids are missing, and one missing id fails the task: "
+        "13, 14, 15, 16, 17 and 65 more",
+        "warning: ruTXTAgroBench.json: 1 of 1 ids are not of the data set's test split: 1",
+        "refused: ruTXTAquaBench.json: missing",
+        "refused: ruTXTMedQFundamental.json: missing",
+        "warning: logs_public.zip: missing: a public submission needs it",
+    ]
+    assert done.stderr == f"error: {archive} would be refused, for 4 reasons\n"
+
+
+def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(ONE)
+    pack.main([f"run={run.folder.root}"])
+    other = make_run([question("agro_bench", 2), *ONE], "run_id=two")
+    validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
+    assert capsys.readouterr().out.endswith("would be accepted: 2 tasks, 2 answers\n")
+    with pytest.raises(InvalidArchive, match=r"for 1 reason$"):
+        validate.main([f"archive={run.archive}", f"run={other.folder.root}"])
+    assert "1 of 2 ids are missing, and one missing id fails the task: 2" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("at_root")
+def test_without_the_hub_one_line_says_what_was_not_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "x.zip"
+    files = {f"{name}.json": rows({1: "B"}) for name in ("ruTXTAgroBench", "ruTXTAquaBench", "ruTXTMedQFundamental")}
+    archive.write_bytes(zipped(files))
+    validate.main([f"archive={archive}", "conf=mera"])
+    lines = capsys.readouterr().out.splitlines()
+    unchecked = [line for line in lines if line.startswith("unchecked: ")]
+    assert len(unchecked) == 1
+    assert "ruTXTAgroBench.json, ruTXTAquaBench.json, ruTXTMedQFundamental.json: the ids were not compared" in lines[-2]
+    assert lines[-1] == "would be accepted: 3 tasks, 3 answers, their ids not compared"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["conf=demo"], "give one archive"),
+        (["archive=", "conf=demo"], "give one archive"),
+        (["archive=x.zip"], "say which tasks it is for"),
+        (["archive=x.zip", "limit=1"], "conf= must be given once"),
+        (["archive=/nowhere/x.zip", "conf=demo"], "archive=/nowhere/x.zip: cannot be read"),
+        (["archive=/tmp", "conf=demo"], "archive=/tmp: cannot be read"),
+    ],
+)
+@pytest.mark.usefixtures("at_root")
+def test_words_that_validate_does_not_know_are_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        validate.main(words)
+
+
+def test_an_archive_in_object_storage_is_checked_there(
+    make_run: MakeRun, s3_query: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(ONE, where=f"s3://runs/validate?{s3_query}")
+    pack.main([f"run=s3://runs/validate/run=one?{s3_query}"])
+    capsys.readouterr()
+    uri = f"s3://runs/validate/run=one/one_submission.zip?{s3_query}"
+    validate.main([f"archive={uri}", f"run=s3://runs/validate/run=one?{s3_query}"])
+    assert capsys.readouterr().out == "would be accepted: 2 tasks, 2 answers\n"
+    assert json.loads(run.folder.read_text("manifest.json"))["published"]["submission"]["num_answers"] == 2
