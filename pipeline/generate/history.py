@@ -32,7 +32,8 @@ _BY_PROMPT = """
 """
 _BY_TASK = """
     SELECT task, split, avg(least(num_output_tokens, $most))::FLOAT AS tokens
-    FROM samples WHERE num_output_tokens IS NOT NULL AND error IS NULL GROUP BY GROUPING SETS ((task, split), (task), ())
+    FROM samples WHERE num_output_tokens IS NOT NULL AND error IS NULL
+    GROUP BY GROUPING SETS ((task, split), (task), ())
 """
 
 

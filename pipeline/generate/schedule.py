@@ -33,6 +33,9 @@ FOLDER = "work"
 ROWS_PER_BUCKET = 20_000
 """Rows that are sorted at a time; at 1,000 tokens a prompt they are about 100 MB."""
 
+MOST_SORTED_ROWS = 100_000
+"""Rows of a bucket that is not sorted: so many of one rank stay in the order of the prompts."""
+
 WORK_SCHEMA = pa.schema(
     [
         pa.field("task", pa.string(), nullable=False),
@@ -58,12 +61,13 @@ _TODO = """
     WITH todo AS (
         SELECT p.*, CAST(r.repeat AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
             coalesce(p.num_prompt_tokens, length(p.messages))::BIGINT AS length,
-            round(coalesce(known.tokens, same.tokens, task.tokens, every.tokens, length))::BIGINT AS rank
+            round(coalesce(
+                known.tokens, same.tokens, task.tokens, (SELECT max(tokens) FROM by_task WHERE task IS NULL), length
+            ))::BIGINT AS rank
         FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
         LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
         LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
         LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
-        LEFT JOIN by_task every ON every.task IS NULL
         ANTI JOIN done d ON d.task = p.task AND d.split = p.split AND d.id = p.id
             AND d.repeat = r.repeat AND d.prompt = hash(p.prompt_sha256)
         WHERE p.error IS NULL
@@ -74,7 +78,8 @@ _RANKED = """
     SELECT task, split, id, repeat, prompt_sha256, CASE WHEN prompt_token_ids IS NULL THEN messages END AS messages,
         prompt_token_ids, rank, length, left(messages, 200) AS start FROM todo
 """
-_SORTED = "SELECT * EXCLUDE (rank, length, start) FROM bucket ORDER BY rank DESC, length DESC, start, ALL"
+_UNSORTED = "SELECT * EXCLUDE (rank, length, start) FROM bucket"
+_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, start, task, split, id, repeat"
 
 _NARROW = ["task", "split", "id", "prompt_sha256", "messages", "num_prompt_tokens", "error"]
 _WIDE = [*_NARROW, "prompt_token_ids"]
@@ -84,12 +89,21 @@ _WIDE = [*_NARROW, "prompt_token_ids"]
 class Work:
     """The work list: its files, relative to the run, in the order of the work.
 
-    `num_known` of its `num_rows` rows have prompts that the earlier run has answered.
+    `history` is the run whose lengths give the order, or None; it has answered the prompts of `num_known` of the
+    `num_rows` rows.
     """
 
     files: Sequence[str]
     num_rows: int
+    history: str | None
     num_known: int
+
+    @property
+    def order(self) -> str:
+        """What the order is, for a person."""
+        if self.history is None:
+            return "no earlier run tells their lengths: longest prompts first"
+        return f"longest first by run {self.history}, which has answered {self.num_known} of {self.num_rows}"
 
 
 def write_work(
@@ -116,13 +130,18 @@ def write_work(
         lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, _ in ranks])
         database.register("prompts", duck.scanner(prompts, _WIDE))
         _share_out(duck.batches(database, _TODO + _RANKED, {"repeats": repeats}, rows=duck.BATCH_ROWS), lowest, shared)
-        for number in range(len(lowest)):
-            rows = shared.read(number)
-            database.register("bucket", rows)
+        for number, num_rows in enumerate(lowest.values()):
             name = f"{FOLDER}/part-{number:05d}.parquet"
-            run.write_parquet(name, WORK_SCHEMA, duck.batches(database, _SORTED, rows=duck.BATCH_ROWS))
+            database.register("bucket", shared.read(number))
+            sql = _SORTED if num_rows <= MOST_SORTED_ROWS else _UNSORTED
+            run.write_parquet(name, WORK_SCHEMA, duck.batches(database, sql, rows=duck.BATCH_ROWS))
             names.append(name)
-    return Work(files=names, num_rows=sum(each[1] for each in ranks), num_known=sum(each[2] for each in ranks))
+    return Work(
+        files=names,
+        num_rows=sum(lowest.values()),
+        history=lengths.run_id if lengths else None,
+        num_known=sum(num_known for _, _, num_known in ranks),
+    )
 
 
 def _load(database: duckdb.DuckDBPyConnection, finished: Iterable[dict[str, Any]], lengths: Lengths) -> None:
@@ -142,27 +161,22 @@ def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(chunk, schema=DONE_SCHEMA)
 
 
-def _lowest_ranks(ranks: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the lowest rank of each bucket, falling.
+def _lowest_ranks(ranks: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the lowest rank of each bucket, falling, with the bucket's number of rows.
 
     Args:
-        ranks: Each rank with its number of rows, falling. A bucket holds whole ranks: few rows, or a single rank.
+        ranks: Each rank with its number of rows, falling. A bucket holds whole ranks.
     """
     size = max(ROWS_PER_BUCKET, sum(num_rows for _, num_rows in ranks) // MOST_BUCKETS + 1)
-    lowest: list[int] = []
-    room = 0
+    lowest: list[tuple[int, int]] = []
     for rank, num_rows in ranks:
-        if num_rows > room:
-            lowest.append(rank)
-            room = size
-        lowest[-1] = rank
-        room -= num_rows
-    return lowest
+        before = lowest.pop() if lowest and lowest[-1][1] + num_rows <= size else (rank, 0)
+        lowest.append((rank, before[1] + num_rows))
+    return dict(lowest)
 
 
-def _share_out(batches: Iterable[pa.RecordBatch], lowest: Sequence[int], shared: Buckets) -> None:
-    falling = -np.array(lowest, np.int64)
+def _share_out(batches: Iterable[pa.RecordBatch], lowest: Iterable[int], shared: Buckets) -> None:
+    rising = -np.array(list(lowest), np.int64)
     for batch in batches:
-        rows = pa.Table.from_batches([batch]).cast(RANKED_SCHEMA).to_batches()
-        for each in rows:
-            shared.add(each, np.searchsorted(falling, -each.column("rank").to_numpy()))
+        rows = batch.cast(RANKED_SCHEMA)
+        shared.add(rows, np.searchsorted(rising, -rows.column("rank").to_numpy()))

@@ -119,7 +119,9 @@ def write_rows(folder: Path, num_rows: int) -> None:
     with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
         for number in range(num_rows):
             options = {f"option_{letter}": f"{number % 90 + step} ц" for step, letter in enumerate("abcd")}
-            question = f"Площадь поля {number} — {number % 97} га. Сколько центнеров соберут? " + "Рожь. " * (number % 7)
+            question = f"Площадь поля {number} — {number % 97} га. Сколько центнеров соберут? " + "Рожь. " * (
+                number % 7
+            )
             row = {
                 "instruction": instruction,
                 "inputs": {"question": question, **options},
@@ -159,14 +161,16 @@ def on_disk(folder: Path) -> tuple[int, float]:
     for where, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                size += os.stat(os.path.join(where, name)).st_size
+                size += Path(where, name).stat().st_size
                 count += 1
     return count, size / 1e6
 
 
 def print_table(results: list[dict[str, Any]]) -> None:
-    print("| rows | wall s | ms a row | prepare, generate, score s | driver's peak MB (by room) | Ray MB | on disk MB (peak) | files (peak) |")
-    print("|---|---|---|---|---|---|---|---|")
+    titles = ["rows", "wall s", "ms a row", "prepare, generate, score s", "driver's peak MB (by room)", "Ray MB"]
+    titles += ["on disk MB (peak)", "files (peak)"]
+    print(f"| {' | '.join(titles)} |")
+    print("|---" * len(titles) + "|")
     for each in results:
         rooms, memory = each["rooms_s"], each["driver_mb"]
         print(

@@ -37,7 +37,18 @@ def names(file: Path) -> str:
 
 @pytest.mark.parametrize("file", [file for file in FILES if room_of(file)], ids=names)
 def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> None:
-    shared = {"config", "errors", "records", "store", "compose", "duck", "fingerprint", "squad", "statistics"}
+    shared = {
+        "config",
+        "errors",
+        "records",
+        "store",
+        "compose",
+        "duck",
+        "fingerprint",
+        "squad",
+        "statistics",
+        "earlier",
+    }
     own = [module.split(".") for module in imported(file) if module.split(".")[0] == "pipeline"]
     strangers = {module[1] for module in own if len(module) > 1} - shared - {room_of(file)}
     assert not strangers
