@@ -46,8 +46,7 @@ class Feed:
     ) -> None:
         self._work, self._duty, self._placement = work, duty, placement
         self._progress, self._interruptions = progress, interruptions
-        ordered = work.num_known > work.num_rows / 2
-        self._portions = Portions.of(work.num_rows, duty.slots, placement.num_replicas, ordered=ordered)
+        self._portions = Portions.of(work.num_rows, duty.slots, placement.num_replicas)
         self._num_done = 0
         self._num_returned = 0
         self._num_given_up = 0

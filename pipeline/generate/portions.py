@@ -16,36 +16,36 @@ import pyarrow.parquet as pq
 from pipeline.generate.schedule import Work
 from pipeline.store import Folder
 
-FEWEST_ROWS, MOST_ROWS = 4, 32
-"""Rows of a block: few keep the last rows spread over all replicas, many cost Ray Data less."""
-
 ROWS_AT_ONCE = 1024
 """Rows that are read from the work list at a time."""
+
+
+ROWS_A_SLOT = {4: 2.5, 8: 4.0, 16: 6.0, 32: 8.0}
+"""Rows at a replica for each slot of its engine, by the rows of a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Portions:
     """How the work is handed out: rows a block, and blocks at a replica at once.
 
-    A block is whole only when its last row is, so a replica needs more rows than its engine has slots: twice as many
-    when the rows of a block are about equally long, which a history tells; else three times, or slots stand empty. More
-    would do harm: the replica that is ready first would take more of the longest rows than it can end in time. The
-    figures are those of tests/bench/makespan.py.
+    A block is whole only when its last row is, so a replica needs more rows than its engine has slots, the more the
+    larger the blocks are: with 2 rows a slot slots stand empty, when nothing tells the rows' lengths. Too many do harm
+    as well: the replica that is ready first would take more of the longest rows than it can end in time. The figures
+    are those of tests/bench/makespan.py.
     """
 
     rows_per_block: int
     blocks_per_replica: int
 
     @classmethod
-    def of(cls, num_rows: int, slots: int, num_replicas: int, *, ordered: bool) -> Portions:
-        """Return the portions for so many rows; `ordered` when an earlier run's lengths give their order."""
+    def of(cls, num_rows: int, slots: int, num_replicas: int) -> Portions:
+        """Return the portions for so many rows."""
         rows_per_slot = num_rows / (slots * num_replicas)
         # Long work can afford large blocks, and a wide cluster needs them: its driver is one process.
         wish = max(rows_per_slot / 25, slots * num_replicas / 2000 if rows_per_slot >= 40 else 0)
-        rows = min(MOST_ROWS, FEWEST_ROWS * 2 ** max(0, int(math.log2(max(wish, 1) / FEWEST_ROWS))))
-        times = {4: 2 if ordered else 3, 8: 4, 16: 6, 32: 8}[rows]
+        rows = max((size for size in ROWS_A_SLOT if size <= wish), default=min(ROWS_A_SLOT))
         # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
-        return cls(rows, 1 + math.ceil(times * slots / rows))
+        return cls(rows, 1 + math.ceil(ROWS_A_SLOT[rows] * slots / rows))
 
 
 def blocks(run: Folder, work: Work, rows_per_block: int) -> Any:

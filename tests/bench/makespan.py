@@ -187,9 +187,7 @@ def ratios(
     return [makespan(lengths, cluster) / cluster.bound(lengths) for lengths in orders]
 
 
-def ours(correlation: float, num_rows: int = NUM_ROWS) -> Portions:
-    """Return the portions that the generate room takes: with a history above 0.3, else without."""
-    return Portions.of(num_rows, SLOTS, NUM_REPLICAS, ordered=correlation > 0.3)
+OURS = Portions.of(NUM_ROWS, SLOTS, NUM_REPLICAS)
 
 
 def tables() -> Iterator[str]:
@@ -203,16 +201,14 @@ def tables() -> Iterator[str]:
         yield from _table(
             [f"{spread}" for spread in SPREADS],
             {
-                name: [
-                    ratios(correlation, spread, Cluster(portions=ours(correlation), **settings)) for spread in SPREADS
-                ]
+                name: [ratios(correlation, spread, Cluster(portions=OURS, **settings)) for spread in SPREADS]
                 for name, correlation in ORDERS.items()
             },
         )
     portions = {"one row a slot, no blocks": Portions(1, SLOTS)}
     portions |= {
         f"{rows} rows a block, {times} a slot": Portions(rows, 1 + math.ceil(times * SLOTS / rows))
-        for rows, times in ((4, 2), (4, 3), (4, 4), (8, 4), (16, 6), (32, 8))
+        for rows, times in ((4, 2), (4, 2.5), (4, 3), (8, 4), (16, 6), (32, 8))
     }
     late = {"": 0.0, " late": 1_800.0}
     yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"

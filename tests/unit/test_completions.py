@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ def commit(run: Folder, lines: list[dict[str, Any]], repeats: int = 1) -> list[d
 
 
 @pytest.fixture(params=[1_000, 7])
-def rows_per_bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def rows_per_bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """All rows in one bucket, or in many."""
     monkeypatch.setattr(room, "ROWS_PER_BUCKET", request.param)
     monkeypatch.setattr(room, "MOST_BUCKETS", 1_000)
-    yield request.param
+    return int(request.param)
 
 
 @pytest.mark.usefixtures("rows_per_bucket")
@@ -101,7 +101,7 @@ class TestCommit:
     def test_a_row_without_a_completion_is_our_own_bug(self, run_with_prompts: Make) -> None:
         prompts = [make_prompt(number) for number in range(20)]
         run = run_with_prompts(prompts)
-        with pytest.raises(RuntimeError, match="^20 completions expected, 19 found"):
+        with pytest.raises(RuntimeError, match=r"^20 completions expected, 19 found"):
             commit(run, [line(prompt) for prompt in prompts[1:]])
         assert run.stage("completions", COMPLETION_SCHEMA) is None
 

@@ -6,7 +6,7 @@ import heapq
 from statistics import mean
 
 import pytest
-from bench.makespan import NUM_REPLICAS, NUM_ROWS, SLOTS, Cluster, constant, experts, makespan, ordered, ours, ratios
+from bench.makespan import NUM_REPLICAS, NUM_ROWS, OURS, SLOTS, Cluster, constant, experts, makespan, ordered, ratios
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,42 +64,39 @@ def test_the_lengths_are_those_of_the_issue() -> None:
 
 
 def test_with_history_of_correlation_0_9_the_end_is_near_the_bound() -> None:
-    assert max(ratios(0.9, SPREAD, Cluster(portions=ours(0.9)), SEEDS)) <= 1.05
+    assert max(ratios(0.9, SPREAD, Cluster(portions=OURS), SEEDS)) <= 1.05
 
 
 def test_a_perfect_history_ends_within_two_percent_of_the_bound() -> None:
-    assert max(ratios(1.0, SPREAD, Cluster(portions=ours(1.0)), SEEDS)) <= 1.02
+    assert max(ratios(1.0, SPREAD, Cluster(portions=OURS), SEEDS)) <= 1.02
 
 
 def test_handing_out_in_blocks_costs_little_without_history() -> None:
     """Any order that knows nothing is a random one: nobody ends earlier than row by row (see NOTES.md)."""
     row_by_row = mean(ratios(0.0, SPREAD, Cluster(portions=Portions(1, SLOTS)), SEEDS))
-    in_blocks = mean(ratios(0.0, SPREAD, Cluster(portions=ours(0.0)), SEEDS))
+    in_blocks = mean(ratios(0.0, SPREAD, Cluster(portions=OURS), SEEDS))
     assert in_blocks <= row_by_row + 0.03
 
 
 def test_without_history_the_end_is_near_when_a_step_of_few_rows_is_shorter() -> None:
-    assert max(ratios(0.0, SPREAD, Cluster(portions=ours(0.0), step=experts), SEEDS)) <= 1.15
+    assert max(ratios(0.0, SPREAD, Cluster(portions=OURS, step=experts), SEEDS)) <= 1.15
 
 
 def test_with_history_a_replica_that_is_ready_first_does_not_take_too_many_of_the_longest() -> None:
-    late = Cluster(portions=ours(1.0), ready_within=1_800.0)
+    late = Cluster(portions=OURS, ready_within=1_800.0)
     assert max(ratios(1.0, SPREAD, late, SEEDS)) <= 1.06
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "slots", "replicas", "known", "portions"),
+    ("num_rows", "slots", "replicas", "portions"),
     [
-        (9_137, 64, NUM_REPLICAS, True, Portions(4, 33)),
-        (9_137, 64, NUM_REPLICAS, False, Portions(4, 49)),
-        (214, 64, 1, False, Portions(4, 49)),
-        (1, 1, 1, True, Portions(4, 2)),
-        (1_000_000, 64, NUM_REPLICAS, True, Portions(32, 17)),
-        (10_000_000, 128, 800, True, Portions(32, 33)),
-        (100_000, 128, 800, True, Portions(4, 65)),
+        (9_137, 64, NUM_REPLICAS, Portions(4, 41)),
+        (214, 64, 1, Portions(4, 41)),
+        (1, 1, 1, Portions(4, 2)),
+        (1_000_000, 64, NUM_REPLICAS, Portions(32, 17)),
+        (10_000_000, 128, 800, Portions(32, 33)),
+        (100_000, 128, 800, Portions(4, 81)),
     ],
 )
-def test_blocks_are_small_unless_the_work_is_long(
-    num_rows: int, slots: int, replicas: int, known: bool, portions: Portions
-) -> None:
-    assert Portions.of(num_rows, slots, replicas, ordered=known) == portions
+def test_blocks_are_small_unless_the_work_is_long(num_rows: int, slots: int, replicas: int, portions: Portions) -> None:
+    assert Portions.of(num_rows, slots, replicas) == portions
