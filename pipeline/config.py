@@ -237,6 +237,21 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """The order in which rows start; a completion does not depend on it."""
+
+    history: str | None = key(
+        "latest",
+        "run whose output lengths give the order, longest first: a run_id, latest (the newest complete run of this "
+        "model), or null (the prompts' lengths)",
+    )
+
+    def __post_init__(self) -> None:
+        named = self.history is None or bool(RUN_ID.fullmatch(self.history))
+        require(named, "schedule.history", self.history, "must be latest, a run_id in output_dir, or null")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -256,6 +271,7 @@ class Config:
     reasoning_parser: str | None = key(None, "vLLM reasoning parser that splits thinking from answer (null: none)")
     engine: EngineConfig = key(EngineConfig(), "")
     cluster: ClusterConfig = key(ClusterConfig(), "")
+    schedule: ScheduleConfig = key(ScheduleConfig(), "")
     run: RunConfig = key(RunConfig(), "")
     submission: SubmissionConfig = key(SubmissionConfig(), "")
 

@@ -6,6 +6,7 @@ The same run_id again goes on where the run stopped.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import time
@@ -110,6 +111,7 @@ def _rooms(
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
     content["hardware"]["gpus"] = manifest.gpus(content["engine"])
+    content["schedule"] = json.loads(str((run.facts("completions") or {}).get("schedule", "null")))
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
     if num_restarts:
         console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
@@ -188,7 +190,7 @@ def _generate(
 ) -> dict[str, Any]:
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
-    from pipeline.generate import job
+    from pipeline.generate import history, job
     from pipeline.generate.cluster import cluster
 
     if config.run.retry_failed:
@@ -196,12 +198,15 @@ def _generate(
     engine = job.done(run)
     if engine is not None:
         return engine
-    progress = GenerateProgress(console)
+    lengths, unread = history.find(config)
+    for line in unread:
+        console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
+    progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
     with cluster(config) as placement:
         signals.take()
         try:
             with signals.deferred():
-                return job.generate(config, run, placement, factory or job.engine_factory(config), progress, signals)
+                return job.generate(config, run, placement, factory, progress, signals, lengths)
         finally:
             progress.end()
 
