@@ -1,6 +1,7 @@
 """What a run would ask, of whom, and what is wrong with it, without an engine.
 
 python -m pipeline.preview conf=mera [task=med_bench] [id=17] [n=3] key=value ...
+python -m pipeline.preview conf=mera plan=true [gpu=A100-SXM4-80GB] [gpus=8] key=value ...
 
 In: the words of `run`, and its own: `task` (this one alone), `id` (this question alone), `n` (prompts to show of each
 task). Out: lines on the terminal. Prompts are made as `run` makes them, in a temporary directory; nothing is written
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline import plan_preview
 from pipeline.cli import command
 from pipeline.compose import COMMAND_LINE, compose, origins
 from pipeline.config import Config
@@ -46,8 +48,14 @@ def main(words: list[str]) -> None:
     Raises:
         PipelineError: What `run` would end with; or there is no such task or question.
     """
+    plan_words, words = plan_preview.split_words(words)
     wish, rest = split_words(words)
     config = compose(rest)
+    if plan_words:
+        from pipeline.console import plain
+
+        plan_preview.show(config, plan_words, plain())
+        return
     found = origins(rest)
     if wish.task is not None:
         if wish.task not in config.tasks:
