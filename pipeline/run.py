@@ -121,6 +121,7 @@ def _rooms(
         _differs(again.engines(content["engine"]), content, console)
         content["again"]["agreement"] = again.agreement(run)
         _tell([content["again"]["agreement"]], console)
+    content["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}  # the report shows them
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began

@@ -1,8 +1,8 @@
 """report.html: a scored run in, one page out that opens from disk without a network.
 
-The page is streamed: its head and its plots from metrics.parquet and DuckDB's counts, then block after block of samples,
-compressed, as they are read. Nothing that comes from a data set or a model stands in the page as HTML: text in the
-template is escaped, samples are base64 that the page's script puts into text nodes.
+The page is streamed: its head and its plots from metrics.parquet and DuckDB's counts, then block after block of
+samples, compressed, as they are read. Nothing that comes from a data set or a model stands in the page as HTML: text
+in the template is escaped, samples are base64 that the page's script puts into text nodes.
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ DETAILS = (
 FLIPPED = "flipped.parquet"
 """A comparison's list of questions whose answer has changed: task, split, id, repeat, change (`won` or `lost`)."""
 
-_COLUMNS = ", ".join(f"s.{name}" for name in (*INDEX, *SCORES, *TEXTS, *DETAILS, "categories", "messages", "completion"))
+_COLUMNS = ", ".join(
+    f"s.{name}" for name in (*INDEX, *SCORES, *TEXTS, *DETAILS, "categories", "messages", "completion")
+)
 _SQL = f"SELECT {_COLUMNS}, NULL AS change FROM samples AS s"  # noqa: S608
 _FLIPPED_SQL = f"""
     SELECT {_COLUMNS}, f.change FROM samples AS s

@@ -65,6 +65,7 @@ const plots = {
   groups() {
     const task = $("plot-task").value;
     const names = new Set(plots.rows.filter((row) => row.task === task && row.group_by).map((row) => row.group_by));
+    for (const derived of ["answer_kind", "instruction", "num_options"]) if (names.delete(derived)) names.add(derived); // last
     const before = $("plot-group").value;
     options($("plot-group"), [...names].map((name) => [name, name]));
     if (names.has(before)) $("plot-group").value = before;
@@ -118,7 +119,7 @@ const plots = {
     const tasks = new Set(rows.map((row) => row.task));
     return Plot.plot({
       width: 1060, height: 60 + 88 * tasks.size, marginLeft: 50, marginRight: 150, style: { fontSize: "12px", background: "transparent" },
-      x: { label: `output tokens (budget ${budget.toLocaleString("en")})`, grid: true },
+      x: { domain: [0, Math.max(...rows.map((row) => row.x2))], label: `output tokens (budget ${budget.toLocaleString("en")})`, grid: true },
       y: { label: "samples", ticks: 3, grid: true }, fy: { label: null },
       color: { domain: ["ended by itself", "truncated"], range: theme.dark ? ["#5f93d8", "#f0b86e"] : ["#3b78cf", "#d9772b"], legend: true },
       marks: [
@@ -269,7 +270,7 @@ const filters = {
     else list.show(found);
   },
   async search(rows, words, turn) {
-    const pattern = new RegExp(words.replace(/[.*+?^${}()|[\]\\\/-]/g, (letter) => `\\${letter}`), "iu");
+    const pattern = new RegExp(words.replace(/[.*+?^${}()|[\]\\\/]/g, "\\$&"), "iu");
     const byBlock = new Map(), hits = new Set(), all = rows;
     for (const one of rows) {
       if (byBlock.has(one.block)) byBlock.get(one.block).push(one);
@@ -340,8 +341,9 @@ const list = {
     if (one.change) who.append(element("span", "tag", one.change));
     if (one.finish_reason !== "stop") who.append(element("span", "tag cut", one.finish_reason));
     who.append(element("span", `tag ${one.result}`, one.result));
-    const answer = one.gold === null ? (one.answer ?? "–") : `${one.answer ?? "–"} / ${one.gold}`;
-    what.append(element("span", "what", answer), element("span", "what", one.preview));
+    const answer = `${one.answer ?? "no answer"}${one.gold === null ? "" : `, gold ${one.gold}`}`;
+    what.append(element("span", "what answer", answer));
+    if (one.preview !== one.answer) what.append(element("span", "what", one.preview));
     row.append(who, what);
     return row;
   },
@@ -394,7 +396,7 @@ const browser = {
       ["extracted answer", one.answer ?? "–"], ["gold", one.gold ?? "hidden"], ["extraction", one.extraction],
       ["correct", one.correct], ["EM", one.em], ["F1", one.f1], ["finish reason", one.finish_reason],
       ["output tokens", one.num_output_tokens], ["prompt tokens", texts.num_prompt_tokens], ["since the baseline", one.change],
-      ...one.categories, ["instruction", texts.instruction], ["options", texts.num_options], ["answers", texts.answer_kind],
+      ...one.categories, ["instruction", texts.instruction], ["options", texts.num_options], ["right answers", texts.answer_kind],
       ["queued", seconds(texts.queued_s)], ["generated", seconds(texts.generated_s)], ["attempts", texts.attempts],
       ["replica", texts.replica], ["prompt SHA-256", texts.prompt_sha256?.slice(0, 12)],
     ];
@@ -464,8 +466,9 @@ function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const writes = event.target.matches("input, select, textarea");
   if (event.key === "Escape") {
+    event.preventDefault(); // a browser empties a search by itself, without telling
     if (event.target === $("search")) $("search").blur();
-    else if ($("search").value) { $("search").value = ""; filters.apply(); }
+    else { $("search").value = ""; filters.apply(); }
     return;
   }
   if (writes) {

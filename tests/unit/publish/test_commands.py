@@ -19,7 +19,11 @@ ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) -> None:
     packed = command("pipeline.pack", f"run={demo_run.folder.root}")
     assert (packed.returncode, packed.stderr) == (0, "")
-    assert packed.stdout == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers\n"
+    report = demo_run.folder.path("report.html")
+    assert packed.stdout == (
+        f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers\n"
+        f"  {report}  the report: scores, plots and 214 samples\n"
+    )
     done = command("pipeline.validate", f"archive={demo_run.archive}", "conf=demo")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
@@ -72,7 +76,7 @@ def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun
 def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     run.archive.write_bytes(b"an older one")
-    (product,) = room.publish(run.folder, run.config, run.content)
+    product, _ = room.publish(run.folder, run.config, run.content)
     assert product.line.startswith("  no archive for the leaderboard: limit=1 cuts the test split")
     assert product.facts["file"] is None
     assert product.facts["reason"] in product.line
