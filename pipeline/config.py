@@ -252,6 +252,19 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """What report.html shows."""
+
+    max_inline_mb: int = key(200, "MB of samples' text above which they lie beside report.html, in report_samples/")
+    reference: dict[str, float] = key({}, "by domain, test scores of a reference submission to show beside the run's")
+
+    def __post_init__(self) -> None:
+        require(self.max_inline_mb >= 0, "report.max_inline_mb", self.max_inline_mb, "must be 0 or more")
+        for domain, score in self.reference.items():
+            require(0 <= score <= 1, f"report.reference.{domain}", score, "must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -274,6 +287,7 @@ class Config:
     schedule: ScheduleConfig = key(ScheduleConfig(), "")
     run: RunConfig = key(RunConfig(), "")
     submission: SubmissionConfig = key(SubmissionConfig(), "")
+    report: ReportConfig = key(ReportConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"

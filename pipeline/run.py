@@ -126,6 +126,7 @@ def _rooms(
         _tell([content["again"]["agreement"]], console)
     counts = summary.counts(run)
     content |= {"counts": counts, "ended_at": manifest.now()}
+    content["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}  # the report shows them
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
