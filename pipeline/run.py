@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import manifest, rundir
+from pipeline import gate, manifest, rundir
 from pipeline.cli import command
 from pipeline.config import Config
 from pipeline.errors import PipelineError, TooManyFailedRows
@@ -48,6 +48,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
     """
+    gate.check(config)
     run, config = rundir.place(config)
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
@@ -73,6 +74,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
             f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
             f"their reasons are in the column error of {run.path('samples')}"
         )
+    gate.require_kept(content)
     return run
 
 
@@ -95,6 +97,7 @@ def _rooms(
     again: Again | None,
 ) -> None:
     from pipeline import summary
+    from pipeline.console import visible
     from pipeline.publish import room
     from pipeline.score.room import score
 
@@ -124,6 +127,9 @@ def _rooms(
         _tell([content["again"]["agreement"]], console)
     counts = summary.counts(run)
     content |= {"counts": counts, "ended_at": manifest.now()}
+    with _timed("gate", timings):
+        verdict = gate.judge(config, run, content)
+    content |= gate.facts(verdict)
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
@@ -131,8 +137,8 @@ def _rooms(
     content |= {"timings_s": {k: round(v, 3) for k, v in timings.items()}}
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
-    for product in products:
-        console.print(product.line, soft_wrap=True, markup=False)
+    for line in [product.line for product in products] + (verdict.lines if verdict else []):
+        console.print(visible(line), soft_wrap=True, markup=False)
 
 
 def _prepare(

@@ -47,7 +47,10 @@ scored, `detectable` the smallest true difference that is found 8 times in 10 (n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of compare.parquet; columns: `CHANGE_SCHEMA`. `num_parts` is the tasks of a domain, the domains of a run."""
+    """A row of compare.parquet; columns: `CHANGE_SCHEMA`.
+
+    `num_parts` is the tasks of a domain, or the domains of a run.
+    """
 
     level: str
     task: str
@@ -71,7 +74,9 @@ class Row:
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
     """Return rows as compare.parquet has them."""
-    return pa.Table.from_pylist([{n: asdict(row)[n] for n in CHANGE_SCHEMA.names} for row in rows], schema=CHANGE_SCHEMA)
+    return pa.Table.from_pylist(
+        [{n: asdict(row)[n] for n in CHANGE_SCHEMA.names} for row in rows], schema=CHANGE_SCHEMA
+    )
 
 
 def changes(found: Sequence[Paired], domains: Mapping[str, str], *, single: bool) -> list[Row]:

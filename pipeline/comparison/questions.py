@@ -64,11 +64,15 @@ SELECT
     (min(base.id, $most) FILTER (new.id IS NULL)) AS base_only,
     count(*) FILTER (base.id IS NULL) AS num_new_only,
     (min(new.id, $most) FILTER (base.id IS NULL)) AS new_only,
-    count(*) FILTER (base.doc <> new.doc OR base.gold IS DISTINCT FROM new.gold) AS num_other_rows,
-    (min(base.id, $most) FILTER (base.doc <> new.doc OR base.gold IS DISTINCT FROM new.gold)) AS other_rows,
+    count(*) FILTER (is_other) AS num_other_rows,
+    (min(base.id, $most) FILTER (is_other)) AS other_rows,
     count(*) FILTER (base.prompt_sha256 <> new.prompt_sha256) AS num_other_prompts,
     count(*) AS num_questions
-FROM base_asked base FULL JOIN new_asked new ON base.id = new.id
+FROM (
+    SELECT base, new, base.doc <> new.doc
+        OR (base.id = new.id AND base.gold IS DISTINCT FROM new.gold) AS is_other
+    FROM base_asked base FULL JOIN new_asked new ON base.id = new.id
+)
 """
 
 # Rows that failed have no score and no length; whether they failed is known of all.

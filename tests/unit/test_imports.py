@@ -47,6 +47,7 @@ def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> No
         "fingerprint",
         "squad",
         "statistics",
+        "paired",
         "keys",
         "submission",
     }
@@ -75,6 +76,8 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
         ["pipeline.preview", "conf=nowhere"],
         ["pipeline.preview", "conf=demo", "n=x"],
         ["pipeline.pack", "run=x"],
+        ["pipeline.compare", "base=x", "new=y"],
+        ["pipeline.run", "conf=demo", "gate.baseline=gone"],
         ["pipeline.validate", "--help"],
         ["pipeline.replay", "logs=gone", "conf=demo"],
     ],
