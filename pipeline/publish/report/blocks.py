@@ -139,4 +139,4 @@ def _texts(row: dict[str, Any]) -> dict[str, Any]:
 def _packed(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     # A lone surrogate, which Arrow never holds, would be our own mistake and is let fail.
-    return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=4, mtime=0)).decode("ascii")
