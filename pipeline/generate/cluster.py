@@ -62,6 +62,8 @@ def cluster(config: Config) -> Iterator[Placement]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Ray's workers give way to all else on a machine (15), and with them the engine: everything waits for the engine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     joined = ray.is_initialized()

@@ -20,9 +20,11 @@ from bench.questions import read
 from bench.settings import ROOT, Size
 from builders import Counting
 
+from pipeline import duck
 from pipeline.config import Config
-from pipeline.generate import job
+from pipeline.generate import history, job
 from pipeline.generate.cluster import cluster
+from pipeline.generate.history import Lengths
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.store import Folder
@@ -39,11 +41,12 @@ class Stage:
         run = Folder.open(str(folder / f"run={way}"))
         run.remove()
         run.create()
-        _publish_prompts(folder, run, asked if way == "history" else None)
+        prompts = _publish_prompts(folder, run)
+        lengths = _lengths(prompts, asked) if way == "history" else None
         times = folder / f"{way}.json"
         factory = ForcedFactory(VllmFactory(self._config), folder, times)
         with cluster(self._config) as placement:
-            facts = job.generate(self._config, run, placement, factory, Counting(), Counting())
+            facts = job.generate(self._config, run, placement, factory, Counting(), Counting(), lengths)
             ended = time.monotonic()
         found = json.loads(times.read_text(encoding="utf-8"))
         completions = run.require_stage("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
@@ -62,16 +65,22 @@ class Stage:
         pass
 
 
-def _publish_prompts(folder: Path, run: Folder, history: list[dict[str, Any]] | None) -> None:
-    """Give the run its prompts stage. With a history, a prompt's length is what decides its turn."""
+def _publish_prompts(folder: Path, run: Folder) -> pa.Table:
+    """Give the run the round's prompts stage and return it, in the order of the questions."""
     prompts = Folder.open(str(folder)).require_stage("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
-    if history is not None:
-        before = pa.array([row["num_tokens_before"] for row in history], pa.int32())
-        prompts = prompts.set_column(
-            prompts.schema.get_field_index("num_prompt_tokens"), PROMPT_SCHEMA.field("num_prompt_tokens"), before
-        )
     with run.publish("prompts", PROMPT_SCHEMA) as stage:
         stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])
+    return prompts
+
+
+def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
+    """Return what an earlier run would tell of the completions' lengths."""
+    before = pa.table({"sha": prompts["prompt_sha256"], "tokens": [row["num_tokens_before"] for row in asked]})
+    with duck.connection() as database:
+        database.register("before", before)
+        sql = "SELECT hash(sha)::UBIGINT AS prompt, avg(tokens)::FLOAT AS tokens FROM before GROUP BY ALL"
+        by_prompt = duck.batches(database, sql, rows=duck.BATCH_ROWS).read_all().cast(history.PROMPT_LENGTHS)
+    return replace(history.none(), run_id="earlier", by_prompt=by_prompt)
 
 
 def start(config: Config, size: Size) -> Stage:  # noqa: ARG001
