@@ -14,7 +14,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
-from pipeline.keys import key, require, require_no_credentials
+from pipeline.gating import GateConfig, NoiseConfig
+from pipeline.keys import RUN_ID, key, require, require_no_credentials
 from pipeline.submission import SubmissionConfig
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -26,7 +27,6 @@ OURS = (
 
 SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -166,6 +166,9 @@ class EngineConfig:
     max_num_seqs: int = key(64, "completions under way at once in one engine")
     gpu_memory_utilization: float = key(0.9, "share of a GPU's memory that one engine may take")
     max_restarts: int = key(10, "deaths of one replica after which it is given up and the others go on without it")
+    batch_invariant: bool = key(
+        False, "answers that do not depend on what else is generated; GPUs of compute capability 9.0 and up, slower"
+    )
     extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
     endpoint: EndpointConfig = key(EndpointConfig(), "")
 
@@ -190,6 +193,8 @@ class EngineConfig:
                     f"{at}.extra.{name}: a secret would be written into the run; set it in the environment"
                 )
         if self.kind == "endpoint":
+            mend = "is for engine.kind=vllm: start the server with VLLM_BATCH_INVARIANT=1"
+            require(not self.batch_invariant, f"{at}.batch_invariant", self.batch_invariant, mend)
             require(self.endpoint.base_url is not None, f"{at}.endpoint.base_url", None, "give the server's address")
 
     @property
@@ -252,6 +257,19 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """What report.html shows."""
+
+    max_inline_mb: int = key(200, "MB of samples' text above which they lie beside report.html, in report_samples/")
+    reference: dict[str, float] = key({}, "by domain, test scores of a reference submission to show beside the run's")
+
+    def __post_init__(self) -> None:
+        require(self.max_inline_mb >= 0, "report.max_inline_mb", self.max_inline_mb, "must be 0 or more")
+        for domain, score in self.reference.items():
+            require(0 <= score <= 1, f"report.reference.{domain}", score, "must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -273,7 +291,10 @@ class Config:
     cluster: ClusterConfig = key(ClusterConfig(), "")
     schedule: ScheduleConfig = key(ScheduleConfig(), "")
     run: RunConfig = key(RunConfig(), "")
+    gate: GateConfig = key(GateConfig(), "")
+    noise: NoiseConfig = key(NoiseConfig(), "")
     submission: SubmissionConfig = key(SubmissionConfig(), "")
+    report: ReportConfig = key(ReportConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"

@@ -1,7 +1,7 @@
 """How a key of the configuration is declared and checked.
 
 In: a default, a meaning, a value. Out: a dataclass field, or a `ConfigError` that names the key. The keys themselves
-are in `config.py` and `submission.py`.
+are in `config.py`, `submission.py` and `gating.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def key(default: T, meaning: str) -> T:

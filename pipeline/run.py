@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import manifest, rundir
+from pipeline import gate, manifest, rundir
 from pipeline.cli import command
 from pipeline.config import Config
 from pipeline.errors import PipelineError, TooManyFailedRows
@@ -49,6 +49,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
     """
+    gate.check(config)
     run, config = rundir.place(config)
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
@@ -74,6 +75,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
             f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
             f"their reasons are in the column error of {run.path('samples')}"
         )
+    gate.require_kept(content)
     return run
 
 
@@ -96,6 +98,7 @@ def _rooms(
     again: Again | None,
 ) -> None:
     from pipeline import summary
+    from pipeline.console import visible
     from pipeline.publish import room
     from pipeline.score.room import score
 
@@ -126,6 +129,10 @@ def _rooms(
         _tell([content["again"]["agreement"]], console)
     counts = summary.counts(run)
     content |= {"counts": counts, "ended_at": manifest.now()}
+    with _timed("gate", timings):
+        verdict = gate.judge(config, run, content)
+    content |= gate.facts(verdict)
+    content["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}  # the report shows them
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
@@ -133,8 +140,8 @@ def _rooms(
     content |= {"timings_s": {k: round(v, 3) for k, v in timings.items()}}
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
-    for product in products:
-        console.print(product.line, soft_wrap=True, markup=False)
+    for line in [product.line for product in products] + (verdict.lines if verdict else []):
+        console.print(visible(line), soft_wrap=True, markup=False)
 
 
 def _prepare(

@@ -32,10 +32,13 @@ class VllmFactory:
 
         Raises:
             ModelError: vLLM is not installed, or refuses the model or the arguments.
-            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know.
+            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know, or engine.batch_invariant
+                needs other hardware.
         """
         # A benchmark's questions are nobody's business, and neither is how often they are asked.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # vLLM's modules read it as they are imported. What the run records is what counts, not who started it where.
+        os.environ["VLLM_BATCH_INVARIANT"] = str(int(self.config.engine.batch_invariant))
         try:
             from vllm import SamplingParams
             from vllm.sampling_params import RequestOutputKind
@@ -44,6 +47,8 @@ class VllmFactory:
             raise ModelError(
                 f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
             ) from error
+        if self.config.engine.batch_invariant:
+            require_batch_invariance()
         parser_class = parser_class_of(self.config)
         try:
             engine = AsyncLLM.from_engine_args(engine_arguments(self.config), start_engine_loop=True)
@@ -59,6 +64,28 @@ class VllmFactory:
         except BaseException:
             engine.shutdown(timeout=CLOSE_S)
             raise
+
+
+def require_batch_invariance() -> None:
+    """Refuse hardware on which vLLM's batch-invariant mode does not hold; no model is loaded for it.
+
+    Source: vLLM 0.32, envs.py, VLLM_BATCH_INVARIANT: "NVIDIA GPU with compute capability >= 9.0". Elsewhere vLLM starts
+    all the same, with kernels that promise nothing.
+
+    Raises:
+        ConfigError: There is no such GPU.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cuda() and current_platform.has_device_capability(90):
+        return
+    found = str(current_platform.device_type)
+    if current_platform.is_cuda():
+        found = f"{current_platform.get_device_name()} ({current_platform.get_device_capability().as_version_str()})"
+    raise ConfigError(
+        f"engine.batch_invariant=True: vLLM has this mode on NVIDIA GPUs of compute capability 9.0 and up, and this "
+        f"is {found}: set it to false"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) -> None:
     packed = command("pipeline.pack", f"run={demo_run.folder.root}")
     assert (packed.returncode, packed.stderr) == (0, "")
-    first, *_ = packed.stdout.splitlines()
+    first, _, last = packed.stdout.splitlines()
+    assert last == f"  {demo_run.folder.path('report.html')}  the report: scores, plots and 214 samples"
     assert first == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers"
     done = command("pipeline.validate", f"archive={demo_run.archive}", "conf=demo")
     assert (done.returncode, done.stderr) == (0, "")
