@@ -49,6 +49,11 @@ def test_a_replica_that_is_late_gets_what_is_left() -> None:
     assert makespan([4.0, 4.0, 4.0], cluster) == 9.0
 
 
+def test_replicas_that_are_ready_together_share_the_first_blocks() -> None:
+    cluster = Cluster(num_replicas=2, slots=1, portions=Portions(1, 2))
+    assert makespan([4.0, 4.0, 1.0, 1.0], cluster) == 5.0
+
+
 def test_a_block_holds_its_place_until_its_last_row_ends() -> None:
     cluster = Cluster(num_replicas=1, slots=2, portions=Portions(2, 1))
     assert makespan([1.0, 9.0, 1.0, 1.0], cluster) == 10.0
@@ -83,8 +88,10 @@ def test_without_history_the_end_is_near_when_a_step_of_few_rows_is_shorter() ->
 
 
 def test_with_history_a_replica_that_is_ready_first_does_not_take_too_many_of_the_longest() -> None:
-    late = Cluster(portions=OURS, ready_within=1_800.0)
-    assert max(ratios(1.0, SPREAD, late, SEEDS)) <= 1.06
+    """Half of the 1,800 steps over which the replicas become ready is lost whatever is done: 2.5% of the night."""
+    for slots in (64, 128):
+        late = Cluster(slots=slots, portions=Portions.of(NUM_ROWS, slots, NUM_REPLICAS), ready_within=1_800.0)
+        assert max(ratios(1.0, SPREAD, late, SEEDS)) <= 1 + 0.05 * slots / 64
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Rows start in the order of the work list, and a run learns the order from the one before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from builders import Counting, Started, make_prompt, publish_earlier, settings
+from scripted import ScriptedFactory
+
+from pipeline.generate import history, job, schedule
+from pipeline.generate.cluster import cluster
+from pipeline.records import Prompt
+from pipeline.store import Folder
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+Make = Callable[[list[Prompt]], Folder]
+
+
+def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
+    run_with_prompts: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "ROWS_PER_BUCKET", 40)
+    prompts = [make_prompt(number) for number in range(200)]
+    tokens = {prompt.prompt_sha256: [1 + prompt.id * 7919 % 200] for prompt in prompts}
+    output = Folder.open(str(tmp_path / "outputs"))
+    publish_earlier(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
+    config = settings(f"output_dir={output.root}", "engine.endpoint.concurrency=1", "generation.max_gen_toks=10000")
+    lengths, _ = history.find(config)
+    asked, progress = tmp_path / "asked", Counting()
+    run = run_with_prompts(prompts)
+    with cluster(config) as placement:
+        job.generate(config, run, placement, ScriptedFactory(asked=str(asked)), progress, progress, lengths)
+    started = [int(line.split("/")[2]) for line in asked.read_text().splitlines()]
+    assert started == sorted(range(200), key=lambda number: -tokens[prompts[number].prompt_sha256][0])
+    assert progress.order == "longest first by run 1, which has answered 200 of 200"
+
+
+def test_the_next_run_learns_from_the_one_before(tmp_path: Path) -> None:
+    words = (f"output_dir={tmp_path}", "limit=5", "splits=[test]", "only=[med_bench]")
+    for run_id, line, order in (
+        ("one", "no earlier run tells their lengths", {"history": None, "num_known": 0, "num_rows": 5}),
+        ("two", "longest first by run one, which has answered 5", {"history": "one", "num_known": 5, "num_rows": 5}),
+    ):
+        code, out, err = Started({}, f"run_id={run_id}", *words).end(within_s=120)
+        assert (code, err) == (0, "")
+        assert f"generate: {line}" in out
+        manifest = json.loads((tmp_path / f"run={run_id}" / "manifest.json").read_text())
+        assert manifest["schedule"] == order
+
+
+def test_a_history_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    words = (f"output_dir={tmp_path}", "limit=1", "run_id=one", "schedule.history=none-such")
+    code, _, err = Started({}, *words).end(within_s=120)
+    assert code == 2
+    assert err.startswith("schedule.history='none-such': there is no run ")
+    assert err.count("\n") == 1
