@@ -12,6 +12,7 @@ from scripted import ScriptedFactory
 
 from pipeline.generate import history, job, schedule
 from pipeline.generate.cluster import cluster
+from pipeline.generate.portions import ROWS_ALONE
 from pipeline.records import Prompt
 from pipeline.store import Folder
 
@@ -35,7 +36,11 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     with cluster(config) as placement:
         job.generate(config, run, placement, ScriptedFactory(asked=str(asked)), progress, progress, lengths)
     started = [int(line.split("/")[2]) for line in asked.read_text().splitlines()]
-    assert started == sorted(range(200), key=lambda number: -tokens[prompts[number].prompt_sha256][0])
+    wanted = sorted(range(200), key=lambda number: -tokens[prompts[number].prompt_sha256][0])
+    assert sorted(started) == sorted(wanted)
+    # Within a block rows keep their order; two blocks that are handed out in one moment may change places.
+    late = max(abs(started.index(number) - place) for place, number in enumerate(wanted))
+    assert late <= 2 * ROWS_ALONE
     assert progress.order == "longest first by run 1, which has answered 200 of 200"
 
 
