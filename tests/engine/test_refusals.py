@@ -11,7 +11,8 @@ SCRIPT = """
 from pipeline.compose import compose
 from pipeline.errors import PipelineError
 from pipeline.generate.vllm_engine import VllmFactory
-for word in ("reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", "engine.batch_invariant=true"):
+INVARIANT = "engine.batch_invariant=true"
+for word in ("reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", INVARIANT):
     try:
         VllmFactory(compose(["conf=demo", word]))()
     except PipelineError as error:
