@@ -96,6 +96,8 @@ def generate(
     factory: EngineFactory,
     progress: Progress,
     interruptions: Interruptions,
+    *,
+    shuffled: bool = False,
 ) -> dict[str, Any]:
     """Generate what is missing and publish the completions stage. Ray is running.
 
@@ -106,6 +108,7 @@ def generate(
         factory: Starts the engine in each replica.
         progress: Told as rows finish.
         interruptions: Looked at a few times a second.
+        shuffled: Take the rows in an order of their own, and not the longest first.
 
     Returns:
         What each replica's engine said of itself, by the replica's name; none where nothing was left to do.
@@ -119,7 +122,7 @@ def generate(
     repeats = config.generation.repeats
     # Rows that failed in an earlier session are tried again, once: what was in their way may have passed.
     earlier = frozenset(run.child(journal.FOLDER).files(suffix=journal.SUFFIX))
-    files, num_work = _work(run, prompts, repeats, earlier)
+    files, num_work = _work(run, prompts, repeats, earlier, shuffled)
     progress.begin(prompts.num_rows * repeats, num_work)
     while num_work:
         duty = _duty(config, run, factory)
@@ -128,15 +131,15 @@ def generate(
         if feed.num_done == num_work:
             break
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
-        files, num_work = _work(run, prompts, repeats, earlier)
+        files, num_work = _work(run, prompts, repeats, earlier, shuffled)
     facts = journal.facts(run.child(journal.FOLDER))
     completions.commit(run, prompts, repeats, {"engine": json.dumps(facts)})
     return done(run) or {}
 
 
-def _work(run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str]) -> tuple[list[str], int]:
+def _work(run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str], shuffled: bool) -> tuple[list[str], int]:
     finished = journal.read(run.child(journal.FOLDER), without_errors_of=earlier)
-    return schedule.write_work(run, prompts, finished, repeats)
+    return schedule.write_work(run, prompts, finished, repeats, shuffled=shuffled)
 
 
 def _duty(config: Config, run: Folder, factory: EngineFactory) -> Duty:

@@ -1,4 +1,4 @@
-"""The work list: what is still to be generated, longest expected first.
+"""The work list: what is still to be generated, longest expected first or shuffled.
 
 In: the prompts stage and the journals. Out: Parquet files of `WORK_SCHEMA` in the run's work/, in the order in which
 rows should start. Rows that are finished, or that cannot be asked, are not in it.
@@ -41,11 +41,15 @@ WORK_SQL = """
     WHERE p.error IS NULL
       AND NOT EXISTS (SELECT 1 FROM done d WHERE d.task = p.task AND d.split = p.split AND d.id = p.id
                       AND d.repeat = r.repeat AND d.prompt_sha256 = p.prompt_sha256)
-    ORDER BY coalesce(p.num_prompt_tokens, length(p.messages)) DESC, p.task, p.split, p.id, r.repeat
 """
 
+LONGEST_FIRST = " ORDER BY coalesce(p.num_prompt_tokens, length(p.messages)) DESC, p.task, p.split, p.id, r.repeat"
+SHUFFLED = " ORDER BY sha256(concat_ws('/', p.task, p.split, p.id, r.repeat)), p.task, p.split, p.id, r.repeat"
 
-def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], repeats: int) -> tuple[list[str], int]:
+
+def write_work(
+    run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], repeats: int, *, shuffled: bool = False
+) -> tuple[list[str], int]:
     """Write the work list anew.
 
     Args:
@@ -53,6 +57,7 @@ def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], 
         prompts: Its prompts.
         finished: Completions that are not to be made again, as the journals hold them.
         repeats: Completions a question.
+        shuffled: In an order that has nothing to do with the rows' length, the same each time.
 
     Returns:
         The files, relative to the run, in the order of the work, and the number of rows in them.
@@ -67,7 +72,8 @@ def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], 
         for chunk in _chunks(finished):
             database.register("chunk", chunk)
             database.execute("INSERT INTO done SELECT * FROM chunk")
-        reader = duck.batches(database, WORK_SQL, {"repeats": repeats}, rows=ROWS_PER_FILE)
+        sql = WORK_SQL + (SHUFFLED if shuffled else LONGEST_FIRST)
+        reader = duck.batches(database, sql, {"repeats": repeats}, rows=ROWS_PER_FILE)
         for number, batch in enumerate(reader):
             name = f"{FOLDER}/part-{number:05d}.parquet"
             num_rows += run.write_parquet(name, WORK_SCHEMA, [pa.Table.from_batches([batch]).cast(WORK_SCHEMA)])
