@@ -242,6 +242,34 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """The order in which rows start; a completion does not depend on it."""
+
+    history: str | None = key(
+        "latest",
+        "run whose output lengths give the order, longest first: a run_id, latest (the newest complete run of this "
+        "model), or null (the prompts' lengths)",
+    )
+
+    def __post_init__(self) -> None:
+        named = self.history is None or bool(RUN_ID.fullmatch(self.history))
+        require(named, "schedule.history", self.history, "must be latest, a run_id in output_dir, or null")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """What report.html shows."""
+
+    max_inline_mb: int = key(200, "MB of samples' text above which they lie beside report.html, in report_samples/")
+    reference: dict[str, float] = key({}, "by domain, test scores of a reference submission to show beside the run's")
+
+    def __post_init__(self) -> None:
+        require(self.max_inline_mb >= 0, "report.max_inline_mb", self.max_inline_mb, "must be 0 or more")
+        for domain, score in self.reference.items():
+            require(0 <= score <= 1, f"report.reference.{domain}", score, "must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run, resolved."""
 
@@ -261,10 +289,12 @@ class Config:
     reasoning_parser: str | None = key(None, "vLLM reasoning parser that splits thinking from answer (null: none)")
     engine: EngineConfig = key(EngineConfig(), "")
     cluster: ClusterConfig = key(ClusterConfig(), "")
+    schedule: ScheduleConfig = key(ScheduleConfig(), "")
     run: RunConfig = key(RunConfig(), "")
     gate: GateConfig = key(GateConfig(), "")
     noise: NoiseConfig = key(NoiseConfig(), "")
     submission: SubmissionConfig = key(SubmissionConfig(), "")
+    report: ReportConfig = key(ReportConfig(), "")
 
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"

@@ -6,6 +6,7 @@ The same run_id again goes on where the run stopped.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import time
@@ -113,6 +114,7 @@ def _rooms(
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
     content["hardware"]["gpus"] = manifest.gpus(content["engine"])
+    content["schedule"] = json.loads(str((run.facts("completions") or {}).get("schedule", "null")))
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
     if num_restarts:
         console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
@@ -133,6 +135,7 @@ def _rooms(
     with _timed("gate", timings):
         verdict = gate.judge(config, run, content)
     content |= gate.facts(verdict)
+    content["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}  # the report shows them
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
@@ -203,7 +206,7 @@ def _generate(
 ) -> dict[str, Any]:
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
-    from pipeline.generate import job
+    from pipeline.generate import history, job
     from pipeline.generate.cluster import cluster
 
     if config.run.retry_failed:
@@ -211,13 +214,15 @@ def _generate(
     engine = job.done(run)
     if engine is not None:
         return engine
-    progress = GenerateProgress(console)
+    lengths, unread = (None, []) if shuffled else history.find(config)
+    for line in unread:
+        console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
+    progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
     with cluster(config) as placement:
         signals.take()
         try:
             with signals.deferred():
-                made = factory or job.engine_factory(config)
-                return job.generate(config, run, placement, made, progress, signals, shuffled=shuffled)
+                return job.generate(config, run, placement, factory, progress, signals, lengths, shuffled=shuffled)
         finally:
             progress.end()
 

@@ -24,7 +24,10 @@ CONFIG_FILE = "config.yaml"
 TEMPLATE_FILE = "prompts/chat_template.jinja"
 """The chat template that the prompts were made with, as prepare/room.py keeps it."""
 
-MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "submission", "gate", "noise", "max_failed_rows", "only")
+MECHANICS = (
+    *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
+    *("max_failed_rows", "only"),
+)
 """Keys that a completion does not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
 
 ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")

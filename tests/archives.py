@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builders import make_prompt
+from builders import make_prompt, settings
 
-from pipeline import manifest
+from pipeline import manifest, rundir
 from pipeline.config import Config
+from pipeline.prepare.room import prepare
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt, to_table
 from pipeline.score.room import score
 from pipeline.store import Folder
@@ -93,6 +94,28 @@ def finish(run: Folder, config: Config, reply: Reply) -> Scored:
     content |= {"datasets": dict(stage.facts), "codebase": {"commit": "c0ffee", "modified": False}}
     manifest.write(run, "complete", content)
     return Scored(run, config)
+
+
+def run_of(prompts: list[Prompt], output: str, *words: str, reply: Reply = reply_b) -> Scored:
+    """Make a complete run of these prompts; `words` change the demo's configuration."""
+    tasks = ",".join(dict.fromkeys(prompt.task for prompt in prompts))
+    config = settings(f"output_dir={output}", "run_id=one", f"only=[{tasks}]", *words)
+    # Not `only`: a run that leaves a task out has no archive.
+    config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
+    run, config = rundir.place(config)
+    rundir.begin(run, config)
+    with run.publish("prompts", PROMPT_SCHEMA) as folder:
+        folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
+    return finish(run, config, reply)
+
+
+def run_of_demo(output: str) -> Scored:
+    """Make a complete run of all the demo's questions, answered by a function of their ids."""
+    config = settings(f"output_dir={output}", "run_id=demo")
+    run, config = rundir.place(config)
+    rundir.begin(run, config)
+    prepare(config, run)
+    return finish(run, config, lambda prompt, repeat: completion(prompt, repeat, "\n\n" + "ABCD"[prompt["id"] % 4]))
 
 
 def rows(outputs: dict[int, Any]) -> dict[str, Any]:

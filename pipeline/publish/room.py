@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.publish import submission
+from pipeline.publish import report, submission
 from pipeline.publish.card import write_card
 from pipeline.store import Folder
 
@@ -37,7 +37,7 @@ def publish(run: Folder, config: Config, content: dict[str, Any]) -> list[Produc
         RunError: The directory cannot be written.
         DataError: The run has no samples, or they are damaged.
     """
-    return [make(run, config, content) for make in (_submission, _card)]
+    return [make(run, config, content) for make in (_submission, _card, _report)]
 
 
 def retract(run: Folder, config: Config) -> None:
@@ -48,6 +48,7 @@ def retract(run: Folder, config: Config) -> None:
     """
     with run.writing():
         run.remove(submission.archive_name(config))
+        report.remove(run)
 
 
 def facts(products: list[Product]) -> dict[str, dict[str, Any]]:
@@ -58,7 +59,7 @@ def facts(products: list[Product]) -> dict[str, dict[str, Any]]:
 def _submission(run: Folder, config: Config, content: dict[str, Any]) -> Product:
     reason = submission.obstacle(run, config)
     if reason is not None:
-        retract(run, config)
+        run.remove(submission.archive_name(config))
         line = f"  no archive for the leaderboard: {reason}"
         return Product(name="submission", facts={"file": None, "reason": str(reason)}, line=line)
     packed = submission.pack(run, config, content)
@@ -73,3 +74,11 @@ def _card(run: Folder, config: Config, content: dict[str, Any]) -> Product:
     left = f"; still to do: {', '.join(todo)}" if todo else ""
     line = f"  {run.path('card.md')}  the submission form, filled in{left}"
     return Product(name="card", facts={"file": "card.md", "todo": todo}, line=line)
+
+
+def _report(run: Folder, config: Config, content: dict[str, Any]) -> Product:
+    made = report.write(run, config, content)
+    what = f"the report: scores, plots and {made.num_samples:,} samples"
+    if made.chunks is not None:
+        what += f", whose texts are in {made.chunks}/: keep the two together"
+    return Product(name="report", facts=asdict(made), line=f"  {run.path(made.file)}  {what}")

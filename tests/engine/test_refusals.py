@@ -11,8 +11,8 @@ SCRIPT = """
 from pipeline.compose import compose
 from pipeline.errors import PipelineError
 from pipeline.generate.vllm_engine import VllmFactory
-INVARIANT = "engine.batch_invariant=true"
-for word in ("reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", INVARIANT):
+words = ["reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", "engine.batch_invariant=true"]
+for word in words:
     try:
         VllmFactory(compose(["conf=demo", word]))()
     except PipelineError as error:

@@ -50,6 +50,7 @@ def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> No
         "paired",
         "keys",
         "submission",
+        "earlier",
     }
     own = [module.split(".") for module in imported(file) if module.split(".")[0] == "pipeline"]
     strangers = {module[1] for module in own if len(module) > 1} - shared - {room_of(file)}

@@ -67,8 +67,8 @@ def test_the_second_passes_order_has_nothing_to_do_with_the_length(make_run: Mak
     prompts = run.require_stage("prompts", PROMPT_SCHEMA)
 
     def ids(**how: bool) -> list[int]:
-        names, _ = schedule.write_work(run, prompts, [], 1, **how)
-        (table,) = [pq.read_table(run.path(name)) for name in names]
+        work = schedule.write_work(run, prompts, [], 1, **how)
+        (table,) = [pq.read_table(run.path(name)) for name in work.files]
         found: list[int] = table["id"].to_pylist()
         return found
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archives import MakeRun, Reply, Scored, completion, finish, reply_b
-from builders import settings
+from archives import MakeRun, Reply, Scored, reply_b, run_of, run_of_demo
 from carded import Carded
 
-from pipeline import rundir
-from pipeline.prepare.room import prepare
-from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
+from pipeline.records import Prompt
 from pipeline.store import Folder
 
 
@@ -21,16 +17,7 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
     """Make a complete run of these prompts; `words` change the demo's configuration."""
 
     def make(prompts: list[Prompt], *words: str, reply: Reply = reply_b, where: str | None = None) -> Scored:
-        tasks = ",".join(dict.fromkeys(prompt.task for prompt in prompts))
-        output = where or str(tmp_path)
-        config = settings(f"output_dir={output}", "run_id=one", f"only=[{tasks}]", *words)
-        # Not `only`: a run that leaves a task out has no archive.
-        config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
-        run, config = rundir.place(config)
-        rundir.begin(run, config)
-        with run.publish("prompts", PROMPT_SCHEMA) as folder:
-            folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
-        return finish(run, config, reply)
+        return run_of(prompts, where or str(tmp_path), *words, reply=reply)
 
     return make
 
@@ -38,11 +25,7 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
 @pytest.fixture
 def demo_run(tmp_path: Path, at_root: Path) -> Scored:  # noqa: ARG001
     """Make a complete run of all the demo's questions, answered by a function of their ids."""
-    config = settings(f"output_dir={tmp_path}", "run_id=demo")
-    run, config = rundir.place(config)
-    rundir.begin(run, config)
-    prepare(config, run)
-    return finish(run, config, lambda prompt, repeat: completion(prompt, repeat, "\n\n" + "ABCD"[prompt["id"] % 4]))
+    return run_of_demo(str(tmp_path))
 
 
 @pytest.fixture

@@ -1,0 +1,185 @@
+"""report.html in a real browser, opened from a file: what it lists, finds and shows, and that nothing hostile runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import Scored, completion, question
+from reports import HOSTILE, MakeReport, Opened, answer, flip, listening, report_of, shows, twenty
+
+
+@pytest.fixture
+def page(report_of_twenty: Path, opened: Opened) -> Any:
+    """Open a report of the twenty questions at its list of samples."""
+    return opened.open(report_of_twenty, "#samples")
+
+
+def test_it_opens_from_a_file_with_plots_and_one_request(report_of_twenty: Path, opened: Opened) -> None:
+    page = opened.open(report_of_twenty)
+    assert len(opened.requests) == 1
+    assert page.is_visible("#overview")
+    assert page.locator("#plot-lengths svg").count() > 0
+    page.select_option("#plot-split", "train")
+    assert page.locator("#plot-tasks svg circle").count() == 4
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({}, "20 samples"),
+        ({"task": "agro_bench"}, "10 of 20 samples"),
+        ({"split": "train"}, "4 of 20 samples"),
+        ({"split": "train", "task": "med_bench"}, "2 of 20 samples"),
+        ({"result": "right"}, "2 of 20 samples"),
+        ({"result": "wrong"}, "2 of 20 samples"),
+        ({"result": "unscored"}, "15 of 20 samples"),
+        ({"result": "failed"}, "1 of 20 samples"),
+        ({"finish": "error"}, "1 of 20 samples"),
+        ({"category": '["subject","soil"]'}, "20 samples"),
+        ({"result": "right", "split": "test"}, "0 of 20 samples"),
+    ],
+    ids=str,
+)
+def test_filters_give_the_right_counts(page: Any, filters: dict[str, str], count: str) -> None:
+    for name, value in filters.items():
+        page.select_option(f"[data-filter={name}]", f"={value}")
+    shows(page, "#count", count)
+    in_sight = -(-page.locator("#list").evaluate("(list) => list.clientHeight") // 50) + 6
+    assert page.locator(".row").count() == min(int(count.split()[0]), in_sight)
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [("СЛОВО-7", "2 of 20 samples"), ("too long", "1 of 20 samples"), (".*", "0 of 20 samples"), ("Что", "20 samples")],
+)
+def test_search_reads_every_text_and_takes_words_as_they_are(page: Any, words: str, count: str) -> None:
+    page.fill("#search", words)
+    shows(page, "#count", count)
+
+
+def test_clear_brings_all_samples_back(page: Any) -> None:
+    page.select_option("[data-filter=task]", "=agro_bench")
+    page.fill("#search", "Слово-7")
+    shows(page, "#count", "1 of 20 samples")
+    page.click("#clear")
+    shows(page, "#count", "20 samples")
+
+
+def test_a_sample_shows_its_prompt_response_answer_gold_and_scores(page: Any) -> None:
+    page.select_option("[data-filter=result]", "=right")
+    page.locator(".row").first.click()
+    shows(page, "#name", "agro_bench / train / 9")
+    assert "Слово-9" in page.text_content("#parts")
+    fields = dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True))
+    assert (fields["extracted answer"], fields["gold"], fields["correct"]) == ("B", "B", "1")
+
+
+@pytest.mark.parametrize("anchor", ["#med_bench/9", "#med_bench/train/9", "#med_bench/train/9/0"])
+def test_a_link_opens_its_sample(report_of_twenty: Path, opened: Opened, anchor: str) -> None:
+    page = opened.open(report_of_twenty, anchor)
+    shows(page, "#name", "med_bench / train / 9")
+    assert page.locator(".row[aria-selected=true]").count() == 1
+
+
+def test_a_link_to_nothing_says_so(report_of_twenty: Path, opened: Opened) -> None:
+    page = opened.open(report_of_twenty, "#med_bench/99")
+    shows(page, "#count", "#med_bench/99 names no sample of this run")
+
+
+def test_the_keyboard_walks_searches_and_leaves(page: Any) -> None:
+    page.keyboard.press("j")
+    shows(page, "#name", "agro_bench / test / 0")
+    page.keyboard.press("j")
+    shows(page, "#name", "agro_bench / test / 1")
+    assert page.url.endswith("#agro_bench/test/1/0")
+    page.keyboard.press("ArrowUp")
+    shows(page, "#name", "agro_bench / test / 0")
+    page.keyboard.press("/")
+    page.wait_for_selector("#search:focus")
+    page.keyboard.type("jk")
+    shows(page, "#count", "0 of 20 samples")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") != "search"
+    page.keyboard.press("Escape")
+    shows(page, "#count", "20 samples")
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["inside the page", "beside it"])
+def test_a_hostile_sample_is_text_and_runs_nothing(make_report: MakeReport, opened: Opened, beside: bool) -> None:
+    def reply(prompt: dict[str, Any], repeat: int) -> Any:
+        return completion(prompt, repeat, HOSTILE)
+
+    prompts = [question("agro_bench", 1, text=HOSTILE, split="train", gold="<img src=x onerror=alert(5)>")]
+    page = opened.open(
+        make_report(prompts, *(["report.max_inline_mb=0"] if beside else []), reply=reply), "#agro_bench/1"
+    )
+    page.wait_for_selector("#name:visible")
+    assert page.locator("#parts .text").last.evaluate("(shown) => shown.textContent") == HOSTILE
+    assert page.locator("#parts .text").last.evaluate("(shown) => shown.childElementCount") == 0
+    assert HOSTILE in page.locator("#parts .text").first.evaluate("(shown) => shown.textContent")
+    assert page.locator("img, iframe, #parts script").count() == 0
+    page.evaluate("location.hash = '#overview'")
+    page.wait_for_timeout(200)
+    assert page.evaluate("globalThis.hacked") is None
+
+
+def test_the_policy_stops_what_would_run_or_call_out(page: Any, opened: Opened) -> None:
+    with listening() as (url, asked):
+        page.evaluate(
+            """(url) => {
+                const made = document.createElement("div");
+                made.innerHTML = `<img src="${url}" onerror="globalThis.hacked = 1">`;
+                const script = document.createElement("script");
+                script.textContent = "globalThis.hacked = 2";
+                document.body.append(made, script);
+            }""",
+            url,
+        )
+        page.wait_for_timeout(300)
+        assert page.evaluate("globalThis.hacked") is None
+        assert asked == []
+    assert len(opened.said) == 3
+    assert all("Content Security Policy" in line for line in opened.said)
+    opened.said.clear()
+    opened.requests.clear()  # the browser tells of what it has stopped, too
+
+
+def test_samples_beside_the_page_are_listed_found_and_shown(make_report: MakeReport, opened: Opened) -> None:
+    page = opened.open(make_report(twenty(), "report.max_inline_mb=0", reply=answer), "#samples")
+    assert len(opened.requests) == 1
+    page.fill("#search", "Слово-7")
+    shows(page, "#count", "2 of 20 samples")
+    assert [Path(url).name for url in opened.requests[1:]] == ["0.js"]
+    page.locator(".row").first.click()
+    page.wait_for_selector("#name:visible")
+    assert "Слово-7" in page.text_content("#parts")
+
+
+def test_a_chunk_that_is_gone_is_told(make_report: MakeReport, opened: Opened) -> None:
+    file = make_report(twenty(), "report.max_inline_mb=0", reply=answer)
+    (file.parent / "report_samples" / "0.js").unlink()
+    page = opened.open(file, "#agro_bench/1")
+    shows(page, "#count", "report_samples/0.js is missing: keep report_samples/ beside this page")
+    assert all("ERR_FILE_NOT_FOUND" in line for line in opened.said)
+    opened.said.clear()
+
+
+def test_dark_mode_follows_the_system_and_the_key(page: Any) -> None:
+    def background() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    light = background()
+    page.emulate_media(color_scheme="dark")
+    dark = background()
+    page.keyboard.press("t")
+    assert (dark != light, background()) == (True, light)
+
+
+def test_flipped_questions_are_a_filter(demo_run: Scored, opened: Opened) -> None:
+    flip(demo_run, [("agro_bench", "test", 61, "won"), ("agro_bench", "test", 62, "lost")])
+    page = opened.open(report_of(demo_run), "#samples")
+    for value, count in (("any", "2 of 214 samples"), ("won", "1 of 214 samples"), ("lost", "1 of 214 samples")):
+        page.select_option("[data-filter=flipped]", f"={value}")
+        shows(page, "#count", count)

@@ -1,0 +1,98 @@
+"""Reports of small runs, and a text that tries to be more than text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from archives import Scored, completion, question
+
+from pipeline.publish import report
+
+MakeReport = Callable[..., Path]
+
+HOSTILE = (
+    "<script>globalThis.hacked = 1; alert(1)</script></script><!-- <script>"
+    "<img src=x onerror='globalThis.hacked = 2'><svg onload=alert(3)>"
+    "{{ 7 * 7 }} {% raw %} {{ config }} ${7*7} `${alert(4)}` </pre></div></body>"
+    "\u2028\u2029\u202e rtl \u202d\u2066 \u0000\\u003c &lt;b&gt; ]]> \\"
+    "https://example.org/?leak " + "длинный текст " * 15_000
+)
+
+
+TASKS = ("agro_bench", "med_bench")
+
+
+def twenty() -> list[Any]:
+    """Return 20 questions: of each task 8 of the test split, without a gold, and 2 of train, with one."""
+    return [
+        question(task, number, split="train" if number > 7 else "test", gold="AB"[number % 2] if number > 7 else None)
+        for task in TASKS
+        for number in range(10)
+    ]
+
+
+def answer(prompt: dict[str, Any], repeat: int) -> Any:
+    if (prompt["task"], prompt["id"]) == ("med_bench", 3):
+        return completion(prompt, repeat, None, error="the prompt is too long")
+    return completion(prompt, repeat, f"Ответ: B. Слово-{prompt['id']}")
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """Give the address of a server on this machine, and the list of what it is asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/x.png", asked
+        server.shutdown()
+
+
+def report_of(run: Scored) -> Path:
+    """Write a run's report and return its file."""
+    return Path(run.folder.path(report.write(run.folder, run.config, run.content).file))
+
+
+def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
+    """Put a comparison's list of flipped questions into a run: task, split, id, change."""
+    columns = dict(zip(("task", "split", "id", "change"), map(list, zip(*flipped, strict=True)), strict=True))
+    table = pa.table(columns | {"repeat": pa.array([0] * len(flipped), pa.int32())})
+    pq.write_table(table, run.folder.path("flipped.parquet"))
+
+
+@dataclass
+class Opened:
+    """A page, what it asked for and what its console said."""
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def open(self, file: Path, anchor: str = "") -> Any:
+        """Open a file as a person does from a disk, and wait until its samples are listed."""
+        self.page.goto(f"{file.as_uri()}{anchor}")
+        self.page.wait_for_selector("html[data-ready]", state="attached")
+        return self.page
+
+
+def shows(page: Any, selector: str, text: str) -> None:
+    """Wait until an element shows this text; the page's policy forbids the waiting that evaluates a string."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_text(text)
