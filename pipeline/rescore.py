@@ -9,7 +9,7 @@ import sys
 
 from rich.console import Console
 
-from pipeline import gate, manifest, rundir
+from pipeline import gate, manifest, noise, rundir
 from pipeline.cli import command
 from pipeline.console import visible
 from pipeline.errors import ConfigError
@@ -41,6 +41,9 @@ def main(words: list[str]) -> None:
         lines: list[str] = []
         if is_complete and content is not None:
             content |= {"counts": counts(run), "gate": None, "compare": None}
+            if content.get("noise"):
+                score(run.child(noise.FOLDER), noise.second(config))
+                content["noise"] = noise.measure(config, run)
             verdict = gate.judge(config, run, content)
             content |= gate.facts(verdict)
             products = room.publish(run, config, content)

@@ -129,6 +129,9 @@ def _rooms(
         _tell([content["again"]["agreement"]], console)
     counts = summary.counts(run)
     content |= {"counts": counts, "ended_at": manifest.now()}
+    if config.noise.share:
+        with _timed("noise", timings):
+            _noise(config, run, factory, console, content, signals)
     with _timed("gate", timings):
         verdict = gate.judge(config, run, content)
     content |= gate.facts(verdict)
@@ -193,7 +196,13 @@ def _tell(lines: list[str], console: Console) -> None:
 
 
 def _generate(
-    config: Config, run: Folder, factory: EngineFactory | None, console: Console, signals: Signals
+    config: Config,
+    run: Folder,
+    factory: EngineFactory | None,
+    console: Console,
+    signals: Signals,
+    *,
+    shuffled: bool = False,
 ) -> dict[str, Any]:
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
@@ -205,7 +214,7 @@ def _generate(
     engine = job.done(run)
     if engine is not None:
         return engine
-    lengths, unread = history.find(config)
+    lengths, unread = (None, []) if shuffled else history.find(config)
     for line in unread:
         console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
     progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
@@ -213,9 +222,28 @@ def _generate(
         signals.take()
         try:
             with signals.deferred():
-                return job.generate(config, run, placement, factory, progress, signals, lengths)
+                return job.generate(config, run, placement, factory, progress, signals, lengths, shuffled=shuffled)
         finally:
             progress.end()
+
+
+def _noise(
+    config: Config,
+    run: Folder,
+    factory: EngineFactory | None,
+    console: Console,
+    content: dict[str, Any],
+    signals: Signals,
+) -> None:
+    """Generate a share of the questions a second time, and record how much that changes."""
+    from pipeline import noise
+    from pipeline.score.room import score
+
+    folder = noise.choose(config, run)
+    _generate(noise.second(config), folder, factory, console, signals, shuffled=True)
+    score(folder, noise.second(config))
+    content["noise"] = noise.measure(config, run)
+    console.print(noise.line(content["noise"]), soft_wrap=True, markup=False)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """How sure it is that a score has changed: paired questions in, a row for each task, domain and run out.
 
     em, correct of a task, one repeat in both runs    McNemar's exact test
+    a domain or run of a single task                  as that task
     all else                                          the paired bootstrap, each task resampled by itself
 
 With repeats a question's mean is no yes or no, and runs with different numbers of them flip for that alone: McNemar's
@@ -100,7 +101,7 @@ def changes(found: Sequence[Paired], domains: Mapping[str, str], *, single: bool
             for name in [*dict.fromkeys(domains.values()), None]:
                 weights = weights_of(domains, name)
                 if all(task in tasks for task in weights):
-                    rows.append(_of_tasks(name, split, metric, tasks, weights, domains))
+                    rows.append(_of_tasks(name, split, metric, tasks, weights, domains, single))
     rows = _adjusted(rows)
     levels, metrics = ["run", "domain", "task"], [*SCORES, *CONDUCT]
     return sorted(rows, key=lambda row: (levels.index(row.level), row.task, row.split, metrics.index(row.metric)))
@@ -139,9 +140,13 @@ def _of_tasks(
     tasks: Mapping[str, Paired],
     weights: Mapping[str, float],
     domains: Mapping[str, str],
+    single: bool,
 ) -> Row:
     pairs = [tasks[name].pairs[metric] for name in weights]
     level, name = ("run", "all") if domain is None else ("domain", domain)
+    if len(weights) == 1:  # the task's own test is the sharper one
+        (only,) = weights
+        return replace(_of_task(tasks[only], metric, single), level=level, task=name)
     row = _row(level, name, split, metric, pairs, list(weights.values()))
     num_parts = len(weights) if domain is not None else len(set(domains.values()))
     if metric not in YES_OR_NO:

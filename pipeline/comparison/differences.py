@@ -12,7 +12,10 @@ from typing import Any
 from pipeline import compose
 from pipeline.comparison.questions import Asked, Side
 
-UNTOLD = ("conf", "run_id", "output_dir", "run", "cluster", "submission", "gate", "noise", "max_failed_rows", "only")
+UNTOLD = (
+    *("conf", "run_id", "output_dir", "run", "cluster", "schedule", "submission", "report", "gate", "noise"),
+    *("max_failed_rows", "only"),
+)
 """Keys that no answer depends on."""
 
 RECORDED = {

@@ -130,13 +130,17 @@ ORDER BY flipped.id, metric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One of the two runs: its directory, its configuration, its manifest, its prompts and samples."""
+    """One of the two runs: its directory, its configuration, its manifest, its prompts and samples.
+
+    Of its repeats `repeat` alone counts, or all where it is None.
+    """
 
     folder: Folder
     config: Config
     content: dict[str, Any]
     prompts: Stage
     samples: Stage
+    repeat: int | None = None
 
     @classmethod
     def of(cls, folder: Folder, config: Config, content: dict[str, Any]) -> Side:
@@ -206,7 +210,10 @@ def pair(database: duckdb.DuckDBPyConnection, base: Side, new: Side, asked: Aske
     """
     database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
     for name, side in (("base", base), ("new", new)):
-        database.register("samples", duck.scanner(side.samples, _READ, _cell(asked.task, asked.split)))
+        where = _cell(asked.task, asked.split)
+        if side.repeat is not None:
+            where &= pads.field("repeat") == side.repeat
+        database.register("samples", duck.scanner(side.samples, _READ, where))
         database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_questions AS {_QUESTIONS}")
     pairs = {metric: _pairs(database, metric) for metric in (*SCORES, *CONDUCT)}
     database.execute(_FLIPPED)

@@ -99,6 +99,8 @@ def generate(
     progress: Progress,
     interruptions: Interruptions,
     lengths: Lengths | None = None,
+    *,
+    shuffled: bool = False,
 ) -> dict[str, Any]:
     """Generate what is missing and publish the completions stage. Ray is running.
 
@@ -110,6 +112,7 @@ def generate(
         progress: Told as rows finish.
         interruptions: Looked at a few times a second.
         lengths: What an earlier run tells of the completions' lengths; rows start in their order.
+        shuffled: Rows start in an order that has nothing to do with their lengths.
 
     Returns:
         What each replica's engine said of itself, by the replica's name; none where nothing was left to do.
@@ -123,7 +126,7 @@ def generate(
     repeats = config.generation.repeats
     # Rows that failed in an earlier session are tried again, once: what was in their way may have passed.
     earlier = frozenset(run.child(journal.FOLDER).files(suffix=journal.SUFFIX))
-    work = _work(run, prompts, repeats, earlier, lengths)
+    work = _work(run, prompts, repeats, earlier, lengths, shuffled)
     progress.begin(prompts.num_rows * repeats, work.num_rows, work.order)
     order = {"history": work.history, "num_known": work.num_known, "num_rows": work.num_rows}
     while work.num_rows:
@@ -133,16 +136,18 @@ def generate(
         if feed.num_done == work.num_rows:
             break
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
-        work = _work(run, prompts, repeats, earlier, lengths)
+        work = _work(run, prompts, repeats, earlier, lengths, shuffled)
     facts: dict[str, str | int] = {"schedule": json.dumps(order)}
     facts["engine"] = json.dumps(journal.facts(run.child(journal.FOLDER)))
     completions.commit(run, prompts, repeats, facts)
     return done(run) or {}
 
 
-def _work(run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str], lengths: Lengths | None) -> Work:
+def _work(
+    run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str], lengths: Lengths | None, shuffled: bool
+) -> Work:
     finished = journal.read(run.child(journal.FOLDER), without_errors_of=earlier)
-    return schedule.write_work(run, prompts, finished, repeats, lengths)
+    return schedule.write_work(run, prompts, finished, repeats, lengths, shuffled=shuffled)
 
 
 def _duty(config: Config, run: Folder, factory: EngineFactory) -> Duty:

@@ -1,4 +1,4 @@
-"""The work list: what is still to be generated, longest expected first.
+"""The work list: what is still to be generated, longest expected first or shuffled.
 
 In: the prompts stage, the journals, and the lengths of an earlier run. Out: Parquet files of `WORK_SCHEMA` in the run's
 work/, in the order in which rows should start. Rows that are finished, or that cannot be asked, are not in it.
@@ -61,9 +61,9 @@ _TODO = """
     WITH todo AS (
         SELECT p.*, CAST(r.repeat AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
             coalesce(p.num_prompt_tokens, length(p.messages))::BIGINT AS length,
-            round(coalesce(
+            if($shuffled, hash(p.task, p.split, p.id, r.repeat) % 100_000, round(coalesce(
                 known.tokens, same.tokens, task.tokens, (SELECT max(tokens) FROM by_task WHERE task IS NULL), length
-            ))::BIGINT AS rank
+            )))::BIGINT AS rank
         FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
         LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
         LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
@@ -97,17 +97,26 @@ class Work:
     num_rows: int
     history: str | None
     num_known: int
+    is_shuffled: bool = False
 
     @property
     def order(self) -> str:
         """What the order is, for a person."""
+        if self.is_shuffled:
+            return "in an order that has nothing to do with their lengths"
         if self.history is None:
             return "no earlier run tells their lengths: longest prompts first"
         return f"longest first by run {self.history}, which has answered {self.num_known} of {self.num_rows}"
 
 
 def write_work(
-    run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], repeats: int, lengths: Lengths | None = None
+    run: Folder,
+    prompts: Stage,
+    finished: Iterable[dict[str, Any]],
+    repeats: int,
+    lengths: Lengths | None = None,
+    *,
+    shuffled: bool = False,
 ) -> Work:
     """Write the work list anew.
 
@@ -117,6 +126,7 @@ def write_work(
         finished: Completions that are not to be made again, as the journals hold them.
         repeats: Completions a question.
         lengths: What an earlier run tells of the completions' lengths.
+        shuffled: In an order that has nothing to do with lengths, the same each time.
 
     Raises:
         RunError: The run's directory or the temporary one is full.
@@ -126,10 +136,11 @@ def write_work(
     with duck.connection() as database, buckets(RANKED_SCHEMA) as shared:
         _load(database, finished, lengths or history.none())
         database.register("prompts", duck.scanner(prompts, _NARROW))
-        ranks = database.execute(_TODO + _RANKS, {"repeats": repeats}).fetchall()
+        parameters = {"repeats": repeats, "shuffled": shuffled}
+        ranks = database.execute(_TODO + _RANKS, parameters).fetchall()
         lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, _ in ranks])
         database.register("prompts", duck.scanner(prompts, _WIDE))
-        _share_out(duck.batches(database, _TODO + _RANKED, {"repeats": repeats}, rows=duck.BATCH_ROWS), lowest, shared)
+        _share_out(duck.batches(database, _TODO + _RANKED, parameters, rows=duck.BATCH_ROWS), lowest, shared)
         for number, num_rows in enumerate(lowest.values()):
             name = f"{FOLDER}/part-{number:05d}.parquet"
             database.register("bucket", shared.read(number))
@@ -141,6 +152,7 @@ def write_work(
         num_rows=sum(lowest.values()),
         history=lengths.run_id if lengths else None,
         num_known=sum(num_known for _, _, num_known in ranks),
+        is_shuffled=shuffled,
     )
 
 

@@ -13,9 +13,9 @@ from scripted import ScriptedFactory
 from pipeline import pack, rescore, rundir, validate
 from pipeline.compose import compose
 from pipeline.config import Config
-from pipeline.errors import DataError, RunError, TooManyFailedRows
+from pipeline.errors import DataError, GateFailed, RunError, TooManyFailedRows
 from pipeline.generate.cluster import cluster
-from pipeline.records import SAMPLE_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, SAMPLE_SCHEMA
 from pipeline.run import execute
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -144,3 +144,27 @@ def test_rescore_makes_the_samples_again_without_an_engine(tmp_path: Path) -> No
     rescore.main([f"run={run.root}"])
     assert run.stage("samples", SAMPLE_SCHEMA) is not None
     assert Path(run.path("metrics.parquet")).read_bytes() == before
+
+
+def test_a_share_of_the_questions_is_asked_again_and_counts_nowhere_else(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    run = execute(settings(tmp_path, "noise.share=0.5", "generation.repeats=2"), ScriptedFactory(asked=str(asked)))
+    content = json.loads(run.read_text("manifest.json"))
+    noise = content["noise"]
+    assert content["counts"]["num_samples"] == 36
+    assert 0 < noise["num_questions"] < 18
+    assert len(asked.read_text().split()) == 36 + noise["num_questions"]
+    assert (noise["num_changed"], noise["variance"]["em"]) == (0, 0.0)
+    again = run.child("noise").require_stage("completions", COMPLETION_SCHEMA)
+    assert again.num_rows == noise["num_questions"]
+    assert set(again.dataset().to_table(columns=["repeat"])["repeat"].to_pylist()) == {0}
+
+
+def test_a_run_that_breaks_its_gate_is_complete_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    execute(settings(tmp_path), ScriptedFactory(answer="A"))
+    words = ["run_id=two", "gate.baseline=one", "gate.max_no_answer=0.5"]
+    with pytest.raises(GateFailed, match="run two is complete, and breaks rules of its gate: max_no_answer"):
+        execute(settings(tmp_path, *words), ScriptedFactory(answer="не знаю"))
+    content = json.loads((tmp_path / "run=two/manifest.json").read_text())
+    assert (content["status"], content["gate"]["baseline"]) == ("complete", "one")
+    assert "gate: broken: max_no_answer: 18 of 18 rows (100.0%) have no readable answer" in capfd.readouterr().out

@@ -1,0 +1,79 @@
+"""A share of the questions is chosen the same way each night, and what a second pass changes is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from archives import completion, finish
+from pairs import MakeRun, train, wrong
+
+from pipeline import noise
+from pipeline.compose import dump, load
+from pipeline.generate import schedule
+from pipeline.records import PROMPT_SCHEMA
+
+
+def test_the_share_is_kept_and_a_larger_one_holds_a_smaller() -> None:
+    keys = [("agro_bench", "test", number) for number in range(4_000)]
+    tenth, half = ({key for key in keys if noise.is_chosen(*key, share=share)} for share in (0.1, 0.5))
+    assert len(tenth) == pytest.approx(400, abs=60)
+    assert len(half) == pytest.approx(2_000, abs=100)
+    assert tenth < half
+    assert not any(noise.is_chosen(*key, share=0) for key in keys)
+    assert all(noise.is_chosen(*key, share=1) for key in keys)
+
+
+def test_what_the_second_pass_changes_is_counted_against_the_first_repeat(make_run: MakeRun) -> None:
+    prompts = train(10) + train(10, "med_bench")
+
+    def first(prompt: dict[str, Any], repeat: int) -> Any:
+        return completion(prompt, repeat, "B" if repeat == 0 else "A")
+
+    run = make_run("one", prompts, "generation.repeats=2", reply=first)
+    config = load(dump(run.config), "config.yaml", ["noise.share=1"])
+    folder = noise.choose(config, run.folder)
+    finish(folder, noise.second(config), wrong(0, 1, 2))
+    found = noise.measure(config, run.folder)
+    assert (found["num_questions"], found["num_changed"]) == (20, 6)
+    assert found["variance"]["correct"] == pytest.approx(0.3)
+    # Two tasks of a domain each: half of each task's own spread.
+    assert found["spread"] == {"train": pytest.approx((2 * 0.25 * found["variance"]["score"] / 10) ** 0.5)}
+    line = noise.line(found)
+    assert line.startswith("noise: of 20 questions generated a second time 6 (30.0%) have another response; ")
+
+
+def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun) -> None:
+    run = make_run("one", train(200))
+    num_rows = []
+    for share in ("0.5", "0.1", "0.1"):
+        folder = noise.choose(load(dump(run.config), "config.yaml", [f"noise.share={share}"]), run.folder)
+        num_rows.append(folder.require_stage("prompts", PROMPT_SCHEMA).num_rows)
+        folder.write_text("mark", share)
+    assert num_rows[0] > 2 * num_rows[1] > 0
+    assert num_rows[1] == num_rows[2]
+
+
+def test_no_chosen_question_is_said() -> None:
+    facts = {"num_questions": 0, "num_changed": 0, "spread": {}}
+    assert noise.line(facts) == "noise: no question was chosen: raise noise.share"
+
+
+def test_the_second_passes_order_has_nothing_to_do_with_the_length(make_run: MakeRun) -> None:
+    run = make_run("one", [replace(each, num_prompt_tokens=each.id) for each in train(50)]).folder
+    prompts = run.require_stage("prompts", PROMPT_SCHEMA)
+
+    def ids(**how: bool) -> list[int]:
+        work = schedule.write_work(run, prompts, [], 1, **how)
+        (table,) = [pq.read_table(run.path(name)) for name in work.files]
+        found: list[int] = table["id"].to_pylist()
+        return found
+
+    assert ids() == list(range(49, -1, -1))
+    shuffled = ids(shuffled=True)
+    assert sorted(shuffled) == list(range(50))
+    assert shuffled == ids(shuffled=True)
+    assert sum(left > right for left, right in pairwise(shuffled)) == pytest.approx(25, abs=10)
