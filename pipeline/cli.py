@@ -15,6 +15,7 @@ COMMANDS = {
     "rescore": "score a finished run again, without an engine: run=<directory>",
     "pack": "make a complete run's archive for the leaderboard again: run=<directory> submission.mode=...",
     "validate": "check an archive as the leaderboard's server does: archive=<zip> conf=<name> or run=<directory>",
+    "compare": "compare two complete runs question by question: base=<directory> new=<directory> [out=<directory>]",
     "replay": "compare the harness's logs with our prompts and scores: logs=<file, directory or zip> conf=<name>",
 }
 

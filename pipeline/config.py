@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
-
-T = TypeVar("T")
+from pipeline.gating import GateConfig, NoiseConfig
+from pipeline.keys import RUN_ID, key, require, require_no_credentials
+from pipeline.submission import SubmissionConfig
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 OURS = (
@@ -26,35 +27,7 @@ OURS = (
 
 SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def key(default: T, meaning: str) -> T:
-    """Declare a key with its default and the line that `--help` and the README print for it."""
-    if isinstance(default, dict):
-        values = dict(default)
-        return cast("T", field(default_factory=lambda: dict(values), metadata={"meaning": meaning}))
-    made: T = field(default=default, metadata={"meaning": meaning})
-    return made
-
-
-def require(ok: bool, name: str, value: object, mend: str) -> None:
-    """Raise `ConfigError` naming the key, its value and the mend, unless `ok`."""
-    if not ok:
-        raise ConfigError(f"{name}={value!r}: {mend}")
-
-
-def require_no_credentials(name: str, url: str) -> None:
-    """Refuse a URL with a user or password: the resolved configuration is written into the run."""
-    if "://" not in url:
-        return
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{name}={url!r} is no URL: {error}") from error
-    if parts.username or parts.password or re.search(r"(access_key|secret_key|token)=", parts.query):
-        raise ConfigError(f"{name} holds credentials: take them out of the URL and set them in the environment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +166,9 @@ class EngineConfig:
     max_num_seqs: int = key(64, "completions under way at once in one engine")
     gpu_memory_utilization: float = key(0.9, "share of a GPU's memory that one engine may take")
     max_restarts: int = key(10, "deaths of one replica after which it is given up and the others go on without it")
+    batch_invariant: bool = key(
+        False, "answers that do not depend on what else is generated; GPUs of compute capability 9.0 and up, slower"
+    )
     extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
     endpoint: EndpointConfig = key(EndpointConfig(), "")
 
@@ -217,6 +193,8 @@ class EngineConfig:
                     f"{at}.extra.{name}: a secret would be written into the run; set it in the environment"
                 )
         if self.kind == "endpoint":
+            mend = "is for engine.kind=vllm: start the server with VLLM_BATCH_INVARIANT=1"
+            require(not self.batch_invariant, f"{at}.batch_invariant", self.batch_invariant, mend)
             require(self.endpoint.base_url is not None, f"{at}.endpoint.base_url", None, "give the server's address")
 
     @property
@@ -264,12 +242,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionConfig:
-    """What goes to the leaderboard."""
+class ScheduleConfig:
+    """The order in which rows start; a completion does not depend on it."""
 
-    mode: Literal["reference", "extracted"] = key(
-        "reference", "submit the response as it is (reference), or the letters read from it (extracted)"
+    history: str | None = key(
+        "latest",
+        "run whose output lengths give the order, longest first: a run_id, latest (the newest complete run of this "
+        "model), or null (the prompts' lengths)",
     )
+
+    def __post_init__(self) -> None:
+        named = self.history is None or bool(RUN_ID.fullmatch(self.history))
+        require(named, "schedule.history", self.history, "must be latest, a run_id in output_dir, or null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +289,10 @@ class Config:
     reasoning_parser: str | None = key(None, "vLLM reasoning parser that splits thinking from answer (null: none)")
     engine: EngineConfig = key(EngineConfig(), "")
     cluster: ClusterConfig = key(ClusterConfig(), "")
+    schedule: ScheduleConfig = key(ScheduleConfig(), "")
     run: RunConfig = key(RunConfig(), "")
+    gate: GateConfig = key(GateConfig(), "")
+    noise: NoiseConfig = key(NoiseConfig(), "")
     submission: SubmissionConfig = key(SubmissionConfig(), "")
     report: ReportConfig = key(ReportConfig(), "")
 

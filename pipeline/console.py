@@ -94,11 +94,13 @@ class GenerateProgress:
         self._total = self._done = self._failed = self._tokens = 0
         self._began = self._spoke = 0.0
 
-    def begin(self, num_rows: int, num_left: int) -> None:
-        """Start counting: `num_left` of `num_rows` rows are still to be generated."""
+    def begin(self, num_rows: int, num_left: int, order: str) -> None:
+        """Start counting: `num_left` of `num_rows` rows are still to be generated, in this order."""
         self._total, self._done = num_rows, num_rows - num_left
         if self._done:
             self._console.print(f"generate: {self._done} of {num_rows} rows are there already, {num_left} to go")
+        if num_left:
+            self._console.print(f"generate: {order}", soft_wrap=True, markup=False)
         if self._console.is_terminal:
             words = "the engine is starting"
             self._task = self._bar.add_task("generate", total=num_rows, completed=self._done, words=words)

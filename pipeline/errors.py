@@ -9,6 +9,7 @@
     │   ├── RunError                    the run's directory or its state
     │   └── InvalidArchive              an archive that the leaderboard's server would refuse
     ├── Differs                   3     a check that ran to its end says no
+    ├── GateFailed                3     finished, but a rule of the gate is broken
     ├── TooManyFailedRows         4     finished, but more rows failed than max_failed_rows
     └── Interrupted               130   stopped by a signal; the same run_id goes on
 
@@ -63,6 +64,12 @@ class InvalidArchive(UserError):
 
 class Differs(PipelineError):
     """The harness's logs and this pipeline do not agree; every difference is on disk."""
+
+    exit_code = 3
+
+
+class GateFailed(PipelineError):
+    """The run finished and is complete, and rules of its gate are broken; the lines before say which."""
 
     exit_code = 3
 

@@ -91,7 +91,7 @@ def expect(config: Config, prompts: Stage) -> tuple[Expected | None, list[str]]:
     """
     unread: list[str] = []
     second_best: Expected | None = None
-    for run, before, content in _runs_of_model(config, unread):
+    for run, before, content in runs_of_model(config, unread):
         try:
             found = _expected(run, before, content, config, prompts)
         except UserError as error:
@@ -104,7 +104,7 @@ def expect(config: Config, prompts: Stage) -> tuple[Expected | None, list[str]]:
     return second_best, unread
 
 
-def _runs_of_model(config: Config, unread: list[str]) -> Iterator[tuple[Folder, Config, dict[str, Any]]]:
+def runs_of_model(config: Config, unread: list[str]) -> Iterator[tuple[Folder, Config, dict[str, Any]]]:
     """Yield the complete runs of the same model, newest first, with what they recorded."""
     output = Folder.open(config.output_dir)
     complete: list[tuple[str, Folder, dict[str, Any]]] = []

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -50,8 +51,31 @@ def codebase() -> dict[str, str | bool] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Return what the driver's machine is."""
+    """Return what the driver's machine is; the GPUs are the engines' to tell."""
     return {"machine": platform.machine(), "system": platform.platform(), "num_cpus": os.cpu_count()}
+
+
+def gpus(engine: dict[str, Any]) -> list[str] | None:
+    """Return the GPUs that generated, such as `8 x NVIDIA A100-SXM4-80GB`.
+
+    Args:
+        engine: What each replica's engine said of itself.
+
+    Returns:
+        One entry, or several when a run went on with other GPUs than it was begun with; none on a CPU; None when an
+        engine does not tell.
+    """
+    sessions: dict[str, dict[str, str]] = {}
+    started = [facts for facts in engine.values() if "gave_up" not in facts or "device" in facts]
+    for facts in started:
+        held = sessions.setdefault(facts.get("session", ""), {})
+        if "gpu_uuids" in facts:
+            held |= dict(zip(facts["gpu_uuids"].split(", "), facts["gpu_names"].split(", "), strict=True))
+        elif facts.get("device") != "cpu":
+            return None
+    counted = [Counter(held.values()) for held in sessions.values()]
+    lines = [", ".join(f"{number} x {name}" for name, number in sorted(count.items())) for count in counted if count]
+    return list(dict.fromkeys(lines)) if started else None
 
 
 def write(run: Folder, status: Status, content: dict[str, Any]) -> None:

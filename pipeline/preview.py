@@ -1,6 +1,7 @@
 """What a run would ask, of whom, and what is wrong with it, without an engine.
 
 python -m pipeline.preview conf=mera [task=med_bench] [id=17] [n=3] key=value ...
+python -m pipeline.preview conf=mera plan=true [gpu=A100-SXM4-80GB] [gpus=8] key=value ...
 
 In: the words of `run`, and its own: `task` (this one alone), `id` (this question alone), `n` (prompts to show of each
 task). Out: lines on the terminal. Prompts are made as `run` makes them, in a temporary directory; nothing is written
@@ -10,11 +11,12 @@ where runs are. What `run` would refuse before its engine starts is refused here
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline import plan_preview
 from pipeline.cli import command
 from pipeline.compose import COMMAND_LINE, compose, origins
 from pipeline.config import Config
@@ -46,8 +48,14 @@ def main(words: list[str]) -> None:
     Raises:
         PipelineError: What `run` would end with; or there is no such task or question.
     """
+    plan_words, words = plan_preview.split_words(words)
     wish, rest = split_words(words)
     config = compose(rest)
+    if plan_words:
+        from pipeline.console import plain
+
+        plan_preview.show(config, plan_words, plain())
+        return
     found = origins(rest)
     if wish.task is not None:
         if wish.task not in config.tasks:
@@ -87,6 +95,7 @@ def show(config: Config, found: dict[str, str], wish: Wish, console: Console) ->
     from pipeline.prepare import lints, statistics
     from pipeline.prepare.pieces import pieces
     from pipeline.prepare.room import open_inputs
+    from pipeline.prepare.template import check_fingerprint
 
     inputs = open_inputs(config)
     with _prepared(config, inputs, console) as prompts:
@@ -95,6 +104,7 @@ def show(config: Config, found: dict[str, str], wish: Wish, console: Console) ->
         facts, unchecked = _with_parser(_facts(config, inputs, prompts, lengths), inputs)
         sections.configuration(console, config, found)
         sections.heading(console, "prompts")
+        sections.template(console, facts.model, prompts.facts)
         for row in rows:
             tokens = pieces(inputs.chat.tokenizer, row["prompt_token_ids"] or []) if inputs.chat else ()
             sections.prompt(console, row, tokens, facts.model, whole=wish.row_id is not None)
@@ -105,13 +115,14 @@ def show(config: Config, found: dict[str, str], wish: Wish, console: Console) ->
         else:
             sections.endpoint(console, config, _request(config, prompts, wish))
         sections.expected(console, *history.expect(config, prompts), config)
-        sections.lints(console, lints.check(facts), unchecked)
+        sections.lints(console, lints.check(facts), [check_fingerprint(config, prompts.facts), unchecked])
 
 
 @contextmanager
 def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Stage]:
     """Give the stage `prompts` as `run` would write it, in a directory that goes away."""
     from pipeline.prepare.room import prepare
+    from pipeline.prepare.template import check_fingerprint
     from pipeline.records import PROMPT_SCHEMA
     from pipeline.store import Folder
 
@@ -125,8 +136,11 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Stag
                 num_rows += number
                 status.update(f"rendering: {num_rows:,} rows")
 
+            def check(facts: Mapping[str, str | int]) -> None:
+                check_fingerprint(config, facts)  # raises before a row is read; what it warns of is told at the end
+
             try:
-                prepare(config, run, inputs, on_rows)
+                prepare(config, run, inputs, on_rows, on_facts=check)
             except RunError as error:
                 raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for the prompts: {error}") from error
         yield run.require_stage("prompts", PROMPT_SCHEMA)

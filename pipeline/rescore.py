@@ -9,8 +9,9 @@ import sys
 
 from rich.console import Console
 
-from pipeline import manifest, rundir
+from pipeline import gate, manifest, rundir
 from pipeline.cli import command
+from pipeline.console import visible
 from pipeline.errors import ConfigError
 from pipeline.lock import locked
 from pipeline.publish import room
@@ -25,6 +26,7 @@ def main(words: list[str]) -> None:
         ConfigError: The words are not one `run=<directory>`, or the run's config.yaml is damaged.
         RunError: There is no run in the directory, it cannot be written, or another process writes it.
         DataError: The run has no prompts or completions.
+        GateFailed: It is scored, and breaks a rule of its gate.
     """
     if len(words) != 1 or not words[0].startswith("run=") or words[0] == "run=":
         raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
@@ -36,15 +38,20 @@ def main(words: list[str]) -> None:
             manifest.write(run, "running", content)
         room.retract(run, config)
         score(run, config)
-        products: list[room.Product] = []
+        lines: list[str] = []
         if is_complete and content is not None:
+            content |= {"counts": counts(run), "gate": None, "compare": None}
+            verdict = gate.judge(config, run, content)
+            content |= gate.facts(verdict)
             products = room.publish(run, config, content)
-            content |= {"published": room.facts(products), "counts": counts(run), "rescored_at": manifest.now()}
+            content |= {"published": room.facts(products), "rescored_at": manifest.now()}
+            lines = [product.line for product in products] + (verdict.lines if verdict else [])
             manifest.write(run, "complete", content)
     console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
     print_summary(run, config, console)
-    for product in products:
-        console.print(product.line, soft_wrap=True, markup=False, highlight=False)
+    for line in lines:
+        console.print(visible(line), soft_wrap=True, markup=False, highlight=False)
+    gate.require_kept(content or {})
 
 
 if __name__ == "__main__":

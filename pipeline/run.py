@@ -6,6 +6,7 @@ The same run_id again goes on where the run stopped.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import time
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import manifest, rundir
+from pipeline import gate, manifest, rundir
 from pipeline.cli import command
 from pipeline.config import Config
 from pipeline.errors import PipelineError, TooManyFailedRows
@@ -48,6 +49,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
     """
+    gate.check(config)
     run, config = rundir.place(config)
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
@@ -73,6 +75,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
             f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
             f"their reasons are in the column error of {run.path('samples')}"
         )
+    gate.require_kept(content)
     return run
 
 
@@ -95,6 +98,7 @@ def _rooms(
     again: Again | None,
 ) -> None:
     from pipeline import summary
+    from pipeline.console import visible
     from pipeline.publish import room
     from pipeline.score.room import score
 
@@ -109,6 +113,8 @@ def _rooms(
         config = replace(config, model=replace(config.model, revision=str(commit)))
     with _timed("generate", timings):
         content["engine"] = _generate(config, run, factory, console, signals)
+    content["hardware"]["gpus"] = manifest.gpus(content["engine"])
+    content["schedule"] = json.loads(str((run.facts("completions") or {}).get("schedule", "null")))
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
     if num_restarts:
         console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
@@ -121,17 +127,21 @@ def _rooms(
         _differs(again.engines(content["engine"]), content, console)
         content["again"]["agreement"] = again.agreement(run)
         _tell([content["again"]["agreement"]], console)
+    counts = summary.counts(run)
+    content |= {"counts": counts, "ended_at": manifest.now()}
+    with _timed("gate", timings):
+        verdict = gate.judge(config, run, content)
+    content |= gate.facts(verdict)
     content["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}  # the report shows them
     with _timed("publish", timings):
         products = room.publish(run, config, content)
     timings["total"] = time.monotonic() - began
-    counts = summary.counts(run)
-    content |= {"published": room.facts(products), "counts": counts}
-    content |= {"ended_at": manifest.now(), "timings_s": {k: round(v, 3) for k, v in timings.items()}}
+    content |= {"published": room.facts(products), "ended_at": manifest.now()}
+    content |= {"timings_s": {k: round(v, 3) for k, v in timings.items()}}
     manifest.write(run, "complete", content)
     summary.print_summary(run, config, console, timings)
-    for product in products:
-        console.print(product.line, soft_wrap=True, markup=False)
+    for line in [product.line for product in products] + (verdict.lines if verdict else []):
+        console.print(visible(line), soft_wrap=True, markup=False)
 
 
 def _prepare(
@@ -187,7 +197,7 @@ def _generate(
 ) -> dict[str, Any]:
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
-    from pipeline.generate import job
+    from pipeline.generate import history, job
     from pipeline.generate.cluster import cluster
 
     if config.run.retry_failed:
@@ -195,12 +205,15 @@ def _generate(
     engine = job.done(run)
     if engine is not None:
         return engine
-    progress = GenerateProgress(console)
+    lengths, unread = history.find(config)
+    for line in unread:
+        console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
+    progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
     with cluster(config) as placement:
         signals.take()
         try:
             with signals.deferred():
-                return job.generate(config, run, placement, factory or job.engine_factory(config), progress, signals)
+                return job.generate(config, run, placement, factory, progress, signals, lengths)
         finally:
             progress.end()
 

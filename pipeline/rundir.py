@@ -24,8 +24,13 @@ CONFIG_FILE = "config.yaml"
 TEMPLATE_FILE = "prompts/chat_template.jinja"
 """The chat template that the prompts were made with, as prepare/room.py keeps it."""
 
-MECHANICS = ("conf", "run_id", "output_dir", "cluster", "run", "submission", "report", "max_failed_rows", "only")
-"""Keys that a completion does not depend on; of `engine`, only kind, extra and the endpoint's model count."""
+MECHANICS = (
+    *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
+    *("max_failed_rows", "only"),
+)
+"""Keys that a completion does not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
+
+ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
 
 CHECKS = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
 """Keys that only compare: what one of them refused goes on under the same run_id when it is mended."""
@@ -132,14 +137,24 @@ def open_finished(directory: str, words: Sequence[str] = (), word: str = "run") 
         raise RunError(f"{word}={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):
         raise RunError(f"{word}={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
-    return run, compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), words)
+    return run, recorded(run, words)
+
+
+def recorded(run: Folder, words: Sequence[str] = ()) -> Config:
+    """Return the configuration that a run recorded; `words` win over it.
+
+    Raises:
+        DataError: It has none.
+        ConfigError: Its config.yaml is not of this version, or a word is wrong.
+    """
+    return compose.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), words)
 
 
 def _identity(config: Config) -> dict[str, Any]:
     """Return the keys that determine the completions, flat."""
     plain = asdict(config)
     found = compose.flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
-    found |= compose.flat({"engine": {"kind": config.engine.kind, "extra": plain["engine"]["extra"]}})
+    found |= compose.flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
     found["engine.endpoint.model"] = config.engine.endpoint.model
     found |= compose.flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
     return {name: value for name, value in found.items() if name not in CHECKS}

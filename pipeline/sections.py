@@ -61,6 +61,12 @@ def configuration(console: Console, config: Config, origins: Mapping[str, str]) 
         line(console, f"  ({len(idle)} tasks that do not run are left out: see only, announced)")
 
 
+def template(console: Console, model: ModelFacts | None, facts: Mapping[str, str | int]) -> None:
+    """Print where the chat template comes from and its fingerprint, unless a server has it."""
+    if model is not None:
+        line(console, f"  chat template: {visible(model.origin)}, fingerprint {facts.get('template_fingerprint')}")
+
+
 def prompt(
     console: Console, row: Mapping[str, Any], pieces: Iterable[Piece], model: ModelFacts | None, *, whole: bool
 ) -> None:
@@ -212,16 +218,17 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
     line(console, "  time: ", (_duration(seconds), "bold"), f" at {rate}")
 
 
-def lints(console: Console, found: Sequence[Lint], unchecked: str | None) -> None:
-    """Print the lints, two lines each, and what could not be looked at."""
+def lints(console: Console, found: Sequence[Lint], warnings: Sequence[str | None]) -> None:
+    """Print the lints, two lines each, after what else a run would warn of or what could not be looked at."""
     heading(console, "lints")
-    if unchecked is not None:
-        line(console, f"  {visible(unchecked)}")
+    for warning in warnings:
+        if warning is not None:
+            line(console, ("warning", "bold yellow"), f": {visible(warning)}")
     for each in found:
         line(console, ("lint ", "bold yellow"), (each.name, "bold"), f": {visible(each.reason)}")
         line(console, ("  mend: ", "dim"), visible(each.mend))
     if not found:
-        line(console, "  none")
+        line(console, "  no lint")
 
 
 def _yaml(value: Any) -> str:

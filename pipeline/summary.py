@@ -84,7 +84,8 @@ def print_summary(run: Folder, config: Config, console: Console, timings: dict[s
         ("metrics.parquet", "every score"),
         ("logs/", "logs"),
     ):
-        console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
+        if run.exists(name.rstrip("/")):
+            console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
 
 
 def is_wide(row: dict[str, Any]) -> bool:

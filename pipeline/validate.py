@@ -56,19 +56,19 @@ def main(words: list[str]) -> None:
         console.print(str(finding))
     if report.num_refusals:
         reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
-        raise InvalidArchive(f"{given['archive'][0]} would be refused, for {reasons}")
+        raise InvalidArchive(f"{given['archive'][0].partition('?')[0]} would be refused, for {reasons}")
     unknown = ", their ids not compared" if unchecked else ""
     console.print(f"would be accepted: {report.num_tasks} tasks, {report.num_answers:,} answers{unknown}")
 
 
 def _check(archive: str, expected: list[Expected]) -> Report:
     """Open the archive, on a disk or in object storage, and check it."""
-    place = Folder.open(archive)
+    place = Folder.open(archive)  # a URI's query may hold keys, so only the path is printed
     try:
         with place.fs.open_input_file(place.root) as stream:
             return check(place.root.rpartition("/")[2], stream, expected)
     except OSError as error:
-        raise ConfigError(f"archive={archive}: cannot be read: {error}") from error
+        raise ConfigError(f"archive={place.root}: cannot be read: {error}") from error
 
 
 def _ids_of_run(run: Folder, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:

@@ -16,13 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline import manifest
 from pipeline.compose import compose
+from pipeline.compose import dump as compose_dump
 from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Prompt, to_table
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, Prompt, to_table
 from pipeline.store import Folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +66,36 @@ def publish_prompts(run: Folder, prompts: list[Prompt]) -> None:
         folder.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 
+def publish_earlier(output: Folder, run_id: str, tokens: dict[str, list[int | None]], *words: str) -> Folder:
+    """Write a complete run whose samples took these tokens, by prompt_sha256; `words` are those of `settings`.
+
+    A prompt of None tokens has an error. All are of agro_bench's test split.
+    """
+    run = output.child(f"run={run_id}")
+    run.create()
+    run.write_text("config.yaml", compose_dump(settings(*words)))
+    rows = [
+        {
+            "id": number,
+            "repeat": repeat,
+            "categories": [],
+            "messages": "[]",
+            "prompt_sha256": prompt,
+            "finish_reason": "stop" if num_tokens is not None else "error",
+            "num_output_tokens": num_tokens,
+            "error": None if num_tokens is not None else "too long",
+            "attempts": 1,
+        }
+        for number, (prompt, repeats) in enumerate(tokens.items())
+        for repeat, num_tokens in enumerate(repeats)
+    ]
+    with run.publish("samples", SAMPLE_SCHEMA) as folder:
+        table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+        folder.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 1_000)
+    manifest.write(run, "complete", {"ended_at": run_id})
+    return run
+
+
 def settings(*words: str) -> Config:
     """Return the demo's configuration with an endpoint that nobody asks; later words win."""
     return compose(["conf=demo", *ENDPOINT, *words])
@@ -79,8 +112,8 @@ class Counting:
     def end_now(self, reason: PipelineError) -> None:
         raise AssertionError(f"nobody interrupts: {reason}")
 
-    def begin(self, num_rows: int, num_left: int) -> None:
-        self.num_rows, self.num_left = num_rows, num_left
+    def begin(self, num_rows: int, num_left: int, order: str) -> None:
+        self.num_rows, self.num_left, self.order = num_rows, num_left, order
 
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
         self.num_done += num_rows

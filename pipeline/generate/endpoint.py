@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import openai
 
 from pipeline.config import Config, EndpointConfig
 from pipeline.errors import EndpointError
-from pipeline.generate.engine import Engine, Output, Request, RowError
+from pipeline.generate.engine import Engine, Facts, Output, Request, RowError
 
 AWAY = (502, 503, 504)
 """What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
+
+VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,7 @@ class EndpointFactory:
         Raises:
             EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
         """
-        endpoint = self.config.engine.endpoint
-        return EndpointEngine(self.config, serving_model(endpoint))
+        return EndpointEngine(self.config, served(self.config.engine.endpoint))
 
 
 def api_key(endpoint: EndpointConfig) -> str:
@@ -52,26 +54,46 @@ def api_key(endpoint: EndpointConfig) -> str:
     return value
 
 
-def serving_model(endpoint: EndpointConfig) -> str:
-    """Return the name of the model on the server, after making sure that the server has it.
+def served(endpoint: EndpointConfig) -> Facts:
+    """Return what the server says of itself, after making sure that it has the model.
+
+    Returns:
+        `base_url` and `served_model`; of vLLM's server also `max_model_len` and its version as `server`.
 
     Raises:
         EndpointError: The server cannot be reached, refuses us, or does not serve the model.
     """
     client = openai.OpenAI(base_url=endpoint.base_url, api_key=api_key(endpoint), max_retries=1, timeout=30.0)
+    with client:
+        try:
+            models = {model.id: model for model in client.models.list()}
+        except openai.OpenAIError as error:
+            raise _hopeless(endpoint, error) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
+        if not models:
+            raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
+        name = endpoint.model or next(iter(models))
+        if name not in models:
+            known = ", ".join(models)
+            raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {known}")
+        facts: Facts = {"base_url": endpoint.base_url or "", "served_model": name}
+        context_size = (models[name].model_extra or {}).get("max_model_len")
+        if _is_count(context_size):
+            facts["max_model_len"] = context_size
+        if getattr(models[name], "owned_by", None) == "vllm":
+            facts |= _vllm_version(client)
+        return facts
+
+
+def _vllm_version(client: openai.OpenAI) -> Facts:
+    """Return the version that vLLM's server gives beside /v1, where it does."""
     try:
-        with client:
-            served = [model.id for model in client.models.list()]
-    except openai.OpenAIError as error:
-        raise _hopeless(endpoint, error) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
-    if not served:
-        raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
-    name = endpoint.model or served[0]
-    if name not in served:
-        raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {', '.join(served)}")
-    return name
+        above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
+        version = above.get("/version", cast_to=dict[str, object]).get("version")
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+        return {}
+    return {"server": f"vllm {version}"} if isinstance(version, str) and VERSION.fullmatch(version) else {}
 
 
 def request_arguments(config: Config, model: str) -> dict[str, Any]:
@@ -114,7 +136,8 @@ def request_body(config: Config, messages: str) -> dict[str, Any]:
 class EndpointEngine:
     """A server that generates. Made by `EndpointFactory`."""
 
-    def __init__(self, config: Config, model: str) -> None:
+    def __init__(self, config: Config, facts: Facts) -> None:
+        self.facts = facts
         endpoint = config.engine.endpoint
         self._endpoint = endpoint
         self._client = openai.AsyncOpenAI(
@@ -123,12 +146,7 @@ class EndpointEngine:
             max_retries=endpoint.max_retries,
             timeout=endpoint.timeout_s,
         )
-        self._arguments = request_arguments(config, model)
-
-    @property
-    def facts(self) -> dict[str, str | int | float]:
-        """Return the server's address and the name of its model."""
-        return {"base_url": self._endpoint.base_url or "", "served_model": self._arguments["model"]}
+        self._arguments = request_arguments(config, str(facts["served_model"]))
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's answer."""
@@ -180,7 +198,11 @@ def _output(answer: Any) -> Output:
 def _tokens(answer: Any, name: str) -> int | None:
     """Return a count of the server's usage, or None when it gives none that can be one."""
     count = getattr(answer.usage, name, None)
-    return count if type(count) is int and 0 <= count < 2**31 else None
+    return count if _is_count(count) else None
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**31
 
 
 def _where(endpoint: EndpointConfig) -> str:

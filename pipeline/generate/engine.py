@@ -7,9 +7,12 @@ finished or lost: that is the worker's business.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from pipeline.records import FinishReason
+
+Facts: TypeAlias = dict[str, str | int | float]
+"""What an engine says of itself: flat, and what is unknown is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +52,8 @@ class Engine(Protocol):
     """A running engine. All methods are called on one event loop."""
 
     @property
-    def facts(self) -> dict[str, str | int | float]:
-        """What is in force and worth recording: versions, effective sampling, device. Flat, no secrets."""
+    def facts(self) -> Facts:
+        """What is in force and worth recording: versions, precision, device. No secrets."""
 
     async def generate(self, request: Request) -> Output:
         """Return the generation.

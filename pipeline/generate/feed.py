@@ -7,7 +7,6 @@ word that lets the workers hand back what they hold. Nothing here touches a comp
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import tempfile
 import threading
@@ -19,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
+from pipeline.generate import portions
 from pipeline.generate.cluster import Placement
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
 from pipeline.generate.cores import Cores
-from pipeline.generate.schedule import WORK_SCHEMA
+from pipeline.generate.portions import Portions
+from pipeline.generate.schedule import Work
 from pipeline.generate.worker import Duty, Worker
+from pipeline.store import Folder
 
 if TYPE_CHECKING:
     from pipeline.generate.job import Interruptions, Progress
@@ -36,30 +38,16 @@ COUNT_S = 5.0
 LONGEST_STRANDED_S = 300.0
 """Seconds that a pass waits for a machine, when all of them are lost or hold replicas that have given up."""
 
-ROWS_PER_BLOCK = 4
-"""Few rows a block keep the last rows spread over all replicas; measured best together with `OVERSUBSCRIPTION`."""
-
-OVERSUBSCRIPTION = 2
-"""Rows at a replica for each slot of its engine, so that a free slot never waits for the driver."""
-
-ROWS_PER_BLOCK_ALONE = 16
-"""Rows a block for a single replica: it has nobody to share the last rows with, and each block costs Ray the same."""
-
 
 class Feed:
     """A pass over the work rows with the replicas of a placement."""
 
-    def __init__(self, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions) -> None:
-        self._duty, self._placement = duty, placement
+    def __init__(
+        self, work: Work, duty: Duty, placement: Placement, progress: Progress, interruptions: Interruptions
+    ) -> None:
+        self._work, self._duty, self._placement = work, duty, placement
         self._progress, self._interruptions = progress, interruptions
-        if placement.num_replicas > 1:
-            self._rows_per_block = ROWS_PER_BLOCK
-            num_blocks = math.ceil(OVERSUBSCRIPTION * duty.slots / ROWS_PER_BLOCK)
-        else:
-            self._rows_per_block = ROWS_PER_BLOCK_ALONE
-            num_blocks = duty.admitted  # even when each has but its longest row left, the engine is full
-        # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
-        self._blocks_per_replica = 1 + num_blocks
+        self._portions = Portions.of(work.num_rows, duty.slots, placement.num_replicas)
         self.num_done = 0
         self._num_returned = self._num_held = 0
         self._num_given_up = 0
@@ -69,15 +57,16 @@ class Feed:
         self._cores = Cores()
         self._ready: frozenset[str] = frozenset()
 
-    def run(self, files: list[str], num_work: int) -> int:
-        """Generate the rows of the files; return how many replicas have given up on the way.
+    def run(self, run: Folder) -> int:
+        """Generate the rows of the run's work list; return how many replicas have given up on the way.
 
         Raises:
             Interrupted: The user asked to stop, and what was under way has landed or the grace is over.
             PipelineError: The run cannot go on.
             RuntimeError: Not one row came back, though no replica has given up.
         """
-        blocks = self._dataset(files).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        num_work = self._work.num_rows
+        blocks = self._dataset(run).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         ended = threading.Event()
         thread = threading.Thread(target=self._look_around, args=(num_work, ended), name="look-around", daemon=True)
         try:
@@ -101,15 +90,15 @@ class Feed:
             raise RuntimeError(f"{num_work} rows went to the workers, none came back")
         return self._num_given_up
 
-    def _dataset(self, files: list[str]) -> Any:
+    def _dataset(self, run: Folder) -> Any:
         import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
-        work = ray.data.read_parquet(files, filesystem=self._duty.journal.fs, schema=WORK_SCHEMA)
-        blocks = work.repartition(target_num_rows_per_block=self._rows_per_block)
+        context.memory_usage_poll_interval_s = None  # or each block has a thread that reads /proc for it
+        blocks = portions.blocks(run, self._work, self._portions.rows_per_block)
         # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
         spread = {"ray_remote_args_fn": self._placement.actor_args} if self._placement.spans_nodes else {}
         with warnings.catch_warnings():
@@ -123,12 +112,12 @@ class Feed:
         return blocks.map_batches(
             Worker,
             fn_constructor_args=(self._duty,),
-            batch_size=self._rows_per_block,
+            batch_size=self._portions.rows_per_block,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 size=self._placement.num_replicas,
-                max_tasks_in_flight_per_actor=self._blocks_per_replica,
-                max_concurrent_calls_per_actor=self._blocks_per_replica,
+                max_tasks_in_flight_per_actor=self._portions.blocks_per_replica,
+                max_concurrent_calls_per_actor=self._portions.blocks_per_replica,
             ),
             num_gpus=0 if self._placement.spans_nodes else size,
             num_cpus=0 if size else 1,
@@ -184,7 +173,7 @@ class Feed:
             self._interruptions.end_now(self._reason_to_end)
             return True
         num_left = num_work - self._num_returned
-        in_flight = self._placement.num_replicas * self._blocks_per_replica * self._rows_per_block
+        in_flight = self._placement.num_replicas * self._portions.blocks_per_replica * self._portions.rows_per_block
         self._num_held = control.num_held() if num_left <= in_flight else 0
         if num_left == self._num_held:
             control.say(CLOSE)

@@ -25,6 +25,8 @@ from pipeline.generate.control import Control
 from pipeline.generate.endpoint import EndpointFactory
 from pipeline.generate.engine import EngineFactory
 from pipeline.generate.feed import Feed
+from pipeline.generate.history import Lengths
+from pipeline.generate.schedule import Work
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.generate.worker import Duty
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
@@ -34,8 +36,8 @@ from pipeline.store import STAGE_FILE, Folder, Stage
 class Progress(Protocol):
     """Hears how far the stage is."""
 
-    def begin(self, num_rows: int, num_left: int) -> None:
-        """`num_left` of the stage's `num_rows` rows are still to be generated."""
+    def begin(self, num_rows: int, num_left: int, order: str) -> None:
+        """`num_left` of the stage's `num_rows` rows are still to be generated, in an order that `order` tells."""
 
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
         """So many rows have finished since the last call."""
@@ -96,6 +98,7 @@ def generate(
     factory: EngineFactory,
     progress: Progress,
     interruptions: Interruptions,
+    lengths: Lengths | None = None,
 ) -> dict[str, Any]:
     """Generate what is missing and publish the completions stage. Ray is running.
 
@@ -106,6 +109,7 @@ def generate(
         factory: Starts the engine in each replica.
         progress: Told as rows finish.
         interruptions: Looked at a few times a second.
+        lengths: What an earlier run tells of the completions' lengths; rows start in their order.
 
     Returns:
         What each replica's engine said of itself, by the replica's name; none where nothing was left to do.
@@ -119,24 +123,26 @@ def generate(
     repeats = config.generation.repeats
     # Rows that failed in an earlier session are tried again, once: what was in their way may have passed.
     earlier = frozenset(run.child(journal.FOLDER).files(suffix=journal.SUFFIX))
-    files, num_work = _work(run, prompts, repeats, earlier)
-    progress.begin(prompts.num_rows * repeats, num_work)
-    while num_work:
+    work = _work(run, prompts, repeats, earlier, lengths)
+    progress.begin(prompts.num_rows * repeats, work.num_rows, work.order)
+    order = {"history": work.history, "num_known": work.num_known, "num_rows": work.num_rows}
+    while work.num_rows:
         duty = _duty(config, run, factory)
-        feed = Feed(duty, placement, progress, interruptions)
-        num_given_up = feed.run([run.path(name) for name in files], num_work)
-        if feed.num_done == num_work:
+        feed = Feed(work, duty, placement, progress, interruptions)
+        num_given_up = feed.run(run)
+        if feed.num_done == work.num_rows:
             break
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
-        files, num_work = _work(run, prompts, repeats, earlier)
-    facts = journal.facts(run.child(journal.FOLDER))
-    completions.commit(run, prompts, repeats, {"engine": json.dumps(facts)})
+        work = _work(run, prompts, repeats, earlier, lengths)
+    facts: dict[str, str | int] = {"schedule": json.dumps(order)}
+    facts["engine"] = json.dumps(journal.facts(run.child(journal.FOLDER)))
+    completions.commit(run, prompts, repeats, facts)
     return done(run) or {}
 
 
-def _work(run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str]) -> tuple[list[str], int]:
+def _work(run: Folder, prompts: Stage, repeats: int, earlier: frozenset[str], lengths: Lengths | None) -> Work:
     finished = journal.read(run.child(journal.FOLDER), without_errors_of=earlier)
-    return schedule.write_work(run, prompts, finished, repeats)
+    return schedule.write_work(run, prompts, finished, repeats, lengths)
 
 
 def _duty(config: Config, run: Folder, factory: EngineFactory) -> Duty:

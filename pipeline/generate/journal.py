@@ -21,6 +21,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from pipeline.errors import DataError
+from pipeline.generate.engine import Facts
 from pipeline.records import Completion
 from pipeline.store import Folder
 
@@ -175,9 +176,11 @@ def keep(folder: Folder, records: Iterator[dict[str, Any]]) -> None:
             folder.fs.move(partial, whole)
 
 
-def write_facts(folder: Folder, name: str, facts: dict[str, str | int | float]) -> None:
-    """Record what a worker's engine says of itself, beside its journal."""
-    folder.write_text(f"{name}.facts.json", json.dumps(facts))
+def write_facts(folder: Folder, name: str, facts: Facts) -> None:
+    """Record what a worker's engine says of itself, beside its journal; what it said before and no more, stays."""
+    file = f"{name}.facts.json"
+    before = json.loads(folder.read_text(file)) if folder.exists(file) else {}
+    folder.write_text(file, json.dumps(before | facts))
 
 
 def facts(folder: Folder) -> dict[str, Any]:

@@ -1,23 +1,40 @@
 """The work list: what is still to be generated, longest expected first.
 
-In: the prompts stage and the journals. Out: Parquet files of `WORK_SCHEMA` in the run's work/, in the order in which
-rows should start. Rows that are finished, or that cannot be asked, are not in it.
+In: the prompts stage, the journals, and the lengths of an earlier run. Out: Parquet files of `WORK_SCHEMA` in the run's
+work/, in the order in which rows should start. Rows that are finished, or that cannot be asked, are not in it.
+
+A row's rank is the length of the same prompt's completion in the earlier run, else the mean of its task and split
+there, else of its task, else of all; without an earlier run it is the length of the prompt, which is a weak guess.
+Rows of one rank stand by the length of their prompts and then by how these begin, so that an engine that caches
+prefixes finds them. Memory does not grow with the rows: they are shared out by rank to buckets on the disk, each of
+which is sorted alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 
 from pipeline import duck
+from pipeline.generate import history
+from pipeline.generate.buckets import MOST_BUCKETS, Buckets, buckets
+from pipeline.generate.history import Lengths
 from pipeline.records import KEY_COLUMNS
 from pipeline.store import Folder, Stage
 
 FOLDER = "work"
-ROWS_PER_FILE = 100_000
+
+ROWS_PER_BUCKET = 20_000
+"""Rows that are sorted at a time; at 1,000 tokens a prompt they are about 100 MB."""
+
+MOST_SORTED_ROWS = 100_000
+"""Rows of a bucket that is not sorted: so many of one rank stay in the order of the prompts."""
 
 WORK_SCHEMA = pa.schema(
     [
@@ -31,21 +48,67 @@ WORK_SCHEMA = pa.schema(
     ]
 )
 
+RANKED_SCHEMA = pa.schema(
+    [*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64()), pa.field("start", pa.string())]
+)
+
 DONE_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
 
-# Without a history the prompt's length is the best guess of the completion's: see design.md, "longest first".
-WORK_SQL = """
-    SELECT p.task, p.split, p.id, CAST(r.repeat AS INTEGER) AS repeat, p.prompt_sha256,
-           CASE WHEN p.prompt_token_ids IS NULL THEN p.messages END AS messages, p.prompt_token_ids
-    FROM prompts p, (SELECT unnest(range($repeats)) AS repeat) r
-    WHERE p.error IS NULL
-      AND NOT EXISTS (SELECT 1 FROM done d WHERE d.task = p.task AND d.split = p.split AND d.id = p.id
-                      AND d.repeat = r.repeat AND d.prompt_sha256 = p.prompt_sha256)
-    ORDER BY coalesce(p.num_prompt_tokens, length(p.messages)) DESC, p.task, p.split, p.id, r.repeat
+_DONE = "CREATE TABLE done (task VARCHAR, split VARCHAR, id BIGINT, repeat INTEGER, prompt UBIGINT)"
+_MORE_DONE = "INSERT INTO done SELECT task, split, id, repeat, hash(prompt_sha256) FROM chunk"
+
+_TODO = """
+    WITH todo AS (
+        SELECT p.*, CAST(r.repeat AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
+            coalesce(p.num_prompt_tokens, length(p.messages))::BIGINT AS length,
+            round(coalesce(
+                known.tokens, same.tokens, task.tokens, (SELECT max(tokens) FROM by_task WHERE task IS NULL), length
+            ))::BIGINT AS rank
+        FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
+        LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
+        LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
+        LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
+        ANTI JOIN done d ON d.task = p.task AND d.split = p.split AND d.id = p.id
+            AND d.repeat = r.repeat AND d.prompt = hash(p.prompt_sha256)
+        WHERE p.error IS NULL
+    )
 """
+_RANKS = "SELECT rank, count(*), count(*) FILTER (is_known) FROM todo GROUP BY rank ORDER BY rank DESC"
+_RANKED = """
+    SELECT task, split, id, repeat, prompt_sha256, CASE WHEN prompt_token_ids IS NULL THEN messages END AS messages,
+        prompt_token_ids, rank, length, left(messages, 200) AS start FROM todo
+"""
+_UNSORTED = "SELECT * EXCLUDE (rank, length, start) FROM bucket"
+_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, start, task, split, id, repeat"
+
+_NARROW = ["task", "split", "id", "prompt_sha256", "messages", "num_prompt_tokens", "error"]
+_WIDE = [*_NARROW, "prompt_token_ids"]
 
 
-def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], repeats: int) -> tuple[list[str], int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The work list: its files, relative to the run, in the order of the work.
+
+    `history` is the run whose lengths give the order, or None; it has answered the prompts of `num_known` of the
+    `num_rows` rows.
+    """
+
+    files: Sequence[str]
+    num_rows: int
+    history: str | None
+    num_known: int
+
+    @property
+    def order(self) -> str:
+        """What the order is, for a person."""
+        if self.history is None:
+            return "no earlier run tells their lengths: longest prompts first"
+        return f"longest first by run {self.history}, which has answered {self.num_known} of {self.num_rows}"
+
+
+def write_work(
+    run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], repeats: int, lengths: Lengths | None = None
+) -> Work:
     """Write the work list anew.
 
     Args:
@@ -53,29 +116,67 @@ def write_work(run: Folder, prompts: Stage, finished: Iterable[dict[str, Any]], 
         prompts: Its prompts.
         finished: Completions that are not to be made again, as the journals hold them.
         repeats: Completions a question.
+        lengths: What an earlier run tells of the completions' lengths.
 
-    Returns:
-        The files, relative to the run, in the order of the work, and the number of rows in them.
+    Raises:
+        RunError: The run's directory or the temporary one is full.
     """
     run.remove(FOLDER)
     names: list[str] = []
-    num_rows = 0
-    with duck.connection() as database:
-        database.register("prompts", prompts.dataset())
-        database.register("none", DONE_SCHEMA.empty_table())
-        database.execute("CREATE TABLE done AS SELECT * FROM none")
-        for chunk in _chunks(finished):
-            database.register("chunk", chunk)
-            database.execute("INSERT INTO done SELECT * FROM chunk")
-        reader = duck.batches(database, WORK_SQL, {"repeats": repeats}, rows=ROWS_PER_FILE)
-        for number, batch in enumerate(reader):
+    with duck.connection() as database, buckets(RANKED_SCHEMA) as shared:
+        _load(database, finished, lengths or history.none())
+        database.register("prompts", duck.scanner(prompts, _NARROW))
+        ranks = database.execute(_TODO + _RANKS, {"repeats": repeats}).fetchall()
+        lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, _ in ranks])
+        database.register("prompts", duck.scanner(prompts, _WIDE))
+        _share_out(duck.batches(database, _TODO + _RANKED, {"repeats": repeats}, rows=duck.BATCH_ROWS), lowest, shared)
+        for number, num_rows in enumerate(lowest.values()):
             name = f"{FOLDER}/part-{number:05d}.parquet"
-            num_rows += run.write_parquet(name, WORK_SCHEMA, [pa.Table.from_batches([batch]).cast(WORK_SCHEMA)])
+            database.register("bucket", shared.read(number))
+            sql = _SORTED if num_rows <= MOST_SORTED_ROWS else _UNSORTED
+            run.write_parquet(name, WORK_SCHEMA, duck.batches(database, sql, rows=duck.BATCH_ROWS))
             names.append(name)
-    return names, num_rows
+    return Work(
+        files=names,
+        num_rows=sum(lowest.values()),
+        history=lengths.run_id if lengths else None,
+        num_known=sum(num_known for _, _, num_known in ranks),
+    )
 
 
-def _chunks(finished: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+def _load(database: duckdb.DuckDBPyConnection, finished: Iterable[dict[str, Any]], lengths: Lengths) -> None:
+    # Left as they are written, the joins hold what is on their right: keys and lengths, never the prompts.
+    database.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+    database.register("by_prompt", lengths.by_prompt)
+    database.register("by_task", lengths.by_task)
+    database.execute(_DONE)
     rows = ({name: row[name] for name in DONE_SCHEMA.names} for row in finished)
-    while chunk := list(islice(rows, ROWS_PER_FILE)):
+    for chunk in _chunks(rows):
+        database.register("chunk", chunk)
+        database.execute(_MORE_DONE)
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[pa.Table]:
+    while chunk := list(islice(rows, ROWS_PER_BUCKET)):
         yield pa.Table.from_pylist(chunk, schema=DONE_SCHEMA)
+
+
+def _lowest_ranks(ranks: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the lowest rank of each bucket, falling, with the bucket's number of rows.
+
+    Args:
+        ranks: Each rank with its number of rows, falling. A bucket holds whole ranks.
+    """
+    size = max(ROWS_PER_BUCKET, sum(num_rows for _, num_rows in ranks) // MOST_BUCKETS + 1)
+    lowest: list[tuple[int, int]] = []
+    for rank, num_rows in ranks:
+        before = lowest.pop() if lowest and lowest[-1][1] + num_rows <= size else (rank, 0)
+        lowest.append((rank, before[1] + num_rows))
+    return dict(lowest)
+
+
+def _share_out(batches: Iterable[pa.RecordBatch], lowest: Iterable[int], shared: Buckets) -> None:
+    rising = -np.array(list(lowest), np.int64)
+    for batch in batches:
+        rows = batch.cast(RANKED_SCHEMA)
+        shared.add(rows, np.searchsorted(rising, -rows.column("rank").to_numpy()))

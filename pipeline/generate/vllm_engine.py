@@ -13,7 +13,9 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ModelError
-from pipeline.generate.engine import Engine, EngineDead, Output, Request, RowError
+from pipeline.generate.engine import Engine, EngineDead, Facts, Output, Request, RowError
+from pipeline.generate.gpus import gpu_facts
+from pipeline.generate.weights import num_parameters
 
 CLOSE_S = 10.0
 """Seconds that vLLM's processes have to end by themselves."""
@@ -30,10 +32,13 @@ class VllmFactory:
 
         Raises:
             ModelError: vLLM is not installed, or refuses the model or the arguments.
-            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know.
+            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know, or engine.batch_invariant
+                needs other hardware.
         """
         # A benchmark's questions are nobody's business, and neither is how often they are asked.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # vLLM's modules read it as they are imported. What the run records is what counts, not who started it where.
+        os.environ["VLLM_BATCH_INVARIANT"] = str(int(self.config.engine.batch_invariant))
         try:
             from vllm import SamplingParams
             from vllm.sampling_params import RequestOutputKind
@@ -42,6 +47,8 @@ class VllmFactory:
             raise ModelError(
                 f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
             ) from error
+        if self.config.engine.batch_invariant:
+            require_batch_invariance()
         parser_class = parser_class_of(self.config)
         try:
             engine = AsyncLLM.from_engine_args(engine_arguments(self.config), start_engine_loop=True)
@@ -57,6 +64,28 @@ class VllmFactory:
         except BaseException:
             engine.shutdown(timeout=CLOSE_S)
             raise
+
+
+def require_batch_invariance() -> None:
+    """Refuse hardware on which vLLM's batch-invariant mode does not hold; no model is loaded for it.
+
+    Source: vLLM 0.32, envs.py, VLLM_BATCH_INVARIANT: "NVIDIA GPU with compute capability >= 9.0". Elsewhere vLLM starts
+    all the same, with kernels that promise nothing.
+
+    Raises:
+        ConfigError: There is no such GPU.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cuda() and current_platform.has_device_capability(90):
+        return
+    found = str(current_platform.device_type)
+    if current_platform.is_cuda():
+        found = f"{current_platform.get_device_name()} ({current_platform.get_device_capability().as_version_str()})"
+    raise ConfigError(
+        f"engine.batch_invariant=True: vLLM has this mode on NVIDIA GPUs of compute capability 9.0 and up, and this "
+        f"is {found}: set it to false"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,20 +216,28 @@ class VllmEngine:
         self._sampling_params = sampling_params
 
     @property
-    def facts(self) -> dict[str, str | int | float]:
-        """Return versions, device and precision as the running engine reports them."""
+    def facts(self) -> Facts:
+        """Return versions, precision, device and the model's shape, as the running engine has resolved them."""
         import torch
+        import transformers
         import vllm
 
-        model = self._engine.model_config
-        return {
-            "vllm": vllm.__version__,
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda or "",
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "max_model_len": int(model.max_model_len),
-            "device": self._engine.vllm_config.device_config.device_type,
-        }
+        config, model = self._engine.vllm_config, self._engine.model_config
+        device = str(config.device_config.device_type)
+        facts: Facts = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+        if torch.version.cuda is not None:
+            facts["cuda"] = torch.version.cuda
+        facts |= {"device": device, "dtype": str(model.dtype).removeprefix("torch.")}
+        facts |= {"max_model_len": model.max_model_len, "max_num_seqs": config.scheduler_config.max_num_seqs}
+        facts |= _shape(model)
+        if model.quantization is not None:
+            facts["quantization"] = str(model.quantization)  # packed weights do not tell how many there are
+        else:
+            counted = num_parameters(model.model, model.revision, config.load_config.download_dir)
+            facts |= {} if counted is None else {"num_parameters": counted}
+        if device == "cuda":
+            facts |= gpu_facts(config.parallel_config.world_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return facts
 
     def sampling(self, request: Request) -> Any:
         """Return vLLM's `SamplingParams` for one request."""
@@ -246,3 +283,19 @@ class VllmEngine:
             # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
             handler.get_loop().call_soon_threadsafe(handler.cancel)
         self._engine.shutdown(timeout=CLOSE_S)
+
+
+def _shape(model: Any) -> Facts:
+    """Return the model's architecture as vLLM read it from its config.json; what does not apply is left out."""
+    numbers = {
+        "num_layers": model.get_total_num_hidden_layers(),
+        "hidden_size": model.get_hidden_size(),
+        "num_attention_heads": model.model_arch_config.total_num_attention_heads,
+        "num_kv_heads": model.get_total_num_kv_heads(),
+        "head_size": model.get_head_size(),
+        "num_experts": model.get_num_experts(),
+        "num_experts_per_token": model.get_num_experts_per_tok(),
+        "vocab_size": model.get_vocab_size(),
+    }
+    known = {name: int(number) for name, number in numbers.items() if number}
+    return {"architecture": ", ".join(model.architectures), **known}

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipeline.errors import PipelineError, RunError
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
-from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Output, Request, RowError
+from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Facts, Output, Request, RowError
 from pipeline.generate.journal import Journal, write_facts
 from pipeline.generate.lanes import Lanes
 from pipeline.generate.ledger import Ended, Ledger
@@ -124,7 +124,8 @@ class Worker:
             logger.exception("The engine does not start")
             self._give_up(type(error)(f"{error}{cause}"))
             return
-        facts = {"engine_start_s": round(time.monotonic() - began, 3), "restarts": num_deaths}
+        facts: Facts = {"engine_start_s": round(time.monotonic() - began, 3), "restarts": num_deaths}
+        facts["session"] = self._duty.session
         write_facts(self._duty.journal, self._name, {**self._engine.facts, **facts})
         self._duty.control.ready(self._actor)
 

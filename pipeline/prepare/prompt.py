@@ -15,9 +15,10 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from pipeline.config import Config, require
+from pipeline.config import Config
 from pipeline.errors import ModelError
 from pipeline.fingerprint import read_template
+from pipeline.keys import require
 from pipeline.prepare.hub import fetch
 
 Messages = list[dict[str, Any]]

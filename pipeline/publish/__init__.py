@@ -1,1 +1,1 @@
-"""The publish room: samples in, what leaves the pipeline out: the leaderboard's archive, and its check."""
+"""The publish room: samples and metrics in, what leaves the pipeline out: archive, submission form, report."""

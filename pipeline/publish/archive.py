@@ -110,7 +110,7 @@ class Archive:
             try:
                 self.copy(name, None, most_bytes)
             except BadMember as error:
-                raise BadMember(f"its {shown(name)!r} {error}") from error
+                raise BadMember(f"its '{shown(name)}' {error}") from error
             most_bytes -= self.members[name].file_size
 
     def read(self, name: str) -> bytes:

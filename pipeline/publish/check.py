@@ -88,11 +88,11 @@ def _missing(archive: Archive, file: str) -> str:
     for member in archive.members:
         folder, _, last = member.replace("\\", "/").rpartition("/")
         if last == file:
-            return f"missing at the archive's root: it lies in {shown(folder)!r}"
+            return f"missing at the archive's root: it lies in '{shown(folder)}'"
         if last.lower() == file.lower():
-            return f"missing: {shown(member)!r} is written in other letters"
+            return f"missing: '{shown(member)}' is written in other letters"
         if last.lower().partition(".")[0] == stem:
-            return f"missing: {shown(member)!r} has the wrong extension, it must be .json"
+            return f"missing: '{shown(member)}' has the wrong extension, it must be .json"
     return "missing"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.publish import report, submission
+from pipeline.publish.card import write_card
 from pipeline.store import Folder
 
 
@@ -36,7 +37,7 @@ def publish(run: Folder, config: Config, content: dict[str, Any]) -> list[Produc
         RunError: The directory cannot be written.
         DataError: The run has no samples, or they are damaged.
     """
-    return [make(run, config, content) for make in (_submission, _report)]
+    return [make(run, config, content) for make in (_submission, _card, _report)]
 
 
 def retract(run: Folder, config: Config) -> None:
@@ -66,6 +67,13 @@ def _submission(run: Folder, config: Config, content: dict[str, Any]) -> Product
     if packed.mode == "extracted":
         what += f", {packed.num_extracted:,} of them the letters alone"
     return Product(name="submission", facts=asdict(packed), line=f"  {run.path(packed.file)}  {what}")
+
+
+def _card(run: Folder, config: Config, content: dict[str, Any]) -> Product:
+    todo = write_card(run, config, content)
+    left = f"; still to do: {', '.join(todo)}" if todo else ""
+    line = f"  {run.path('card.md')}  the submission form, filled in{left}"
+    return Product(name="card", facts={"file": "card.md", "todo": todo}, line=line)
 
 
 def _report(run: Folder, config: Config, content: dict[str, Any]) -> Product:

@@ -40,9 +40,8 @@ class Rows:
         if task.ids is not None:
             yield from self._compared(task.file, task.ids)
         for what, num, where in self._repeated.lines():
-            yield Finding(
-                "warning", task.file, f"{num:,} of {self._num_rows:,} rows repeat an id {what}, the last wins: {where}"
-            )
+            rows = f"{num:,} of {self._num_rows:,} rows"
+            yield Finding("warning", task.file, f"{rows} repeat an id {what}, the last wins: {where}")
         for line in suspicions(self.outputs):
             yield Finding("warning", task.file, line)
 
@@ -55,11 +54,8 @@ class Rows:
             yield Finding("refused", file, what)
         if unknown:
             first = listed(nsmallest(NUM_SHOWN, unknown), len(unknown))
-            yield Finding(
-                "warning",
-                file,
-                f"{len(unknown):,} of {len(self.ids):,} ids are not of the data set's test split: {first}",
-            )
+            what = f"{len(unknown):,} of {len(self.ids):,} ids are not of the data set's test split: {first}"
+            yield Finding("warning", file, what)
 
     def _read(self, number: int, row: Any) -> None:
         row_id = _id(row)

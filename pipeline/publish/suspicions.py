@@ -68,4 +68,4 @@ def _sameness(outputs: Mapping[int, str]) -> list[str]:
     if num <= SAME_SHARE * len(outputs):
         return []
     share = f"{num / len(outputs):.0%} of {len(outputs):,} outputs"
-    return [f"{share} are {shown(text)!r}, more than {SAME_SHARE:.0%}: four even options give one letter a quarter"]
+    return [f"{share} are '{shown(text)}', more than {SAME_SHARE:.0%}: four even options give one letter a quarter"]

@@ -58,6 +58,9 @@ def test_an_endpoint_gives_the_same_prompts_and_responses(demo_run: Folder, api_
     done = command("pipeline.run", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     run = Folder.open(str(tmp_path / "run=endpoint"))
+    (server,) = json.loads(run.read_text("manifest.json"))["engine"].values()
+    assert (server["served_model"], server["max_model_len"]) == ("demo", 1024)
+    assert server["server"].startswith("vllm ")
     theirs, ours = samples(run), samples(demo_run)
     assert theirs.keys() == ours.keys()
     for name, row in theirs.items():
@@ -81,13 +84,42 @@ def test_the_manifest_says_what_the_run_is(demo_run: Folder) -> None:
     content = json.loads(demo_run.read_text("manifest.json"))
     assert (content["status"], content["run_id"], content["counts"]["num_samples"]) == ("complete", "demo", NUM_ROWS)
     assert content["versions"]["torch"]
-    assert [facts["dtype"] for facts in content["engine"].values()] == ["float32"]
+    (engine,) = content["engine"].values()
+    assert (engine["dtype"], engine["device"]) == ("float32", "cpu")
+    assert (engine["max_model_len"], engine["max_num_seqs"]) == (1024, 64)
+    assert (engine["architecture"], engine["num_layers"], engine["num_parameters"]) == ("Qwen3ForCausalLM", 3, 572_864)
+    assert content["hardware"]["gpus"] == []
     assert content["timings_s"]["generate"] > 0
+
+
+def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: Folder) -> None:
+    fields = json.loads(demo_run.read_text("card.json"))["fields"]
+    content = json.loads(demo_run.read_text("manifest.json"))
+    unknown = {name for name, field in fields.items() if field["source"] == "TODO"}
+    assert unknown == {
+        *("mera_version", "team", "model_name", "model_link", "model_type", "additional_links"),
+        *("training_description", "license", "created", "rank.agriculture", "rank.medicine"),
+    }
+    assert fields["torch"]["value"] == content["versions"]["torch"]
+    assert fields["transformers"]["value"] == content["versions"]["transformers"]
+    assert fields["codebase"]["value"].startswith((content["codebase"] or {"commit": "pipeline"})["commit"][:7])
+    assert fields["chat_template"]["value"] == (ROOT / "data/demo/model/chat_template.jinja").read_text()
+    assert (fields["gpus"]["value"], fields["cuda"]["value"]) == ("0 (CPU)", "none")
+    assert (fields["precision"]["value"], fields["model_size"]["value"]) == ("float32", "572.9K")
 
 
 def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: Folder) -> None:
     text = (Path(demo_run.root).parent / "stdout.txt").read_text()
-    for name in ("agro_bench", "aqua_bench", "med_bench", "agriculture", "medicine", "tokens/s", "metrics.parquet"):
+    for name in (
+        "agro_bench",
+        "aqua_bench",
+        "med_bench",
+        "agriculture",
+        "medicine",
+        "tokens/s",
+        "metrics.parquet",
+        "card.md",
+    ):
         assert name in text
     for stranger in ("INFO", "WARNING", "Traceback", "raylet", "pid="):
         assert stranger not in text

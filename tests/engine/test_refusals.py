@@ -11,7 +11,8 @@ SCRIPT = """
 from pipeline.compose import compose
 from pipeline.errors import PipelineError
 from pipeline.generate.vllm_engine import VllmFactory
-for word in ("reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere"):
+words = ["reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", "engine.batch_invariant=true"]
+for word in words:
     try:
         VllmFactory(compose(["conf=demo", word]))()
     except PipelineError as error:
@@ -24,9 +25,11 @@ def test_each_refusal_names_its_key_and_value() -> None:
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith(("ConfigError", "ModelError"))]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[0].startswith("ConfigError reasoning_parser='qwen33' is not known to vLLM: choose of ")
     assert "qwen3" in lines[0]
     assert lines[1].startswith("ConfigError engine.extra=")
     assert "colour" in lines[1]
     assert lines[2] == "ModelError model.path='/nowhere': vLLM does not start"
+    assert lines[3].startswith("ConfigError engine.batch_invariant=True: ")
+    assert lines[3].endswith("and this is cpu: set it to false")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scripted import ScriptedFactory
 
-from pipeline import rescore, rundir
+from pipeline import pack, rescore, rundir, validate
 from pipeline.compose import compose
 from pipeline.config import Config
 from pipeline.errors import DataError, RunError, TooManyFailedRows
@@ -44,6 +44,8 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
         "completions",
         "samples",
         "metrics.parquet",
+        "card.md",
+        "card.json",
         "logs",
         ".lock",
     }
@@ -63,6 +65,23 @@ def test_a_run_says_what_the_lints_say_and_records_it(tmp_path: Path, capfd: pyt
     assert names == ["stop-in-reasoning", "short-thinking", "unused-sampling"]
     assert "warning: unused-sampling: generation.top_k=5 has no effect" in capfd.readouterr().out
     assert not [name for name in content["datasets"] if name.startswith("warning")]
+
+
+def test_a_run_of_every_test_row_leaves_the_leaderboards_archive(tmp_path: Path) -> None:
+    run = execute(settings(tmp_path, "limit=null", "splits=[test]"), ScriptedFactory(answer="\n\nB"))
+    record = json.loads(run.read_text("manifest.json"))["published"]["submission"]
+    assert (record["file"], record["num_tasks"], record["num_answers"]) == ("one_submission.zip", 3, 180)
+    made = Path(run.path("one_submission.zip")).read_bytes()
+    pack.main([f"run={run.root}"])
+    assert Path(run.path("one_submission.zip")).read_bytes() == made
+    validate.main([f"archive={run.path('one_submission.zip')}", "conf=demo"])
+
+
+def test_a_limited_run_is_complete_and_says_why_it_has_no_archive(tmp_path: Path) -> None:
+    run = execute(settings(tmp_path), ScriptedFactory())
+    content = json.loads(run.read_text("manifest.json"))
+    assert content["status"] == "complete"
+    assert content["published"]["submission"]["reason"].startswith("limit=3 cuts the test split")
 
 
 def test_failed_rows_finish_the_run_and_decide_its_exit_code(tmp_path: Path) -> None:

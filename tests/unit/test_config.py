@@ -63,6 +63,12 @@ BAD = [
     (["conf=demo", "engine.extra.hf_token=abc"], "engine.extra.hf_token: a secret would be written into the run"),
     (["conf=demo", "tasks.agro_bench.prompt_fields=[]"], "tasks.agro_bench.prompt_fields"),
     (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),
+    (["conf=demo", "submission.tema=x"], "submission.tema: .*Did you mean: 'team'"),
+    (["conf=demo", "submission.team= "], "submission.team=' ': give some text, or null"),
+    (["conf=demo", "submission.additional_links=['']"], "submission.additional_links='': give some text, or null"),
+    (["conf=demo", "submission.unmeasured.gpu=8"], "submission.unmeasured.gpu: .*Did you mean: 'gpus'"),
+    (["conf=demo", "submission.model_link=https://me:pw@x/y"], "submission.model_link holds credentials"),
+    (["conf=demo", "submission.additional_links=['https://x/?token=1']"], "additional_links holds credentials"),
     (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
     (["conf=demo", "prompt.expected_fingerprint=abc"], "prompt.expected_fingerprint='abc': must be null, or sha256:"),
     (["conf=demo", "prompt.fingerprint_policy=ask"], "prompt.fingerprint_policy: Invalid value 'ask'"),
@@ -94,6 +100,8 @@ def test_mera_is_the_reference_run() -> None:
     assert (config.prompt.template_kwargs, config.reasoning_parser) == ({"enable_thinking": True}, "qwen3")
     assert (config.engine.replicas, config.engine.tensor_parallel_size) == (8, 1)
     assert config.engine.extra["language_model_only"] is True
+    said = config.submission
+    assert (said.team, said.mera_version, said.describes) == ("MERA", "v1.0.0", config.model.path)
     assert config.tasks["med_bench"].strip
     assert config.tasks["med_bench"].prompt_fields == ("inputs",)
 

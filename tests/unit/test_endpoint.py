@@ -19,6 +19,7 @@ from pipeline.generate.endpoint import EndpointFactory
 from pipeline.generate.engine import Output, Request, RowError
 
 MODELS = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+OF_VLLM = {"id": "tiny", "object": "model", "owned_by": "vllm", "max_model_len": 4096, "root": "models/tiny"}
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
@@ -35,13 +36,17 @@ def answer(message: dict[str, Any], finish_reason: str = "stop") -> tuple[int, d
 
 
 @contextmanager
-def server(*replies: tuple[int, Any], models: tuple[int, Any] = MODELS) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def server(
+    *replies: tuple[int, Any], models: tuple[int, Any] = MODELS, version: tuple[int, Any] = (404, {})
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Serve the replies one after the other, the last one for ever; give the address and the requests that came."""
     waiting, seen = list(replies), []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.reply(*models)
+            if self.path == "/version":
+                seen.append({"path": self.path, "authorization": self.headers["Authorization"]})
+            self.reply(*(version if self.path == "/version" else models))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -190,6 +195,35 @@ class TestEndpoint:
             pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: choose of tiny"),
         ):
             ask(config(url, "engine.endpoint.model=huge"))
+
+    def test_vllms_server_tells_its_version_and_its_context(self) -> None:
+        models = (200, {"object": "list", "data": [OF_VLLM]})
+        with server(models=models, version=(200, {"version": "0.32.0"})) as (url, _):
+            facts = EndpointFactory(config(url))().facts
+        assert facts == {"base_url": url, "served_model": "tiny", "max_model_len": 4096, "server": "vllm 0.32.0"}
+
+    @pytest.mark.parametrize(
+        "version",
+        [
+            *[(404, {}), (500, {}), (200, b"<html>"), (200, []), (200, {}), (200, {"version": 5})],
+            *[(200, {"version": "1\n# 2"}), (200, {"version": "1" * 65}), (200, {"version": ""})],
+        ],
+    )
+    def test_a_version_that_is_none_is_unknown(self, version: tuple[int, Any]) -> None:
+        models = (200, {"object": "list", "data": [OF_VLLM]})
+        with server(models=models, version=version) as (url, _):
+            assert "server" not in EndpointFactory(config(url))().facts
+
+    @pytest.mark.parametrize("length", [None, "4096", -1, 2**40, True, [1], 40.5])
+    def test_a_context_that_cannot_be_is_unknown(self, length: Any) -> None:
+        models = (200, {"object": "list", "data": [{**OF_VLLM, "max_model_len": length}]})
+        with server(models=models) as (url, _):
+            assert "max_model_len" not in EndpointFactory(config(url))().facts
+
+    def test_only_vllms_server_is_asked_for_its_version(self) -> None:
+        with server(version=(200, {"version": "1"})) as (url, seen):
+            assert EndpointFactory(config(url))().facts == {"base_url": url, "served_model": "tiny"}
+        assert seen == []
 
     def test_the_key_comes_from_the_environment_and_from_nowhere_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MY_KEY", "sesame-7")

@@ -37,7 +37,21 @@ def names(file: Path) -> str:
 
 @pytest.mark.parametrize("file", [file for file in FILES if room_of(file)], ids=names)
 def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> None:
-    shared = {"config", "errors", "records", "store", "compose", "duck", "fingerprint", "squad", "statistics"}
+    shared = {
+        "config",
+        "errors",
+        "records",
+        "store",
+        "compose",
+        "duck",
+        "fingerprint",
+        "squad",
+        "statistics",
+        "paired",
+        "keys",
+        "submission",
+        "earlier",
+    }
     own = [module.split(".") for module in imported(file) if module.split(".")[0] == "pipeline"]
     strangers = {module[1] for module in own if len(module) > 1} - shared - {room_of(file)}
     assert not strangers
@@ -63,6 +77,8 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
         ["pipeline.preview", "conf=nowhere"],
         ["pipeline.preview", "conf=demo", "n=x"],
         ["pipeline.pack", "run=x"],
+        ["pipeline.compare", "base=x", "new=y"],
+        ["pipeline.run", "conf=demo", "gate.baseline=gone"],
         ["pipeline.validate", "--help"],
         ["pipeline.replay", "logs=gone", "conf=demo"],
     ],

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import manifest, rundir
 from pipeline.compose import compose
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.plan import ALL_REDUCE_LATENCY_S, GPUS, RESERVED_BYTES, Workload, plans
 from pipeline.generate.shape import Shape, read_shape
+from pipeline.plan_preview import assumed
+from pipeline.preview import main
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -132,3 +135,53 @@ def test_the_demo_models_parameters_are_counted() -> None:
         stored = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     assert shape.num_params == stored
     assert shape.weights_bytes == 4 * stored
+
+
+def preview(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    main(list(words))
+    return capsys.readouterr().out
+
+
+def test_the_preview_shows_the_plans_fastest_first_and_says_which_to_choose(
+    tmp_path: Path, reference: Shape, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["conf=mera", f"model.path={tmp_path / reference.name}", f"output_dir={tmp_path / 'none'}", "plan=true"]
+    out = preview(capsys, *words)
+    work = replace(WORK, max_num_seqs=compose(["conf=mera"]).engine.max_num_seqs)
+    (best, *_) = plans(reference, A100, 8, 8, 0.92, work)
+    assert "34.66 B parameters, 3.45 B active, 69.3 GB of weights" in out
+    assert f"fastest: engine.tensor_parallel_size={best.tensor_parallel_size} " in out
+    assert f"{best.num_fitting:,} sequences fit" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["plan=maybe"], r"plan='maybe': give true or false"),
+        (["gpus=8"], r"gpus=: is a word of the plan; give plan=true with it"),
+        (["plan=true", "gpu=TPU"], r"gpu='TPU': there are A100-SXM4-40GB, A100-SXM4-80GB"),
+        (["plan=true", "gpus=0"], r"gpus='0': give a number from 1"),
+        (["plan=true", "rows=many"], r"rows='many': give a number from 1"),
+        (["plan=true", "engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], r"plan=true: an endpoint"),
+    ],
+)
+def test_words_of_the_plan_that_are_wrong_are_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        main(["conf=demo", *words])
+
+
+def test_the_length_of_a_completion_is_an_earlier_runs_where_there_is_one(tmp_path: Path) -> None:
+    config = compose(["conf=demo", f"output_dir={tmp_path}"])
+    assert (assumed(config, {}).num_output_tokens, assumed(config, {}).origin) == (192, "assumed")
+    run, config = rundir.place(replace(config, run_id="before"))
+    rundir.begin(run, config)
+    manifest.write(run, "complete", {"counts": {"num_samples": 10, "num_output_tokens": 570, "num_failed": 0}})
+    again = replace(config, run_id="again")
+    assert (assumed(again, {}).num_output_tokens, assumed(again, {}).origin) == (57, "of run before")
+    assert (
+        assumed(again, {"output_tokens": "9"}).num_output_tokens,
+        assumed(again, {"output_tokens": "9"}).origin,
+    ) == (
+        9,
+        "as given",
+    )

@@ -84,7 +84,7 @@ def test_a_prompt_is_shown_as_text_and_as_tokens(show) -> None:
 def test_n_prompts_of_each_task_are_shown(show) -> None:
     heads = [line for line in section(show("n=2", "splits=[test]"), "prompts") if " test id=" in line]
     assert [head.split()[0] for head in heads] == ["agro_bench"] * 2 + ["aqua_bench"] * 2 + ["med_bench"] * 2
-    assert [line for line in section(show("n=0"), "prompts") if line] == []
+    assert not [line for line in section(show("n=0"), "prompts") if " id=" in line]
 
 
 def test_one_task_can_be_looked_at(show) -> None:
@@ -196,6 +196,17 @@ def test_what_cannot_be_shown_is_one_line(show, words: list[str], kind: type[Exc
     with pytest.raises(kind, match=line) as caught:
         show(*words)
     assert "\n" not in str(caught.value)
+
+
+def test_another_template_than_the_expected_one_is_told_or_refused_as_by_a_run(show) -> None:
+    words = ["n=0", "limit=1", f"prompt.expected_fingerprint=sha256:{'0' * 64}"]
+    with pytest.raises(ModelError, match=r"prompt.expected_fingerprint=sha256:0+: .* renders other prompts"):
+        show(*words)
+    text = show(*words, "prompt.fingerprint_policy=warn")
+    assert "\nwarning: prompt.expected_fingerprint=sha256:000" in text
+    (known,) = [line for line in section(text, "prompts") if "fingerprint" in line]
+    assert "to take this one" in text
+    assert "warning" not in show("n=0", "limit=1", f"prompt.expected_fingerprint={known.split()[-1]}")
 
 
 def test_it_answers_0_with_lints_and_2_with_an_error() -> None:

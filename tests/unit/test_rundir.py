@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders import make_prompt, publish_prompts, settings
 
-from pipeline import manifest, rundir
+from pipeline import compose, manifest, rundir
 from pipeline.config import Config
 from pipeline.errors import RunError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
@@ -88,3 +88,13 @@ def test_what_a_process_left_half_written_is_removed_and_the_lock_is_not(begun: 
         run.write_text(name, "")
     rundir.begin(run, config)
     assert [run.exists(name) for name in half] == [False, False, True]
+
+
+def test_a_run_goes_on_when_only_the_form_has_changed(tmp_path: Path) -> None:
+    words = [f"output_dir={tmp_path}", "run_id=one"]
+    run, config = rundir.place(settings(*words))
+    rundir.begin(run, config)
+    rundir.begin(run, settings(*words, "submission.team=Мы", "submission.unmeasured.cuda=12.8"))
+    assert compose.load(run.read_text("config.yaml"), "config.yaml").submission.team == "Мы"
+    with pytest.raises(RunError, match="was begun with seed=1234"):
+        rundir.begin(run, settings(*words, "seed=5"))

@@ -101,6 +101,24 @@ def test_an_unknown_scheme_is_one_line() -> None:
         Folder.open("foo://bar")
 
 
+def test_a_file_is_replaced_whole_with_nothing_left_beside_it(run: Folder) -> None:
+    for content in (b"one", b"two"):
+        with run.replacing("a.bin") as path:
+            path.write_bytes(content)
+            path.with_name("helper").write_text("beside")
+    assert Path(run.path("a.bin")).read_bytes() == b"two"
+    assert [path.name for path in Path(run.root).iterdir()] == ["a.bin"]
+
+
+def test_a_file_whose_making_fails_leaves_the_old_one(run: Folder) -> None:
+    run.write_text("a.bin", "old")
+    with pytest.raises(ZeroDivisionError), run.replacing("a.bin") as path:  # noqa: PT012
+        path.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert run.read_text("a.bin") == "old"
+    assert [path.name for path in Path(run.root).iterdir()] == ["a.bin"]
+
+
 def test_text_is_replaced_whole(run: Folder) -> None:
     run.write_text("a.txt", "один")
     run.write_text("a.txt", "два")

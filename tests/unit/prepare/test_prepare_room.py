@@ -58,7 +58,7 @@ def test_files_lie_by_task_and_split(prepared, run):
 def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
     prepared()
     facts = run.stage("prompts", PROMPT_SCHEMA).facts
-    assert sorted(facts) == [
+    assert sorted(name for name in facts if not name.startswith("warning.")) == [
         "chat_template_sha256",
         "dataset_revision.agro",
         "model_fingerprint",
@@ -90,6 +90,7 @@ def test_the_facts_tell_the_commits_of_the_hub(prepared, run, hub, dataset, toke
     prepared("tasks.agro.dataset=org/set", "model.path=org/model")
     facts = run.stage("prompts", PROMPT_SCHEMA).facts
     assert (facts["dataset_revision.agro"], facts["model_revision"]) == (hub.commit, hub.commit)
+    assert f"tasks.agro.revision={hub.commit} model.revision={hub.commit}" in facts["warning.no-revision"]
 
 
 def test_a_system_message_comes_before_the_question(prepared):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from archives import MakeRun, Reply, Scored, reply_b, run_of, run_of_demo
+from carded import Carded
 
 from pipeline.records import Prompt
+from pipeline.store import Folder
 
 
 @pytest.fixture
@@ -24,3 +26,9 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
 def demo_run(tmp_path: Path, at_root: Path) -> Scored:  # noqa: ARG001
     """Make a complete run of all the demo's questions, answered by a function of their ids."""
     return run_of_demo(str(tmp_path))
+
+
+@pytest.fixture
+def carded(tmp_path: Path, at_root: Path) -> Carded:
+    assert at_root  # conf/ is found from the project's directory
+    return Carded(Folder.open(str(tmp_path / "run=night")))

@@ -67,3 +67,9 @@ def test_one_answer_to_more_than_half_of_the_questions_is_told(num_same: int, is
 
 def test_fewer_than_twenty_answers_are_too_few_to_tell() -> None:
     assert suspicions(dict.fromkeys(range(19), "B")) == []
+
+
+def test_half_a_character_is_shown_as_its_number() -> None:
+    (line,) = suspicions(dict.fromkeys(range(20), "\ud83d"))
+    assert "'\\ud83d'" in line
+    line.encode()

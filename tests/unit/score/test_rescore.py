@@ -1,12 +1,13 @@
 """`python -m pipeline.rescore run=<dir>` replaces a run's scores, or says in a line what is missing."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from pipeline import compose
+from pipeline import compose, manifest
 from pipeline.errors import UserError
 from pipeline.rescore import main
 
@@ -27,6 +28,14 @@ def test_rescore_writes_samples_and_metrics_and_prints_the_scores(scored, capsys
     main([f"run={scored.folder.root}"])
     assert scored.metric("em")["value"] == 1.0
     assert "agro" in capsys.readouterr().out
+
+
+def test_the_card_of_a_run_is_written_again(scored):
+    manifest.write(scored.folder, "complete", {"run_id": "test", "engine": {"r0": {"torch": "2.10.0"}}})
+    main([f"run={scored.folder.root}"])
+    card = json.loads(scored.folder.read_text("card.json"))
+    assert (card["fields"]["torch"]["value"], card["fields"]["team"]["value"]) == ("2.10.0", None)
+    assert "## " in scored.folder.read_text("card.md")
 
 
 @pytest.mark.parametrize("words", [[], ["run="], ["conf=mera"], ["run=a", "limit=1"]])

@@ -1,0 +1,136 @@
+"""Compare two complete runs over the same questions, question by question.
+
+python -m pipeline.compare base=outputs/run=2026-11-20 new=outputs/run=2026-11-21 [out=<directory>]
+
+In: the two runs, which are only read. Out: a table on the terminal, and compare.parquet, flips.parquet and compare.html
+in `out`; by default in `compare=<base>..<new>` beside the new run. The exit code tells nothing of the scores: that is
+the gate's part, in a run's configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.cli import command
+from pipeline.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.comparison.questions import Side
+    from pipeline.comparison.room import Comparison
+    from pipeline.store import Folder
+
+MOST_FLIPS = 20
+"""Flipped questions that are listed on the terminal; flips.parquet has them all."""
+
+
+def main(words: list[str]) -> None:
+    """Compare the runs that `base=` and `new=` name.
+
+    Raises:
+        ConfigError: A word is unknown, missing or given twice.
+        RunError: There is no such run, one is not complete, or their questions differ.
+        DataError: A file of theirs is damaged.
+    """
+    given = _words(words)
+    from pipeline.comparison.room import compare
+    from pipeline.console import plain
+    from pipeline.store import Folder
+
+    base, new = open_side(given["base"], "base"), open_side(given["new"], "new")
+    out = Folder.open(given["out"]) if "out" in given else _beside(base, new)
+    comparison = compare(base, new, out)
+    show(comparison, plain(), out)
+
+
+def _words(words: list[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in ("base", "new", "out") or not value or name in given:
+            raise ConfigError(f"{word!r}: the words are base=<run> new=<run> and out=<directory>, each once")
+        given[name] = value
+    for name in ("base", "new"):
+        if name not in given:
+            raise ConfigError(f"{name}= is missing: give the directory of a run, for instance {name}=outputs/run=one")
+    return given
+
+
+def open_side(directory: str, word: str) -> Side:
+    """Open a run that is compared.
+
+    Raises:
+        RunError: There is no such run, or it is not complete.
+        DataError: A file of it is damaged.
+    """
+    from pipeline import manifest, rundir
+    from pipeline.comparison.questions import Side
+
+    folder, config = rundir.open_finished(directory, word=word)
+    content = manifest.read(folder)
+    if content is None or content["status"] != "complete":
+        state = "has no manifest.json" if content is None else f"is {content['status']}"
+        raise RunError(f"{word}={directory}: the run {state}: only complete runs are compared; end it with its run_id")
+    return Side.of(folder, config, content)
+
+
+def _beside(base: Side, new: Side) -> Folder:
+    from pipeline.store import Folder
+
+    parent = Folder(new.folder.fs, new.folder.root.rpartition("/")[0])
+    return parent.child(f"compare={base.config.run_id}..{new.config.run_id}")
+
+
+def show(comparison: Comparison, console: Console, out: Folder) -> None:
+    """Print what has changed."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.comparison.page import cells
+    from pipeline.comparison.questions import CONDUCT
+    from pipeline.comparison.room import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
+    from pipeline.console import visible
+
+    for each in comparison.differences:
+        console.print(f"warning: {visible(each.line)}", soft_wrap=True)
+    columns = ("task or domain", "split", "metric", "base", "new", "change", "95% interval", "p, Holm", "n")
+    names = ("task", "split", "metric", "base", "new", "change", "interval", "p_holm", "num_questions")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, column in enumerate((*columns, "lost", "gained", "detectable")):
+        table.add_column(column, justify="left" if number < 3 else "right", no_wrap=number != 0, overflow="fold")
+    styles = {"better": "green", "worse": "red", "": ""}
+    level = None
+    for row in comparison.rows:
+        if row.metric in CONDUCT and row.difference == 0:
+            continue
+        if level not in (None, row.level):
+            table.add_section()
+        level, shown = row.level, cells(row)
+        texts = [Text(visible(shown[name])) for name in (*names, "lost", "gained", "detectable")]
+        table.add_row(*texts, style=styles[shown["sign"]])
+    console.print(table)
+    console.print(
+        "Holm's family: all rows with the same metric. em and correct of a task by McNemar's exact test, else the "
+        "paired bootstrap; detectable: the true difference that is found 8 times in 10",
+        soft_wrap=True,
+    )
+    rows = comparison.flipped.slice(0, MOST_FLIPS).to_pylist()
+    console.print(f"{comparison.num_flips:,} flips of em or correct" + (", the first of them:" if rows else ""))
+    for row in rows:
+        answers = f"{_short(row['base_answer'])} -> {_short(row['new_answer'])}, gold {_short(row['gold'])}"
+        line = f"  {row['flip']:<6} {row['task']} {row['split']} {row['id']} {row['metric']}: {answers}"
+        console.print(visible(line), soft_wrap=True)
+    for name, what in ((CHANGES_FILE, "every change"), (FLIPS_FILE, "every flipped question"), (PAGE_FILE, "the page")):
+        console.print(f"  {out.path(name)}  {what}", soft_wrap=True)
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "-"
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

@@ -1,0 +1,103 @@
+"""Earlier runs: the complete ones in output_dir that this run may learn from or be compared with.
+
+In: a configuration. Out: runs with what they recorded, newest first. Of a run only manifest.json and config.yaml are
+read here; a run that cannot be read is told and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import manifest
+from pipeline.compose import load
+from pipeline.config import Config
+from pipeline.errors import ConfigError, UserError
+from pipeline.rundir import CONFIG_FILE
+from pipeline.store import Folder
+
+MOST_RUNS = 20
+"""Runs of one model that are looked into; older ones are no better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRun:
+    """A complete run: its directory, the configuration that it recorded, and its manifest."""
+
+    run_id: str
+    folder: Folder
+    config: Config
+    manifest: dict[str, Any]
+
+    def covers(self, config: Config) -> bool:
+        """Return whether it asked at least what `config` asks: tasks, splits and rows."""
+        mine, wanted = self.config, config
+        rows = mine.limit is None or (wanted.limit is not None and wanted.limit <= mine.limit)
+        return rows and set(wanted.active_tasks) <= set(mine.active_tasks) and set(wanted.splits) <= set(mine.splits)
+
+
+def newest(config: Config, unread: list[str]) -> Iterator[EarlierRun]:
+    """Yield the complete runs of the same model that share a task with `config`, newest first, at most `MOST_RUNS`.
+
+    Args:
+        config: What is to be run; itself it is not among them.
+        unread: Gets a line for each run that cannot be read.
+
+    Raises:
+        RunError: output_dir cannot be reached.
+    """
+    output = Folder.open(config.output_dir)
+    complete: list[tuple[str, str, dict[str, Any]]] = []
+    for name in output.folders():
+        if not name.startswith("run=") or name == f"run={config.run_id}":
+            continue
+        try:
+            content = manifest.read(output.child(name))
+        except UserError as error:
+            unread.append(f"{output.path(name)} is left out: {error}")
+            continue
+        if content is not None and content["status"] == "complete":
+            complete.append((str(content.get("ended_at", "")), name, content))
+    num_found = 0
+    for _, name, content in sorted(complete, key=lambda each: each[:2], reverse=True):
+        try:
+            found = _open(output.child(name), name.removeprefix("run="), content)
+        except UserError as error:
+            unread.append(f"{output.path(name)} is left out: {error}")
+            continue
+        if _model(found.config) == _model(config) and set(found.config.active_tasks) & set(config.active_tasks):
+            yield found
+            num_found += 1
+            if num_found == MOST_RUNS:
+                return
+
+
+def named(config: Config, key: str, run_id: str) -> EarlierRun:
+    """Return the complete run in output_dir that the key `key` names.
+
+    Raises:
+        ConfigError: There is no such run, it is not complete, or what it recorded cannot be read.
+    """
+    folder = Folder.open(config.output_dir).child(f"run={run_id}")
+    try:
+        content = manifest.read(folder)
+        if content is None:
+            raise ConfigError(f"there is no run {folder.root}: name a run of output_dir")
+        if content["status"] != "complete":
+            raise ConfigError(f"{folder.root} is {content['status']}, not complete: run it to its end")
+        return _open(folder, run_id, content)
+    except UserError as error:
+        raise ConfigError(f"{key}={run_id!r}: {error}") from error
+
+
+def _open(folder: Folder, run_id: str, content: dict[str, Any]) -> EarlierRun:
+    config = load(folder.read_text(CONFIG_FILE), folder.path(CONFIG_FILE))
+    return EarlierRun(run_id=run_id, folder=folder, config=config, manifest=content)
+
+
+def _model(config: Config) -> tuple[str | None, ...]:
+    """Return what names the model, whatever its revision: the next checkpoint answers at about the same length."""
+    if config.engine.kind == "vllm":
+        return "vllm", config.model.path
+    return "endpoint", config.engine.endpoint.base_url, config.engine.endpoint.model

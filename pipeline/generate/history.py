@@ -1,0 +1,102 @@
+"""Output lengths of an earlier run, by which this one's rows are ordered.
+
+In: the configuration's `schedule.history` and the samples of earlier runs in output_dir. Out: `Lengths`, or None where
+no run tells any. They are a guess: nothing but the order depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline import duck, earlier
+from pipeline.config import Config
+from pipeline.earlier import EarlierRun
+from pipeline.errors import ConfigError, UserError
+from pipeline.records import SAMPLE_SCHEMA
+
+KEY = "schedule.history"
+
+PROMPT_LENGTHS = pa.schema([pa.field("prompt", pa.uint64()), pa.field("tokens", pa.float32())])
+TASK_LENGTHS = pa.schema(
+    [pa.field("task", pa.string()), pa.field("split", pa.string()), pa.field("tokens", pa.float32())]
+)
+
+_COLUMNS = ["task", "split", "prompt_sha256", "num_output_tokens", "error"]
+
+# A completion that was cut counts with the tokens that it has: it is at least as long.
+_BY_PROMPT = """
+    SELECT hash(prompt_sha256)::UBIGINT AS prompt, avg(least(num_output_tokens, $most))::FLOAT AS tokens
+    FROM samples WHERE num_output_tokens IS NOT NULL AND error IS NULL GROUP BY ALL
+"""
+_BY_TASK = """
+    SELECT task, split, avg(least(num_output_tokens, $most))::FLOAT AS tokens
+    FROM samples WHERE num_output_tokens IS NOT NULL AND error IS NULL
+    GROUP BY GROUPING SETS ((task, split), (task), ())
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Mean tokens of a completion in the run `run_id`, at most this run's `generation.max_gen_toks`.
+
+    `by_prompt` has a row of 12 bytes a prompt, known by DuckDB's hash of its prompt_sha256. `by_task` has rows of a
+    task and split, of a task (split null), and of all (both null).
+    """
+
+    run_id: str
+    by_prompt: pa.Table
+    by_task: pa.Table
+
+
+def find(config: Config) -> tuple[Lengths | None, list[str]]:
+    """Return the lengths that `schedule.history` asks for, and a line for each run that could not be read.
+
+    With `latest`, the newest run that asked all that this one asks is preferred to one that asked only some of it.
+
+    Raises:
+        ConfigError: The run that is named is missing, not complete, damaged, or tells no lengths.
+        RunError: output_dir cannot be reached.
+    """
+    unread: list[str] = []
+    most = config.generation.max_gen_toks
+    match config.schedule.history:
+        case None:
+            return None, unread
+        case "latest":
+            runs = sorted(earlier.newest(config, unread), key=lambda run: not run.covers(config))
+            for run in runs:
+                try:
+                    lengths = _read(run, most)
+                except UserError as error:
+                    unread.append(f"{run.folder.root} is left out: {error}")
+                    continue
+                if lengths.by_prompt.num_rows:
+                    return lengths, unread
+            return None, unread
+        case run_id:
+            run = earlier.named(config, KEY, run_id)
+            try:
+                lengths = _read(run, most)
+            except UserError as error:
+                raise ConfigError(f"{KEY}={run_id!r}: {error}") from error
+            if not lengths.by_prompt.num_rows:
+                raise ConfigError(f"{KEY}={run_id!r}: its samples tell no output tokens; name another run, or null")
+            return lengths, unread
+
+
+def none() -> Lengths:
+    """Return lengths of nothing."""
+    return Lengths(run_id="", by_prompt=PROMPT_LENGTHS.empty_table(), by_task=TASK_LENGTHS.empty_table())
+
+
+def _read(run: EarlierRun, most_tokens: int) -> Lengths:
+    samples = run.folder.require_stage("samples", SAMPLE_SCHEMA)
+    tables = []
+    with duck.connection() as database:
+        for sql, schema in ((_BY_PROMPT, PROMPT_LENGTHS), (_BY_TASK, TASK_LENGTHS)):
+            database.register("samples", duck.scanner(samples, _COLUMNS))
+            reader = duck.batches(database, sql, {"most": most_tokens}, rows=duck.BATCH_ROWS)
+            tables.append(reader.read_all().cast(schema))
+    return Lengths(run_id=run.run_id, by_prompt=tables[0], by_task=tables[1])

@@ -1,0 +1,176 @@
+"""`python -m pipeline.preview conf=mera plan=true`: how to spread the model over GPUs, before any is rented.
+
+In: a configuration and the words gpu=, gpus=, gpus_per_node=, rows=, prompt_tokens=, output_tokens=. Out: a table on
+the console, a row a tensor parallel size, the fastest first. Only the model's config.json is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.generate.plan import Plan, Workload
+
+WORDS = ("plan", "gpu", "gpus", "gpus_per_node", "rows", "prompt_tokens", "output_tokens")
+
+REFERENCE_ROWS = 9_137
+"""Train and test rows of the benchmark's three scored tasks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumed:
+    """What the plan is for; `origin` says where the length of a completion is from."""
+
+    gpu: str
+    num_gpus: int
+    gpus_per_node: int
+    num_rows: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    origin: str
+
+
+def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the plan's own words, none unless plan=true is among them, and all others.
+
+    Raises:
+        ConfigError: plan= is neither true nor false, or a word of the plan stands without plan=true.
+    """
+    own = {name: value for name, _, value in (word.partition("=") for word in words) if name in WORDS}
+    rest = [word for word in words if word.partition("=")[0] not in own]
+    plan = own.get("plan", "false")
+    if plan not in ("true", "false"):
+        raise ConfigError(f"plan={plan!r}: give true or false")
+    if plan == "false" and set(own) - {"plan"}:
+        raise ConfigError(f"{sorted(set(own) - {'plan'})[0]}=: is a word of the plan; give plan=true with it")
+    return (own, rest) if plan == "true" else ({}, rest)
+
+
+def assumed(config: Config, words: Mapping[str, str]) -> Assumed:
+    """Return what the words say, and for what they leave out the configuration, an earlier run, or the reference.
+
+    Raises:
+        ConfigError: A word has an impossible value.
+    """
+    engine = config.engine
+    wanted = engine.replicas * engine.gpus_per_replica if isinstance(engine.replicas, int) else 8
+    num_gpus = _number(words, "gpus", wanted)
+    mean, origin = _earlier_mean(config) or (min(2_000, config.generation.max_gen_toks), "assumed")
+    if "output_tokens" in words:
+        origin = "as given"
+    return Assumed(
+        gpu=words.get("gpu", "A100-SXM4-80GB"),
+        num_gpus=num_gpus,
+        gpus_per_node=_number(words, "gpus_per_node", min(num_gpus, 8)),
+        num_rows=_number(words, "rows", REFERENCE_ROWS),
+        num_prompt_tokens=_number(words, "prompt_tokens", 250),
+        num_output_tokens=_number(words, "output_tokens", mean),
+        origin=origin,
+    )
+
+
+def _number(words: Mapping[str, str], name: str, default: int) -> int:
+    text = words.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{name}={text!r}: give a number from 1")
+    return int(text)
+
+
+def _earlier_mean(config: Config) -> tuple[int, str] | None:
+    """Return the mean length of the newest earlier run's completions, and its name."""
+    from pipeline import earlier
+
+    for run in earlier.newest(config, []):
+        counts = run.manifest.get("counts") or {}
+        if counts.get("num_samples") and counts.get("num_output_tokens"):
+            return max(1, round(counts["num_output_tokens"] / counts["num_samples"])), f"of run {run.run_id}"
+    return None
+
+
+def show(config: Config, words: Mapping[str, str], console: Console) -> None:
+    """Print the plans for the configuration's model.
+
+    Raises:
+        ConfigError: A word is wrong, or the model fits on no group of the GPUs.
+        ModelError: The model's config.json does not tell its shape.
+    """
+    from pipeline.generate.plan import GPUS, Workload, plans
+    from pipeline.generate.shape import read_shape
+
+    if config.engine.kind != "vllm":
+        raise ConfigError("plan=true: an endpoint's server places its model itself; set engine.kind=vllm")
+    told = assumed(config, words)
+    if told.gpu not in GPUS:
+        raise ConfigError(f"gpu={told.gpu!r}: there are {', '.join(GPUS)}")
+    shape = read_shape(config)
+    work = Workload(
+        num_rows=told.num_rows,
+        num_prompt_tokens=told.num_prompt_tokens,
+        num_output_tokens=told.num_output_tokens,
+        max_num_seqs=config.engine.max_num_seqs,
+    )
+    found = plans(shape, GPUS[told.gpu], told.num_gpus, told.gpus_per_node, config.engine.gpu_memory_utilization, work)
+    lines = [
+        f"{shape.name}: {shape.num_params / 1e9:.2f} B parameters, {shape.num_active_params / 1e9:.2f} B active, "
+        f"{shape.weights_bytes / 1e9:.1f} GB of weights",
+        f"{shape.num_attention_layers} attention layers: {shape.kv_bytes_per_token:,} bytes of KV cache a token; "
+        f"{shape.num_recurrent_layers} recurrent layers: {shape.recurrent_bytes / 1e6:.1f} MB of state a sequence",
+        f"{told.num_gpus} x {told.gpu}, {told.gpus_per_node} a node, {config.engine.gpu_memory_utilization:.0%} "
+        f"of each; {told.num_rows:,} rows of {told.num_prompt_tokens:,} + {told.num_output_tokens:,} tokens "
+        f"({told.origin}); engine.max_num_seqs={config.engine.max_num_seqs}",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(_table(found))
+    _advise(found, work, config, console)
+
+
+def _table(found: list[Plan]) -> Table:
+    names = ("TP", "replicas", "weights/GPU", "KV/seq", "state/seq", "fit", "run", "step", "tokens/s", "time", "bound")
+    table = Table(*names, box=box.SIMPLE_HEAD)
+    for column in table.columns[:-1]:
+        column.justify = "right"
+    for plan in found:
+        table.add_row(
+            str(plan.tensor_parallel_size),
+            str(plan.num_replicas),
+            f"{plan.weights_bytes_per_gpu / 1e9:.1f} GB",
+            f"{plan.kv_bytes_per_sequence / 1e6:.1f} MB",
+            f"{plan.recurrent_bytes_per_sequence / 1e6:.1f} MB",
+            f"{plan.num_fitting:,}",
+            f"{plan.num_running:,}",
+            f"{plan.step_s * 1e3:.1f} ms",
+            f"{plan.tokens_per_s:,.0f}",
+            f"{plan.wall_s / 60:.1f} min",
+            plan.bound,
+        )
+    return table
+
+
+def _advise(found: list[Plan], work: Workload, config: Config, console: Console) -> None:
+    best = found[0]
+    chosen = f"engine.tensor_parallel_size={best.tensor_parallel_size} engine.replicas={best.num_replicas}"
+    if best.num_fitting > work.max_num_seqs:
+        chosen += f"; {best.num_fitting:,} sequences fit, so a larger engine.max_num_seqs would be faster still"
+    console.print(f"fastest: {chosen}", soft_wrap=True, markup=False, highlight=False)
+    mine = [plan for plan in found if plan.tensor_parallel_size == config.engine.tensor_parallel_size]
+    if not mine:
+        size = config.engine.tensor_parallel_size
+        console.print(f"this configuration's engine.tensor_parallel_size={size} does not fit", markup=False)
+    elif mine[0] is not best:
+        ratio = mine[0].wall_s / best.wall_s
+        console.print(f"this configuration takes {ratio:.1f} times as long at least", markup=False, highlight=False)
+    console.print(
+        "A bound, not a forecast: memory and arithmetic at their data-sheet peaks, no scheduling, no prefix in cache.",
+        markup=False,
+    )

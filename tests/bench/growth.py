@@ -1,0 +1,185 @@
+"""What a run costs as it grows: all rooms with a scripted engine, at 10,000, 100,000 and 1,000,000 rows.
+
+    .venv/bin/python tests/bench/growth.py 10000 100000
+
+The engine answers at once, so all that is measured is the pipeline's own. A run is a process of its own (the driver);
+its memory is the high-water mark of its resident set, by room, and that of Ray's processes is told apart. `--keep=DIR`
+leaves the runs there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = (10_000, 100_000, 1_000_000)
+LOOK_EVERY_S = 0.5
+ROOMS = ("prepare", "generate", "score")
+MANY = "Пояснение к ответу, которое модель пишет перед буквой. " * 8
+
+CONF = """
+base: [model/demo, cluster/cpu]
+splits: [train]
+tasks:
+  growth: {{dataset: {data}, domain: growth}}
+generation: {{do_sample: false, until: ["<|im_end|>"], max_gen_toks: 192}}
+"""
+
+
+def main(words: list[str]) -> None:
+    keep = next((word.removeprefix("--keep=") for word in words if word.startswith("--keep=")), None)
+    sizes = [int(word) for word in words if word.isdigit()] or SIZES
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(keep or temporary)
+        results = [grow(num_rows, place) for num_rows in sizes]
+    print_table(results)
+    print(json.dumps(results))
+
+
+def grow(num_rows: int, place: Path) -> dict[str, Any]:
+    """Run `num_rows` rows in a process of its own; return what it cost."""
+    data = place / f"data-{num_rows}"
+    write_rows(data, num_rows)
+    conf = place / f"growth-{num_rows}.yaml"
+    conf.write_text(CONF.format(data=data), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "GROWTH_DRIVER": "1"}
+    line = [sys.executable, __file__, f"conf={conf}", f"run_id=growth-{num_rows}", f"output_dir={place}"]
+    began = time.monotonic()
+    process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    ray_mb = files = disk_mb = 0.0
+    run = place / f"run=growth-{num_rows}"
+    while process.poll() is None:
+        time.sleep(LOOK_EVERY_S)
+        ray_mb = max(ray_mb, sum(resident_mb(pid) for pid in descendants(process.pid)))
+        count, size = on_disk(run)
+        files, disk_mb = max(files, count), max(disk_mb, size)
+    if process.returncode:
+        raise SystemExit(f"the run of {num_rows} rows ended with {process.returncode}")
+    count, size = on_disk(run)
+    memory = json.loads((run / "memory.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["counts"]["num_samples"] == num_rows
+    return {
+        "rows": num_rows,
+        "wall_s": round(time.monotonic() - began, 1),
+        "rooms_s": {room: round(manifest["timings_s"][room], 1) for room in ROOMS},
+        "driver_mb": memory,
+        "ray_mb": round(ray_mb),
+        "disk_mb": round(size, 1),
+        "disk_peak_mb": round(disk_mb, 1),
+        "files": count,
+        "files_peak": files,
+    }
+
+
+def drive(words: list[str]) -> None:
+    """Be the driver: run, and write the peak of this process's memory by room into the run's directory."""
+    from scripted import ScriptedFactory
+
+    from pipeline.compose import compose
+    from pipeline.run import execute
+
+    samples: list[tuple[float, float]] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_EVERY_S / 5):
+            samples.append((time.monotonic(), resident_mb(os.getpid())))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    run = execute(compose(words), ScriptedFactory(answer=f"{MANY}</think>A"))
+    ended.set()
+    thread.join()
+    timings = json.loads(run.read_text("manifest.json"))["timings_s"]
+    peaks: dict[str, int] = {}
+    # The rooms' times are known from their ends: what comes after the last room is seconds.
+    until = samples[-1][0]
+    for room in reversed(ROOMS):
+        since = until - timings[room]
+        peaks[room] = round(max((mb for at, mb in samples if since <= at <= until), default=0))
+        until = since
+    run.write_text("memory.json", json.dumps({"peak": peak_mb(), **dict(reversed(peaks.items()))}))
+
+
+def write_rows(folder: Path, num_rows: int) -> None:
+    """Write a data set in the benchmark's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    instruction = "Задача по агрономии.\n{question}\nA. {option_a}\nB. {option_b}\nC. {option_c}\nD. {option_d}"
+    with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(num_rows):
+            options = {f"option_{letter}": f"{number % 90 + step} ц" for step, letter in enumerate("abcd")}
+            question = f"Площадь поля {number} — {number % 97} га. Сколько центнеров соберут? " + "Рожь. " * (
+                number % 7
+            )
+            row = {
+                "instruction": instruction,
+                "inputs": {"question": question, **options},
+                "outputs": "ABCD"[number % 4],
+                "meta": {"id": number, "categories": {"topic": f"тема {number % 20}"}},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield the processes that came of this one, without it."""
+    with suppress(OSError):
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in file.read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
+
+
+def resident_mb(pid: int) -> float:
+    """Return a process's resident memory without what it shares with others: the object store is counted nowhere."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def peak_mb() -> int:
+    """Return the high-water mark of this process's resident set, shared pages and files in memory included."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 1024)
+
+
+def on_disk(folder: Path) -> tuple[int, float]:
+    """Return the files of a folder and their MB; a file that goes away meanwhile is not counted."""
+    count, size = 0, 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += Path(where, name).stat().st_size
+                count += 1
+    return count, size / 1e6
+
+
+def print_table(results: list[dict[str, Any]]) -> None:
+    titles = ["rows", "wall s", "ms a row", "prepare, generate, score s", "driver's peak MB (by room)", "Ray MB"]
+    titles += ["on disk MB (peak)", "files (peak)"]
+    print(f"| {' | '.join(titles)} |")
+    print("|---" * len(titles) + "|")
+    for each in results:
+        rooms, memory = each["rooms_s"], each["driver_mb"]
+        print(
+            f"| {each['rows']:,} | {each['wall_s']:,} | {1000 * each['wall_s'] / each['rows']:.2f} "
+            f"| {', '.join(f'{rooms[room]:,}' for room in ROOMS)} "
+            f"| {memory['peak']:,} ({', '.join(f'{memory[room]:,}' for room in ROOMS)}) | {each['ray_mb']:,} "
+            f"| {each['disk_mb']:,} ({each['disk_peak_mb']:,}) | {each['files']} ({each['files_peak']}) |"
+        )
+
+
+if __name__ == "__main__":
+    (drive if os.environ.get("GROWTH_DRIVER") else main)(sys.argv[1:])

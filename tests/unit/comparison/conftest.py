@@ -1,0 +1,34 @@
+"""Complete runs of the same questions, made without an engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from archives import Reply, Scored, finish
+from builders import settings
+from pairs import MakeRun, reply_right
+
+from pipeline import manifest, rundir
+from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
+    """Make a complete run of these prompts; `words` change the demo's configuration."""
+
+    def make(run_id: str, prompts: list[Prompt], *words: str, reply: Reply = reply_right, **content: object) -> Scored:
+        tasks = ",".join(dict.fromkeys(prompt.task for prompt in prompts))
+        config = settings(f"output_dir={tmp_path}", f"run_id={run_id}", f"only=[{tasks}]", *words)
+        config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
+        run, config = rundir.place(config)
+        rundir.begin(run, config)
+        with run.publish("prompts", PROMPT_SCHEMA) as folder:
+            folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
+        scored = finish(run, config, reply)
+        recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"} | content
+        manifest.write(run, "complete", {name: value for name, value in recorded.items() if name != "status"})
+        return scored
+
+    return make

@@ -1,0 +1,211 @@
+"""The gate lets an unchanged model pass, stops one that has become worse, and says which rule it broke."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from archives import Scored, completion
+from builders import command, settings
+from pairs import MakeRun, train, wrong
+
+from pipeline import compose, gate, manifest, rescore
+from pipeline.comparison.changes import Row, changes
+from pipeline.comparison.questions import Paired
+from pipeline.config import Config
+from pipeline.errors import ConfigError, GateFailed, RunError
+from pipeline.paired import Pairs, power_of_mcnemar
+
+STARTED_AT = "2026-11-21T22:38:40Z"
+
+
+def judged(run: Scored, *words: str) -> gate.Verdict:
+    """Return what the gate with these words says of a run."""
+    config = compose.load(compose.dump(run.config), "config.yaml", words)
+    num_truncated, num_failed, num_no_answer = 3, 2, 4
+    counts = {"num_samples": 20, "num_truncated": num_truncated, "num_failed": num_failed}
+    content = {"started_at": STARTED_AT, "counts": counts | {"num_no_answer": num_no_answer}, **run.content}
+    verdict = gate.judge(config, run.folder, content)
+    assert verdict is not None
+    return verdict
+
+
+def test_a_large_and_sure_drop_breaks_the_gate_and_names_the_rule(make_run: MakeRun) -> None:
+    prompts = train(40)
+    make_run("base", prompts)
+    verdict = judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base")
+    assert (verdict.baseline, verdict.broken) == ("base", ["max_drop"])
+    line = verdict.lines[-1]
+    assert line.startswith("gate: broken: max_drop: ")
+    assert "correct of agro_bench train fell from 1.000 to 0.500 (adjusted p <0.001)" in line
+
+
+def test_identical_runs_keep_the_gate(make_run: MakeRun) -> None:
+    prompts = train(40)
+    make_run("base", prompts)
+    verdict = judged(make_run("new", prompts), "gate.baseline=base")
+    assert verdict.broken == []
+    assert verdict.lines[-1].startswith("gate: kept: max_drop: no drop above 0.01 is significant; nothing dropped")
+
+
+@pytest.mark.parametrize("words", [["gate.max_drop=0.6"], ["gate.alpha=0.0000001"]])
+def test_a_drop_must_be_both_large_and_significant(make_run: MakeRun, words: list[str]) -> None:
+    prompts = train(40)
+    make_run("base", prompts)
+    assert judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base", *words).broken == []
+
+
+def test_a_gain_is_no_drop(make_run: MakeRun) -> None:
+    prompts = train(40)
+    make_run("base", prompts, reply=wrong(*range(20)))
+    assert judged(make_run("new", prompts), "gate.baseline=base").broken == []
+
+
+def test_shares_are_rules_of_their_own(make_run: MakeRun) -> None:
+    run = make_run("new", train(3))
+    kept = judged(run, "gate.max_truncated=0.15", "gate.max_failed=0.1", "gate.max_no_answer=0.2")
+    assert (kept.broken, kept.baseline) == ([], None)
+    broken = judged(run, "gate.max_truncated=0.1", "gate.max_failed=0", "gate.max_no_answer=0.19")
+    assert broken.broken == ["max_truncated", "max_failed", "max_no_answer"]
+    assert (
+        broken.lines[0]
+        == "gate: broken: max_truncated: 3 of 20 rows (15.0%) were cut at the token limit, at most 10.0%"
+    )
+
+
+def test_without_golds_the_gate_says_that_it_has_nothing_to_compare(make_run: MakeRun) -> None:
+    prompts = train(4, gold=None)
+    make_run("base", prompts)
+    verdict = judged(make_run("new", prompts), "gate.baseline=base")
+    (rule,) = verdict.rules
+    assert (rule.name, rule.value, rule.broken) == ("max_drop", None, False)
+    assert rule.line == "nothing to compare: no question of both runs has a gold, or none was scored"
+
+
+def test_other_questions_break_the_gate_with_the_reason(make_run: MakeRun) -> None:
+    make_run("base", train(4))
+    verdict = judged(make_run("new", train(5)), "gate.baseline=base")
+    assert verdict.broken == ["baseline"]
+    assert "1 only in new (id 4)" in verdict.lines[-1]
+
+
+def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: MakeRun) -> None:
+    prompts = train(4)
+    make_run("older", prompts, ended_at="2026-11-19T00:00:00Z")
+    make_run("newer", prompts, ended_at="2026-11-20T00:00:00Z")
+    make_run("later", prompts, ended_at="2026-11-22T00:00:00Z")
+    make_run("other", prompts, "engine.endpoint.model=m", ended_at="2026-11-21T00:00:00Z")
+    make_run("less", prompts, "limit=2", ended_at="2026-11-21T00:00:00Z")
+    make_run("more", prompts + train(1, "med_bench"), ended_at="2026-11-21T00:00:00Z")
+    torn = make_run("torn", prompts, ended_at="2026-11-21T00:00:00Z")
+    manifest.write(torn.folder, "failed", torn.content)
+    assert judged(make_run("new", prompts), "gate.baseline=latest").baseline == "newer"
+
+
+def test_on_the_first_night_latest_has_nothing_to_compare_with_and_says_so(make_run: MakeRun) -> None:
+    verdict = judged(make_run("new", train(4)), "gate.baseline=latest")
+    assert (verdict.baseline, verdict.broken) == (None, [])
+    assert verdict.lines == [
+        "gate: there is no earlier complete run of this model, tasks and splits: nothing to compare with"
+    ]
+
+
+def test_without_rules_there_is_no_verdict(make_run: MakeRun) -> None:
+    run = make_run("new", train(4))
+    assert gate.judge(run.config, run.folder, {}) is None
+
+
+def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    manifest.write(make_run("torn", train(1)).folder, "failed", {})
+    for name, reason in (("gone", "there is no such run"), ("torn", "is failed"), ("self", "is the run itself")):
+        config = settings(f"output_dir={tmp_path}", "run_id=self", f"gate.baseline={name}")
+        with pytest.raises(RunError, match=reason):
+            gate.check(config)
+
+
+@pytest.mark.parametrize("word", ["gate.baseline=../x", "gate.alpha=0", "gate.max_drop=1", "gate.max_failed=1.5"])
+def test_impossible_values_name_their_key(word: str) -> None:
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        settings(word)
+
+
+def test_rescoring_holds_a_run_to_its_gate_and_it_stays_complete(make_run: MakeRun) -> None:
+    prompts = train(40)
+    make_run("base", prompts)
+    run = make_run("new", prompts, "gate.baseline=base", "gate.max_truncated=0.5", reply=wrong(*range(20)))
+    with pytest.raises(GateFailed, match="run new is complete, and breaks rules of its gate: max_drop"):
+        rescore.main([f"run={run.folder.root}"])
+    recorded = run.content
+    assert (recorded["status"], recorded["gate"]["baseline"], recorded["gate"]["broken"]) == (
+        "complete", "base", ["max_drop"],
+    )  # fmt: skip
+    assert [rule["broken"] for rule in recorded["gate"]["rules"]] == [True, False]
+    assert {row["level"] for row in recorded["compare"]} == {"run", "domain", "task"}
+    assert run.folder.exists("compare/flips.parquet")
+    done = command("pipeline.rescore", f"run={run.folder.root}")
+    assert done.returncode == 3
+    assert "gate: broken: max_drop: " in done.stdout
+    assert done.stderr == "error: run new is complete, and breaks rules of its gate: max_drop\n"
+
+
+def test_cut_answers_are_counted_by_the_gate_of_a_rescored_run(make_run: MakeRun) -> None:
+    def cut(prompt: dict[str, Any], repeat: int) -> Any:
+        return replace(completion(prompt, repeat, "hm"), finish_reason="length")
+
+    run = make_run("new", train(4), "gate.max_truncated=0.5", reply=cut)
+    with pytest.raises(GateFailed, match="max_truncated"):
+        rescore.main([f"run={run.folder.root}"])
+
+
+TASKS = {"agro_bench": 400, "aqua_bench": 150, "med_bench": 60}
+
+
+def night(
+    rng: np.random.Generator, config: Config, drop: float, correlation: float, sizes: dict[str, int]
+) -> list[Row]:
+    """Return a comparison of right answers with these questions, a true drop from 0.65 and a correlation."""
+    base, new = 0.65, 0.65 - drop
+    both = base * new + correlation * np.sqrt(base * (1 - base) * new * (1 - new))
+    found = []
+    for task, num in sizes.items():
+        cell = rng.choice(4, size=num, p=[both, base - both, new - both, 1 - base - new + both])
+        pairs = Pairs.of(np.isin(cell, [0, 1]), np.isin(cell, [0, 2]))
+        found.append(Paired(task=task, split="train", pairs={"score": pairs, "correct": pairs}))
+    domains = {name: config.tasks[name].domain for name in sizes}
+    return changes(found, domains, single=True)
+
+
+def test_of_2000_nights_of_an_unchanged_model_at_most_6_in_100_break_the_gate() -> None:
+    rng, config = np.random.default_rng(7), settings("gate.baseline=latest", "gate.max_drop=0")
+    alarms = sum(gate.drop_rule(config, night(rng, config, 0, 0.5, TASKS), {}).broken for _ in range(2_000))
+    assert 0.005 <= alarms / 2_000 <= 0.06
+
+
+def test_a_drop_of_3_points_is_stopped_as_often_as_the_formula_says() -> None:
+    """One task alone, tested on correct: its score has no test of its own here."""
+    rng, config = np.random.default_rng(8), settings("gate.baseline=latest", "gate.max_drop=0", "only=[med_bench]")
+    stopped = 0
+    for _ in range(400):
+        rows = [row for row in night(rng, config, 0.03, 0.5, {"med_bench": 2_000}) if row.metric == "correct"]
+        stopped += gate.drop_rule(config, rows, {}).broken
+    assert stopped / 400 == pytest.approx(power_of_mcnemar(0.65, 0.62, 0.5, 2_000), abs=0.05)
+
+
+def test_noise_makes_the_gate_more_patient() -> None:
+    rng, config = np.random.default_rng(9), settings("gate.baseline=latest")
+    rows = night(rng, config, 0.12, 0.5, TASKS)
+    assert gate.drop_rule(config, rows, {}).broken
+    assert not gate.drop_rule(config, rows, {"score": 3.0, "correct": 3.0}).broken
+
+
+def test_the_noise_of_a_domain_is_that_of_its_tasks_by_their_weights() -> None:
+    rng, config = np.random.default_rng(10), settings()
+    rows = night(rng, config, 0, 0.5, TASKS)
+    domains = {name: config.tasks[name].domain for name in TASKS}
+    (agriculture,) = [row for row in rows if (row.task, row.metric) == ("agriculture", "score")]
+    assert gate.noise_of(agriculture, rows, domains, {"score": 0.1}) == pytest.approx(0.25 * 0.1 * (1 / 400 + 1 / 150))

@@ -1,0 +1,170 @@
+"""Which earlier run's lengths give the order, and what is said of those that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from builders import publish_earlier, settings
+
+from pipeline import earlier, manifest
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.generate import history
+from pipeline.generate.history import Lengths
+from pipeline.store import Folder
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Folder:
+    return Folder.open(str(tmp_path))
+
+
+def config(output: Folder, *words: str) -> Config:
+    return settings(f"output_dir={output.root}", *words)
+
+
+def found(output: Folder, *words: str) -> Lengths | None:
+    lengths, unread = history.find(config(output, *words))
+    assert unread == []
+    return lengths
+
+
+def means(lengths: Lengths | None) -> dict[tuple[str | None, str | None], float]:
+    assert lengths is not None
+    return {(row["task"], row["split"]): row["tokens"] for row in lengths.by_task.to_pylist()}
+
+
+def test_without_an_earlier_run_there_are_no_lengths(output: Folder) -> None:
+    assert found(output) is None
+
+
+def test_null_looks_for_nothing(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [10]})
+    assert found(output, "schedule.history=null") is None
+
+
+def test_lengths_are_means_over_repeats_without_the_rows_that_failed(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [10, 30], "b": [None], "c": [100]})
+    lengths = found(output)
+    assert lengths is not None
+    assert sorted(lengths.by_prompt.column("tokens").to_pylist()) == [20, 100]
+    mean = pytest.approx(140 / 3)
+    assert means(lengths) == {("agro_bench", "test"): mean, ("agro_bench", None): mean, (None, None): mean}
+
+
+def test_a_length_is_at_most_what_this_run_allows(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [500]})
+    lengths = found(output, "generation.max_gen_toks=64")
+    assert lengths is not None
+    assert lengths.by_prompt.column("tokens").to_pylist() == [64]
+
+
+def test_latest_is_the_newest_complete_run(output: Folder) -> None:
+    for run_id in ("1", "3", "2"):
+        publish_earlier(output, run_id, {"a": [10]})
+    manifest.write(output.child("run=3"), "running", {"ended_at": "3"})
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.run_id == "2"
+
+
+def test_a_run_of_a_few_rows_does_not_hide_the_whole_one_before(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [10]})
+    publish_earlier(output, "2", {"a": [10]}, "limit=1")
+    publish_earlier(output, "3", {"a": [10]}, "only=[agro_bench]")
+    publish_earlier(output, "4", {"a": [10]}, "splits=[test]")
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.run_id == "1"
+    small = found(output, "limit=1", "only=[agro_bench]", "splits=[test]")
+    assert small is not None
+    assert small.run_id == "4"
+
+
+@pytest.mark.parametrize("words", [["engine.endpoint.model=other"], ["only=[med_bench]"]])
+def test_runs_of_another_model_or_of_other_tasks_tell_nothing(output: Folder, words: list[str]) -> None:
+    publish_earlier(output, "1", {"a": [10]}, *words)
+    assert found(output, "only=[agro_bench]") is None
+
+
+def test_a_run_whose_server_told_no_tokens_is_passed_over(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [10]})
+    publish_earlier(output, "2", {"a": [None]})
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.run_id == "1"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "samples/_stage.json", "samples"])
+def test_a_damaged_run_is_told_and_the_one_before_taken(output: Folder, name: str) -> None:
+    publish_earlier(output, "1", {"a": [10]})
+    damaged = publish_earlier(output, "2", {"a": [20]})
+    if name == "samples":
+        file = Path(damaged.path("samples/task=agro_bench/split=test/part-00000.parquet"))
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        damaged.write_text(name, "{")
+    lengths, unread = history.find(config(output))
+    assert lengths is not None
+    assert lengths.run_id == "1"
+    assert len(unread) == 1
+    assert unread[0].startswith(f"{damaged.root} is left out: ")
+
+
+def test_a_flipped_bit_in_the_samples_is_told(output: Folder) -> None:
+    damaged = publish_earlier(output, "1", {f"{number:064x}": [number] for number in range(500)})
+    file = Path(damaged.path("samples/task=agro_bench/split=test/part-00000.parquet"))
+    columns = pq.ParquetFile(file).metadata.row_group(0)
+    prompts = next(
+        columns.column(i) for i in range(columns.num_columns) if "sha256" in columns.column(i).path_in_schema
+    )
+    data = bytearray(file.read_bytes())
+    data[prompts.data_page_offset + prompts.total_compressed_size // 4] ^= 255
+    file.write_bytes(data)
+    lengths, unread = history.find(config(output))
+    assert lengths is None
+    assert len(unread) == 1
+
+
+def test_a_run_can_be_named(output: Folder) -> None:
+    for run_id in ("1", "2"):
+        publish_earlier(output, run_id, {"a": [10]})
+    lengths = found(output, "schedule.history=1")
+    assert lengths is not None
+    assert lengths.run_id == "1"
+
+
+def test_a_named_run_that_cannot_be_used_is_one_line(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [10]})
+    manifest.write(output.child("run=1"), "failed", {})
+    publish_earlier(output, "2", {"a": [None]})
+    publish_earlier(output, "3", {"a": [10]}).write_text("samples/_stage.json", "{")
+    lines = {
+        "0": "there is no run .*run=0: name a run of output_dir",
+        "1": "run=1 is failed, not complete",
+        "2": "tell no output tokens",
+        "3": "_stage.json is damaged",
+    }
+    for run_id, line in lines.items():
+        with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
+            history.find(config(output, f"schedule.history={run_id}"))
+
+
+def test_a_name_that_is_no_run_id_is_one_line(output: Folder) -> None:
+    with pytest.raises(ConfigError, match=r"^schedule.history='\.\./x': must be latest, a run_id in output_dir, or"):
+        config(output, "schedule.history=../x")
+
+
+def test_only_so_many_runs_are_looked_into(output: Folder) -> None:
+    for number in range(earlier.MOST_RUNS + 2):
+        publish_earlier(output, f"{number:02}", {"a": [10]})
+    runs = list(earlier.newest(config(output), []))
+    assert len(runs) == earlier.MOST_RUNS
+    assert runs[0].run_id == f"{earlier.MOST_RUNS + 1:02}"
+    assert f"{earlier.MOST_RUNS:02}" not in [
+        run.run_id for run in earlier.newest(config(output, f"run_id={earlier.MOST_RUNS:02}"), [])
+    ]
