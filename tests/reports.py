@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from archives import Scored, completion, question
 
+from pipeline.comparison.questions import FLIP_SCHEMA
+from pipeline.comparison.room import FLIPS_FILE
 from pipeline.publish import report
 
 MakeReport = Callable[..., Path]
@@ -70,10 +72,13 @@ def report_of(run: Scored) -> Path:
 
 
 def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
-    """Put a comparison's list of flipped questions into a run: task, split, id, change."""
-    columns = dict(zip(("task", "split", "id", "change"), map(list, zip(*flipped, strict=True)), strict=True))
-    table = pa.table(columns | {"repeat": pa.array([0] * len(flipped), pa.int32())})
-    pq.write_table(table, run.folder.path("flipped.parquet"))
+    """Put a gate's list of flipped questions into a run: task, split, id, `lost` or `gained`."""
+    rows = [dict(zip(("task", "split", "id", "flip"), each, strict=True)) for each in flipped]
+    values = {"base_value": 0.0, "new_value": 1.0}
+    rows = [row | values | {"metric": metric} for row in rows for metric in ("em", "correct")]
+    place = Path(run.folder.path("compare"))
+    place.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=FLIP_SCHEMA), place / FLIPS_FILE)
 
 
 @dataclass

@@ -123,12 +123,10 @@ def look(page: Path, num_samples: int) -> None:
         print(f"filtered in {seconds:.3f} s: {view.text_content('#count')}")
         view.click("#clear")
         expect(view.locator("#count")).to_have_text(f"{num_samples:,} samples")
-        for turn in ("first", "second"):
-            began = time.perf_counter()
-            view.fill("#search", f"нигде {turn}")
-            expect(view.locator("#count")).to_have_text(f"0 of {num_samples:,} samples")
-            view.wait_for_selector("#progress", state="hidden")
-            print(f"searched through all texts in {time.perf_counter() - began:.1f} s, {turn} time")
+        began = time.perf_counter()
+        view.fill("#search", "нигде")
+        expect(view.locator("#count")).to_have_text(f"0 of {num_samples:,} samples")
+        print(f"searched through all texts in {time.perf_counter() - began:.1f} s")
         browser.close()
 
 

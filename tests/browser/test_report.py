@@ -178,8 +178,8 @@ def test_dark_mode_follows_the_system_and_the_key(page: Any) -> None:
 
 
 def test_flipped_questions_are_a_filter(demo_run: Scored, opened: Opened) -> None:
-    flip(demo_run, [("agro_bench", "test", 61, "won"), ("agro_bench", "test", 62, "lost")])
+    flip(demo_run, [("agro_bench", "test", 61, "gained"), ("agro_bench", "test", 62, "lost")])
     page = opened.open(report_of(demo_run), "#samples")
-    for value, count in (("any", "2 of 214 samples"), ("won", "1 of 214 samples"), ("lost", "1 of 214 samples")):
+    for value, count in (("any", "2 of 214 samples"), ("gained", "1 of 214 samples"), ("lost", "1 of 214 samples")):
         page.select_option("[data-filter=flipped]", f"={value}")
         shows(page, "#count", count)

@@ -44,7 +44,7 @@ def write(run: Folder, config: Config, content: dict[str, Any]) -> Report:
     Args:
         run: The run's directory, scored.
         config: Its configuration; `report` says what is inside the page and what beside it.
-        content: Its manifest so far. `compare`, when it is there, is what has changed since the baseline; see `facts`.
+        content: Its manifest so far; `gate` and `compare` tell what has changed since the baseline.
 
     Raises:
         RunError: The directory cannot be written.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import pyarrow as pa
+import pyarrow.dataset as pads
 
 from pipeline import duck
-from pipeline.records import SAMPLE_SCHEMA
+from pipeline.records import KEY_COLUMNS, SAMPLE_SCHEMA
 from pipeline.store import Folder
 
 BLOCK_ROWS = 256
@@ -34,16 +34,16 @@ DETAILS = (
     *("attempts", "replica", "queued_s", "generated_s"),
 )
 
-FLIPPED = "flipped.parquet"
-"""A comparison's list of questions whose answer has changed: task, split, id, repeat, change (`won` or `lost`)."""
+FLIPS = "compare/flips.parquet"
+"""The gate's list of questions that one run alone has right; a question has the same flip for all its repeats."""
 
 _COLUMNS = ", ".join(
     f"s.{name}" for name in (*INDEX, *SCORES, *TEXTS, *DETAILS, "categories", "messages", "completion")
 )
-_SQL = f"SELECT {_COLUMNS}, NULL AS change FROM samples AS s"  # noqa: S608
+_SQL = f"SELECT {_COLUMNS}, NULL AS change FROM texts AS s"  # noqa: S608
 _FLIPPED_SQL = f"""
-    SELECT {_COLUMNS}, f.change FROM samples AS s
-    LEFT JOIN flipped AS f ON (s.task, s.split, s.id, s.repeat) = (f.task, f.split, f.id, f.repeat)
+    SELECT {_COLUMNS}, f.flip AS change FROM texts AS s
+    LEFT JOIN flips AS f ON (s.task, s.split, s.id, 'correct') = (f.task, f.split, f.id, f.metric)
 """  # noqa: S608
 _READ_ROWS = 64
 
@@ -80,20 +80,19 @@ class Samples:
             yield Block(number=number, index=_packed(_index(rows)), texts=None if beside else texts)
 
     def _rows(self, database: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
-        database.register("samples", self._stage.dataset())
+        columns = [*KEY_COLUMNS, *(name for name in SAMPLE_SCHEMA.names if name not in KEY_COLUMNS)]
+        # A reader with the scanner's bounds: left to itself, DuckDB has Arrow read a gigabyte of texts ahead.
+        database.register("texts", duck.scanner(self._stage, columns).to_reader())
         sql = _SQL
-        if self._run.exists(FLIPPED):
-            database.register("flipped", _table(self._run))
+        if self._run.exists(FLIPS):
+            database.register("flips", _flips(self._run))
             sql = _FLIPPED_SQL
         for batch in duck.batches(database, sql, rows=_READ_ROWS):
             yield from batch.to_pylist()
 
 
-def _table(run: Folder) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    columns = ["task", "split", "id", "repeat", "change"]
-    return pq.read_table(run.path(FLIPPED), filesystem=run.fs, columns=columns, partitioning=None)
+def _flips(run: Folder) -> pads.Dataset:
+    return pads.dataset(run.path(FLIPS), filesystem=run.fs, format="parquet")
 
 
 def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

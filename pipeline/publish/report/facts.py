@@ -27,10 +27,14 @@ _COUNTS_SQL = """
            count(*) FILTER (finish_reason = 'length') AS num_truncated, count(error) AS num_failed,
            coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens,
            coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
-           coalesce(max(num_output_tokens), 0) AS longest,
-           coalesce(sum(strlen(coalesce(prompt, messages)) + strlen(coalesce(reasoning, ''))
-               + strlen(coalesce(response, ''))), 0)::BIGINT AS num_bytes
+           coalesce(max(num_output_tokens), 0) AS longest
     FROM samples
+"""
+_TEXTS = ("messages", "prompt", "reasoning", "response")
+_BYTES_SQL = """
+    SELECT coalesce(sum(strlen(coalesce(prompt, messages)) + strlen(coalesce(reasoning, ''))
+        + strlen(coalesce(response, ''))), 0)::BIGINT AS num_bytes
+    FROM texts
 """
 _LENGTHS_SQL = """
     SELECT task, (num_output_tokens // $width)::INTEGER AS bin, finish_reason = 'length' AS cut, count(*) AS num
@@ -43,6 +47,8 @@ _SPEED_SQL = """
            quantile_cont(queued_s, [0.5, 0.95]) AS queued, quantile_cont(generated_s, [0.5, 0.95]) AS generated
     FROM samples GROUP BY task, split ORDER BY task, split
 """
+_COMPARED = ("score", "correct")
+"""Metrics that the comparison shows of all domains together."""
 _PLOTTED = (
     *("task", "level", "split", "group_by", "group", "metric"),
     *("value", "ci_low", "ci_high", "bound_low", "bound_high", "num_total"),
@@ -70,14 +76,14 @@ class Facts:
 def collect(database: duckdb.DuckDBPyConnection, run: Folder, config: Config, content: dict[str, Any]) -> Facts:
     """Read what the report shows; `num_bytes` is the size of the samples' texts in UTF-8.
 
-    Of the manifest, `compare` is what a comparison with the baseline has found, and may be missing: `base`, the run it
-    was compared with, `rows`, each with `name`, `metric`, `base`, `new`, `difference`, `ci_low`, `ci_high` and
-    `p_value`, and `notes`, lines of text.
+    Of the manifest, `gate` and `compare` are what a comparison with the baseline has found; see `pipeline/gate.py`.
 
     Raises:
         DataError: The run has no samples, or they are damaged.
     """
-    database.register("samples", run.require_stage("samples", SAMPLE_SCHEMA).dataset())
+    stage = run.require_stage("samples", SAMPLE_SCHEMA)
+    database.register("samples", stage.dataset())
+    database.register("texts", duck.scanner(stage, list(_TEXTS)).to_reader())
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
     counts = _all(database, _COUNTS_SQL)[0]
     width = _width(counts["longest"])
@@ -101,7 +107,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: Folder, config: Config, co
             "max_gen_toks": config.generation.max_gen_toks,
         },
         num_samples=counts["num_samples"],
-        num_bytes=counts["num_bytes"],
+        num_bytes=_all(database, _BYTES_SQL)[0]["num_bytes"],
     )
 
 
@@ -217,10 +223,9 @@ def _totals(counts: dict[str, Any], content: dict[str, Any]) -> list[tuple[str, 
 
 
 def _compare(content: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a comparison with the baseline has recorded, every field there, or None when there was none."""
-    found = content.get("compare")
-    if not isinstance(found, dict) or "rows" not in found:
+    """Return what the gate has found, its rules and the comparison with its baseline, or None when there was none."""
+    gate = content.get("gate")
+    if gate is None:
         return None
-    names = ("name", "metric", "base", "new", "difference", "ci_low", "ci_high", "p_value")
-    rows = [{name: row.get(name) for name in names} for row in found["rows"]]
-    return {"base": found.get("base"), "rows": rows, "notes": list(found.get("notes") or ())}
+    rows = [row for row in content.get("compare") or () if row["level"] != "run" or row["metric"] in _COMPARED]
+    return {"base": gate["baseline"], "rules": gate["rules"], "notes": gate["notes"], "rows": rows}

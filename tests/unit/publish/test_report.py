@@ -13,7 +13,7 @@ import pytest
 from archives import MakeRun, Scored, completion, question
 from reports import HOSTILE, flip, report_of
 
-from pipeline import compose, manifest, rescore
+from pipeline import compose, gate, manifest, rescore
 from pipeline.errors import ConfigError
 from pipeline.publish import report, room
 from pipeline.publish.report import blocks
@@ -136,22 +136,26 @@ def test_a_score_that_is_hidden_is_a_dash_and_says_why(make_run: MakeRun) -> Non
     assert "no sample has a score" in page
 
 
-def test_what_a_comparison_has_found_is_shown(make_run: MakeRun) -> None:
-    run = make_run([question("agro_bench", 1, split="train", gold="B")])
-    row = {"name": "agriculture", "metric": "score", "base": 0.5, "new": 0.61, "difference": 0.11, "p_value": 0.0312}
-    row |= {"ci_low": 0.02, "ci_high": 0.2}
-    content = run.content | {"compare": {"base": "last-night", "rows": [row], "notes": ["another template"]}}
-    report.write(run.folder, run.config, content)
-    page = Path(run.folder.path("report.html")).read_text(encoding="utf-8")
-    for text in ("last-night", "+0.110", "+0.020 to +0.200", "0.031", "another template"):
+def test_what_the_gate_has_found_is_shown(make_run: MakeRun) -> None:
+    prompts = [question("agro_bench", number, split="train", gold="B") for number in range(9)]
+    make_run(prompts, "run_id=last-night")
+    words = ["run_id=tonight", "gate.baseline=last-night", "gate.max_drop=0.03"]
+    run = make_run(prompts, *words, reply=lambda prompt, repeat: completion(prompt, repeat, "A"))
+    content = run.content | {"counts": {"num_samples": 9, "num_truncated": 0, "num_failed": 0, "num_no_answer": 0}}
+    verdict = gate.judge(run.config, run.folder, content)
+    report.write(run.folder, run.config, content | gate.facts(verdict))
+    file = Path(run.folder.path("report.html"))
+    page = file.read_text(encoding="utf-8")
+    for text in ("Since the baseline", "-1.000", "broken</span>"):
         assert text in page
+    assert data(file)["index"][0]["change"] == ["lost"] * 9
 
 
 def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", number) for number in range(3)])
-    flip(run, [("agro_bench", "test", 1, "won")])
+    flip(run, [("agro_bench", "test", 1, "gained")])
     index = data(report_of(run))["index"][0]
-    assert dict(zip(index["id"], index["change"], strict=True)) == {"0": None, "1": "won", "2": None}
+    assert dict(zip(index["id"], index["change"], strict=True)) == {"0": None, "1": "gained", "2": None}
 
 
 def test_rescore_makes_the_report_again(demo_run: Scored) -> None:
