@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import manifest
-from pipeline.compose import load
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UserError
-from pipeline.rundir import CONFIG_FILE
+from pipeline.rundir import recorded
 from pipeline.store import Folder
 
 MOST_RUNS = 20
@@ -30,15 +29,19 @@ class EarlierRun:
     config: Config
     manifest: dict[str, Any]
 
+    def shares_tasks(self, config: Config) -> bool:
+        """Return whether it asked a task that `config` asks."""
+        return bool(set(self.config.active_tasks) & set(config.active_tasks))
+
     def covers(self, config: Config) -> bool:
         """Return whether it asked at least what `config` asks: tasks, splits and rows."""
-        mine, wanted = self.config, config
-        rows = mine.limit is None or (wanted.limit is not None and wanted.limit <= mine.limit)
-        return rows and set(wanted.active_tasks) <= set(mine.active_tasks) and set(wanted.splits) <= set(mine.splits)
+        mine = self.config
+        rows = mine.limit is None or (config.limit is not None and config.limit <= mine.limit)
+        return rows and set(config.active_tasks) <= set(mine.active_tasks) and set(config.splits) <= set(mine.splits)
 
 
-def newest(config: Config, unread: list[str]) -> Iterator[EarlierRun]:
-    """Yield the complete runs of the same model that share a task with `config`, newest first, at most `MOST_RUNS`.
+def of_model(config: Config, unread: list[str]) -> Iterator[EarlierRun]:
+    """Yield the complete runs of the same model, newest first, at most `MOST_RUNS`.
 
     Args:
         config: What is to be run; itself it is not among them.
@@ -66,7 +69,7 @@ def newest(config: Config, unread: list[str]) -> Iterator[EarlierRun]:
         except UserError as error:
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
-        if _model(found.config) == _model(config) and set(found.config.active_tasks) & set(config.active_tasks):
+        if _model(found.config) == _model(config):
             yield found
             num_found += 1
             if num_found == MOST_RUNS:
@@ -92,8 +95,7 @@ def named(config: Config, key: str, run_id: str) -> EarlierRun:
 
 
 def _open(folder: Folder, run_id: str, content: dict[str, Any]) -> EarlierRun:
-    config = load(folder.read_text(CONFIG_FILE), folder.path(CONFIG_FILE))
-    return EarlierRun(run_id=run_id, folder=folder, config=config, manifest=content)
+    return EarlierRun(run_id=run_id, folder=folder, config=recorded(folder), manifest=content)
 
 
 def _model(config: Config) -> tuple[str | None, ...]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline import history, manifest, rundir
+from pipeline import earlier, manifest, rundir
 from pipeline.comparison.changes import Row, weights_of
 from pipeline.comparison.questions import Side
 from pipeline.comparison.room import compare
@@ -245,11 +245,9 @@ def _latest(
     unread: list[str] = []
     started_at = str(content["started_at"])
     try:
-        for run, before, earlier in history.runs_of_model(config, unread):
-            if before.run_id == config.run_id or str(earlier.get("ended_at", "")) > started_at:
-                continue
-            if _asks(before) == _asks(config):
-                return run, before, earlier
+        for run in earlier.of_model(config, unread):
+            if str(run.manifest.get("ended_at", "")) <= started_at and _asks(run.config) == _asks(config):
+                return run.folder, run.config, run.manifest
         return None
     finally:
         notes += unread

@@ -6,20 +6,16 @@ same model that has the same prompts, else the same tasks; None where there is n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import duck, manifest
-from pipeline.compose import load
+from pipeline import duck, earlier
 from pipeline.config import Config
+from pipeline.earlier import EarlierRun
 from pipeline.errors import UserError
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.rundir import CONFIG_FILE
-from pipeline.store import Folder, Stage
-
-MOST_RUNS = 20
-"""Runs of the same model that are looked into; older ones are no better."""
+from pipeline.store import Stage
 
 # The same prompt's own mean where the run has it, else the mean of its task.
 TOKENS_SQL = """
@@ -91,11 +87,11 @@ def expect(config: Config, prompts: Stage) -> tuple[Expected | None, list[str]]:
     """
     unread: list[str] = []
     second_best: Expected | None = None
-    for run, before, content in runs_of_model(config, unread):
+    for run in earlier.of_model(config, unread):
         try:
-            found = _expected(run, before, content, config, prompts)
+            found = _expected(run, config, prompts)
         except UserError as error:
-            unread.append(f"{run.root} is left out: {error}")
+            unread.append(f"{run.folder.root} is left out: {error}")
             continue
         if any(each.num_same for each in found.tasks):
             return found, unread
@@ -104,41 +100,9 @@ def expect(config: Config, prompts: Stage) -> tuple[Expected | None, list[str]]:
     return second_best, unread
 
 
-def runs_of_model(config: Config, unread: list[str]) -> Iterator[tuple[Folder, Config, dict[str, Any]]]:
-    """Yield the complete runs of the same model, newest first, with what they recorded."""
-    output = Folder.open(config.output_dir)
-    complete: list[tuple[str, Folder, dict[str, Any]]] = []
-    for name in output.folders():
-        run = output.child(name)
-        try:
-            content = manifest.read(run) if name.startswith("run=") else None
-        except UserError as error:
-            unread.append(f"{run.root} is left out: {error}")
-            continue
-        if content is not None and content["status"] == "complete":
-            complete.append((str(content.get("ended_at", "")), run, content))
-    num_found = 0
-    for _, run, content in sorted(complete, key=lambda each: each[0], reverse=True):
-        try:
-            before = load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
-        except UserError as error:
-            unread.append(f"{run.root} is left out: {error}")
-            continue
-        if _model(before) == _model(config):
-            yield run, before, content
-            num_found += 1
-            if num_found == MOST_RUNS:
-                return
-
-
-def _model(config: Config) -> tuple[str | None, ...]:
-    if config.engine.kind == "vllm":
-        return "vllm", config.model.path
-    return "endpoint", config.engine.endpoint.base_url, config.engine.endpoint.model
-
-
-def _expected(run: Folder, before: Config, content: dict[str, Any], config: Config, prompts: Stage) -> Expected:
-    samples = run.require_stage("samples", SAMPLE_SCHEMA)
+def _expected(run: EarlierRun, config: Config, prompts: Stage) -> Expected:
+    before, content = run.config, run.manifest
+    samples = run.folder.require_stage("samples", SAMPLE_SCHEMA)
     with duck.connection() as database:
         database.register("prompts", prompts.dataset())
         database.register("samples", samples.dataset())
@@ -149,7 +113,7 @@ def _expected(run: Folder, before: Config, content: dict[str, Any], config: Conf
     starts = [float(facts["engine_start_s"]) for facts in engines.values() if "engine_start_s" in facts]
     start_s = max(starts, default=None)
     return Expected(
-        run_id=before.run_id,
+        run_id=run.run_id,
         ended_at=str(content.get("ended_at", "")),
         max_gen_toks=before.generation.max_gen_toks,
         tasks=tasks,

@@ -90,7 +90,7 @@ def _earlier_mean(config: Config) -> tuple[int, str] | None:
     """Return the mean length of the newest earlier run's completions, and its name."""
     from pipeline import earlier
 
-    for run in earlier.newest(config, []):
+    for run in earlier.of_model(config, []):
         counts = run.manifest.get("counts") or {}
         if counts.get("num_samples") and counts.get("num_output_tokens"):
             return max(1, round(counts["num_output_tokens"] / counts["num_samples"])), f"of run {run.run_id}"

@@ -65,8 +65,8 @@ def find(config: Config) -> tuple[Lengths | None, list[str]]:
         case None:
             return None, unread
         case "latest":
-            runs = sorted(earlier.newest(config, unread), key=lambda run: not run.covers(config))
-            for run in runs:
+            runs = [run for run in earlier.of_model(config, unread) if run.shares_tasks(config)]
+            for run in sorted(runs, key=lambda run: not run.covers(config)):
                 try:
                     lengths = _read(run, most)
                 except UserError as error:

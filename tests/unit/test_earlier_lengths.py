@@ -162,9 +162,9 @@ def test_a_name_that_is_no_run_id_is_one_line(output: Folder) -> None:
 def test_only_so_many_runs_are_looked_into(output: Folder) -> None:
     for number in range(earlier.MOST_RUNS + 2):
         publish_earlier(output, f"{number:02}", {"a": [10]})
-    runs = list(earlier.newest(config(output), []))
+    runs = list(earlier.of_model(config(output), []))
     assert len(runs) == earlier.MOST_RUNS
     assert runs[0].run_id == f"{earlier.MOST_RUNS + 1:02}"
     assert f"{earlier.MOST_RUNS:02}" not in [
-        run.run_id for run in earlier.newest(config(output, f"run_id={earlier.MOST_RUNS:02}"), [])
+        run.run_id for run in earlier.of_model(config(output, f"run_id={earlier.MOST_RUNS:02}"), [])
     ]
