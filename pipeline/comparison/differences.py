@@ -26,7 +26,7 @@ RECORDED = {
 }
 """Parts of a manifest, by what they tell of; its facts of data sets and engines are told apart."""
 
-PASSING = ("engine_start_s", "restarts", "pid", "gave_up", "peak_memory_bytes")
+PASSING = ("engine_start_s", "restarts", "pid", "gave_up", "session")
 """What an engine says of one session and not of itself."""
 
 KINDS = ("model", "template", "data sets", "sampling", "configuration", "engine", "versions", "hardware")
@@ -53,7 +53,7 @@ def differences(base: Side, new: Side, asked: Sequence[Asked]) -> list[Differenc
         *_configuration(base, new),
         *(each for kind, names in RECORDED.items() for each in _of_manifest(kind, names, base, new)),
         *_changed("data sets", _datasets(base), _datasets(new)),
-        *_changed("engine", _engine(base), _engine(new)),
+        *_engines(base, new),
     ]
     num_prompts = sum(each.num_other_prompts for each in asked)
     if num_prompts:
@@ -84,7 +84,16 @@ def _of_manifest(kind: str, names: Iterable[str], base: Side, new: Side) -> list
 
 def _datasets(side: Side) -> dict[str, Any]:
     facts = side.content.get("datasets")
-    return dict(facts) if isinstance(facts, Mapping) else {}
+    if not isinstance(facts, Mapping):
+        return {}
+    return {name: fact for name, fact in facts.items() if name.startswith("dataset_revision.")}
+
+
+def _engines(base: Side, new: Side) -> list[Difference]:
+    """Return what both runs' engines tell, and otherwise; what one of them does not tell is left out."""
+    then, now = _engine(base), _engine(new)
+    both = then.keys() & now.keys()
+    return _changed("engine", {name: then[name] for name in both}, {name: now[name] for name in both})
 
 
 def _engine(side: Side) -> dict[str, Any]:
