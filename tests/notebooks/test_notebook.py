@@ -1,0 +1,119 @@
+"""notebooks/analysis.ipynb runs from its first cell to its last, and shows what the views hold."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import nbformat
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from builders import ROOT
+
+NOTEBOOK = ROOT / "notebooks/analysis.ipynb"
+
+Cells = dict[str, list[Any]]
+
+
+def executed(place: Path, output: Path, more: str) -> Cells:
+    """Execute the notebook as README's command does; return what each code cell gave, by the cell's id.
+
+    Args:
+        place: An empty directory to lay it out in: notebooks/ and, beside it, outputs/.
+        output: The runs.
+        more: Lines after those of the parameters.
+    """
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    after = next(k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])) + 1
+    notebook.cells.insert(after, nbformat.v4.new_code_cell(more))
+    (place / "notebooks").mkdir()
+    nbformat.write(notebook, place / "notebooks/analysis.ipynb")
+    shutil.copy(NOTEBOOK.parent / "views.sql", place / "notebooks")
+    (place / "outputs").symlink_to(output)
+    # In a process of its own: the client leaves its sockets to the garbage collector.
+    line = [sys.executable, "-c", "from nbclient.cli import main; main()"]
+    line += ["notebooks/analysis.ipynb", "--output=tonight.ipynb", "--timeout=300"]
+    done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    notebook = nbformat.read(place / "notebooks/tonight.ipynb", as_version=4)
+    return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+
+
+@pytest.fixture(scope="module")
+def cells(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Cells:
+    return executed(tmp_path_factory.mktemp("notebook"), made, "price_per_gpu_hour = 2.0")
+
+
+def html(outputs: list[Any]) -> str:
+    return "".join(output.data.get("text/html", "") for output in outputs)
+
+
+def test_it_is_committed_without_outputs_and_for_any_python_3() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert all(len(cell.source.splitlines()) <= 40 for cell in code)
+
+
+def test_every_plot_cell_makes_one_figure_and_nothing_warns(cells: Cells) -> None:
+    plots = [name for name in cells if name.endswith("-plot")]
+    assert plots == ["leaderboard-plot", "trend-plot", "hardest-plot", "wording-plot", "cost-plot"]
+    for name in plots:
+        assert [sorted(output.data) for output in cells[name]] == [["image/png", "text/plain"]], name
+    assert not [output for outputs in cells.values() for output in outputs if output.output_type == "stream"]
+
+
+def test_the_leaderboard_has_the_scores_of_metrics_parquet(cells: Cells, made: Path) -> None:
+    table = html(cells["leaderboard"])
+    expected = duckdb.sql(
+        f"SELECT run, round(value, 3) FROM read_parquet('{made}/run=*/metrics.parquet', hive_partitioning = true, "
+        "hive_types = {'run': VARCHAR}) WHERE level = 'run' AND metric = 'score' AND split = 'test'"
+    ).fetchall()
+    assert len(expected) == 3
+    for run, value in expected:
+        assert re.search(rf"<td>{run}</td>\s*<td>[^<]*</td>\s*<td>all</td>\s*<td>{value:.3f}</td>", table)
+
+
+def test_a_questions_cost_shares_the_runs_gpu_hours_by_tokens(cells: Cells) -> None:
+    # 90 s on 8 GPUs are 0.2 GPU hours; a task has 5 of the run's 9,000 tokens and 6 questions.
+    hours = 1000 * 0.2 * 5 / 9_000 / 6
+    assert f"<td>{hours:.3f}</td>" in html(cells["cost"])
+    assert f"<td>{2 * hours:.3f}</td>" in html(cells["cost"])
+
+
+def test_there_is_an_example_of_each_kind_of_failure(cells: Cells) -> None:
+    shown = html(cells["failures-shown"])
+    kinds = re.findall(r"<h4>(.*?): agro_bench, test, id (\d), repeat 0</h4>", shown)
+    assert kinds == [
+        ("cut", "1"),
+        ("empty, and right by accident", "4"),
+        ("failed", "3"),
+        ("no letter", "2"),
+        ("right, but not exact", "5"),
+    ]
+    assert "it killed &lt;b&gt;3&lt;/b&gt; engines" in shown
+
+
+def test_what_questions_and_models_say_is_shown_as_text(cells: Cells) -> None:
+    for outputs in cells.values():
+        tables = [output for output in outputs if "text/html" in output.get("data", {})]
+        assert "<script>alert" not in html(tables)
+    assert html(cells["failures-shown"]).count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    assert "&lt;script&gt;alert(1)" in html(cells["wording-examples"])
+
+
+def test_it_runs_over_one_night_whose_golds_are_hidden(tmp_path: Path, made: Path) -> None:
+    run = Path(shutil.copytree(made / "run=large", tmp_path / "hidden/run=large"))
+    table = pq.ParquetFile(run / "metrics.parquet").read()
+    pq.write_table(table.filter(pc.equal(table["metric"], "none")), run / "metrics.parquet")
+    cells = executed(tmp_path, tmp_path / "hidden", "split = 'test'")
+    assert "right, but not exact" in html(cells["failures"])
+    assert "large" in html(cells["choice"])

@@ -1,0 +1,171 @@
+"""notebooks/views.sql shows complete runs, all of each, and is not put out by what else lies beside them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import ROOT
+
+RUNS = ["2026-11-20", "2026-11-21", "large"]
+
+
+def rows(database: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = database.sql(query).to_arrow_table().to_pylist()
+    return found
+
+
+def runs_of(database: duckdb.DuckDBPyConnection, view: str) -> list[str]:
+    return [row["run"] for row in rows(database, f"SELECT DISTINCT run FROM {view} ORDER BY run")]
+
+
+def edit(run: Path, before: str, after: str) -> None:
+    file = run / "manifest.json"
+    text = file.read_text(encoding="utf-8")
+    assert before in text
+    file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+@pytest.mark.parametrize("view", ["runs", "samples", "metrics"])
+def test_only_complete_runs_are_in_a_view(database: duckdb.DuckDBPyConnection, output: Path, view: str) -> None:
+    for name in ("running", "failed"):
+        edit(shutil.copytree(output / "run=large", output / f"run={name}"), '"complete"', f'"{name}"')
+    for name, content in {"cut": b'{"status": "complete", "conf', "binary": b"\xff\xfe{", "list": b"[1]"}.items():
+        shutil.copytree(output / "run=large", output / f"run={name}")
+        (output / f"run={name}/manifest.json").write_bytes(content)
+    (shutil.copytree(output / "run=large", output / "run=unsaid") / "manifest.json").unlink()
+    shutil.copytree(output / "run=large", output / "replay-1")
+    (output / "run=bare").mkdir()
+    (output / "run=file").write_text("no directory")
+    assert runs_of(database, view) == RUNS
+
+
+def test_a_complete_run_without_samples_leaves_the_others_as_they_are(
+    database: duckdb.DuckDBPyConnection, output: Path
+) -> None:
+    shutil.rmtree(output / "run=large/samples")
+    (output / "run=large/metrics.parquet").unlink()
+    assert runs_of(database, "runs") == RUNS
+    assert runs_of(database, "samples") == runs_of(database, "metrics") == RUNS[:2]
+
+
+def test_metrics_are_those_that_the_run_wrote(database: duckdb.DuckDBPyConnection, output: Path) -> None:
+    for run in RUNS:
+        wrote = pq.ParquetFile(output / f"run={run}/metrics.parquet").read().to_pylist()
+        shown = rows(database, f"SELECT * EXCLUDE run FROM metrics WHERE run = '{run}'")
+        assert sorted(map(str, shown)) == sorted(str({name: row[name] for name in shown[0]}) for row in wrote)
+
+
+def test_samples_are_those_that_the_run_wrote(database: duckdb.DuckDBPyConnection, output: Path) -> None:
+    file = next((output / "run=large/samples/task=med_bench/split=test").glob("*.parquet"))
+    wrote = pq.ParquetFile(file).read().to_pylist()
+    shown = rows(
+        database,
+        "SELECT * EXCLUDE (run, task, split) FROM samples WHERE run = 'large' AND task = 'med_bench' ORDER BY id",
+    )
+    assert shown == [{name: row[name] for name in shown[0]} for row in wrote]
+    assert len(shown) == 6
+
+
+def test_a_run_says_what_its_manifest_does(database: duckdb.DuckDBPyConnection) -> None:
+    first, _, large = rows(database, "FROM runs ORDER BY run")
+    assert first == first | {
+        "run": "2026-11-20",
+        "conf": "demo",
+        "model": "small",
+        "status": "complete",
+        "started_at": datetime(2026, 11, 20, 1),
+        "template_fingerprint": "sha256:abc",
+        "commit": "c0ffee" * 6,
+        "modified": True,
+        "vllm": "0.32.0",
+        "torch": "2.13.0",
+        "gpus": "8 x NVIDIA A100-SXM4-80GB",
+        "num_gpus": 8,
+        "num_samples": 18,
+        "num_failed": 1,
+        "num_truncated": None,
+        "num_output_tokens": 9_000,
+        "engine_start_s": 30.5,
+        "generate_s": 90.0,
+        "total_s": 92.0,
+        "tokens_per_s": 100.0,
+    }
+    assert large["model"] == "org/large: one"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"s1"', '"s2"'), ('"generate": 90.0', '"generate": 0.2')], ids=["sessions", "nothing left"]
+)
+def test_the_time_of_a_run_that_was_gone_on_with_is_unknown(
+    database: duckdb.DuckDBPyConnection, output: Path, before: str, after: str
+) -> None:
+    file = output / "run=large/manifest.json"
+    file.write_text(file.read_text(encoding="utf-8").replace(before, after, 1), encoding="utf-8")
+    row = rows(database, "FROM runs WHERE run = 'large'")[0]
+    assert (row["generate_s"], row["total_s"], row["tokens_per_s"]) == (None, None, None)
+    assert row["num_output_tokens"] == 9_000
+
+
+@pytest.mark.parametrize(
+    ("gpus", "text", "number"),
+    [
+        ("[]", "", 0),
+        ("null", None, None),
+        ('["2 x A, 6 x B 4 x C"]', "2 x A, 6 x B 4 x C", 8),
+        ('["8 x A", "4 x B"]', "8 x A; 4 x B", None),
+    ],
+    ids=["a CPU", "untold", "of two kinds", "gone on with on others"],
+)
+def test_gpus_are_counted_where_their_number_is_one(
+    database: duckdb.DuckDBPyConnection, output: Path, gpus: str, text: str | None, number: int | None
+) -> None:
+    file = output / "run=large/manifest.json"
+    content = re.sub(r'"gpus": \[.*?\]', lambda _: f'"gpus": {gpus}', file.read_text(encoding="utf-8"), flags=re.S)
+    file.write_text(content, encoding="utf-8")
+    row = rows(database, "FROM runs WHERE run = 'large'")[0]
+    assert (row["gpus"], row["num_gpus"]) == (text, number)
+
+
+def test_a_run_of_older_columns_has_null_in_the_new_ones(output: Path) -> None:
+    for run in RUNS:
+        for file in (output / f"run={run}").glob("samples/**/*.parquet"):
+            drop(file, "instruction")
+    drop(output / "run=large/metrics.parquet", "bound_low")
+    with duckdb.connect() as database:
+        database.execute("SET VARIABLE outputs = $output", {"output": str(output)})
+        database.execute((ROOT / "notebooks/views.sql").read_text(encoding="utf-8"))
+        assert rows(database, "SELECT count(*) AS n, count(instruction) AS k FROM samples") == [{"n": 54, "k": 0}]
+        known = rows(database, "SELECT run, count(bound_low) > 0 AS known FROM metrics GROUP BY run ORDER BY run")
+    assert [row["known"] for row in known] == [True, True, False]
+
+
+def drop(file: Path, column: str) -> None:
+    table: pa.Table = pq.ParquetFile(file).read()
+    pq.write_table(table.drop_columns([column]), file)
+
+
+def test_a_new_night_and_another_directory_are_seen_by_the_next_query(
+    database: duckdb.DuckDBPyConnection, output: Path, made: Path
+) -> None:
+    shutil.copytree(output / "run=large", output / "run=later")
+    assert runs_of(database, "samples") == [*RUNS[:2], "large", "later"]
+    database.execute("SET VARIABLE outputs = $made", {"made": str(made)})
+    assert runs_of(database, "samples") == RUNS
+
+
+def test_the_readmes_lines_open_the_views(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Over many nights")[1].split("\n## ")[0]
+    (lines,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+    (output.parent / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.chdir(output.parent)
+    exec(lines, names := {})
+    assert [row[0] for row in names["duckdb"].sql("SELECT run FROM runs ORDER BY run").fetchall()] == RUNS
