@@ -99,6 +99,7 @@ def test_there_is_an_example_of_each_kind_of_failure(cells: Cells) -> None:
         ("no letter", "2"),
         ("right, but not exact", "5"),
     ]
+    assert "<b>generated</b> <pre dir='auto' style='white-space: pre-wrap; overflow-wrap: anywhere'>мысли</pre>" in shown
     assert "it killed &lt;b&gt;3&lt;/b&gt; engines" in shown
 
 
@@ -106,7 +107,7 @@ def test_what_questions_and_models_say_is_shown_as_text(cells: Cells) -> None:
     for outputs in cells.values():
         tables = [output for output in outputs if "text/html" in output.get("data", {})]
         assert "<script>alert" not in html(tables)
-    assert html(cells["failures-shown"]).count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    assert html(cells["failures-shown"]).count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3  # a prompt; what was generated, and the response
     assert "&lt;script&gt;alert(1)" in html(cells["wording-examples"])
 
 
