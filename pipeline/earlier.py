@@ -6,7 +6,7 @@ read here; a run that cannot be read is told and left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,15 @@ class EarlierRun:
         return rows and set(config.active_tasks) <= set(mine.active_tasks) and set(config.splits) <= set(mine.splits)
 
 
-def of_model(config: Config, unread: list[str]) -> Iterator[EarlierRun]:
-    """Yield the complete runs of the same model, newest first, at most `MOST_RUNS`.
+def of_model(
+    config: Config, unread: list[str], suits: Callable[[EarlierRun], bool] = lambda _: True
+) -> Iterator[EarlierRun]:
+    """Yield the complete runs of the same model that suit, newest first, at most `MOST_RUNS`.
 
     Args:
         config: What is to be run; itself it is not among them.
         unread: Gets a line for each run that cannot be read.
+        suits: What else is asked of a run.
 
     Raises:
         RunError: output_dir cannot be reached.
@@ -69,7 +72,7 @@ def of_model(config: Config, unread: list[str]) -> Iterator[EarlierRun]:
         except UserError as error:
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
-        if _model(found.config) == _model(config):
+        if _model(found.config) == _model(config) and suits(found):
             yield found
             num_found += 1
             if num_found == MOST_RUNS:

@@ -245,9 +245,12 @@ def _latest(
     unread: list[str] = []
     started_at = str(content["started_at"])
     try:
-        for run in earlier.of_model(config, unread):
-            if str(run.manifest.get("ended_at", "")) <= started_at and _asks(run.config) == _asks(config):
-                return run.folder, run.config, run.manifest
+        for run in earlier.of_model(
+            config,
+            unread,
+            lambda run: str(run.manifest.get("ended_at", "")) <= started_at and _asks(run.config) == _asks(config),
+        ):
+            return run.folder, run.config, run.manifest
         return None
     finally:
         notes += unread

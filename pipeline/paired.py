@@ -144,12 +144,15 @@ def paired_bootstrap(
     known = [share * error for share, error in zip(shares, errors, strict=True) if error is not None]
     low, high = interval(draws)
     num_beyond = np.count_nonzero(np.abs(draws - difference) >= abs(difference) - 1e-12)
+    p_value = float(1 + num_beyond) / (NUM_RESAMPLES + 1)
+    if difference and float(np.ptp(draws)) < 1e-12:  # all questions changed alike: resamples know no chance, signs do
+        p_value = min(1.0, 2 * 0.5 ** int(sum(task.num.sum() for task in tasks)))
     return Change(
         difference=difference,
         stderr=float(np.linalg.norm(known)) if len(known) == len(errors) else None,
         ci_low=low,
         ci_high=high,
-        p_value=float(1 + num_beyond) / (NUM_RESAMPLES + 1),
+        p_value=p_value,
     )
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import compose, manifest, rundir
+from pipeline.comparison.differences import PASSING
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.fingerprint import model_fingerprint, read_template
@@ -26,9 +27,6 @@ ENVIRONMENT = ("versions", "codebase", "hardware")
 
 UNTOLD = ("conf", "run_id", "output_dir", "run", "cluster")
 """Keys that say where a run is made and kept: that they are others is no difference."""
-
-PASSING = {"engine_start_s", "restarts", "pid", "gave_up"}
-"""What an engine says of one session and not of itself."""
 
 SAME_SQL = """
     SELECT count(*), count(*) FILTER (a.prompt_sha256 = b.prompt_sha256),
@@ -48,10 +46,13 @@ class Again:
 
     def environment(self, content: Mapping[str, Any]) -> list[str]:
         """Return what the new run's manifest says otherwise about where it is made, a line each."""
-        lines = _differences(
-            compose.flat({name: self.manifest.get(name) for name in (*ENVIRONMENT, "model_fingerprint")}),
-            compose.flat({name: content.get(name) for name in (*ENVIRONMENT, "model_fingerprint")}),
+        then, now = (
+            compose.flat({name: each.get(name) for name in (*ENVIRONMENT, "model_fingerprint")})
+            for each in (self.manifest, content)
         )
+        for told in (then, now):
+            told.pop("hardware.gpus", None)  # the engines tell of them, when they have started
+        lines = _differences(then, now)
         if (self.manifest.get("codebase") or {}).get("modified"):
             lines.append("codebase: the recorded commit had been modified, so it does not tell all of the code")
         return lines
@@ -186,7 +187,7 @@ def _shown(value: Any) -> str:
 
 def _engine_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return each fact that the replicas tell of themselves with all its values."""
-    names = {name for replica in facts.values() for name in replica} - PASSING
+    names = {name for replica in facts.values() for name in replica} - set(PASSING)
     return {
         f"engine {name}": ", ".join(sorted({str(replica[name]) for replica in facts.values() if name in replica}))
         for name in sorted(names)

@@ -54,7 +54,9 @@ def main(words: list[str]) -> None:
     print_summary(run, config, console)
     for line in lines:
         console.print(visible(line), soft_wrap=True, markup=False, highlight=False)
-    gate.require_kept(content or {})
+    if is_complete and content is not None:
+        rundir.require_few_failed(run, config, content)
+        gate.require_kept(content)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import gate, manifest, rundir
 from pipeline.cli import command
 from pipeline.config import Config
-from pipeline.errors import PipelineError, TooManyFailedRows
+from pipeline.errors import PipelineError
 from pipeline.fingerprint import model_fingerprint
 from pipeline.lock import locked
 from pipeline.reproduce import Again, resolve
@@ -58,6 +58,8 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     timings: dict[str, float] = {}
     with locked(run), signals.listen():
         rundir.begin(run, config)
+        before = manifest.read(run) or {}  # a run is as old as its first session
+        content |= {"started_at": before.get("started_at") or content["started_at"]}
         manifest.write(run, "running", content)
         try:
             with _console(run) as console:
@@ -69,12 +71,7 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
             if signals.ended is not None and signals.ended is not error:
                 raise signals.ended from error
             raise
-    failed = content["counts"]["num_failed"]
-    if failed > config.max_failed_rows:
-        raise TooManyFailedRows(
-            f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
-            f"their reasons are in the column error of {run.path('samples')}"
-        )
+    rundir.require_few_failed(run, config, content)
     gate.require_kept(content)
     return run
 
@@ -121,6 +118,7 @@ def _rooms(
     for name, facts in content["engine"].items():
         if "gave_up" in facts:
             console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
+    room.retract(run, config)  # what an earlier session made of other samples
     with _timed("score", timings):
         score(run, config)
     if again is not None:

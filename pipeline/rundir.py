@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import compose, manifest
 from pipeline.config import Config
-from pipeline.errors import RunError
+from pipeline.errors import RunError, TooManyFailedRows
 from pipeline.fingerprint import model_fingerprint, read_template
 from pipeline.store import Folder
 
@@ -165,3 +165,17 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, 
         if before.get(name) != now.get(name):
             return name, before.get(name), now.get(name)
     return None
+
+
+def require_few_failed(run: Folder, config: Config, content: dict[str, Any]) -> None:
+    """Raise unless a finished run has as few failed rows as its configuration allows.
+
+    Raises:
+        TooManyFailedRows: It has more; `content` is its manifest.
+    """
+    failed = content["counts"]["num_failed"]
+    if failed > config.max_failed_rows:
+        raise TooManyFailedRows(
+            f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
+            f"their reasons are in the column error of {run.path('samples')}"
+        )

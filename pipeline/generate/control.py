@@ -1,10 +1,9 @@
 """Words between the driver and its workers, as small files beside the journals.
 
-The driver says `stop` (begin no row, finish those under way) or `close` (all is done: end the engine), and how many
-rows of the work list may have been handed out by now. A worker says `ready` (its engine is up), `drained` (nothing is
-under way here after `stop`), `gave_up` (this replica will not generate again, and why) and how many rows it holds back.
-Files do for a disk and for object storage alike, and need no process that could itself be lost. One folder a session: a
-driver never reads what an earlier one was told.
+The driver says `stop` (begin no row, finish those under way) or `close` (all is done: end the engine). A worker says
+`ready` (its engine is up), `drained` (nothing is under way here after `stop`), `gave_up` (this replica will not
+generate again, and why) and how many rows it holds back. Files do for a disk and for object storage alike, and need no
+process that could itself be lost. One folder a session: a driver never reads what an earlier one was told.
 A worker is named by its Ray actor's id, which it keeps when it is made anew on another machine.
 """
 
@@ -21,7 +20,7 @@ POLL_S = 0.25
 IDLE_POLL_S = POLL_S / 5
 """The same where an engine has nothing to do but wait for it."""
 
-STOP, CLOSE, ALLOWED = "stop", "close", "allowed"
+STOP, CLOSE = "stop", "close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,6 @@ class Control:
     def said(self, word: str) -> bool:
         """Return whether the driver has said the word."""
         return self.folder.exists(word)
-
-    def allow(self, num_rows: int) -> None:
-        """Say how many rows of the work list may have been handed out by now."""
-        self.folder.write_text(ALLOWED, str(num_rows))
-
-    def num_allowed(self) -> int:
-        """Return how many rows of the work list may have been handed out by now."""
-        return int(self.folder.read_text(ALLOWED)) if self.folder.exists(ALLOWED) else 0
 
     def begins(self, worker: str) -> None:
         """Say that the worker's process has begun: what an earlier one said of itself no longer holds."""

@@ -42,7 +42,8 @@ class Cores:
 
     def take_back(self) -> None:
         """Let this process run on all of them again."""
-        _move(os.getpid(), self._all)
+        if self._given:
+            _move(os.getpid(), self._all)
 
 
 def _below(pid: int) -> Iterator[int]:

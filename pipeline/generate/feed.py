@@ -22,7 +22,7 @@ from pipeline.generate import portions
 from pipeline.generate.cluster import Placement
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
 from pipeline.generate.cores import Cores
-from pipeline.generate.portions import ROWS_AT_ONCE, Portions
+from pipeline.generate.portions import Portions
 from pipeline.generate.schedule import Work
 from pipeline.generate.worker import Duty, Worker
 from pipeline.store import Folder
@@ -54,8 +54,6 @@ class Feed:
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
         self._stranded_since: float | None = None
-        self._num_allowed = 0
-        self._all_here = False
         self._cores = Cores()
         self._ready: frozenset[str] = frozenset()
 
@@ -100,7 +98,7 @@ class Feed:
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
         context.memory_usage_poll_interval_s = None  # or each block has a thread that reads /proc for it
-        blocks = portions.blocks(run, self._work, self._portions.rows_per_block, self._duty.control)
+        blocks = portions.blocks(run, self._work, self._portions.rows_per_block)
         # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
         spread = {"ray_remote_args_fn": self._placement.actor_args} if self._placement.spans_nodes else {}
         with warnings.catch_warnings():
@@ -145,8 +143,8 @@ class Feed:
             try:
                 if self._look(num_work):
                     return
-            except (OSError, PipelineError):
-                logger.exception("The storage does not answer; looking again")
+            except Exception:  # were the thread to end, nobody would say the word that ends the pass
+                logger.exception("Looking around has failed; looking again")
 
     def _look(self, num_work: int) -> bool:
         """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
@@ -165,7 +163,6 @@ class Feed:
         if self._num_given_up >= self._placement.num_replicas:
             self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
             control.say(STOP)
-            control.allow(num_work)  # handed back at once, the next block tells the reason
             return True
         if self._is_stranded():
             gave_up = "".join(f"; {self._num_given_up} gave up, the first: {each.text}" for each in given_up[:1])
@@ -175,7 +172,6 @@ class Feed:
             )
             self._interruptions.end_now(self._reason_to_end)
             return True
-        self._allow(len(control.all_ready()))
         num_left = num_work - self._num_returned
         in_flight = self._placement.num_replicas * self._portions.rows_per_replica
         self._num_held = control.num_held() if num_left <= in_flight else 0
@@ -183,19 +179,6 @@ class Feed:
             control.say(CLOSE)
             return True
         return False
-
-    def _allow(self, num_ready: int) -> None:
-        """Say how many rows may be handed out: few until all replicas are there, or the first takes the longest."""
-        num_replicas, portions = self._placement.num_replicas, self._portions
-        self._all_here = self._all_here or num_ready + self._num_given_up >= num_replicas
-        if self._all_here:
-            num_out = num_replicas * portions.rows_per_replica + ROWS_AT_ONCE
-        else:  # one that has given up holds what it gets
-            num_out = num_ready * portions.rows_at_first(self._duty.slots)
-            num_out += self._num_given_up * portions.rows_per_replica
-        if self._num_returned + num_out > self._num_allowed:
-            self._num_allowed = self._num_returned + num_out
-            self._duty.control.allow(self._num_allowed)
 
     def _is_stranded(self) -> bool:
         """Return whether machines were lost and none is left, or comes back, for a replica that can generate."""

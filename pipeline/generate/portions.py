@@ -1,14 +1,11 @@
 """How the work list is handed out: its rows in order, in blocks of a size that suits the work and the cluster.
 
-In: the work list's files, and the driver's word how many rows may have been handed out. Out: a Ray data set of small
-blocks. Ray Data would take all of them at once, and give the replica that is ready first all that it can queue, which
-are the longest rows.
+In: the work list's files. Out: a Ray data set of small blocks, made as they are wanted.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import PipelineError
-from pipeline.generate.control import POLL_S, Control
 from pipeline.generate.schedule import Work
 from pipeline.store import Folder
 
 ROWS_AT_ONCE = 1024
-"""Rows that are read from the work list at a time, and rows that Ray Data may hold besides those at the replicas."""
+"""Rows that are read from the work list at a time."""
 
 
 ROWS_A_SLOT = {4: 2.5, 8: 4.0, 16: 6.0, 32: 8.0}
@@ -64,20 +59,16 @@ class Portions:
         """Rows at a replica at once."""
         return self.rows_per_block * self.blocks_per_replica
 
-    def rows_at_first(self, slots: int) -> int:
-        """Rows at a replica at once while others are still starting: those that start at once, the longest, no more."""
-        return max(1, slots // self.rows_per_block) * self.rows_per_block
 
-
-def blocks(run: Folder, work: Work, rows_per_block: int, control: Control) -> Any:
-    """Return the work list as a Ray data set of blocks of so many rows, in its order, as the driver allows them."""
+def blocks(run: Folder, work: Work, rows_per_block: int) -> Any:
+    """Return the work list as a Ray data set of blocks of so many rows, in its order."""
     import ray.data
 
     files = ray.data.from_items([{"file": name} for name in work.files], override_num_blocks=1)
     # One task reads all files, since several would mix the order. It waits most of the time, and takes no processor.
     return files.map_batches(
         _read,
-        fn_args=(run, rows_per_block, control),
+        fn_args=(run,),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.TaskPoolStrategy(size=1),
@@ -85,24 +76,9 @@ def blocks(run: Folder, work: Work, rows_per_block: int, control: Control) -> An
     ).repartition(target_num_rows_per_block=rows_per_block)
 
 
-def _read(files: pa.Table, run: Folder, rows_per_block: int, control: Control) -> Iterator[pa.Table]:
-    """Yield the rows of the files in their order, no more than the driver allows."""
-    num_read = num_allowed = 0
+def _read(files: pa.Table, run: Folder) -> Iterator[pa.Table]:
+    """Yield the rows of the files in their order."""
     for name in files.column("file").to_pylist():
         with run.fs.open_input_file(run.path(name)) as source:
             for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
-                for first in range(0, batch.num_rows, rows_per_block):
-                    while num_read >= num_allowed:
-                        num_allowed = _num_allowed(control)
-                    rows = batch.slice(first, rows_per_block)
-                    num_read += rows.num_rows
-                    yield pa.Table.from_batches([rows])
-
-
-def _num_allowed(control: Control) -> int:
-    """Return what the driver allows, after a pause; a fault of the storage is looked over."""
-    time.sleep(POLL_S / 4)
-    try:
-        return control.num_allowed()
-    except (OSError, PipelineError, ValueError):
-        return 0
+                yield pa.Table.from_batches([batch])

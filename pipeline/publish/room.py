@@ -48,6 +48,8 @@ def retract(run: Folder, config: Config) -> None:
     """
     with run.writing():
         run.remove(submission.archive_name(config))
+        for name in ("card.md", "card.json", "compare"):
+            run.remove(name)
         report.remove(run)
 
 

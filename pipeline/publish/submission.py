@@ -30,7 +30,6 @@ from pipeline.store import Folder
 
 LOGS = "logs_public.zip"
 
-_LEVEL = 6
 _REGULAR_FILE = 0o100644 << 16
 _UNIX = 3
 

@@ -46,6 +46,7 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
         "metrics.parquet",
         "card.md",
         "card.json",
+        "report.html",
         "logs",
         ".lock",
     }

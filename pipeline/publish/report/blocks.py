@@ -85,6 +85,7 @@ class Samples:
         database.register("texts", duck.scanner(self._stage, columns).to_reader())
         sql = _SQL
         if self._run.exists(FLIPS):
+            database.execute("SET threads = 1")  # the join keeps the samples' order then, and the page its bytes
             database.register("flips", _flips(self._run))
             sql = _FLIPPED_SQL
         for batch in duck.batches(database, sql, rows=_READ_ROWS):
