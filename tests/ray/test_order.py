@@ -12,7 +12,7 @@ from scripted import ScriptedFactory
 
 from pipeline.generate import history, job, schedule
 from pipeline.generate.cluster import cluster
-from pipeline.generate.portions import ROWS_ALONE
+from pipeline.generate.portions import ROWS_ALONE, ROWS_AT_ONCE
 from pipeline.records import Prompt
 from pipeline.store import Folder
 
@@ -63,3 +63,11 @@ def test_a_history_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert code == 2
     assert err.startswith("schedule.history='none-such': there is no run ")
     assert err.count("\n") == 1
+
+
+def test_more_rows_than_the_replicas_and_ray_hold_at_once_all_arrive(run_with_prompts: Make) -> None:
+    config, progress = settings("engine.endpoint.concurrency=16"), Counting()
+    run = run_with_prompts([make_prompt(number) for number in range(3_000)])
+    with cluster(config) as placement:
+        job.generate(config, run, placement, ScriptedFactory(), progress, progress)
+    assert progress.num_done == 3_000 > 2 * ROWS_AT_ONCE
