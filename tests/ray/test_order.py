@@ -61,7 +61,7 @@ def test_a_history_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     words = (f"output_dir={tmp_path}", "limit=1", "run_id=one", "schedule.history=none-such")
     code, _, err = Started({}, *words).end(within_s=120)
     assert code == 2
-    assert err.startswith("schedule.history='none-such': there is no run ")
+    assert err.startswith("error: schedule.history='none-such': there is no run ")
     assert err.count("\n") == 1
 
 
