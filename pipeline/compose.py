@@ -124,7 +124,10 @@ def load(text: str, where: str, words: Sequence[str] = ()) -> Config:
         recorded = OmegaConf.create(text)
         if not isinstance(recorded, DictConfig):
             raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
-        _resolved([recorded])
+        try:
+            _resolved([recorded])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     except OmegaConfBaseException as error:

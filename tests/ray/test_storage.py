@@ -100,6 +100,7 @@ def test_a_run_that_was_stopped_goes_on_and_is_whole_on_a_disk_and_in_object_sto
     names = {name.partition("/")[0] for name in run.files()}
     assert names - {"logs", ".lock"} == {
         "config.yaml", "manifest.json", "prompts", "completions", "samples", "metrics.parquet",
+        "card.md", "card.json", "report.html",
     }  # fmt: skip
     with pytest.raises(RunError, match="is complete"):
         execute(configured(output), ScriptedFactory())
