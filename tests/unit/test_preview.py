@@ -189,7 +189,7 @@ def test_a_long_prompt_is_cut_unless_it_is_asked_for(show, tmp_path: Path) -> No
         (["tasks.agro_bench.dataset=data/none"], DataError, "tasks.agro_bench.dataset='data/none'"),
         (["generation.max_gen_toks=1024"], ConfigError, "generation.max_gen_toks=1024: must be below"),
         (["prompt.template_kwargs.tokenize=true"], ConfigError, "prompt.template_kwargs="),
-        (["plan=true"], ConfigError, "plan"),
+        (["plan=maybe"], ConfigError, "plan='maybe': give true or false"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(show, words: list[str], kind: type[Exception], line: str) -> None:

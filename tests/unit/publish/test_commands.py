@@ -12,7 +12,7 @@ from builders import command
 
 from pipeline import manifest, pack, rescore, rundir, validate
 from pipeline.config import SubmissionConfig
-from pipeline.errors import ConfigError, InvalidArchive, RunError
+from pipeline.errors import ConfigError, InvalidArchive, RunError, TooManyFailedRows
 from pipeline.publish import room
 
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
@@ -111,7 +111,8 @@ def test_rescore_of_a_run_that_is_not_complete_leaves_no_archive(make_run: MakeR
 
 def test_failed_answers_finish_the_rescore_without_an_archive(make_run: MakeRun) -> None:
     run = make_run(ONE, reply=lambda prompt, repeat: completion(prompt, repeat, None, "told to"))
-    rescore.main([f"run={run.folder.root}"])
+    with pytest.raises(TooManyFailedRows, match="2 rows failed, max_failed_rows=0"):
+        rescore.main([f"run={run.folder.root}"])
     assert "agro_bench: 1 of 1 test ids failed (1)" in run.content["published"]["submission"]["reason"]
 
 
