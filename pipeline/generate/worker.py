@@ -87,7 +87,7 @@ class Worker:
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
-        self._num_blocks = self._num_held = 0
+        self._num_blocks = self._num_taken = self._num_held = 0
         self._stopping = self._has_ended = False
         self._closed = threading.Event()
         self._closing = threading.Lock()
@@ -160,6 +160,7 @@ class Worker:
             self._ledger.leave()
             os._exit(1)
         self._num_blocks += 1
+        self._num_taken += 1
         try:
             ended = await asyncio.gather(*(self._row(row, received) for row in rows))
         finally:
@@ -181,13 +182,15 @@ class Worker:
         a while all the same: its GPUs may be what rows of a lost machine are waiting for.
         """
         until = time.monotonic() + LONGEST_IDLE_S
+        num_taken = self._num_taken
         self._num_held += num_rows
         self._duty.control.holds(self._actor, self._num_held)
         while not (self._closed.is_set() or self._stopping):
-            if self._given_up is None and (self._num_blocks or time.monotonic() > until):
+            # What has come since may be gone as well: were it held beside this one, soon nothing more could come.
+            if self._given_up is None and (self._num_taken > num_taken or time.monotonic() > until):
                 break
             await asyncio.sleep(POLL_S / 10)
-        if not self._num_blocks:
+        if not self._num_blocks and self._num_taken == num_taken:
             self._closed.set()  # here, on the loop of the rows: none begins under an engine that ends
             await asyncio.to_thread(self._close)
         self._num_held -= num_rows

@@ -18,9 +18,12 @@ from pipeline.records import Prompt
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Start the browser that CHROMIUM names or that is on the PATH."""
+    """Start the browser that CHROMIUM names or that is on the PATH.
+
+    It ends with its module: as long as Playwright is up, an event loop runs in this thread, and `asyncio.run` refuses.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:

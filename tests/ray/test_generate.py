@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,30 @@ def test_a_row_does_not_wait_for_a_slower_neighbour(run_with_prompts: Make, plac
     assert max(row["queued_s"] for row in rows) > 0.05
     busy = sum(row["generated_s"] for row in rows)
     assert busy == pytest.approx(40 * 0.05, rel=0.5)
+
+
+def test_rows_that_are_done_at_once_do_not_hold_each_other_back(
+    run_with_prompts: Make, placement: Placement, tmp_path: Path
+) -> None:
+    """Each block is for a moment the last; were they all held back, none would come until the engine is let go."""
+    run = run_with_prompts([make_prompt(number) for number in range(400)])
+    starts = tmp_path / "starts"
+    config = settings("engine.endpoint.concurrency=2")
+    job.generate(config, run, placement, Noting(starts=str(starts)), Counting(), Counting())
+    assert len(completions(run)) == 400
+    assert starts.read_text() == "start\n"
+
+
+@dataclass(frozen=True)
+class Noting(ScriptedFactory):
+    """Writes a line for each engine that it starts."""
+
+    starts: str = ""
+
+    def __call__(self) -> Any:
+        with Path(self.starts).open("a", encoding="utf-8") as file:
+            file.write("start\n")
+        return super().__call__()
 
 
 class Fading:
