@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipeline.store import Folder
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.generate.cluster import Placement
     from pipeline.generate.engine import EngineFactory
 
 
@@ -104,12 +105,13 @@ def _rooms(
         content["again"] = {"run": again.source.root, "overridden": list(again.overridden), "differences": []}
         _tell([again.source.root, *(f"overridden: {line}" for line in again.overridden)], console)
         _differs(again.environment(content), content, console)
-    _prepare(config, run, console, content, timings, again)
-    commit = content["datasets"].get("model_revision")
-    if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
-        config = replace(config, model=replace(config.model, revision=str(commit)))
-    with _timed("generate", timings):
-        content["engine"] = _generate(config, run, factory, console, signals)
+    with _ray(config, run) as placement:
+        _prepare(config, run, console, content, timings, again)
+        commit = content["datasets"].get("model_revision")
+        if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
+            config = replace(config, model=replace(config.model, revision=str(commit)))
+        with _timed("generate", timings):
+            content["engine"] = _generate(config, run, placement, factory, console, signals)
     content["hardware"]["gpus"] = manifest.gpus(content["engine"])
     content["schedule"] = json.loads(str((run.facts("completions") or {}).get("schedule", "null")))
     num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
@@ -193,9 +195,25 @@ def _tell(lines: list[str], console: Console) -> None:
         console.print(f"again: {line}", soft_wrap=True, markup=False)
 
 
+@contextmanager
+def _ray(config: Config, run: Folder) -> Iterator[Callable[[], Placement] | None]:
+    """Start Ray beside what this block does, unless nothing is left to generate."""
+    from pipeline.generate import job
+    from pipeline.generate.cluster import starting
+
+    if config.run.retry_failed:
+        job.reopen(run)
+    if job.done(run) is not None:
+        yield None
+        return
+    with starting(config) as placement:
+        yield placement
+
+
 def _generate(
     config: Config,
     run: Folder,
+    placement: Callable[[], Placement] | None,
     factory: EngineFactory | None,
     console: Console,
     signals: Signals,
@@ -205,24 +223,19 @@ def _generate(
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
     from pipeline.generate import history, job
-    from pipeline.generate.cluster import cluster
 
-    if config.run.retry_failed:
-        job.reopen(run)
-    engine = job.done(run)
-    if engine is not None:
-        return engine
+    if placement is None:
+        return job.done(run) or {}
     lengths, unread = (None, []) if shuffled else history.find(config)
     for line in unread:
         console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
     progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
-    with cluster(config) as placement:
-        signals.take()
-        try:
-            with signals.deferred():
-                return job.generate(config, run, placement, factory, progress, signals, lengths, shuffled=shuffled)
-        finally:
-            progress.end()
+    placed = placement()
+    try:
+        with signals.deferred():
+            return job.generate(config, run, placed, factory, progress, signals, lengths, shuffled=shuffled)
+    finally:
+        progress.end()
 
 
 def _noise(
@@ -238,8 +251,10 @@ def _noise(
     from pipeline.score.room import score
 
     folder = noise.choose(config, run)
-    _generate(noise.second(config), folder, factory, console, signals, shuffled=True)
-    score(folder, noise.second(config))
+    second = noise.second(config)
+    with _ray(second, folder) as placement:
+        _generate(second, folder, placement, factory, console, signals, shuffled=True)
+    score(folder, second)
     content["noise"] = noise.measure(config, run)
     console.print(noise.line(content["noise"]), soft_wrap=True, markup=False)
 

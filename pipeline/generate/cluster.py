@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +87,36 @@ def cluster(config: Config) -> Iterator[Placement]:
     finally:
         if not joined:
             ray.shutdown()
+
+
+@contextmanager
+def starting(config: Config) -> Iterator[Callable[[], Placement]]:
+    """Start or join Ray beside what this block does; what it gives waits for Ray, and returns the placement.
+
+    Raises:
+        ConfigError: As `cluster`, when the placement is asked for.
+    """
+    placed: Future[Placement] = Future()
+    ended = threading.Event()
+
+    def hold() -> None:
+        try:
+            with cluster(config) as placement:
+                placed.set_result(placement)
+                # Linux ends Ray's processes with the thread that has started them, so this one stays.
+                ended.wait()
+        except BaseException as error:
+            if placed.done():
+                raise
+            placed.set_exception(error)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="ray") as executor:
+        held = executor.submit(hold)
+        try:
+            yield placed.result
+        finally:
+            ended.set()
+            held.result()
 
 
 def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
