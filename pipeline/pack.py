@@ -5,13 +5,8 @@ python -m pipeline.pack run=outputs/run=2026-11-21 submission.mode=extracted
 
 from __future__ import annotations
 
-from rich.console import Console
-
-from pipeline import manifest, rundir
 from pipeline.cli import command
 from pipeline.errors import ConfigError, RunError
-from pipeline.lock import locked
-from pipeline.publish import room, submission
 
 
 def main(words: list[str]) -> None:
@@ -29,6 +24,12 @@ def main(words: list[str]) -> None:
     for word in changes:
         if not word.startswith("submission."):
             raise ConfigError(f"{word!r}: only keys of submission can be given, such as submission.mode=extracted")
+    from rich.console import Console
+
+    from pipeline import manifest, rundir
+    from pipeline.lock import locked
+    from pipeline.publish import room, submission
+
     run, config = rundir.open_finished(directories[0], changes)
     with locked(run):
         content = manifest.read(run)

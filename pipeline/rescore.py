@@ -7,16 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
-
-from pipeline import gate, manifest, noise, rundir
 from pipeline.cli import command
-from pipeline.console import visible
 from pipeline.errors import ConfigError
-from pipeline.lock import locked
-from pipeline.publish import room
-from pipeline.score.room import score
-from pipeline.summary import counts, print_summary
 
 
 def main(words: list[str]) -> None:
@@ -30,6 +22,15 @@ def main(words: list[str]) -> None:
     """
     if len(words) != 1 or not words[0].startswith("run=") or words[0] == "run=":
         raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
+    from rich.console import Console
+
+    from pipeline import gate, manifest, noise, rundir
+    from pipeline.console import visible
+    from pipeline.lock import locked
+    from pipeline.publish import room
+    from pipeline.score.room import score
+    from pipeline.summary import counts, print_summary
+
     run, config = rundir.open_finished(words[0].removeprefix("run="))
     with locked(run):
         content = manifest.read(run)

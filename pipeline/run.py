@@ -1,40 +1,37 @@
 """The main job: `python -m pipeline.run conf=<name> key=value ...`, or `from=<run>` to make a run again.
 
-In: a configuration. Out: one directory `outputs/run=<run_id>/`. The order of the rooms is known here and nowhere else.
-The same run_id again goes on where the run stopped.
+In: a configuration. Out: one directory `outputs/run=<run_id>/`. The same run_id again goes on where the run stopped.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import gate, manifest, rundir
 from pipeline.cli import command
+from pipeline.compose import compose
 from pipeline.config import Config
 from pipeline.errors import PipelineError
-from pipeline.fingerprint import model_fingerprint
-from pipeline.lock import locked
-from pipeline.reproduce import Again, resolve
-from pipeline.signals import Signals
-from pipeline.store import Folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.generate.cluster import Placement
     from pipeline.generate.engine import EngineFactory
+    from pipeline.reproduce import Again
+    from pipeline.store import Folder
 
 
 def main(words: list[str]) -> None:
     """Run the benchmark that the words describe."""
+    if not any(word.startswith("from=") for word in words):
+        execute(compose(words))
+        return
+    from pipeline.reproduce import resolve
+
     config, again = resolve(words)
     execute(config, again=again)
 
@@ -50,6 +47,11 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
     """
+    from pipeline import gate, manifest, rundir
+    from pipeline.fingerprint import model_fingerprint
+    from pipeline.lock import locked
+    from pipeline.signals import Signals
+
     gate.check(config)
     run, config = rundir.place(config)
     signals = Signals(config.run.grace_s)
@@ -64,8 +66,19 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
         manifest.write(run, "running", content)
         try:
             with _console(run) as console:
+                from pipeline.rooms import Rooms
+
                 console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
-                _rooms(config, run, factory, console, content, timings, signals, again)
+                Rooms(
+                    config=config,
+                    run=run,
+                    factory=factory,
+                    console=console,
+                    signals=signals,
+                    again=again,
+                    content=content,
+                    timings=timings,
+                ).walk()
         except BaseException as error:
             # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
             _record_failure(run, content, signals.ended or error, timings)
@@ -79,198 +92,17 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
 
 def _record_failure(run: Folder, content: dict[str, Any], error: BaseException, timings: dict[str, float]) -> None:
     """Say in the manifest that the run has failed and why, unless all of it was there already."""
+    from pipeline import manifest
+
     with suppress(PipelineError):  # the disk may be full, which is what `error` says then
         if (manifest.read(run) or {}).get("status") != "complete":
             reason = {"reason": _reason(error), "ended_at": manifest.now(), "timings_s": timings}
             manifest.write(run, "failed", content | reason)
 
 
-def _rooms(
-    config: Config,
-    run: Folder,
-    factory: EngineFactory | None,
-    console: Console,
-    content: dict[str, Any],
-    timings: dict[str, float],
-    signals: Signals,
-    again: Again | None,
-) -> None:
-    from pipeline import summary
-    from pipeline.console import visible
-    from pipeline.publish import room
-    from pipeline.score.room import score
-
-    began = time.monotonic()
-    if again is not None:
-        content["again"] = {"run": again.source.root, "overridden": list(again.overridden), "differences": []}
-        _tell([again.source.root, *(f"overridden: {line}" for line in again.overridden)], console)
-        _differs(again.environment(content), content, console)
-    with _ray(config, run) as placement:
-        _prepare(config, run, console, content, timings, again)
-        commit = content["datasets"].get("model_revision")
-        if commit is not None:  # the tokenizer's commit is the weights' too, however often the run is gone on with
-            config = replace(config, model=replace(config.model, revision=str(commit)))
-        with _timed("generate", timings):
-            content["engine"] = _generate(config, run, placement, factory, console, signals)
-    content["hardware"]["gpus"] = manifest.gpus(content["engine"])
-    content["schedule"] = json.loads(str((run.facts("completions") or {}).get("schedule", "null")))
-    num_restarts = sum(int(facts.get("restarts", 0)) for facts in content["engine"].values())
-    if num_restarts:
-        console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
-    for name, facts in content["engine"].items():
-        if "gave_up" in facts:
-            console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
-    room.retract(run, config)  # what an earlier session made of other samples
-    with _timed("score", timings):
-        score(run, config)
-    if again is not None:
-        _differs(again.engines(content["engine"]), content, console)
-        content["again"]["agreement"] = again.agreement(run)
-        _tell([content["again"]["agreement"]], console)
-    counts = summary.counts(run)
-    content |= {"counts": counts, "ended_at": manifest.now()}
-    if config.noise.share:
-        with _timed("noise", timings):
-            _noise(config, run, factory, console, content, signals)
-    with _timed("gate", timings):
-        verdict = gate.judge(config, run, content)
-    content |= gate.facts(verdict)
-    content["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}  # the report shows them
-    with _timed("publish", timings):
-        products = room.publish(run, config, content)
-    timings["total"] = time.monotonic() - began
-    content |= {"published": room.facts(products), "ended_at": manifest.now()}
-    content |= {"timings_s": {k: round(v, 3) for k, v in timings.items()}}
-    manifest.write(run, "complete", content)
-    summary.print_summary(run, config, console, timings)
-    for line in [product.line for product in products] + (verdict.lines if verdict else []):
-        console.print(visible(line), soft_wrap=True, markup=False)
-
-
-def _prepare(
-    config: Config,
-    run: Folder,
-    console: Console,
-    content: dict[str, Any],
-    timings: dict[str, float],
-    again: Again | None,
-) -> None:
-    """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
-    from pipeline.console import visible
-    from pipeline.prepare import lints, prepare
-    from pipeline.prepare.template import check_fingerprint
-    from pipeline.records import PROMPT_SCHEMA
-
-    def warn(lines: list[str]) -> None:
-        content["warnings"] += lines
-        for line in lines:
-            console.print(f"warning: {visible(line)}", soft_wrap=True, markup=False)
-
-    def check(facts: Mapping[str, str | int]) -> None:
-        content["datasets"] = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}
-        content["template_fingerprint"] = facts.get("template_fingerprint")
-        warning = check_fingerprint(config, facts)
-        if warning:
-            warn([warning])
-        if again is not None:
-            _differs(again.prepared(config, facts), content, console)
-
-    prompts = run.stage("prompts", PROMPT_SCHEMA)
-    if prompts is not None:
-        check(prompts.facts)
-    else:
-        with _timed("prepare", timings):
-            prepare(config, run, on_facts=check)
-        prompts = run.require_stage("prompts", PROMPT_SCHEMA)
-    warn(lints.warnings(config, prompts))
-
-
-def _differs(lines: list[str], content: dict[str, Any], console: Console) -> None:
-    content["again"]["differences"] += lines
-    _tell([f"differs: {line}" for line in lines], console)
-
-
-def _tell(lines: list[str], console: Console) -> None:
-    for line in lines:
-        console.print(f"again: {line}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _ray(config: Config, run: Folder) -> Iterator[Callable[[], Placement] | None]:
-    """Start Ray beside what this block does, unless nothing is left to generate."""
-    from pipeline.generate import job
-    from pipeline.generate.cluster import starting
-
-    if config.run.retry_failed:
-        job.reopen(run)
-    if job.done(run) is not None:
-        yield None
-        return
-    with starting(config) as placement:
-        yield placement
-
-
-def _generate(
-    config: Config,
-    run: Folder,
-    placement: Callable[[], Placement] | None,
-    factory: EngineFactory | None,
-    console: Console,
-    signals: Signals,
-    *,
-    shuffled: bool = False,
-) -> dict[str, Any]:
-    """Generate what is missing; return what the engines said of themselves."""
-    from pipeline.console import GenerateProgress
-    from pipeline.generate import history, job
-
-    if placement is None:
-        return job.done(run) or {}
-    lengths, unread = (None, []) if shuffled else history.find(config)
-    for line in unread:
-        console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
-    progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
-    placed = placement()
-    try:
-        with signals.deferred():
-            return job.generate(config, run, placed, factory, progress, signals, lengths, shuffled=shuffled)
-    finally:
-        progress.end()
-
-
-def _noise(
-    config: Config,
-    run: Folder,
-    factory: EngineFactory | None,
-    console: Console,
-    content: dict[str, Any],
-    signals: Signals,
-) -> None:
-    """Generate a share of the questions a second time, and record how much that changes."""
-    from pipeline import noise
-    from pipeline.score.room import score
-
-    folder = noise.choose(config, run)
-    second = noise.second(config)
-    with _ray(second, folder) as placement:
-        _generate(second, folder, placement, factory, console, signals, shuffled=True)
-    score(folder, second)
-    content["noise"] = noise.measure(config, run)
-    console.print(noise.line(content["noise"]), soft_wrap=True, markup=False)
-
-
 def _reason(error: BaseException) -> str:
     """Return an error on one line without a terminal's colours, which Ray puts into its own."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split())
-
-
-@contextmanager
-def _timed(name: str, timings: dict[str, float]) -> Iterator[None]:
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        timings[name] = time.monotonic() - began
 
 
 @contextmanager

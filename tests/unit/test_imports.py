@@ -60,7 +60,7 @@ def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> No
 @pytest.mark.parametrize("file", FILES, ids=names)
 def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
     roots = {module.split(".")[0] for module in imported(file)}
-    if room_of(file) != "generate" and names(file) != "run.py":
+    if room_of(file) != "generate":
         assert "ray" not in roots
     if names(file) != "generate/vllm_engine.py":
         assert "vllm" not in roots

@@ -1,0 +1,195 @@
+"""The rooms of a run in their order, which is known here and nowhere else.
+
+In: a run's directory, locked, and its configuration. Out: all that the run yields, and its manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline import gate, manifest, noise, summary
+from pipeline.config import Config
+from pipeline.console import GenerateProgress, visible
+from pipeline.generate import history, job
+from pipeline.generate.cluster import Placement, starting
+from pipeline.prepare import lints, prepare
+from pipeline.prepare.template import check_fingerprint
+from pipeline.publish import room
+from pipeline.records import PROMPT_SCHEMA
+from pipeline.score.room import score
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.generate.engine import EngineFactory
+    from pipeline.reproduce import Again
+    from pipeline.signals import Signals
+    from pipeline.store import Folder
+
+
+@dataclass(slots=True, kw_only=True)
+class Rooms:
+    """One walk through them.
+
+    `factory` starts the engine, by default the one that the configuration names; `again` is the run that this one makes
+    again. `content` becomes the manifest; `timings` are each room's seconds. Both are filled on the way.
+    """
+
+    config: Config
+    run: Folder
+    factory: EngineFactory | None
+    console: Console
+    signals: Signals
+    again: Again | None
+    content: dict[str, Any]
+    timings: dict[str, float]
+
+    def walk(self) -> None:
+        """Do what is not done yet, publish, and write the manifest of a complete run."""
+        began = time.monotonic()
+        self._begin_again()
+        with self._ray(self.config, self.run) as placement:
+            self._prepare()
+            self._pin_revision()
+            with self._timed("generate"):
+                self.content["engine"] = self._generate(self.config, self.run, placement)
+        self._after_generate()
+        room.retract(self.run, self.config)  # what an earlier session made of other samples
+        with self._timed("score"):
+            score(self.run, self.config)
+        self._compare_again()
+        self.content |= {"counts": summary.counts(self.run), "ended_at": manifest.now()}
+        if self.config.noise.share:
+            with self._timed("noise"):
+                self._noise()
+        with self._timed("gate"):
+            verdict = gate.judge(self.config, self.run, self.content)
+        self.content |= gate.facts(verdict)
+        self.content["timings_s"] = self._rounded()  # the report shows them
+        with self._timed("publish"):
+            products = room.publish(self.run, self.config, self.content)
+        self.timings["total"] = time.monotonic() - began
+        self.content |= {"published": room.facts(products), "ended_at": manifest.now(), "timings_s": self._rounded()}
+        manifest.write(self.run, "complete", self.content)
+        summary.print_summary(self.run, self.config, self.console, self.timings)
+        for line in [product.line for product in products] + (verdict.lines if verdict else []):
+            self.console.print(visible(line), soft_wrap=True, markup=False)
+
+    def _prepare(self) -> None:
+        """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
+        prompts = self.run.stage("prompts", PROMPT_SCHEMA)
+        if prompts is not None:
+            self._check(prompts.facts)
+        else:
+            with self._timed("prepare"):
+                prepare(self.config, self.run, on_facts=self._check)
+            prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
+        self._warn(lints.warnings(self.config, prompts))
+
+    def _check(self, facts: Mapping[str, str | int]) -> None:
+        datasets = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}
+        self.content |= {"datasets": datasets, "template_fingerprint": facts.get("template_fingerprint")}
+        warning = check_fingerprint(self.config, facts)
+        if warning:
+            self._warn([warning])
+        if self.again is not None:
+            self._differs(self.again.prepared(self.config, facts))
+
+    def _pin_revision(self) -> None:
+        """Take the weights from the tokenizer's commit, however often the run is gone on with."""
+        commit = self.content["datasets"].get("model_revision")
+        if commit is not None:
+            self.config = replace(self.config, model=replace(self.config.model, revision=str(commit)))
+
+    @contextmanager
+    def _ray(self, config: Config, run: Folder) -> Iterator[Callable[[], Placement] | None]:
+        """Start Ray beside what this block does, unless nothing is left to generate."""
+        if config.run.retry_failed:
+            job.reopen(run)
+        if job.done(run) is not None:
+            yield None
+            return
+        with starting(config) as placement:
+            yield placement
+
+    def _generate(
+        self, config: Config, run: Folder, placement: Callable[[], Placement] | None, *, shuffled: bool = False
+    ) -> dict[str, Any]:
+        """Generate what is missing; return what the engines said of themselves."""
+        if placement is None:
+            return job.done(run) or {}
+        lengths, unread = (None, []) if shuffled else history.find(config)
+        for line in unread:
+            self.console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
+        progress, factory = GenerateProgress(self.console), self.factory or job.engine_factory(config)
+        placed = placement()
+        try:
+            with self.signals.deferred():
+                return job.generate(config, run, placed, factory, progress, self.signals, lengths, shuffled=shuffled)
+        finally:
+            progress.end()
+
+    def _after_generate(self) -> None:
+        """Record how the completions were made, and say what went wrong on the way."""
+        engines = self.content["engine"]
+        self.content["hardware"]["gpus"] = manifest.gpus(engines)
+        self.content["schedule"] = json.loads(str((self.run.facts("completions") or {}).get("schedule", "null")))
+        num_restarts = sum(int(facts.get("restarts", 0)) for facts in engines.values())
+        if num_restarts:
+            self.console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
+        for name, facts in engines.items():
+            if "gave_up" in facts:
+                self.console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
+
+    def _noise(self) -> None:
+        """Generate a share of the questions a second time, and record how much that changes."""
+        folder, second = noise.choose(self.config, self.run), noise.second(self.config)
+        with self._ray(second, folder) as placement:
+            self._generate(second, folder, placement, shuffled=True)
+        score(folder, second)
+        self.content["noise"] = noise.measure(self.config, self.run)
+        self.console.print(noise.line(self.content["noise"]), soft_wrap=True, markup=False)
+
+    def _begin_again(self) -> None:
+        if self.again is None:
+            return
+        source, overridden = self.again.source.root, list(self.again.overridden)
+        self.content["again"] = {"run": source, "overridden": overridden, "differences": []}
+        self._tell([source, *(f"overridden: {line}" for line in overridden)])
+        self._differs(self.again.environment(self.content))
+
+    def _compare_again(self) -> None:
+        if self.again is None:
+            return
+        self._differs(self.again.engines(self.content["engine"]))
+        self.content["again"]["agreement"] = self.again.agreement(self.run)
+        self._tell([self.content["again"]["agreement"]])
+
+    def _differs(self, lines: list[str]) -> None:
+        self.content["again"]["differences"] += lines
+        self._tell([f"differs: {line}" for line in lines])
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self.console.print(f"again: {line}", soft_wrap=True, markup=False)
+
+    def _warn(self, lines: list[str]) -> None:
+        self.content["warnings"] += lines
+        for line in lines:
+            self.console.print(f"warning: {visible(line)}", soft_wrap=True, markup=False)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[name] = time.monotonic() - began
+
+    def _rounded(self) -> dict[str, float]:
+        return {name: round(seconds, 3) for name, seconds in self.timings.items()}
