@@ -10,7 +10,7 @@ demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
 
 test: $(VENV)/.dev  ## every test, real vLLM on the CPU included
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs killed at random moments
 	$(BIN)/python -m pytest -m slow

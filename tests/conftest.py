@@ -17,14 +17,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a thing that starts slowly: the tests of a file, and all that need vLLM."""
-    for item in items:
-        parts = item.path.relative_to(ROOT / "tests").parts
-        item.add_marker(pytest.mark.xdist_group(parts[0] if parts[0] == "engine" else "/".join(parts)))
-
-
 @pytest.fixture
 def run_with_prompts(tmp_path: Path) -> Callable[[list[Prompt]], Folder]:
     """Make a run's directory that holds these prompts."""
