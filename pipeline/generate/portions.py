@@ -24,8 +24,8 @@ ROWS_A_SLOT = {4: 2.5, 8: 4.0, 16: 6.0, 32: 8.0}
 """Rows at a replica for each slot of its engine, by the rows of a block."""
 
 
-ROWS_ALONE = 16
-"""Rows of a block for a single replica."""
+ROWS_ALONE = (16, 32, 64, 128)
+"""Rows that a block for a single replica may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,9 @@ class Portions:
         if num_replicas == 1:
             # With nobody to share the last rows, larger blocks cost Ray less, and even when each of them has but its
             # longest row left, the engine is full.
-            return cls(ROWS_ALONE, 1 + math.ceil(1.25 * slots))
+            wish = num_rows / (25 * slots)
+            rows = max((size for size in ROWS_ALONE if size <= wish), default=min(ROWS_ALONE))
+            return cls(rows, 1 + math.ceil(1.25 * slots))
         rows_per_slot = num_rows / (slots * num_replicas)
         # Long work can afford large blocks, and a wide cluster needs them: its driver is one process.
         wish = max(rows_per_slot / 25, slots * num_replicas / 2000 if rows_per_slot >= 40 else 0)

@@ -1,4 +1,7 @@
-"""Real vLLM on the CPU with the demo model. Each start takes half a minute, so each is made once a session."""
+"""Real vLLM on the CPU with the demo model. Each start takes half a minute, so each is made once for a file of tests.
+
+They end with it: even an idle engine takes a tenth of a core.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from builders import ROOT, command
 from pipeline.store import Folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The demo, run once through the command line."""
     output = tmp_path_factory.mktemp("outputs")
@@ -25,14 +28,14 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """vLLM's own API server with the demo model; gives its address."""
     with serving.api_server(tmp_path_factory.mktemp("server") / "server.log") as address:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plain_outputs(demo_run: Folder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
     """What `vllm.LLM.generate` makes of the run's own prompts; [text, finish reason, number of tokens] by key."""
     target = tmp_path_factory.mktemp("plain") / "outputs.json"

@@ -102,6 +102,8 @@ def test_with_history_a_replica_that_is_ready_first_does_not_take_too_many_of_th
         (9_137, 64, NUM_REPLICAS, Portions(4, 41)),
         (214, 64, 1, Portions(16, 81)),
         (1, 1, 1, Portions(16, 3)),
+        (100_000, 64, 1, Portions(32, 81)),
+        (1_000_000, 64, 1, Portions(128, 81)),
         (1_000_000, 64, NUM_REPLICAS, Portions(32, 17)),
         (10_000_000, 128, 800, Portions(32, 33)),
         (100_000, 128, 800, Portions(4, 81)),
