@@ -29,6 +29,16 @@ def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) 
     assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
 
 
+def test_one_of_a_thing_is_told_as_one(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(ONE[:1])
+    pack.main([f"run={run.folder.root}"])
+    out = capsys.readouterr().out
+    assert "the leaderboard's archive: 1 task, 1 answer\n" in out
+    assert "scores, plots and 1 sample\n" in out
+    validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
+    assert capsys.readouterr().out == "would be accepted: 1 task, 1 answer\n"
+
+
 def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
     run = make_run(ONE)
     pack.main([f"run={run.folder.root}", "submission.mode=extracted"])
