@@ -54,6 +54,7 @@ def test_columns_of_the_help_do_not_run_into_each_other() -> None:
 
 CUT_SHORT = [
     ["pipeline.run", "--help"],
+    ["pipeline.compare", "--help"],  # shorter than the buffer: written at the end alone
     ["pipeline.preview", "conf=demo", "reasoning_parser=null", "n=100"],
     ["pipeline.validate", "archive=/dev/null", "conf=demo"],
 ]
