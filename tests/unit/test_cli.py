@@ -65,7 +65,10 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: list[str], 
     read, write = os.pipe()
     os.close(read)
     line = [sys.executable, "-m", *words, f"output_dir={tmp_path}"]
-    done = subprocess.run(line, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        line, cwd=ROOT, env=buffered, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
 
