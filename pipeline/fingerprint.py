@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from pipeline.config import ModelConfig, PromptConfig
@@ -12,6 +13,22 @@ WHOLE_BYTES = 16 << 20
 """Size up to which a file's whole content counts; of a larger one, its size and its two ends of 1 MiB."""
 
 END_BYTES = 1 << 20
+
+LOCAL = re.compile(r"~|\.{0,2}/|data/")
+"""How a model.path begins that names a directory and cannot be a repository of the hub."""
+
+
+def require_directory(model: ModelConfig) -> None:
+    """Make sure that a model.path that can only be a directory is one.
+
+    Raises:
+        ModelError: There is no such directory.
+    """
+    if model.path is None:
+        return
+    path = Path(model.path).expanduser()
+    if not path.is_dir() and (path.exists() or LOCAL.match(model.path)):
+        raise ModelError(f"model.path={model.path!r}: there is no such directory (seen from {Path.cwd()})")
 
 
 def model_fingerprint(model: ModelConfig) -> str | None:

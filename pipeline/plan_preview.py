@@ -87,13 +87,17 @@ def _number(words: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _earlier_mean(config: Config) -> tuple[int, str] | None:
-    """Return the mean length of the newest earlier run's completions, and its name."""
+    """Return the mean length of an earlier run's completions, and its name: the newest that tells it, among few.
+
+    It is at most this configuration's budget, as in the schedule's history: the earlier run may have had a larger one.
+    """
     from pipeline import earlier
 
     for run in earlier.of_model(config, []):
         counts = run.manifest.get("counts") or {}
         if counts.get("num_samples") and counts.get("num_output_tokens"):
-            return max(1, round(counts["num_output_tokens"] / counts["num_samples"])), f"of run {run.run_id}"
+            mean = max(1, round(counts["num_output_tokens"] / counts["num_samples"]))
+            return min(mean, config.generation.max_gen_toks), f"of run {run.run_id}"
     return None
 
 
@@ -102,17 +106,19 @@ def show(config: Config, words: Mapping[str, str], console: Console) -> None:
 
     Raises:
         ConfigError: A word is wrong, or the model fits on no group of the GPUs.
-        ModelError: The model's config.json does not tell its shape.
+        ModelError: The model cannot be had, or its config.json does not tell its shape.
     """
     from pipeline.generate.plan import GPUS, Workload, plans
     from pipeline.generate.shape import read_shape
+    from pipeline.prepare.prompt import model_directory
 
     if config.engine.kind != "vllm":
         raise ConfigError("plan=true: an endpoint's server places its model itself; set engine.kind=vllm")
     told = assumed(config, words)
     if told.gpu not in GPUS:
         raise ConfigError(f"gpu={told.gpu!r}: there are {', '.join(GPUS)}")
-    shape = read_shape(config)
+    directory, _ = model_directory(config)
+    shape = read_shape(config, directory)
     work = Workload(
         num_rows=told.num_rows,
         num_prompt_tokens=told.num_prompt_tokens,
@@ -121,10 +127,10 @@ def show(config: Config, words: Mapping[str, str], console: Console) -> None:
     )
     found = plans(shape, GPUS[told.gpu], told.num_gpus, told.gpus_per_node, config.engine.gpu_memory_utilization, work)
     lines = [
-        f"{shape.name}: {shape.num_params / 1e9:.2f} B parameters, {shape.num_active_params / 1e9:.2f} B active, "
-        f"{shape.weights_bytes / 1e9:.1f} GB of weights",
+        f"{shape.name}: {_scaled(shape.num_params, 2)} parameters, {_scaled(shape.num_active_params, 2)} active, "
+        f"{_bytes(shape.weights_bytes)} of weights",
         f"{shape.num_attention_layers} attention layers: {shape.kv_bytes_per_token:,} bytes of KV cache a token; "
-        f"{shape.num_recurrent_layers} recurrent layers: {shape.recurrent_bytes / 1e6:.1f} MB of state a sequence",
+        f"{shape.num_recurrent_layers} recurrent layers: {_bytes(shape.recurrent_bytes)} of state a sequence",
         f"{told.num_gpus} x {told.gpu}, {told.gpus_per_node} a node, {config.engine.gpu_memory_utilization:.0%} "
         f"of each; {told.num_rows:,} rows of {told.num_prompt_tokens:,} + {told.num_output_tokens:,} tokens "
         f"({told.origin}); engine.max_num_seqs={config.engine.max_num_seqs}",
@@ -144,17 +150,29 @@ def _table(found: list[Plan]) -> Table:
         table.add_row(
             str(plan.tensor_parallel_size),
             str(plan.num_replicas),
-            f"{plan.weights_bytes_per_gpu / 1e9:.1f} GB",
-            f"{plan.kv_bytes_per_sequence / 1e6:.1f} MB",
-            f"{plan.recurrent_bytes_per_sequence / 1e6:.1f} MB",
+            _bytes(plan.weights_bytes_per_gpu),
+            _bytes(plan.kv_bytes_per_sequence),
+            _bytes(plan.recurrent_bytes_per_sequence),
             f"{plan.num_fitting:,}",
             f"{plan.num_running:,}",
-            f"{plan.step_s * 1e3:.1f} ms",
+            f"{plan.step_s * 1e3:.1f} ms" if plan.step_s >= 1e-4 else f"{plan.step_s * 1e6:.1f} µs",
             f"{plan.tokens_per_s:,.0f}",
-            f"{plan.wall_s / 60:.1f} min",
+            f"{plan.wall_s / 60:.1f} min" if plan.wall_s >= 60 else f"{plan.wall_s:.1f} s",
             plan.bound,
         )
     return table
+
+
+def _bytes(number: float) -> str:
+    return f"{_scaled(number, 1, giga='G')}B"
+
+
+def _scaled(number: float, digits: int, giga: str = "B") -> str:
+    """Return a number in the largest unit of which there is one: "35.0 B", "572.9 k", or as it is below a thousand."""
+    for unit, scale in ((giga, 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.{digits}f} {unit}"
+    return f"{number:.0f} "
 
 
 def _advise(found: list[Plan], work: Workload, config: Config, console: Console) -> None:

@@ -18,7 +18,7 @@ from pipeline import compose, manifest, rundir
 from pipeline.comparison.differences import PASSING
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
-from pipeline.fingerprint import model_fingerprint, read_template
+from pipeline.fingerprint import model_fingerprint, read_template, require_directory
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.store import Folder
 
@@ -137,6 +137,7 @@ def resolve(words: Sequence[str]) -> tuple[Config, Again | None]:
     again = Again(source=source, manifest=content, recorded=_pinned(base, base, facts), overridden=overridden)
     _refuse_the_same_place(again, config)
     _refuse_another_model(again, config)
+    _refuse_a_missing_model(config)
     _refuse_another_template(again, config)
     return config, again
 
@@ -213,6 +214,16 @@ def _refuse_another_model(again: Again, config: Config) -> None:
             f"model.path={path!r} {what}: give the directory of the model that {again.source.root} was made with, "
             f"model.path=<dir>, or make a new run with conf={again.recorded.conf}"
         )
+
+
+def _refuse_a_missing_model(config: Config) -> None:
+    """What a manifest tells no fingerprint of, and what a word names, is looked for too, before a run is begun."""
+    if config.engine.kind != "vllm":
+        return
+    try:
+        require_directory(config.model)
+    except ModelError as error:
+        raise ModelError(f"{error}: give the directory of the model, model.path=<dir>") from error
 
 
 def _refuse_another_template(again: Again, config: Config) -> None:

@@ -8,6 +8,7 @@ with the data sets of `conf=`, or with those that a run was asked when `run=<dir
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, InvalidArchive
 from pipeline.publish.answers import asked_ids
 from pipeline.publish.check import Report, check
-from pipeline.publish.findings import Finding, listed
+from pipeline.publish.findings import Finding, counted, listed
 from pipeline.publish.rows import Expected
 from pipeline.publish.submission import task_files
 from pipeline.store import Folder
@@ -56,9 +57,12 @@ def main(words: list[str]) -> None:
         console.print(str(finding))
     if report.num_refusals:
         reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
-        raise InvalidArchive(f"{given['archive'][0].partition('?')[0]} would be refused, for {reasons}")
-    unknown = ", their ids not compared" if unchecked else ""
-    console.print(f"would be accepted: {report.num_tasks} tasks, {report.num_answers:,} answers{unknown}")
+        raise InvalidArchive(
+            f"{given['archive'][0].partition('?')[0]} would be refused, for {reasons}: mend what the lines "
+            "that begin with refused: name, and pack again"
+        )
+    what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
+    console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}")
 
 
 def _check(archive: str, expected: list[Expected]) -> Report:
@@ -68,14 +72,18 @@ def _check(archive: str, expected: list[Expected]) -> Report:
         with place.fs.open_input_file(place.root) as stream:
             return check(place.root.rpartition("/")[2], stream, expected)
     except OSError as error:
-        raise ConfigError(f"archive={place.root}: cannot be read: {error}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"archive={place.root}: cannot be read: {reason}: give a zip file") from error
 
 
 def _ids_of_run(run: Folder, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
     """Return the test ids that a run was asked; a task that it was not asked has none."""
     found = {task: frozenset(asked_ids(run, task)) for task in files}
     unknown = [file for task, file in files.items() if not found[task]]
-    return {task: ids for task, ids in found.items() if ids}, _not_compared(unknown, "the run has no test rows of them")
+    return {task: ids for task, ids in found.items() if ids}, _not_compared(
+        unknown,
+        "the run has no test rows of them: give a run that asked them, or conf= in place of it",
+    )
 
 
 def _ids_of_data_sets(config: Config, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:

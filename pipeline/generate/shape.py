@@ -65,8 +65,8 @@ class Shape:
         return bytes_per_param * (self.num_params - self.num_expert_params * (1 - share))
 
 
-def read_shape(config: Config) -> Shape:
-    """Return the shape of the configuration's model.
+def read_shape(config: Config, directory: Path) -> Shape:
+    """Return the shape of the configuration's model, whose config.json is in a directory on this machine.
 
     Raises:
         ModelError: Its config.json cannot be read, or is of an architecture that transformers does not know.
@@ -76,9 +76,7 @@ def read_shape(config: Config) -> Shape:
 
     at, model = f"model.path={config.model.path!r}", config.model
     try:
-        whole = AutoConfig.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
+        whole = AutoConfig.from_pretrained(str(directory), trust_remote_code=model.trust_remote_code)
         text = whole.get_text_config()
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(text, trust_remote_code=model.trust_remote_code)
@@ -93,7 +91,7 @@ def read_shape(config: Config) -> Shape:
         num_expert_params=sum(size for name, size in sizes.items() if ".experts." in name),
         num_experts=_first(text, "num_experts", "n_routed_experts", "num_local_experts") or 0,
         num_experts_per_token=_first(text, "num_experts_per_tok") or 0,
-        weights_bytes=_stored_bytes(config) or num_params * dtype_bytes,
+        weights_bytes=_stored_bytes(directory) or num_params * dtype_bytes,
         hidden_size=text.hidden_size,
         num_layers=text.num_hidden_layers,
         num_attention_layers=_num_attention_layers(text),
@@ -113,11 +111,10 @@ def _dtype(config: Config, text: Any) -> str:
     return wish if wish in BYTES else "bfloat16"
 
 
-def _stored_bytes(config: Config) -> int | None:
+def _stored_bytes(directory: Path) -> int | None:
     """Return the size of a local model's weights when they are quantized, as they then stay in the engine."""
-    folder = Path(str(config.model.path)).expanduser()
-    quantized = '"quantization_config"' in _text(folder / "config.json")
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None if quantized else None
+    quantized = '"quantization_config"' in _text(directory / "config.json")
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors")) or None if quantized else None
 
 
 def _text(file: Path) -> str:

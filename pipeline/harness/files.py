@@ -72,7 +72,8 @@ def readable(name: str) -> Iterator[None]:
         yield
     except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         # RuntimeError and its NotImplementedError: an encrypted member, an unknown compression
-        raise DataError(f"{name} cannot be read: {error}") from error
+        reason = str(error) or "it ends too early"
+        raise DataError(f"{name} cannot be read: {reason}: copy it again, or give the logs unpacked") from error
 
 
 def choose(files: Sequence[LogFile], known: Collection[str], wanted: Collection[str], task: str) -> dict[str, LogFile]:
@@ -132,12 +133,13 @@ def _in_archive(path: Path, stack: ExitStack) -> list[LogFile]:
         if len(nested) > 1:
             raise DataError(f"{path} holds {len(nested)} files called {NESTED}: give one of them")
         if nested:
-            name = f"{path}/{NESTED}"
+            name = printable(f"{path}/{nested[0].filename}")
             _require_bounded(name, nested)
             copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-            with archive.open(nested[0]) as inner:
-                shutil.copyfileobj(inner, copy)
-            archive = stack.enter_context(zipfile.ZipFile(copy))
+            with readable(name):
+                with archive.open(nested[0]) as inner:
+                    shutil.copyfileobj(inner, copy)
+                archive = stack.enter_context(zipfile.ZipFile(copy))
     members = [info for info in archive.infolist() if NAME.fullmatch(PurePosixPath(info.filename).name)]
     _require_bounded(name, members)
     return [_member(archive, info, name) for info in members]

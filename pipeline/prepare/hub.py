@@ -50,4 +50,4 @@ def _reason(error: Exception) -> str:
         case errors.LocalEntryNotFoundError():
             return "the hub cannot be reached and the cache holds no copy"
         case _:
-            return f"the hub's files cannot be had ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+            return f"the hub's files cannot be had ({' '.join(str(error).split())[:160] or 'no reason is given'})"

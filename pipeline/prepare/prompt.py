@@ -7,7 +7,6 @@ weights. Without an engine of our own (engine.kind=endpoint) nothing here is use
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from jinja2 import TemplateSyntaxError
 
 from pipeline.config import Config
 from pipeline.errors import ModelError
-from pipeline.fingerprint import read_template
+from pipeline.fingerprint import read_template, require_directory
 from pipeline.keys import require
 from pipeline.prepare.hub import fetch
 
@@ -45,7 +44,6 @@ RESERVED_KWARGS = frozenset(
 """Arguments of `apply_chat_template` that are ours to set; the others reach the template."""
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
-LOCAL = re.compile(r"~|\.{0,2}/|data/")
 
 
 class TemplateFailed(Exception):
@@ -148,7 +146,7 @@ def _load_tokenizer(config: Config) -> tuple[Any, str | None]:
     model = config.model
     assert model.path, "Config requires model.path for engine.kind=vllm"
     at = f"model.path={model.path!r}"
-    directory, revision = _model_directory(config, at)
+    directory, revision = model_directory(config)
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -168,13 +166,17 @@ def _load_tokenizer(config: Config) -> tuple[Any, str | None]:
     return tokenizer, revision
 
 
-def _model_directory(config: Config, at: str) -> tuple[Path, str | None]:
-    model = config.model
+def model_directory(config: Config) -> tuple[Path, str | None]:
+    """Return the directory with the model's small files and, for a hub model, its commit.
+
+    Raises:
+        ModelError: There is no such directory, or the hub does not give it; says how to mend it.
+    """
+    model, at = config.model, f"model.path={config.model.path!r}"
     path = Path(str(model.path)).expanduser()
     if path.is_dir():
         return path, None
-    if path.exists() or LOCAL.match(str(model.path)):
-        raise ModelError(f"{at}: there is no such directory (seen from {Path.cwd()})")
+    require_directory(model)
     patterns = [*TOKENIZER_PATTERNS, *(["*.py"] if model.trust_remote_code else [])]
     try:
         snapshot = fetch(str(model.path), "model", model.revision, patterns)

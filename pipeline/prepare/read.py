@@ -38,7 +38,8 @@ def read_rows(source: Source, split: str) -> Iterator[dict[str, Any]]:
                     )
                 yield row
         except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
-            raise DataError(f"tasks.{source.task}.dataset: {path} cannot be read: {error}") from error
+            at = f"tasks.{source.task}.dataset: {path}"
+            raise DataError(f"{at} cannot be read: {error}: copy or make it again") from error
 
 
 def _json_rows(path: Path) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import IO
 from zipfile import ZipFile
 
-from pipeline.publish.findings import shown
+from pipeline.publish.findings import counted, shown
 
 MOST_MEMBERS = 1_000
 
@@ -29,6 +29,9 @@ BOMB_RATIO = 300
 LARGE_BYTES = 16 << 20
 
 _CHUNK = 1 << 20
+_LOCAL_HEADER = b"PK\3\4"
+"""What the first member of a zip begins with (APPNOTE 6.3.10, section 4.3.7)."""
+_MEND = "copy or pack the archive again"
 _ENCRYPTED = 0x1
 
 
@@ -62,7 +65,8 @@ class _Bounded(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         content = self._stream.read(size if 0 <= size <= MOST_DIRECTORY_BYTES else MOST_DIRECTORY_BYTES + 1)
         if len(content) > MOST_DIRECTORY_BYTES:
-            raise BadArchive(f"its list of members is larger than {MOST_DIRECTORY_BYTES >> 20} MiB")
+            most = MOST_DIRECTORY_BYTES >> 20
+            raise BadArchive(f"its list of files is larger than the {most} MiB that are read: {_MEND}")
         return bytes(content)
 
 
@@ -80,10 +84,16 @@ class Archive:
         except BadArchive:
             raise
         except Exception as error:  # a damaged list makes zipfile raise anything
-            raise BadArchive(f"it is no zip that can be read ({_reason(error)})") from error
+            raise BadArchive(_why_unreadable(stream)) from error
         infos = self._zip.infolist()
+        _require_whole(stream, min((info.header_offset for info in infos), default=self._zip.start_dir))
+        if not infos:
+            raise BadArchive(f"it is a zip without files in it: {_MEND}")
         if len(infos) > MOST_MEMBERS:
-            raise BadArchive(f"it has {len(infos):,} members; an archive has a file a task and {MOST_MEMBERS} at most")
+            raise BadArchive(
+                f"it holds {len(infos):,} files, of which up to {MOST_MEMBERS:,} are read: pack a JSON file a task and "
+                "logs_public.zip"
+            )
         self.members = {info.filename: info for info in infos if not info.is_dir()}
         self.repeated = sorted(name for name, num in Counter(info.filename for info in infos).items() if num > 1)
 
@@ -92,12 +102,16 @@ class Archive:
         info, path = self.members[name], PurePosixPath(name.replace("\\", "/"))
         found = []
         if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
-            found.append("the name leads out of the directory that the archive is unpacked in")
+            found.append(
+                "the name leads out of the directory that the archive is unpacked in: pack it under its bare name"
+            )
         if stat.S_ISLNK(info.external_attr >> 16):
-            found.append("it is a symbolic link")
+            found.append("it is a symbolic link: pack the file itself")
         if info.file_size > LARGE_BYTES and info.file_size > BOMB_RATIO * info.compress_size:
             times = info.file_size // max(info.compress_size, 1)
-            found.append(f"it unpacks to {times:,} times its size: a zip bomb, or outputs that go round in circles")
+            found.append(
+                f"it unpacks to {times:,} times its size, as a zip bomb does: cut outputs that go round in circles"
+            )
         return found
 
     def require_readable(self, most_bytes: int) -> None:
@@ -131,17 +145,51 @@ class Archive:
         """
         info = self.members[name]
         if info.flag_bits & _ENCRYPTED:
-            raise BadMember("is encrypted")
+            raise BadMember("is encrypted: pack it without a password")
         if info.file_size > most_bytes:
-            raise BadMember(f"unpacks to {info.file_size:,} bytes, more than the {most_bytes:,} that are read")
+            sizes = f"{info.file_size:,} bytes, more than the {most_bytes:,} that are read"
+            raise BadMember(f"unpacks to {sizes}: cut outputs that go round in circles")
         try:
             with self._zip.open(info) as source:
                 while chunk := source.read(_CHUNK):  # never more than the size in the list, and the CRC is compared
                     if target is not None:
                         target.write(chunk)
+        except NotImplementedError as error:
+            raise BadMember("is packed in a way that cannot be read: pack it with deflate, as zip does") from error
         except Exception as error:  # a damaged member makes zipfile and its decompressors raise anything
-            raise BadMember(f"cannot be unpacked ({_reason(error)})") from error
+            raise BadMember(f"is damaged and cannot be unpacked: {_MEND}") from error
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+def _why_unreadable(stream: IO[bytes]) -> str:
+    """Return why there is no list of members to be read at the end of a file."""
+    if stream.seek(0, io.SEEK_END) == 0:
+        return f"it is empty, 0 bytes: {_MEND}"
+    if _begins_as_zip(stream):
+        return f"it begins as a zip, but the list of files at its end is cut off or damaged: {_MEND}"
+    return f"it is no zip: it does not begin as one, and no list of files can be read at its end: {_MEND}"
+
+
+def _require_whole(stream: IO[bytes], first: int) -> None:
+    """Refuse a file whose members do not begin where the file does.
+
+    zipfile takes the last list of members that it finds. In a file that has lost its end that is the list of a zip
+    inside it, whose place is far behind; in a file that has lost its beginning, members lie before it.
+
+    Args:
+        stream: The file.
+        first: Where zipfile puts the first member, in bytes from the file's beginning.
+
+    Raises:
+        BadArchive: The file has lost an end, or something else stands before the zip.
+    """
+    if first < 0:
+        raise BadArchive(f"it is cut: its beginning is missing, {counted(-first, 'byte')}: {_MEND}")
+    if first and _begins_as_zip(stream):
+        raise BadArchive(f"it is cut: its own list of files is missing, the only one is of a zip inside it: {_MEND}")
+    if first:
+        raise BadArchive(f"{counted(first, 'byte')} of something else before its files, or it is cut: {_MEND}")
+
+
+def _begins_as_zip(stream: IO[bytes]) -> bool:
+    stream.seek(0)
+    return stream.read(len(_LOCAL_HEADER)) == _LOCAL_HEADER

@@ -2,8 +2,9 @@
 
 In: a scored run with its configuration and what its manifest holds. Out: two files in the run's directory. card.md is
 for whoever fills in the web form: each field under its Russian and English name, its value in a block to copy.
-card.json says the same to programs: field -> value, source, origin. Text from models, servers and people stands inside
-the blocks and cannot leave them.
+card.json says the same to programs: field -> value, source, origin; what nobody knows has no value and the source
+`todo`, stands in the list `todo`, and has the `key` by which people give it unless only the site can. Text from models,
+servers and people stands inside the blocks and cannot leave them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline.publish.values import values
 from pipeline.store import Folder
 from pipeline.submission import SubmissionConfig, UnmeasuredConfig
 
-SOURCES = {"measured": "измерено · measured", "configured": "из конфигурации · configured", "TODO": "TODO"}
+SOURCES = {"measured": "измерено · measured", "configured": "из конфигурации · configured", "todo": "TODO"}
 
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Controls that a viewer may take for a line's end or for an order to show the text the other way round."""
@@ -54,17 +55,16 @@ def write_card(run: Folder, config: Config, content: Mapping[str, Any]) -> list[
     }
     beyond = tuple(field for field in BEYOND if field.name in found)
     form = [field for section in sections.values() for field in section]
-    todo = [field.name for field in form if _can_be_done(field, found)]
     card = {
         "run_id": config.run_id,
-        "todo": todo,
+        "todo": [field.name for field in form if found.get(field.name, Value()).source == "todo"],
         "fields": {field.name: _entry(field, found.get(field.name, Value())) for field in form},
         "beyond": {field.name: _entry(field, found[field.name]) for field in beyond},
     }
     sections["Вне формы · Beyond the form"] = beyond
     run.write_text("card.json", json.dumps(card, ensure_ascii=False, indent=2) + "\n")
     run.write_text("card.md", _markdown(config.run_id, sections, found))
-    return todo
+    return [field.name for field in form if _can_be_done(field, found)]
 
 
 def _entry(field: Field, value: Value) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _markdown(run_id: str, sections: Mapping[str, Iterable[Field]], found: Mappi
 
 
 def _can_be_done(field: Field, found: Mapping[str, Value]) -> bool:
-    return found.get(field.name, Value()).text is None and _key(field.name) is not None
+    return found.get(field.name, Value()).source == "todo" and _key(field.name) is not None
 
 
 def _key(name: str) -> str | None:

@@ -10,17 +10,21 @@ of an id the last wins and unknown files are ignored: these are told as warnings
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any
 
 from pipeline.publish.archive import Archive, BadArchive, BadMember
-from pipeline.publish.findings import NUM_SHOWN, Finding, listed, shown
+from pipeline.publish.findings import NUM_SHOWN, Finding, counted, listed, shown
 from pipeline.publish.rows import Expected, Rows, kind
 
 LOGS = "logs_public.zip"
+
+_LAYOUT = '{"data": {"test": [...]}}'
 
 _MOST_LOG_BYTES = 4 << 30
 _SPOOLED_BYTES = 64 << 20
@@ -51,7 +55,7 @@ def check(name: str, stream: IO[bytes], expected: list[Expected]) -> Report:
     """
     findings: list[Finding] = []
     if not name.endswith(".zip"):
-        findings.append(Finding("refused", name, "wrong extension: the server takes a .zip"))
+        findings.append(Finding("refused", name, "wrong extension: pack it as a .zip, the server takes nothing else"))
     try:
         archive = Archive(stream)
     except BadArchive as error:
@@ -76,10 +80,15 @@ def _members(name: str, archive: Archive, known: set[str]) -> Iterator[Finding]:
     for member in islice((member for member in archive.members if archive.suspicions(member)), NUM_SHOWN):
         yield Finding("warning", member, "; ".join(archive.suspicions(member)))
     for member in archive.repeated[:NUM_SHOWN]:
-        yield Finding("warning", member, "the archive holds this name more than once: the last one is read")
+        yield Finding(
+            "warning",
+            member,
+            "the archive holds this name more than once, and the last one is read: pack it once",
+        )
     unknown = sorted(archive.members.keys() - known)
     if unknown:
-        yield Finding("warning", name, f"{len(unknown)} files of no task here are ignored: {listed(unknown)}")
+        what = f"{counted(len(unknown), 'file')} of no task here ({listed(unknown)})"
+        yield Finding("warning", name, f"{what}: the server ignores what it does not know: leave it out")
 
 
 def _missing(archive: Archive, file: str) -> str:
@@ -88,12 +97,12 @@ def _missing(archive: Archive, file: str) -> str:
     for member in archive.members:
         folder, _, last = member.replace("\\", "/").rpartition("/")
         if last == file:
-            return f"missing at the archive's root: it lies in '{shown(folder)}'"
+            return f"missing at the archive's root: it lies in '{shown(folder)}': pack it without the directory"
         if last.lower() == file.lower():
-            return f"missing: '{shown(member)}' is written in other letters"
+            return f"missing: '{shown(member)}' is written in other letters: name it {file}"
         if last.lower().partition(".")[0] == stem:
-            return f"missing: '{shown(member)}' has the wrong extension, it must be .json"
-    return "missing"
+            return f"missing: '{shown(member)}' has the wrong extension: write it as JSON and name it {file}"
+    return "missing: pack the task's answers under this name"
 
 
 def _unpack(archive: Archive, file: str) -> list[Any]:
@@ -106,29 +115,46 @@ def _unpack(archive: Archive, file: str) -> list[Any]:
         raise BadMember(_missing(archive, file))
     content = archive.read(file)
     if content.count(b"{") > _MOST_OBJECTS:
-        raise BadMember(f"holds more than the {_MOST_OBJECTS:,} objects that are read")
-    try:
-        whole = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadMember(f"is not UTF-8: byte {error.start} cannot be read") from error
-    except RecursionError as error:
-        raise BadMember("is no JSON that can be read: it is nested too deeply") from error
-    except ValueError as error:
-        raise BadMember(f"is no JSON that can be read ({str(error)[:120]})") from error
+        raise BadMember(f"holds more than the {_MOST_OBJECTS:,} objects that are read: leave out what is no answer")
+    whole = _parsed(content)
     if not isinstance(whole, dict) or "data" not in whole:
-        raise BadMember('has no "data": it must be {"data": {"test": [...]}}')
+        raise BadMember(f'has no "data": it must be {_LAYOUT}')
     data = whole["data"]
     if not isinstance(data, dict) or "test" not in data:
-        raise BadMember('has no split "test" in "data": it must be {"data": {"test": [...]}}')
+        raise BadMember(f'has no split "test" in "data": it must be {_LAYOUT}')
     if not isinstance(data["test"], list):
-        raise BadMember(f'its "test" is {kind(data["test"])}, not a list of rows')
+        raise BadMember(f'its "test" is {kind(data["test"])}, not a list of rows: it must be {_LAYOUT}')
     return data["test"]
+
+
+def _parsed(content: bytes) -> Any:
+    """Return what a task's file says.
+
+    Raises:
+        BadMember: It is no JSON in UTF-8, or not what Python's reader takes, which the server is written in.
+    """
+    if content.startswith(BOM_UTF8):
+        raise BadMember("begins with a byte order mark, which JSON does not allow: write it as UTF-8 without one")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadMember(f"is not UTF-8, byte {error.start} cannot be read: write it as UTF-8") from error
+    except RecursionError as error:
+        raise BadMember(f"is nested too deeply to be read: it must be {_LAYOUT}") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise BadMember(f"is no JSON from {where} on ({error.msg}): write it with a JSON library") from error
+    except ValueError as error:  # the only other one is of int(), which bounds what it converts
+        most = f"{sys.get_int_max_str_digits():,}"
+        raise BadMember(f"holds a number of more than {most} digits: give the ids of the data set") from error
 
 
 def _logs(archive: Archive, expected: list[Expected]) -> Iterator[Finding]:
     """Yield what there is to say of the nested logs; the server takes an archive without them."""
     if LOGS not in archive.members:
-        yield Finding("warning", LOGS, "missing: a public submission needs it")
+        yield Finding(
+            "warning", LOGS, "missing: a public submission needs it: pack the zip of the harness's logs under this name"
+        )
         return
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as unpacked:
         try:
@@ -141,7 +167,8 @@ def _logs(archive: Archive, expected: list[Expected]) -> Iterator[Finding]:
             return
     names = logs.members.keys()
     if not any(name.startswith("results_") and name.endswith(".json") for name in names):
-        yield Finding("warning", LOGS, "holds no results_<time>.json")
+        yield Finding("warning", LOGS, "holds no results_<time>.json: pack it from the harness's --output_path")
     without = [task.task for task in expected if not any(name.startswith(f"samples_{task.task}_") for name in names)]
     if without:
-        yield Finding("warning", LOGS, f"holds no samples_<task>_<time>.jsonl of {listed(without)}")
+        what = f"holds no samples_<task>_<time>.jsonl of {listed(without)}"
+        yield Finding("warning", LOGS, f"{what}: run the harness with --log_samples and pack them")

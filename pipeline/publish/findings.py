@@ -38,3 +38,8 @@ def listed(items: Sequence[object], num: int | None = None) -> str:
     num = len(items) if num is None else num
     rest = f" and {num - NUM_SHOWN:,} more" if num > NUM_SHOWN else ""
     return ", ".join(shown(str(item)) for item in items[:NUM_SHOWN]) + rest
+
+
+def counted(num: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 row" or "2,000 rows"."""
+    return f"{num:,} {noun}{'' if num == 1 else 's'}"

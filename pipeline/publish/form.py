@@ -33,10 +33,10 @@ class Value:
     note: tuple[str, str] | None = None
 
     @property
-    def source(self) -> Literal["measured", "configured", "TODO"]:
-        """How the value is known."""
+    def source(self) -> Literal["measured", "configured", "todo"]:
+        """How the value is known; `todo` whenever there is none, whoever may fill it in."""
         if self.text is None:
-            return "TODO"
+            return "todo"
         return "configured" if self.origin.startswith("submission.") else "measured"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.publish import report, submission
 from pipeline.publish.card import write_card
+from pipeline.publish.findings import counted
 from pipeline.store import Folder
 
 
@@ -65,7 +66,7 @@ def _submission(run: Folder, config: Config, content: dict[str, Any]) -> Product
         line = f"  no archive for the leaderboard: {reason}"
         return Product(name="submission", facts={"file": None, "reason": str(reason)}, line=line)
     packed = submission.pack(run, config, content)
-    what = f"the leaderboard's archive: {packed.num_tasks} tasks, {packed.num_answers:,} answers"
+    what = f"the leaderboard's archive: {counted(packed.num_tasks, 'task')}, {counted(packed.num_answers, 'answer')}"
     if packed.mode == "extracted":
         what += f", {packed.num_extracted:,} of them the letters alone"
     return Product(name="submission", facts=asdict(packed), line=f"  {run.path(packed.file)}  {what}")
@@ -80,7 +81,7 @@ def _card(run: Folder, config: Config, content: dict[str, Any]) -> Product:
 
 def _report(run: Folder, config: Config, content: dict[str, Any]) -> Product:
     made = report.write(run, config, content)
-    what = f"the report: scores, plots and {made.num_samples:,} samples"
+    what = f"the report: scores, plots and {counted(made.num_samples, 'sample')}"
     if made.chunks is not None:
         what += f", whose texts are in {made.chunks}/: keep the two together"
     return Product(name="report", facts=asdict(made), line=f"  {run.path(made.file)}  {what}")

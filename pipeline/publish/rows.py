@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any
 
-from pipeline.publish.findings import NUM_SHOWN, Finding, listed
+from pipeline.publish.findings import NUM_SHOWN, Finding, counted, listed
 from pipeline.publish.suspicions import suspicions
+
+_ROW = '{"outputs": "B", "meta": {"id": 1}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +37,14 @@ class Rows:
 
     def findings(self, task: Expected) -> Iterator[Finding]:
         """Yield what there is to say of the rows."""
+        rows = counted(self._num_rows, "row")
         for what, num, where in self._wrong.lines():
-            yield Finding("refused", task.file, f"{num:,} of {self._num_rows:,} rows {what}: {where}")
+            yield Finding("refused", task.file, f"{what} in {num:,} of {rows} ({where}): a row is {_ROW}")
         if task.ids is not None:
             yield from self._compared(task.file, task.ids)
         for what, num, where in self._repeated.lines():
-            rows = f"{num:,} of {self._num_rows:,} rows"
-            yield Finding("warning", task.file, f"{rows} repeat an id {what}, the last wins: {where}")
+            line = f"{what} in {num:,} of {rows} ({where}): the last one wins: keep one row an id"
+            yield Finding("warning", task.file, line)
         for line in suspicions(self.outputs):
             yield Finding("warning", task.file, line)
 
@@ -50,12 +53,14 @@ class Rows:
         missing, unknown = ids - self.ids, self.ids - ids
         if missing:
             first = listed(nsmallest(NUM_SHOWN, missing), len(missing))
-            what = f"{len(missing):,} of {len(ids):,} ids are missing, and one missing id fails the task: {first}"
-            yield Finding("refused", file, what)
+            what = f"no row for {len(missing):,} of {counted(len(ids), 'id')} of the test split ({first})"
+            yield Finding("refused", file, f"{what}: one missing id fails the task: answer all and pack again")
         if unknown:
             first = listed(nsmallest(NUM_SHOWN, unknown), len(unknown))
-            what = f"{len(unknown):,} of {len(self.ids):,} ids are not of the data set's test split: {first}"
-            yield Finding("warning", file, what)
+            what = f"no question of the test split for {len(unknown):,} of {counted(len(self.ids), 'id')} ({first})"
+            yield Finding(
+                "warning", file, f"{what}: leave them out, or give the revision of the data set that has them"
+            )
 
     def _read(self, number: int, row: Any) -> None:
         row_id = _id(row)
@@ -68,7 +73,7 @@ class Rows:
         text = None if faults else row["outputs"]
         if row_id in self.ids:
             same = text is not None and self.outputs.get(row_id) == text
-            self._repeated.add("with the same outputs" if same else "with other outputs", where)
+            self._repeated.add(f"a repeated id with {'the same' if same else 'other'} outputs", where)
         self.ids.add(row_id)
         if text is not None:
             self.outputs[row_id] = text
@@ -103,19 +108,19 @@ def _id(row: Any) -> int | None:
 def _faults(row: Any) -> list[str]:
     """Return what the server refuses a row for."""
     if not isinstance(row, dict):
-        return ["are no objects"]
+        return ["no object but " + kind(row)]
     found = []
     if "outputs" not in row:
-        found.append('have no "outputs"')
+        found.append('no "outputs"')
     elif not isinstance(row["outputs"], str):
-        found.append(f"have outputs that are {kind(row['outputs'])}, not a text")
+        found.append(f"outputs that are {kind(row['outputs'])}, not a text,")
     meta = row.get("meta")
     if not isinstance(meta, dict):
-        found.append('have no "meta"')
+        found.append('no "meta"')
     elif "id" not in meta:
-        found.append('have no "id" in "meta"')
+        found.append('no "id" in "meta"')
     elif _id(row) is None:
-        found.append(f"have an id that is {kind(meta['id'])}, not an integer")
+        found.append(f"an id that is {kind(meta['id'])}, not an integer,")
     return found
 
 

@@ -10,7 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping
 
-from pipeline.publish.findings import NUM_SHOWN, listed, shown
+from pipeline.publish.findings import NUM_SHOWN, counted, listed, shown
 from pipeline.squad import tokens
 
 SAME_SHARE = 0.5
@@ -36,17 +36,31 @@ def suspicions(outputs: Mapping[int, str]) -> list[str]:
     told = (
         (
             accidental,
-            "have no word that counts: they match the gold A, an article and so no word either, and nothing else",
+            "no word that counts",
+            "they match the gold A, an article and so no word either, and nothing else: submit letters",
         ),
-        (cyrillic, "are letters, some of them Cyrillic look-alikes, which match no gold: АВСЕНКМОРТХ"),
-        (thinking, "hold <think> or </think>: the thoughts are scored as the answer"),
-        (long, f"are longer than {LONG_CHARS:,} characters: the gold is a few letters"),
+        (
+            cyrillic,
+            "Cyrillic look-alikes (АВСЕНКМОРТХ) for letters",
+            "they match no gold: write the Latin ones",
+        ),
+        (
+            thinking,
+            "<think> or </think>",
+            "the thoughts are scored as the answer: give the reasoning_parser of the model, or cut them",
+        ),
+        (
+            long,
+            f"more than {LONG_CHARS:,} characters",
+            "the gold is a few letters: submit them alone, as submission.mode=extracted does",
+        ),
     )
-    return [_line(ids, len(outputs), what) for ids, what in told if ids] + _sameness(outputs)
+    return [_line(ids, len(outputs), what, mend) for ids, what, mend in told if ids] + _sameness(outputs)
 
 
-def _line(ids: list[int], num_outputs: int, what: str) -> str:
-    return f"{len(ids):,} of {num_outputs:,} outputs {what}: id {listed(sorted(ids)[:NUM_SHOWN], len(ids))}"
+def _line(ids: list[int], num_outputs: int, what: str, mend: str) -> str:
+    first = listed(sorted(ids)[:NUM_SHOWN], len(ids))
+    return f"{what} in {len(ids):,} of {counted(num_outputs, 'output')} (id {first}): {mend}"
 
 
 def _is_accidental(text: str) -> bool:
@@ -68,4 +82,5 @@ def _sameness(outputs: Mapping[int, str]) -> list[str]:
     if num <= SAME_SHARE * len(outputs):
         return []
     share = f"{num / len(outputs):.0%} of {len(outputs):,} outputs"
-    return [f"{share} are '{shown(text)}', more than {SAME_SHARE:.0%}: four even options give one letter a quarter"]
+    why = "four even options give one letter a quarter: look at the prompts and at how the answers are read"
+    return [f"{share} are '{shown(text)}', more than {SAME_SHARE:.0%}: {why}"]

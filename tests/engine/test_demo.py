@@ -95,7 +95,7 @@ def test_the_manifest_says_what_the_run_is(demo_run: Folder) -> None:
 def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: Folder) -> None:
     fields = json.loads(demo_run.read_text("card.json"))["fields"]
     content = json.loads(demo_run.read_text("manifest.json"))
-    unknown = {name for name, field in fields.items() if field["source"] == "TODO"}
+    unknown = {name for name, field in fields.items() if field["source"] == "todo"}
     assert unknown == {
         *("mera_version", "team", "model_name", "model_link", "model_type", "additional_links"),
         *("training_description", "license", "created", "rank.agriculture", "rank.medicine"),

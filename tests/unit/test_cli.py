@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from builders import ROOT, command
 
-from pipeline import cli
+from pipeline import cli, plan_preview, replay, validate
 from pipeline.compose import describe
 from pipeline.errors import DataError, Interrupted, TooManyFailedRows
 
@@ -22,6 +23,61 @@ def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
     for part in ("rescore", "preview", "demo, mera", "engine.endpoint.api_key_env", "generation.max_gen_toks"):
         assert part in done.stdout
     assert "int = 10000" in done.stdout
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_commands_help_begins_with_its_own_words(name: str) -> None:
+    done = command(f"pipeline.{name}", "--help")
+    own = cli.COMMANDS[name]
+    first, _, what, _, title, *rest = done.stdout.splitlines()
+    assert (done.returncode, first) == (0, f"usage: python -m pipeline.{name} {own.words[0][0]} ...")
+    assert (what, title) == (f"{name}: {own.what}", "words")
+    assert [line.split()[0] for line in rest[: len(own.words)]] == [word for word, _ in own.words]
+    keys = {line.split()[0] for line in rest if line.startswith("  ")} & {key for key, *_ in describe()}
+    assert keys == {key for key, *_ in describe() if own.keys is not None and key.startswith(own.keys)}
+
+
+def test_every_word_that_a_command_takes_of_its_own_is_in_its_help() -> None:
+    """The commands' own lists of their words are the measure."""
+    told = {name: {word.partition("=")[0] for word, _ in own.words} - {"conf"} for name, own in cli.COMMANDS.items()}
+    assert told["preview"] == {*plan_preview.WORDS, "task", "id", "n"}
+    assert told["replay"] == set(replay.OWN)
+    assert told["validate"] == set(validate.OURS)
+
+
+def test_columns_of_the_help_do_not_run_into_each_other() -> None:
+    shown = cli.help_text("run")
+    for name, kind, default, meaning in describe():
+        assert f"{kind} = {default}  " in shown, name
+        assert f"  {meaning}\n" in f"{shown}\n", name
+
+
+CUT_SHORT = [
+    ["pipeline.run", "--help"],
+    ["pipeline.compare", "--help"],  # shorter than the buffer: written at the end alone
+    ["pipeline.preview", "conf=demo", "reasoning_parser=null", "n=100"],
+    ["pipeline.validate", "archive=/dev/null", "conf=demo"],
+]
+
+
+@pytest.mark.parametrize("words", CUT_SHORT, ids=[words[0] for words in CUT_SHORT])
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, "-m", *words, f"output_dir={tmp_path}"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        line, cwd=ROOT, env=buffered, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_has_gone() -> None:
+    code = "import sys\nfrom pipeline import cli\nsys.argv = ['x', 'conf=demo']\n"
+    code += "def main(_):\n    raise BrokenPipeError('a socket')\ncli.command(main)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "BrokenPipeError: a socket" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import command
 
 from pipeline import manifest, rundir
 from pipeline.compose import compose
+from pipeline.earlier import MOST_RUNS
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.plan import ALL_REDUCE_LATENCY_S, GPUS, RESERVED_BYTES, Workload, plans
 from pipeline.generate.shape import Shape, read_shape
@@ -49,7 +53,7 @@ def reference(tmp_path: Path) -> Shape:
 
     folder = tmp_path / "Qwen3.6-35B-A3B"
     Qwen3_5MoeTextConfig(dtype="bfloat16", mamba_ssm_dtype="float32").save_pretrained(folder)
-    return read_shape(compose(["conf=mera", f"model.path={folder}"]))
+    return read_shape(compose(["conf=mera", f"model.path={folder}"]), folder)
 
 
 def test_the_reference_model_has_the_sizes_that_it_is_known_for(reference: Shape) -> None:
@@ -124,11 +128,11 @@ def test_a_model_that_fits_nowhere_is_one_line() -> None:
 def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobody_knows"}))
     with pytest.raises(ModelError, match=r"model\.path=.*: its config\.json does not tell its shape: .*nobody_knows"):
-        read_shape(compose(["conf=demo", f"model.path={tmp_path}"]))
+        read_shape(compose(["conf=demo", f"model.path={tmp_path}"]), tmp_path)
 
 
 def test_the_demo_models_parameters_are_counted() -> None:
-    shape = read_shape(compose(["conf=demo"]))
+    shape = read_shape(compose(["conf=demo"]), Path("data/demo/model"))
     from safetensors import safe_open
 
     with safe_open("data/demo/model/model.safetensors", framework="np") as file:
@@ -168,6 +172,45 @@ def test_the_preview_shows_the_plans_fastest_first_and_says_which_to_choose(
 def test_words_of_the_plan_that_are_wrong_are_one_line(words: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         main(["conf=demo", *words])
+
+
+def test_a_small_models_sizes_are_shown_in_units_that_say_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = preview(capsys, "conf=demo", f"output_dir={tmp_path}", "plan=true")
+    assert "model: 572.86 k parameters, 572.86 k active, 2.3 MB of weights\n" in out
+    (row,) = [line.split() for line in out.splitlines() if line.split()[:2] == ["1", "1"]]
+    assert row[2:6] == ["2.3", "MB", "678.9", "kB"]
+    assert not [word for word in row[2:] if float(re.sub(r"[^0-9.]", "", word) or 1) == 0 and word != "0"]
+
+
+def test_a_model_that_cannot_be_had_is_one_line_with_the_mend(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = command("pipeline.preview", "conf=mera", f"output_dir={tmp_path}", "plan=true")
+    assert time.monotonic() - began < 60  # the hub's client alone goes on trying for minutes
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: model.path='Qwen/Qwen3.6-35B-A3B'")
+    assert done.stderr.endswith("or put a copy of the model in a directory and set model.path=<dir>\n")
+    with pytest.raises(ModelError, match=r"model\.path='\./none': there is no such directory"):
+        main(["conf=demo", "model.path=./none", "plan=true"])
+
+
+def test_an_earlier_runs_length_is_at_most_the_budget_and_few_runs_are_looked_into(tmp_path: Path) -> None:
+    config = compose(["conf=demo", f"output_dir={tmp_path}"])
+
+    def made(run_id: str, **content: object) -> None:
+        run, mine = rundir.place(replace(config, run_id=run_id))
+        rundir.begin(run, mine)
+        manifest.write(run, "complete", {"ended_at": run_id} | content)
+
+    made("000", counts={"num_samples": 1, "num_output_tokens": 5_000})
+    found = assumed(config, {})
+    assert (found.num_output_tokens, found.origin) == (192, "of run 000")
+    for number in range(1, MOST_RUNS):
+        made(f"{number:03}")
+    assert assumed(config, {}).origin == "of run 000"
+    made(f"{MOST_RUNS:03}")
+    assert assumed(config, {}).origin == "assumed"
 
 
 def test_the_length_of_a_completion_is_an_earlier_runs_where_there_is_one(tmp_path: Path) -> None:

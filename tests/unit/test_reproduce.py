@@ -185,6 +185,25 @@ def test_another_model_under_the_same_path_is_refused(with_model: str, model: Pa
     assert refused(ModelError, with_model).startswith(f"model.path='{model}' is no directory: ")
 
 
+def test_a_models_directory_that_is_gone_is_refused_before_a_run_is_begun(with_model: str, model: Path) -> None:
+    line = f"error: model.path='{model}' is no directory: give the directory of the model that "
+    shutil.rmtree(model)
+    before = sorted(model.parent.iterdir())
+    done = command("pipeline.run", with_model)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(line)
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_a_directory_that_the_manifest_tells_nothing_of_and_one_of_a_word_are_looked_for(tmp_path: Path) -> None:
+    config = compose.compose(["conf=demo", "run_id=one", f"output_dir={tmp_path}", f"model.path={tmp_path}/gone"])
+    root = record(tmp_path, config=config).root
+    mend = f"there is no such directory (seen from {Path.cwd()}): give the directory of the model, model.path=<dir>"
+    assert refused(ModelError, f"from={root}") == f"model.path='{tmp_path}/gone': {mend}"
+    assert refused(ModelError, f"from={root}", "model.path=./none") == f"model.path='./none': {mend}"
+    assert resolve([f"from={root}", f"model.path={tmp_path}"])[0].model.path == str(tmp_path)
+
+
 def test_a_model_that_a_word_names_is_told(with_model: str, model: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(model, tmp_path / "other"))
     config, found = resolve([with_model, f"model.path={other}"])

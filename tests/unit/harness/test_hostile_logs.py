@@ -147,6 +147,36 @@ def test_a_damaged_archive_is_one_line(replay, tmp_path, damage):
     assert str(replay.error).startswith(str(path))
 
 
+def damaged(content, where):
+    """Return a zip with one byte changed: of its only member's packed bytes, or of the member's own header."""
+    at = {"bytes": content.index(LOG.encode()) + len(LOG) + 40, "header": 0}[where]
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("where", ["bytes", "header"])
+def test_a_log_that_is_damaged_in_its_archive_is_named_with_the_archive(replay, tmp_path, where):
+    path = zipped(tmp_path / "logs_public.zip", {LOG: replay.log("med_bench").read_bytes()})
+    path.write_bytes(damaged(path.read_bytes(), where))
+    replay(logs=path)
+    assert str(replay.error).startswith(f"{path}/{LOG} cannot be read: ")
+    assert str(replay.error).endswith(": copy it again, or give the logs unpacked")
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "cut", "bytes", "changed"])
+def test_nested_logs_that_are_damaged_are_named_with_the_archive(replay, tmp_path, damage):
+    inner = zipped(tmp_path / "logs_public.zip", {LOG: replay.log("med_bench").read_bytes()}).read_bytes()
+    content = {"rubbish": b"rubbish", "cut": inner[:-50], "bytes": damaged(inner, "bytes"), "changed": inner}[damage]
+    with zipfile.ZipFile(path := tmp_path / "x_submission.zip", "w") as archive:
+        archive.writestr("a/logs_public.zip", content)
+    if damage == "changed":  # after it was packed, so that its checksum is another
+        data = bytearray(path.read_bytes())
+        data[200] ^= 0xFF
+        path.write_bytes(data)
+    replay(logs=path)
+    member = f"/{LOG}" if damage == "bytes" else ""
+    assert str(replay.error).startswith(f"{path}/a/logs_public.zip{member} cannot be read: ")
+
+
 def test_a_place_without_logs_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for where, complaint in (

@@ -249,8 +249,8 @@ def test_the_offline_switch_is_named(monkeypatch):
         ("org/gated", None, ": its terms are not accepted for this token. Set HF_TOKEN"),
         ("org/unknown", None, ": the hub has no such repository, or this token may not see it. Set HF_TOKEN"),
         ("org/set", "nope", " revision='nope': the repository has no such revision. Set HF_TOKEN"),
-        ("org/dropped", None, ": the hub's files cannot be had (RemoteProtocolError: Server disconnected without"),
-        ("a..b/c", None, ": the hub's files cannot be had (HFValidationError: Cannot have -- or .. in repo_id"),
+        ("org/dropped", None, ": the hub's files cannot be had (Server disconnected without"),
+        ("a..b/c", None, ": the hub's files cannot be had (Cannot have -- or .. in repo_id"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line_with_the_mend(name, revision, reason):

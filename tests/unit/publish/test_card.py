@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 
 from pipeline.compose import compose
 from pipeline.config import Config
+from pipeline.publish.card import write_card
 from pipeline.publish.form import BEYOND
 from pipeline.store import Folder
 
@@ -144,17 +145,40 @@ def test_what_only_people_know_comes_from_the_configuration(carded: Carded, name
 def test_nothing_is_invented(carded: Carded) -> None:
     carded.content, carded.template = {}, None
     card = carded.write("submission.describes=another/model", "submission.team=null", "submission.mera_version=null")
-    known = {name: entry["value"] for name, entry in card["fields"].items() if entry["source"] != "TODO"}
+    known = {name: entry["value"] for name, entry in card["fields"].items() if entry["source"] != "todo"}
     assert known == {"seed": "1234", "engine": "vllm", "generation": card["fields"]["generation"]["value"]}
-    unknown = [entry for entry in card["fields"].values() if entry["source"] == "TODO"]
+    unknown = [entry for entry in card["fields"].values() if entry["source"] == "todo"]
     assert len(unknown) == 24
     assert all(entry["value"] is None for entry in unknown)
     assert block_under(carded.markdown, "Torch") == ["TODO"]
     assert "- Команда · Team: `submission.team`\n" in carded.markdown
-    assert card["todo"] == [name for name, entry in card["fields"].items() if "key" in entry]
-    for name in ("created", "rank.medicine", "score.medicine"):
+    by_site = {"created", "rank.agriculture", "rank.medicine", "score.agriculture", "score.medicine"}
+    for name in by_site:
         assert card["fields"][name]["note"], name
-        assert name not in card["todo"]
+    without_key = {name for name in card["todo"] if "key" not in card["fields"][name]}
+    assert without_key == by_site | {"codebase", "batch"}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_field_has_a_value_or_is_to_be_done_and_nothing_else(carded: Carded, is_known: bool) -> None:
+    if not is_known:
+        carded.content, carded.template = {}, None
+    carded.scores = [domain_score("agriculture", 0.5, 120, 120)]
+    card = carded.write()
+    for name, entry in card["fields"].items():
+        is_todo = name in card["todo"]
+        assert (entry["value"] is None, entry["source"] == "todo", "origin" not in entry) == (is_todo,) * 3, name
+        assert (block_under(carded.markdown, f"{entry['ru']} · {entry['en']}")[-1] == "TODO") == is_todo, name
+        assert not ("key" in entry and not is_todo), name
+    assert {"created", "rank.agriculture", "rank.medicine", "score.medicine"} <= set(card["todo"])
+    assert "score.agriculture" not in card["todo"]
+
+
+def test_the_log_names_only_what_people_can_fill_in(carded: Carded) -> None:
+    card = carded.write()
+    left = write_card(carded.folder, compose(["conf=mera", "run_id=night"]), carded.content)
+    assert left == [name for name in card["todo"] if "key" in card["fields"][name]]
+    assert not set(left) & {"created", "rank.medicine", "score.medicine"}
 
 
 def test_what_a_run_could_not_measure_people_may_say_and_a_measurement_wins(carded: Carded) -> None:
@@ -322,7 +346,7 @@ class TestResults:
     ) -> None:
         carded.scores = [row]
         entry = carded.write(*words)["fields"][self.AGRICULTURE]
-        assert (entry["value"], entry["source"]) == (None, "TODO")
+        assert (entry["value"], entry["source"]) == (None, "todo")
 
     def test_a_domain_of_ones_own_stands_under_its_key(self, carded: Carded) -> None:
         carded.scores = [domain_score("law", 0.25, 4, 4)]

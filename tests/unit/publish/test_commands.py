@@ -29,6 +29,16 @@ def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) 
     assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
 
 
+def test_one_of_a_thing_is_told_as_one(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(ONE[:1])
+    pack.main([f"run={run.folder.root}"])
+    out = capsys.readouterr().out
+    assert "the leaderboard's archive: 1 task, 1 answer\n" in out
+    assert "scores, plots and 1 sample\n" in out
+    validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
+    assert capsys.readouterr().out == "would be accepted: 1 task, 1 answer\n"
+
+
 def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
     run = make_run(ONE)
     pack.main([f"run={run.folder.root}", "submission.mode=extracted"])
@@ -122,15 +132,19 @@ def test_validate_counts_the_refusals_and_ends_with_2(tmp_path: Path) -> None:
     done = command("pipeline.validate", f"archive={archive}", "conf=demo")
     assert done.returncode == 2
     assert done.stdout.splitlines() == [
-        "refused: ruTXTAgroBench.json: 1 of 1 rows have outputs that are null, not a text: id 1",
-        "refused: ruTXTAgroBench.json: 70 of 70 ids are missing, and one missing id fails the task: "
-        "13, 14, 15, 16, 17 and 65 more",
-        "warning: ruTXTAgroBench.json: 1 of 1 ids are not of the data set's test split: 1",
-        "refused: ruTXTAquaBench.json: missing",
-        "refused: ruTXTMedQFundamental.json: missing",
-        "warning: logs_public.zip: missing: a public submission needs it",
+        "refused: ruTXTAgroBench.json: outputs that are null, not a text, in 1 of 1 row (id 1): "
+        'a row is {"outputs": "B", "meta": {"id": 1}}',
+        "refused: ruTXTAgroBench.json: no row for 70 of 70 ids of the test split (13, 14, 15, 16, 17 and 65 more): "
+        "one missing id fails the task: answer all and pack again",
+        "warning: ruTXTAgroBench.json: no question of the test split for 1 of 1 id (1): "
+        "leave them out, or give the revision of the data set that has them",
+        "refused: ruTXTAquaBench.json: missing: pack the task's answers under this name",
+        "refused: ruTXTMedQFundamental.json: missing: pack the task's answers under this name",
+        "warning: logs_public.zip: missing: a public submission needs it: "
+        "pack the zip of the harness's logs under this name",
     ]
-    assert done.stderr == f"error: {archive} would be refused, for 4 reasons\n"
+    line = f"error: {archive} would be refused, for 4 reasons: mend what the lines that begin with refused: name, "
+    assert done.stderr == f"{line}and pack again\n"
 
 
 def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,9 +153,9 @@ def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pyte
     other = make_run([question("agro_bench", 2), *ONE], "run_id=two")
     validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
     assert capsys.readouterr().out.endswith("would be accepted: 2 tasks, 2 answers\n")
-    with pytest.raises(InvalidArchive, match=r"for 1 reason$"):
+    with pytest.raises(InvalidArchive, match=r"for 1 reason: mend"):
         validate.main([f"archive={run.archive}", f"run={other.folder.root}"])
-    assert "1 of 2 ids are missing, and one missing id fails the task: 2" in capsys.readouterr().out
+    assert "no row for 1 of 2 ids of the test split (2): one missing id fails the task" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("at_root")
@@ -164,7 +178,10 @@ def test_without_the_hub_one_line_says_what_was_not_checked(tmp_path: Path, caps
         (["archive=", "conf=demo"], "give one archive"),
         (["archive=x.zip"], "say which tasks it is for"),
         (["archive=x.zip", "limit=1"], "conf= must be given once"),
-        (["archive=/nowhere/x.zip", "conf=demo"], "archive=/nowhere/x.zip: cannot be read"),
+        (
+            ["archive=/nowhere/x.zip", "conf=demo"],
+            "archive=/nowhere/x.zip: cannot be read: No such file or directory: give a zip file$",
+        ),
         (["archive=/tmp", "conf=demo"], "archive=/tmp: cannot be read"),
     ],
 )

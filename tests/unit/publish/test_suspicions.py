@@ -6,10 +6,10 @@ import pytest
 
 from pipeline.publish.suspicions import suspicions
 
-ACCIDENT = "have no word that counts"
-LOOK_ALIKE = "Cyrillic look-alikes"
-THINKING = "hold <think> or </think>"
-LONG = "are longer than 2,000 characters"
+ACCIDENT = "no word that counts in 1 of 1 output (id 5): they match the gold A"
+LOOK_ALIKE = "Cyrillic look-alikes (АВСЕНКМОРТХ) for letters in 1 of 1 output (id 5): they match no gold: write"
+THINKING = "<think> or </think> in 1 of 1 output (id 5): the thoughts are scored as the answer: give the"
+LONG = "more than 2,000 characters in 1 of 1 output (id 5): the gold is a few letters: submit them alone"
 SAME = "of 20 outputs are"
 
 
@@ -46,14 +46,12 @@ def test_a_text_is_told_for_its_reason_or_not_at_all(text: str, told: str | None
         assert found == []
     else:
         (line,) = found
-        assert told in line
-        assert line.endswith("id 5")
+        assert line.startswith(told)
 
 
 def test_the_first_ids_are_shown_in_order_with_the_number_of_the_rest() -> None:
     (line,) = suspicions(dict.fromkeys((9, 3, 7, 1, 5, 8, 2), ""))
-    assert line.startswith("7 of 7 outputs ")
-    assert line.endswith("id 1, 2, 3, 5, 7 and 2 more")
+    assert line.startswith("no word that counts in 7 of 7 outputs (id 1, 2, 3, 5, 7 and 2 more): ")
 
 
 @pytest.mark.parametrize(("num_same", "is_told"), [(10, False), (11, True), (20, True)])
