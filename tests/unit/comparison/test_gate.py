@@ -58,6 +58,15 @@ def test_a_drop_must_be_both_large_and_significant(make_run: MakeRun, words: lis
     assert judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base", *words).broken == []
 
 
+def test_a_drop_that_no_resample_comes_near_to_breaks_a_gate_however_small_its_alpha(make_run: MakeRun) -> None:
+    prompts = train(60) + train(60, "med_bench")
+    make_run("base", prompts)
+    run = make_run("new", prompts, reply=wrong(*range(40)))
+    verdict = judged(run, "gate.baseline=base", "gate.alpha=0.00001")
+    assert verdict.broken == ["max_drop"]
+    assert "score of all train fell from" in verdict.lines[-1]  # it has the bootstrap alone
+
+
 def test_a_gain_is_no_drop(make_run: MakeRun) -> None:
     prompts = train(40)
     make_run("base", prompts, reply=wrong(*range(20)))
