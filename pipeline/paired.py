@@ -166,7 +166,7 @@ def paired_bootstrap(
 
 
 def _beyond_resamples(tasks: Sequence[Pairs], errors: Sequence[float], difference: float, stderr: float) -> float:
-    """Return the p-value of a difference that no resample comes near to: Student's t, and never below that of the signs.
+    """Return the p-value of a difference that no resample is far enough for: Student's t, and no less than the signs'.
 
     Source: the t-test of paired differences, its degrees of freedom for several tasks as Satterthwaite 1946, Biometrics
     Bulletin 2:110, has them. The signs bound what so few questions can say, however alike they changed.
