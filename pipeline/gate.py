@@ -23,7 +23,7 @@ from pipeline.comparison.changes import Row, weights_of
 from pipeline.comparison.questions import Side
 from pipeline.comparison.room import compare
 from pipeline.config import Config
-from pipeline.errors import GateFailed, RunError, UserError
+from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
 from pipeline.gating import LATEST
 from pipeline.paired import holm
 from pipeline.store import Folder
@@ -85,7 +85,9 @@ def check(config: Config) -> None:
     """Make sure, before anything is generated, that the run that `gate.baseline` names can be compared with.
 
     Raises:
-        RunError: There is no such run, it is not complete, or it is this one.
+        Incomparable: There is no such run, it is not complete, or it is this one.
+        DataError: Its manifest or its configuration is damaged.
+        ConfigError: Its configuration is not of this version.
     """
     if config.gate.baseline not in (None, LATEST):
         _named(config)
@@ -103,7 +105,8 @@ def judge(config: Config, run: Folder, content: Mapping[str, Any]) -> Verdict | 
         The verdict, or None when the configuration has no rule.
 
     Raises:
-        RunError: The directory cannot be written.
+        RunError: The directory cannot be written, or output_dir not be reached: that says nothing of the runs.
+        DataError: The run's own prompts or samples are damaged.
     """
     run.remove(FOLDER)
     if not config.gate.is_set:
@@ -117,15 +120,15 @@ def judge(config: Config, run: Folder, content: Mapping[str, Any]) -> Verdict | 
 def _compared(config: Config, run: Folder, content: Mapping[str, Any]) -> Verdict:
     notes: list[str] = []
     name = str(config.gate.baseline)
+    new = Side.of(run, config, dict(content))
     try:
         found = _latest(config, content, notes) if name == LATEST else _named(config)
         if found is None:
             note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
             return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
         name = found[1].run_id
-        base, new = Side.of(*found), Side.of(run, config, dict(content))
-        comparison = compare(base, new, run.child(FOLDER))
-    except UserError as error:
+        comparison = compare(Side.of(*found), new, run.child(FOLDER))
+    except (Incomparable, DataError, ConfigError) as error:  # DataError, ConfigError: what the baseline recorded
         rule = Rule(name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}")
         return Verdict(baseline=name, rules=[rule], notes=notes, rows=())
     notes += [each.line for each in comparison.differences]
@@ -225,16 +228,16 @@ def _named(config: Config) -> tuple[Folder, Config, dict[str, Any]]:
     name = config.gate.baseline
     at = f"gate.baseline={name!r}"
     if name == config.run_id:
-        raise RunError(f"{at} is the run itself: give an earlier run_id, or latest")
+        raise Incomparable(f"{at} is the run itself: give an earlier run_id, or latest")
     directory = f"run={name}"
     output = Folder.open(config.output_dir)
     if not output.exists(f"{directory}/{rundir.CONFIG_FILE}"):
-        raise RunError(f"{at}: there is no such run in {output.root}: give the run_id of a complete one, or latest")
+        raise Incomparable(f"{at}: there is no such run in {output.root}: give the run_id of a complete one, or latest")
     run = output.child(directory)
     content = manifest.read(run)
     if content is None or content["status"] != "complete":
         state = "has no manifest.json" if content is None else f"is {content['status']}"
-        raise RunError(f"{at}: the run {state}: give the run_id of a complete one, or latest")
+        raise Incomparable(f"{at}: the run {state}: give the run_id of a complete one, or latest")
     return run, rundir.recorded(run), content
 
 

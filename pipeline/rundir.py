@@ -69,7 +69,7 @@ def begin(run: Folder, config: Config) -> None:
     """
     content = manifest.read(run)
     if content is not None and content["status"] == "complete":
-        num_failed = content.get("counts", {}).get("num_failed", 0)
+        num_failed = sum((content.get(part) or {}).get("num_failed", 0) for part in ("counts", "noise"))
         if not num_failed:
             raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
         if not config.run.retry_failed:

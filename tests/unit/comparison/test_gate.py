@@ -101,6 +101,22 @@ def test_other_questions_break_the_gate_with_the_reason(make_run: MakeRun) -> No
     assert "1 only in new (id 4)" in verdict.lines[-1]
 
 
+def test_a_damaged_baseline_breaks_the_gate_with_the_reason(make_run: MakeRun) -> None:
+    base = make_run("base", train(4))
+    base.folder.write_text("samples/_stage.json", "{")
+    verdict = judged(make_run("new", train(4)), "gate.baseline=base")
+    assert verdict.broken == ["baseline"]
+    assert "_stage.json is damaged" in verdict.lines[-1]
+
+
+def test_a_disk_that_takes_no_more_is_no_broken_rule(make_run: MakeRun) -> None:
+    make_run("base", train(4))
+    run = make_run("new", train(4))
+    Path(run.folder.path(gate.FOLDER)).symlink_to("/nowhere/at/all")  # no directory can be made of it
+    with pytest.raises(RunError, match="compare cannot be written"):
+        judged(run, "gate.baseline=base")
+
+
 def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: MakeRun) -> None:
     prompts = train(4)
     make_run("older", prompts, ended_at="2026-11-19T00:00:00Z")
