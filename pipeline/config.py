@@ -234,7 +234,7 @@ class RunConfig:
     grace_s: float = key(60.0, "after SIGINT or SIGTERM, longest wait for what is under way; a second signal ends it")
     restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
 
-    retry_failed: bool = key(False, "of a run that is complete, generate the rows that failed again, those in noise/ too")
+    retry_failed: bool = key(False, "of a complete run, generate the rows that failed again, those in noise/ too")
 
     def __post_init__(self) -> None:
         require(0 < self.flush_s <= 3600, "run.flush_s", self.flush_s, "must be above 0 and at most 3600 seconds")

@@ -7,7 +7,7 @@
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   ├── RunError                    the run's directory or its state
-    │   │   └── Incomparable                two runs that cannot be compared, whatever is done to the machine
+    │   │   └── Incomparable                two runs whose questions differ
     │   └── InvalidArchive              an archive that the leaderboard's server would refuse
     ├── Differs                   3     a check that ran to its end says no
     ├── GateFailed                3     finished, but a rule of the gate is broken
@@ -60,7 +60,7 @@ class RunError(UserError):
 
 
 class Incomparable(RunError):
-    """Two runs cannot be compared: their questions differ, or one of them is not there or not complete."""
+    """Two runs cannot be compared: their questions differ."""
 
 
 class InvalidArchive(UserError):

@@ -1,4 +1,4 @@
-"""Which model and which template file a run was made with, when no commit names them."""
+"""Which model, which template file and which text it was, when no commit names them: hashes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ WHOLE_BYTES = 16 << 20
 """Size up to which a file's whole content counts; of a larger one, its size and its two ends of 1 MiB."""
 
 END_BYTES = 1 << 20
+
+
+def sha256_of(text: str) -> str:
+    """Return the hash of a text in UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def model_fingerprint(model: ModelConfig) -> str | None:

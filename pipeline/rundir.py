@@ -140,6 +140,20 @@ def open_finished(directory: str, words: Sequence[str] = (), word: str = "run") 
     return run, recorded(run, words)
 
 
+def require_complete(run: Folder) -> dict[str, Any]:
+    """Return the manifest of a run that has come to its end.
+
+    Raises:
+        RunError: It is not complete.
+        DataError: Its manifest is damaged.
+    """
+    content = manifest.read(run)
+    if content is None or content["status"] != "complete":
+        state = f"without a {manifest.FILE}" if content is None else content["status"]
+        raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
+    return content
+
+
 def recorded(run: Folder, words: Sequence[str] = ()) -> Config:
     """Return the configuration that a run recorded; `words` win over it.
 

@@ -144,7 +144,7 @@ def test_a_named_run_that_cannot_be_used_is_one_line(output: Folder) -> None:
     publish_earlier(output, "2", {"a": [None]})
     publish_earlier(output, "3", {"a": [10]}).write_text("samples/_stage.json", "{")
     lines = {
-        "0": "there is no run .*run=0: name a run of output_dir",
+        "0": "there is no run .*run=0: name a complete one of output_dir",
         "1": "run=1 is failed, not complete",
         "2": "tell no output tokens",
         "3": "_stage.json is damaged",

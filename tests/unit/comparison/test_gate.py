@@ -147,9 +147,9 @@ def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     manifest.write(make_run("torn", train(1)).folder, "failed", {})
-    for name, reason in (("gone", "there is no such run"), ("torn", "is failed"), ("self", "is the run itself")):
+    for name, reason in (("gone", "there is no run "), ("torn", "is failed"), ("self", "is the run itself")):
         config = settings(f"output_dir={tmp_path}", "run_id=self", f"gate.baseline={name}")
-        with pytest.raises(RunError, match=reason):
+        with pytest.raises(ConfigError, match=rf"gate\.baseline='{name}'.*{reason}"):
             gate.check(config)
 
 
