@@ -204,7 +204,7 @@ def _generate(
 ) -> dict[str, Any]:
     """Generate what is missing; return what the engines said of themselves."""
     from pipeline.console import GenerateProgress
-    from pipeline.generate import history, job
+    from pipeline.generate import expected_lengths, job
     from pipeline.generate.cluster import cluster
 
     if config.run.retry_failed:
@@ -212,9 +212,9 @@ def _generate(
     engine = job.done(run)
     if engine is not None:
         return engine
-    lengths, unread = (None, []) if shuffled else history.find(config)
+    lengths, unread = (None, []) if shuffled else expected_lengths.find(config)
     for line in unread:
-        console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
+        console.print(f"{expected_lengths.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
     progress, factory = GenerateProgress(console), factory or job.engine_factory(config)
     with cluster(config) as placement:
         signals.take()

@@ -24,8 +24,8 @@ from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
 from pipeline.generate.endpoint import EndpointFactory
 from pipeline.generate.engine import EngineFactory
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.generate.feed import Feed
-from pipeline.generate.history import Lengths
 from pipeline.generate.schedule import Work
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.generate.worker import Duty

@@ -11,8 +11,8 @@ from builders import publish_earlier, settings
 from pipeline import earlier, manifest
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.generate import history
-from pipeline.generate.history import Lengths
+from pipeline.generate import expected_lengths
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.store import Folder
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -28,7 +28,7 @@ def config(output: Folder, *words: str) -> Config:
 
 
 def found(output: Folder, *words: str) -> Lengths | None:
-    lengths, unread = history.find(config(output, *words))
+    lengths, unread = expected_lengths.find(config(output, *words))
     assert unread == []
     return lengths
 
@@ -108,7 +108,7 @@ def test_a_damaged_run_is_told_and_the_one_before_taken(output: Folder, name: st
         file.write_bytes(file.read_bytes()[:-10])
     else:
         damaged.write_text(name, "{")
-    lengths, unread = history.find(config(output))
+    lengths, unread = expected_lengths.find(config(output))
     assert lengths is not None
     assert lengths.run_id == "1"
     assert len(unread) == 1
@@ -125,7 +125,7 @@ def test_a_flipped_bit_in_the_samples_is_told(output: Folder) -> None:
     data = bytearray(file.read_bytes())
     data[prompts.data_page_offset + prompts.total_compressed_size // 4] ^= 255
     file.write_bytes(data)
-    lengths, unread = history.find(config(output))
+    lengths, unread = expected_lengths.find(config(output))
     assert lengths is None
     assert len(unread) == 1
 
@@ -151,7 +151,7 @@ def test_a_named_run_that_cannot_be_used_is_one_line(output: Folder) -> None:
     }
     for run_id, line in lines.items():
         with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
-            history.find(config(output, f"schedule.history={run_id}"))
+            expected_lengths.find(config(output, f"schedule.history={run_id}"))
 
 
 def test_a_name_that_is_no_run_id_is_one_line(output: Folder) -> None:
