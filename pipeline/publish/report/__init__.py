@@ -41,7 +41,8 @@ class Report:
 def write(run: Folder, config: Config, content: dict[str, Any]) -> Report:
     """Write the report into the run's directory. The older one and its chunks are gone first; the new page comes whole.
 
-    Memory holds a few row groups of the samples, however many there are.
+    Memory holds a few row groups of the samples, and of each sample three numbers for the quantiles of its lengths and
+    times: 0.24 GB at 10 million.
 
     Args:
         run: The run's directory, scored.
