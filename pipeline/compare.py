@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.cli import command
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,15 +64,11 @@ def open_side(directory: str, word: str) -> Side:
         RunError: There is no such run, or it is not complete.
         DataError: A file of it is damaged.
     """
-    from pipeline import manifest, rundir
+    from pipeline import rundir
     from pipeline.comparison.questions import Side
 
     folder, config = rundir.open_finished(directory, word=word)
-    content = manifest.read(folder)
-    if content is None or content["status"] != "complete":
-        state = "has no manifest.json" if content is None else f"is {content['status']}"
-        raise RunError(f"{word}={directory}: the run {state}: only complete runs are compared; end it with its run_id")
-    return Side.of(folder, config, content)
+    return Side.of(folder, config, rundir.require_complete(folder))
 
 
 def _beside(base: Side, new: Side) -> Folder:

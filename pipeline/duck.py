@@ -23,6 +23,9 @@ MEMORY_LIMIT = "4GB"
 BATCH_ROWS = 4096
 """Rows read, scored and written at a time, as one row group; at 10,000 tokens a row it is about 200 MB."""
 
+TEXT_ROWS = 256
+"""Rows that `reader` gives at a time: DuckDB takes several batches ahead of what it is asked for."""
+
 
 @contextmanager
 def connection() -> Iterator[duckdb.DuckDBPyConnection]:
@@ -63,3 +66,25 @@ def scanner(stage: Stage, columns: list[str], where: pads.Expression | None = No
         fragment_readahead=1,
         use_threads=False,
     )
+
+
+def reader(stage: Stage, columns: list[str]) -> pa.RecordBatchReader:
+    """Return a stage's columns to read once, in order, a row group at a time: for texts, which are large.
+
+    A scan of whole files keeps each file's compressed bytes to its end, and some batches beyond what was asked for.
+    """
+    dataset = stage.dataset()
+
+    def read() -> Iterator[pa.RecordBatch]:
+        for file in dataset.get_fragments():
+            for group in file.split_by_row_group():
+                yield from group.to_batches(
+                    schema=dataset.schema,
+                    columns=columns,
+                    batch_size=TEXT_ROWS,
+                    batch_readahead=0,
+                    fragment_readahead=0,
+                    use_threads=False,
+                )
+
+    return pa.RecordBatchReader.from_batches(pa.schema([dataset.schema.field(name) for name in columns]), read())

@@ -6,15 +6,17 @@ read here; a run that cannot be read is told and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline import manifest
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UserError
-from pipeline.rundir import recorded
+from pipeline.rundir import recorded, require_complete
 from pipeline.store import Folder
+
+Found = TypeVar("Found")
 
 MOST_RUNS = 20
 """Runs of one model that are looked into; older ones are no better."""
@@ -84,17 +86,26 @@ def named(config: Config, key: str, run_id: str) -> EarlierRun:
 
     Raises:
         ConfigError: There is no such run, it is not complete, or what it recorded cannot be read.
+        RunError: output_dir cannot be reached.
     """
     folder = Folder.open(config.output_dir).child(f"run={run_id}")
+    if not folder.exists():
+        raise ConfigError(f"{key}={run_id!r}: there is no run {folder.root}: name a complete one of output_dir")
     try:
-        content = manifest.read(folder)
-        if content is None:
-            raise ConfigError(f"there is no run {folder.root}: name a run of output_dir")
-        if content["status"] != "complete":
-            raise ConfigError(f"{folder.root} is {content['status']}, not complete: run it to its end")
-        return _open(folder, run_id, content)
+        return _open(folder, run_id, require_complete(folder))
     except UserError as error:
         raise ConfigError(f"{key}={run_id!r}: {error}") from error
+
+
+def each(runs: Iterable[EarlierRun], read: Callable[[EarlierRun], Found], unread: list[str]) -> Iterator[Found]:
+    """Yield what is read of each run; one that cannot be read is left out, and `unread` gets a line for it."""
+    for run in runs:
+        try:
+            found = read(run)
+        except UserError as error:
+            unread.append(f"{run.folder.root} is left out: {error}")
+            continue
+        yield found
 
 
 def _open(folder: Folder, run_id: str, content: dict[str, Any]) -> EarlierRun:

@@ -7,6 +7,7 @@
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   ├── RunError                    the run's directory or its state
+    │   │   └── Incomparable                two runs whose questions differ
     │   └── InvalidArchive              an archive that the leaderboard's server would refuse
     ├── Differs                   3     a check that ran to its end says no
     ├── GateFailed                3     finished, but a rule of the gate is broken
@@ -56,6 +57,10 @@ class EndpointError(UserError):
 
 class RunError(UserError):
     """The run's directory cannot be written, is complete already, or belongs to another run."""
+
+
+class Incomparable(RunError):
+    """Two runs cannot be compared: their questions differ."""
 
 
 class InvalidArchive(UserError):

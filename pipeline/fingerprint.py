@@ -1,4 +1,4 @@
-"""Which model and which template file a run was made with, when no commit names them."""
+"""Which model, which template file and which text it was, when no commit names them: hashes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def require_directory(model: ModelConfig) -> None:
     path = Path(model.path).expanduser()
     if not path.is_dir() and (path.exists() or LOCAL.match(model.path)):
         raise ModelError(f"model.path={model.path!r}: there is no such directory (seen from {Path.cwd()})")
+
+
+def sha256_of(text: str) -> str:
+    """Return the hash of a text in UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def model_fingerprint(model: ModelConfig) -> str | None:

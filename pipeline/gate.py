@@ -18,15 +18,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline import earlier, manifest, rundir
+from pipeline import earlier
 from pipeline.comparison.changes import Row, weights_of
 from pipeline.comparison.questions import Side
 from pipeline.comparison.room import compare
 from pipeline.config import Config
-from pipeline.errors import GateFailed, RunError, UserError
+from pipeline.earlier import EarlierRun
+from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
 from pipeline.gating import LATEST
 from pipeline.paired import holm
 from pipeline.store import Folder
+
+KEY = "gate.baseline"
 
 FOLDER = "compare"
 """Where the comparison with the baseline lies in the run's directory."""
@@ -85,7 +88,8 @@ def check(config: Config) -> None:
     """Make sure, before anything is generated, that the run that `gate.baseline` names can be compared with.
 
     Raises:
-        RunError: There is no such run, it is not complete, or it is this one.
+        ConfigError: There is no such run, it is not complete, it is this one, or what it recorded cannot be read.
+        RunError: output_dir cannot be reached.
     """
     if config.gate.baseline not in (None, LATEST):
         _named(config)
@@ -103,7 +107,8 @@ def judge(config: Config, run: Folder, content: Mapping[str, Any]) -> Verdict | 
         The verdict, or None when the configuration has no rule.
 
     Raises:
-        RunError: The directory cannot be written.
+        RunError: The directory cannot be written, or output_dir not be reached: that says nothing of the runs.
+        DataError: The run's own prompts or samples are damaged.
     """
     run.remove(FOLDER)
     if not config.gate.is_set:
@@ -117,15 +122,16 @@ def judge(config: Config, run: Folder, content: Mapping[str, Any]) -> Verdict | 
 def _compared(config: Config, run: Folder, content: Mapping[str, Any]) -> Verdict:
     notes: list[str] = []
     name = str(config.gate.baseline)
+    new = Side.of(run, config, dict(content))
     try:
         found = _latest(config, content, notes) if name == LATEST else _named(config)
         if found is None:
             note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
             return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
-        name = found[1].run_id
-        base, new = Side.of(*found), Side.of(run, config, dict(content))
+        name = found.run_id
+        base = Side.of(found.folder, found.config, found.manifest)
         comparison = compare(base, new, run.child(FOLDER))
-    except UserError as error:
+    except (Incomparable, DataError, ConfigError) as error:  # the latter two: of the baseline
         rule = Rule(name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}")
         return Verdict(baseline=name, rules=[rule], notes=notes, rows=())
     notes += [each.line for each in comparison.differences]
@@ -221,39 +227,24 @@ def _shares(config: Config, counts: Mapping[str, int]) -> Iterator[Rule]:
             yield Rule(name=name, value=share, limit=limit, broken=share > limit, line=line)
 
 
-def _named(config: Config) -> tuple[Folder, Config, dict[str, Any]]:
-    name = config.gate.baseline
-    at = f"gate.baseline={name!r}"
+def _named(config: Config) -> EarlierRun:
+    name = str(config.gate.baseline)
     if name == config.run_id:
-        raise RunError(f"{at} is the run itself: give an earlier run_id, or latest")
-    directory = f"run={name}"
-    output = Folder.open(config.output_dir)
-    if not output.exists(f"{directory}/{rundir.CONFIG_FILE}"):
-        raise RunError(f"{at}: there is no such run in {output.root}: give the run_id of a complete one, or latest")
-    run = output.child(directory)
-    content = manifest.read(run)
-    if content is None or content["status"] != "complete":
-        state = "has no manifest.json" if content is None else f"is {content['status']}"
-        raise RunError(f"{at}: the run {state}: give the run_id of a complete one, or latest")
-    return run, rundir.recorded(run), content
+        raise ConfigError(f"{KEY}={name!r} is the run itself: give an earlier run_id, or latest")
+    return earlier.named(config, KEY, name)
 
 
-def _latest(
-    config: Config, content: Mapping[str, Any], notes: list[str]
-) -> tuple[Folder, Config, dict[str, Any]] | None:
+def _latest(config: Config, content: Mapping[str, Any], notes: list[str]) -> EarlierRun | None:
     """Return the newest run that ended before this one began, of the same model, tasks, splits and limit."""
     unread: list[str] = []
     started_at = str(content["started_at"])
-    try:
-        for run in earlier.of_model(
-            config,
-            unread,
-            lambda run: str(run.manifest.get("ended_at", "")) <= started_at and _asks(run.config) == _asks(config),
-        ):
-            return run.folder, run.config, run.manifest
-        return None
-    finally:
-        notes += unread
+
+    def suits(run: EarlierRun) -> bool:
+        return str(run.manifest.get("ended_at", "")) <= started_at and _asks(run.config) == _asks(config)
+
+    found = next(earlier.of_model(config, unread, suits), None)
+    notes += unread
+    return found
 
 
 def _asks(config: Config) -> tuple[Any, ...]:

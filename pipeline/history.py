@@ -13,7 +13,6 @@ from typing import Any
 from pipeline import duck, earlier
 from pipeline.config import Config
 from pipeline.earlier import EarlierRun
-from pipeline.errors import UserError
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.store import Stage
 
@@ -87,12 +86,8 @@ def expect(config: Config, prompts: Stage) -> tuple[Expected | None, list[str]]:
     """
     unread: list[str] = []
     second_best: Expected | None = None
-    for run in earlier.of_model(config, unread):
-        try:
-            found = _expected(run, config, prompts)
-        except UserError as error:
-            unread.append(f"{run.folder.root} is left out: {error}")
-            continue
+    runs = earlier.of_model(config, unread)
+    for found in earlier.each(runs, lambda run: _expected(run, config, prompts), unread):
         if any(each.num_same for each in found.tasks):
             return found, unread
         if second_best is None and any(each.mean_tokens is not None for each in found.tasks):

@@ -1,7 +1,7 @@
 """How a key of the configuration is declared and checked.
 
 In: a default, a meaning, a value. Out: a dataclass field, or a `ConfigError` that names the key. The keys themselves
-are in `config.py`, `submission.py` and `gating.py`.
+are in `config.py`, `engines.py`, `submission.py` and `gating.py`.
 """
 
 from __future__ import annotations

@@ -32,11 +32,14 @@ from pipeline.store import Folder
 FOLDER = "noise"
 ROWS_PER_FILE = 20_000
 
-_COLUMNS = ["task", "split", "id", "repeat", "response"]
+_COLUMNS = ["task", "split", "id", "repeat", "response", "error"]
 
+# A row that failed has no response, which is no other response.
 _CHANGED = """
-SELECT second.task, second.split, count(*) AS num_questions,
-    count(*) FILTER (first.response IS DISTINCT FROM second.response) AS num_changed
+SELECT second.task, second.split, count(*) FILTER (first.error IS NULL AND second.error IS NULL) AS num_questions,
+    count(*) FILTER (first.error IS NULL AND second.error IS NULL
+        AND first.response IS DISTINCT FROM second.response) AS num_changed,
+    count(second.error) AS num_failed
 FROM second JOIN first USING (task, split, id, repeat) GROUP BY ALL ORDER BY ALL
 """
 
@@ -86,8 +89,9 @@ def measure(config: Config, run: Folder) -> dict[str, Any]:
     """Return what the manifest records of the two passes; both have been scored.
 
     Returns:
-        `share`, `num_questions` and `num_changed` (whose response is another); `variance`, by metric, of a question's
-        change; and `spread`, by split, one standard deviation of the change of the run's score between two runs.
+        `share`, `num_questions` (answered both times), `num_changed` (whose response is another) and `num_failed` (rows
+        of the second pass); `variance`, by metric, of a question's change; and `spread`, by split, one standard
+        deviation of the change of the run's score between two runs.
 
     Raises:
         DataError: Samples of one of them are missing or damaged.
@@ -96,12 +100,12 @@ def measure(config: Config, run: Folder) -> dict[str, Any]:
     again = Side.of(run.child(FOLDER), second(config), {})
     squares: dict[str, float] = defaultdict(float)
     numbers: dict[str, int] = defaultdict(int)
-    num_questions = num_changed = 0
+    num_questions = num_changed = num_failed = 0
     with duck.connection() as database:
         database.register("first", duck.scanner(first.samples, _COLUMNS, pc.field("repeat") == 0))
         database.register("second", duck.scanner(again.samples, _COLUMNS))
-        for task, split, num, changed in database.execute(_CHANGED).fetchall():
-            num_questions, num_changed = num_questions + num, num_changed + changed
+        for task, split, num, changed, failed in database.execute(_CHANGED).fetchall():
+            num_questions, num_changed, num_failed = num_questions + num, num_changed + changed, num_failed + failed
             asked = Asked(task=task, split=split, num_questions=num, num_other_prompts=0)
             for metric, pairs in pair(database, first, again, asked).pairs.items():
                 if metric in SCORES:
@@ -112,6 +116,7 @@ def measure(config: Config, run: Folder) -> dict[str, Any]:
         golds = database.execute(_GOLDS).fetchall()
     variance = {metric: squares[metric] / num for metric, num in numbers.items()}
     facts = {"share": config.noise.share, "num_questions": num_questions, "num_changed": num_changed}
+    facts["num_failed"] = num_failed
     return facts | {"variance": variance, "spread": _spread(config, golds, variance.get("score"))}
 
 
@@ -128,13 +133,14 @@ def _spread(config: Config, golds: list[tuple[str, str, int]], variance: float |
 
 def line(facts: dict[str, Any]) -> str:
     """Return what a person reads of the noise."""
-    num, changed = facts["num_questions"], facts["num_changed"]
+    num, changed, failed = facts["num_questions"], facts["num_changed"], facts["num_failed"]
     if not num:
-        return "noise: no question was chosen: raise noise.share"
+        mend = f"all {failed:,} of the second pass failed" if failed else "none was chosen, raise noise.share"
+        return f"noise: no question was answered twice: {mend}"
     told = (
         f"noise: of {num:,} questions generated a second time {changed:,} ({changed / num:.1%}) have another response"
     )
     spreads = [f"{spread:.4f} ({split})" for split, spread in facts["spread"].items()]
     if spreads:
         told += f"; between two runs of this model the score moves by {', '.join(spreads)}, one standard deviation"
-    return told
+    return f"{told}; {failed:,} rows of the second pass failed" if failed else told

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.statistics import MOST_OUTCOMES, NUM_RESAMPLES, Counts, Floats, interval, resamples
 
@@ -83,6 +83,11 @@ class Pairs:
         return float(new / (self.num @ self.new_scored) - base / (self.num @ self.base_scored))
 
     @property
+    def has_changed(self) -> NDArray[np.bool_]:
+        """Whether the mean of a question's repeats is another in the new run; of the shape [outcomes]."""
+        return np.abs(self.new_totals / self.new_scored - self.base_totals / self.base_scored) > 1e-12
+
+    @property
     def stderr(self) -> float | None:
         """Standard error of the difference, clustered by question; None for a single question.
 
@@ -130,7 +135,8 @@ def paired_bootstrap(
 
     The p-value is the share of resamples whose distance from the difference is at least its distance from 0, itself
     counted. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 16.4; one added as Davison and
-    Hinkley 1997, section 4.2.
+    Hinkley 1997, section 4.2. Where no resample is so far, all that it says is "below 1 in `NUM_RESAMPLES`", and a
+    family of Holm's or a small alpha asks for more: see `_beyond_resamples`.
 
     Args:
         tasks: One for a task's score; those of a domain or run.
@@ -145,15 +151,43 @@ def paired_bootstrap(
     low, high = interval(draws)
     num_beyond = np.count_nonzero(np.abs(draws - difference) >= abs(difference) - 1e-12)
     p_value = float(1 + num_beyond) / (NUM_RESAMPLES + 1)
+    stderr = float(np.linalg.norm(known)) if len(known) == len(errors) else None
     if difference and float(np.ptp(draws)) < 1e-12:  # all questions changed alike: resamples know no chance, signs do
-        p_value = min(1.0, 2 * 0.5 ** int(sum(task.num.sum() for task in tasks)))
+        p_value = _of_signs(tasks)
+    elif num_beyond == 0 and stderr:
+        p_value = min(p_value, _beyond_resamples(tasks, known, difference, stderr))
     return Change(
         difference=difference,
-        stderr=float(np.linalg.norm(known)) if len(known) == len(errors) else None,
+        stderr=stderr,
         ci_low=low,
         ci_high=high,
         p_value=p_value,
     )
+
+
+def _beyond_resamples(tasks: Sequence[Pairs], errors: Sequence[float], difference: float, stderr: float) -> float:
+    """Return the p-value of a difference that no resample is far enough for: Student's t, and no less than the signs'.
+
+    Source: the t-test of paired differences, its degrees of freedom for several tasks as Satterthwaite 1946, Biometrics
+    Bulletin 2:110, has them. The signs bound what so few questions can say, however alike they changed.
+
+    Args:
+        tasks: The tasks' questions.
+        errors: What each task adds to the standard error, the root of the sum of their squares.
+        difference: The change of the score.
+        stderr: Its standard error, above 0.
+    """
+    from scipy.stats import t
+
+    variances = np.square(errors)
+    freedom = variances.sum() ** 2 / sum(variances**2 / [float(task.num.sum()) - 1 for task in tasks])
+    return max(float(2 * t.sf(abs(difference) / stderr, freedom)), _of_signs(tasks))
+
+
+def _of_signs(tasks: Sequence[Pairs]) -> float:
+    """Return the smallest p-value that the signs of the changed questions allow: all of them fell, or all rose."""
+    num_changed = sum(int(task.num[task.has_changed].sum()) for task in tasks)
+    return min(1.0, 2 * 0.5**num_changed)
 
 
 def detectable(stderr: float | None, alpha: float = ALPHA, power: float = POWER) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import gate, manifest, noise, summary
 from pipeline.config import Config
 from pipeline.console import GenerateProgress, visible
-from pipeline.generate import history, job
+from pipeline.generate import expected_lengths, job
 from pipeline.generate.cluster import Placement, starting
 from pipeline.prepare import lints, prepare
 from pipeline.prepare.template import check_fingerprint
@@ -78,7 +78,7 @@ class Rooms:
         manifest.write(self.run, "complete", self.content)
         summary.print_summary(self.run, self.config, self.console, self.timings)
         for line in [product.line for product in products] + (verdict.lines if verdict else []):
-            self.console.print(visible(line), soft_wrap=True, markup=False)
+            self._say(line)
 
     def _prepare(self) -> None:
         """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
@@ -123,9 +123,11 @@ class Rooms:
         """Generate what is missing; return what the engines said of themselves."""
         if placement is None:
             return job.done(run) or {}
-        lengths, unread = (None, []) if shuffled else history.find(config)
+        lengths, unread = (None, []) if shuffled else expected_lengths.find(config)
         for line in unread:
-            self.console.print(f"{history.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False)
+            self.console.print(
+                f"{expected_lengths.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False
+            )
         progress, factory = GenerateProgress(self.console), self.factory or job.engine_factory(config)
         placed = placement()
         try:
@@ -141,10 +143,10 @@ class Rooms:
         self.content["schedule"] = json.loads(str((self.run.facts("completions") or {}).get("schedule", "null")))
         num_restarts = sum(int(facts.get("restarts", 0)) for facts in engines.values())
         if num_restarts:
-            self.console.print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
+            self._say(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
         for name, facts in engines.items():
             if "gave_up" in facts:
-                self.console.print(f"generate: replica {name} gave up: {facts['gave_up']}", soft_wrap=True)
+                self._say(f"generate: replica {name} gave up: {facts['gave_up']}")
 
     def _noise(self) -> None:
         """Generate a share of the questions a second time, and record how much that changes."""
@@ -153,7 +155,7 @@ class Rooms:
             self._generate(second, folder, placement, shuffled=True)
         score(folder, second)
         self.content["noise"] = noise.measure(self.config, self.run)
-        self.console.print(noise.line(self.content["noise"]), soft_wrap=True, markup=False)
+        self._say(noise.line(self.content["noise"]))
 
     def _begin_again(self) -> None:
         if self.again is None:
@@ -176,12 +178,15 @@ class Rooms:
 
     def _tell(self, lines: list[str]) -> None:
         for line in lines:
-            self.console.print(f"again: {line}", soft_wrap=True, markup=False)
+            self._say(f"again: {line}")
 
     def _warn(self, lines: list[str]) -> None:
         self.content["warnings"] += lines
         for line in lines:
-            self.console.print(f"warning: {visible(line)}", soft_wrap=True, markup=False)
+            self._say(f"warning: {line}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(visible(line), soft_wrap=True, markup=False)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

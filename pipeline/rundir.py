@@ -69,7 +69,7 @@ def begin(run: Folder, config: Config) -> None:
     """
     content = manifest.read(run)
     if content is not None and content["status"] == "complete":
-        num_failed = content.get("counts", {}).get("num_failed", 0)
+        num_failed = sum((content.get(part) or {}).get("num_failed", 0) for part in ("counts", "noise"))
         if not num_failed:
             raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
         if not config.run.retry_failed:
@@ -138,6 +138,20 @@ def open_finished(directory: str, words: Sequence[str] = (), word: str = "run") 
     if not run.exists(CONFIG_FILE):
         raise RunError(f"{word}={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
     return run, recorded(run, words)
+
+
+def require_complete(run: Folder) -> dict[str, Any]:
+    """Return the manifest of a run that has come to its end.
+
+    Raises:
+        RunError: It is not complete.
+        DataError: Its manifest is damaged.
+    """
+    content = manifest.read(run)
+    if content is None or content["status"] != "complete":
+        state = f"without a {manifest.FILE}" if content is None else content["status"]
+        raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
+    return content
 
 
 def recorded(run: Folder, words: Sequence[str] = ()) -> Config:

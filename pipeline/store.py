@@ -1,8 +1,8 @@
-"""Where a run lives: a directory on a local disk or in object storage, written so that what is seen is whole.
+"""Where a run lives: a directory whose stages, sets of Parquet files, appear whole.
 
-In: a path or URI, and tables. Out: files. A room writes its directory through `Folder.publish`, which lists every
-file with its rows in `_stage.json` last; `Folder.stage` opens only what that list names and checks it is all there.
-Nothing here knows what the tables mean.
+In: tables. Out: files. A room writes its directory through `Folder.publish`, which lists every file with its rows in
+`_stage.json` last; `Folder.stage` opens only what that list names and checks it is all there. Nothing here knows what
+the tables mean.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError, RunError
+from pipeline.directory import Directory, fsync_directory
+from pipeline.errors import DataError
 
 STAGE_FILE = "_stage.json"
 
@@ -34,154 +33,8 @@ _CHECKED = pads.ParquetFileFormat(
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """A directory of a file system that pyarrow reaches. Paths given to its methods are relative to it."""
-
-    fs: pafs.FileSystem
-    root: str
-
-    @classmethod
-    def open(cls, uri: str) -> Folder:
-        """Return the directory that a path or a URI names; it need not exist yet.
-
-        Raises:
-            RunError: The URI names no file system that pyarrow knows.
-        """
-        if "://" not in uri:
-            return cls(pafs.LocalFileSystem(), str(Path(uri).resolve()))
-        try:
-            fs, root = pafs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise RunError(f"{uri!r} cannot be opened: {error}") from error
-        return cls(fs, root.rstrip("/"))
-
-    @property
-    def local(self) -> Path | None:
-        """The directory as a local path, or None in object storage."""
-        return Path(self.root) if isinstance(self.fs, pafs.LocalFileSystem) else None
-
-    def path(self, name: str = "") -> str:
-        """Return the full path of a file in this directory, for the file system."""
-        return f"{self.root}/{name}" if name else self.root
-
-    def child(self, name: str) -> Folder:
-        """Return a directory in this one; it need not exist yet."""
-        return Folder(self.fs, self.path(name))
-
-    def exists(self, name: str = "") -> bool:
-        """Return whether a file or a directory is there."""
-        with self.reaching():
-            return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
-
-    def files(self, name: str = "", suffix: str = "", *, recursive: bool = True) -> list[str]:
-        """Return the files below `name`, relative to this directory, sorted; none when it does not exist."""
-        selector = pafs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
-        with self.reaching():
-            found = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
-        return sorted(path[len(self.root) + 1 :] for path in found if path.endswith(suffix))
-
-    def folders(self) -> list[str]:
-        """Return the names of the directories in this one, sorted."""
-        with self.reaching():
-            infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
-
-    def create(self) -> None:
-        """Make the directory and those above it.
-
-        Raises:
-            RunError: It cannot be made or not be written.
-        """
-        with self.writing():
-            self.fs.create_dir(self.root, recursive=True)
-            if self.local is not None and not os.access(self.root, os.W_OK):
-                raise PermissionError(13, "Permission denied")
-
-    def remove(self, name: str = "") -> None:
-        """Delete a file or a directory with all in it; nothing happens when it is not there."""
-        with self.writing():
-            kind = self.fs.get_file_info(self.path(name)).type
-            if kind == pafs.FileType.File:
-                self.fs.delete_file(self.path(name))
-            elif kind == pafs.FileType.Directory:
-                self.fs.delete_dir(self.path(name))
-
-    def read_text(self, name: str) -> str:
-        """Return a UTF-8 file.
-
-        Raises:
-            DataError: It is not there or is not text.
-        """
-        try:
-            with self.fs.open_input_stream(self.path(name)) as stream:
-                return bytes(stream.read()).decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path(name)} cannot be read: {error}") from error
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a UTF-8 file so that a reader sees the old or the new one, never a part.
-
-        Raises:
-            RunError: The disk is full or may not be written.
-        """
-        data = text.encode("utf-8")
-        with self.writing():
-            if self.local is None:
-                with self.fs.open_output_stream(self.path(name)) as stream:
-                    stream.write(data)  # an object appears whole, when it is closed
-                return
-            target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            try:
-                with partial.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-                _fsync_directory(target.parent)
-            finally:
-                partial.unlink(missing_ok=True)
-
-    @contextmanager
-    def reaching(self) -> Iterator[None]:
-        """Turn a storage that does not answer into one line that names this directory."""
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be reached: {reason}. Run the same run_id again when it can") from error
-
-    @contextmanager
-    def replacing(self, name: str) -> Iterator[Path]:
-        """Give a local file to write, and make it `name` when the block ends well: a reader sees the old or the new.
-
-        The file lies in a directory of its own, where the block may write beside it; all of it goes with the block.
-
-        Raises:
-            RunError: The disk is full or may not be written.
-        """
-        target = Path(self.path(name))
-        with self.writing(), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=self.local) as place:
-            partial = Path(place, target.name)
-            yield partial
-            if self.local is None:
-                here = pafs.LocalFileSystem()
-                pafs.copy_files(str(partial), self.path(name), source_filesystem=here, destination_filesystem=self.fs)
-                return
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(target)
-            _fsync_directory(target.parent)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn what the file system refuses into one line that names this directory."""
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be written: {reason}. Make room or change output_dir") from error
+class Folder(Directory):
+    """A directory with stages in it. Paths given to its methods are relative to it."""
 
     @contextmanager
     def publish(self, stage: str, schema: pa.Schema, facts: dict[str, str | int] | None = None) -> Iterator[Folder]:
@@ -208,7 +61,7 @@ class Folder:
             if self.local:
                 with self.writing():
                     for folder, _, _ in os.walk(partial.root):
-                        _fsync_directory(Path(folder))
+                        fsync_directory(Path(folder))
                     _exchange(Path(partial.root), Path(target.root))
         finally:
             if self.local:
@@ -370,14 +223,5 @@ def _exchange(partial: Path, target: Path) -> None:
     if target.exists():
         target.rename(old)
     partial.rename(target)
-    _fsync_directory(target.parent)
+    fsync_directory(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

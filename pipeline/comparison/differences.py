@@ -11,12 +11,7 @@ from typing import Any
 
 from pipeline import compose
 from pipeline.comparison.questions import Asked, Side
-
-UNTOLD = (
-    *("conf", "run_id", "output_dir", "run", "cluster", "schedule", "submission", "report", "gate", "noise"),
-    *("max_failed_rows", "only"),
-)
-"""Keys that no answer depends on."""
+from pipeline.rundir import MECHANICS
 
 RECORDED = {
     "model": ("model_fingerprint",),
@@ -65,7 +60,7 @@ def differences(base: Side, new: Side, asked: Sequence[Asked]) -> list[Differenc
 
 def _configuration(base: Side, new: Side) -> list[Difference]:
     def keys(side: Side) -> dict[str, Any]:
-        plain = {name: value for name, value in asdict(side.config).items() if name not in (*UNTOLD, "tasks")}
+        plain = {name: value for name, value in asdict(side.config).items() if name not in (*MECHANICS, "tasks")}
         tasks = {name: asdict(task) for name, task in side.config.active_tasks.items()}
         return compose.flat(plain | {"tasks": tasks})
 

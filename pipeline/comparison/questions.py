@@ -17,7 +17,7 @@ import pyarrow.dataset as pads
 
 from pipeline import duck
 from pipeline.config import Config
-from pipeline.errors import RunError
+from pipeline.errors import Incomparable
 from pipeline.paired import Pairs
 from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.store import Folder, Stage
@@ -177,7 +177,7 @@ def require_same(base: Side, new: Side) -> list[Asked]:
     """Return the tasks and splits of the two runs, sorted, when their questions are the same.
 
     Raises:
-        RunError: They are not: other ids, another row of the data set or another gold behind an id; both runs and a
+        Incomparable: They are not: other ids, another row of the data set or another gold behind an id; both runs and a
             few of these questions are named.
     """
     found: list[Asked] = []
@@ -192,7 +192,7 @@ def require_same(base: Side, new: Side) -> list[Asked]:
             found.append(Asked(task=task, split=split, **counted))
             reasons += _reasons(f"{task} {split}", row)
     if reasons:
-        raise RunError(
+        raise Incomparable(
             f"base={base.folder.root} and new={new.folder.root} do not ask the same questions: {'; '.join(reasons)}. "
             "Compare runs of the same data sets, tasks, splits and limit"
         )

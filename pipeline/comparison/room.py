@@ -47,7 +47,8 @@ def compare(base: Side, new: Side, out: Folder) -> Comparison:
     """Compare two runs and write what is found into `out`.
 
     Raises:
-        RunError: The runs do not ask the same questions, or `out` cannot be written.
+        Incomparable: The runs do not ask the same questions.
+        RunError: `out` cannot be written.
         DataError: A file of theirs is damaged.
     """
     asked = require_same(base, new)

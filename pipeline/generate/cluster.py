@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Config, EngineConfig
+from pipeline.config import Config
+from pipeline.engines import EngineConfig
 from pipeline.errors import ConfigError
 
 

@@ -15,7 +15,8 @@ from typing import Any, TypeGuard
 
 import openai
 
-from pipeline.config import Config, EndpointConfig
+from pipeline.config import Config
+from pipeline.engines import EndpointConfig
 from pipeline.errors import EndpointError
 from pipeline.generate.engine import Engine, Facts, Output, Request, RowError
 

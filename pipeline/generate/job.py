@@ -24,8 +24,8 @@ from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
 from pipeline.generate.endpoint import EndpointFactory
 from pipeline.generate.engine import EngineFactory
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.generate.feed import Feed
-from pipeline.generate.history import Lengths
 from pipeline.generate.schedule import Work
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.generate.worker import Duty
@@ -79,7 +79,7 @@ def done(run: Folder) -> dict[str, Any] | None:
 def reopen(run: Folder) -> None:
     """Make journals of a completions stage again, without its rows that failed, so that these are generated anew."""
     stage = run.stage("completions", COMPLETION_SCHEMA)
-    if stage is None:
+    if stage is None or not stage.dataset().count_rows(filter=~pads.field("error").is_null()):
         return
     folder = run.child(journal.FOLDER)
     run.remove(journal.FOLDER)

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import duck
-from pipeline.generate import history
+from pipeline.generate import expected_lengths
 from pipeline.generate.buckets import MOST_BUCKETS, Buckets, buckets
-from pipeline.generate.history import Lengths
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.records import KEY_COLUMNS
 from pipeline.store import Folder, Stage
 
@@ -134,7 +134,7 @@ def write_work(
     run.remove(FOLDER)
     names: list[str] = []
     with duck.connection() as database, buckets(RANKED_SCHEMA) as shared:
-        _load(database, finished, lengths or history.none())
+        _load(database, finished, lengths or expected_lengths.none())
         database.register("prompts", duck.scanner(prompts, _NARROW))
         parameters = {"repeats": repeats, "shuffled": shuffled}
         ranks = database.execute(_TODO + _RANKS, parameters).fetchall()

@@ -147,18 +147,7 @@ def _num_leading(ids: Sequence[int], token: int | None) -> int:
 
 
 def _without_generation_prompt(chat: Chat, messages: Messages) -> str:
-    try:
-        return str(
-            chat.tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=False,
-                chat_template=chat.template,
-                **chat.template_kwargs,
-            )
-        )
-    except Exception as error:  # a template is a program: it can raise anything
-        raise TemplateFailed(f"{type(error).__name__}: {error}") from error
+    return chat.apply(messages, add_generation_prompt=False, **chat.template_kwargs)
 
 
 def _is_idle(chat: Chat, name: str, messages: Messages, prompt: str) -> bool:

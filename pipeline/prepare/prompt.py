@@ -6,7 +6,6 @@ weights. Without an engine of our own (engine.kind=endpoint) nothing here is use
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from jinja2 import TemplateSyntaxError
 
 from pipeline.config import Config
 from pipeline.errors import ModelError
-from pipeline.fingerprint import read_template, require_directory
+from pipeline.fingerprint import read_template, require_directory, sha256_of
 from pipeline.keys import require
 from pipeline.prepare.hub import fetch
 
@@ -66,7 +65,7 @@ class Chat:
     @property
     def template_sha256(self) -> str:
         """Hash of the template's text."""
-        return hashlib.sha256(self.template.encode("utf-8")).hexdigest()
+        return sha256_of(self.template)
 
     def render(self, messages: Messages) -> str:
         """Return the prompt up to where the model's answer begins.

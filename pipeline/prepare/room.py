@@ -7,7 +7,6 @@ set as a whole; a row that alone cannot be asked is written with `error` set.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import pyarrow.dataset as pads
 from pipeline.config import Config
 from pipeline.duck import connection
 from pipeline.errors import DataError, ModelError
-from pipeline.fingerprint import model_fingerprint
+from pipeline.fingerprint import model_fingerprint, sha256_of
 from pipeline.prepare import lints
 from pipeline.prepare.facts import facts_of
 from pipeline.prepare.load import Source, find_source
@@ -151,7 +150,7 @@ def _endpoint_prompt(question: Question, config: Config) -> Prompt:
         doc=question.doc,
         messages=messages,
         prompt=None,
-        prompt_sha256=_sha256(messages),
+        prompt_sha256=sha256_of(messages),
         prompt_token_ids=None,
         num_prompt_tokens=None,
         gold=question.gold,
@@ -168,7 +167,7 @@ def _with_text(prompts: Sequence[Prompt], config: Config, chat: Chat, is_first: 
     for prompt in prompts:
         try:
             text = chat.render(json.loads(prompt.messages))
-            rendered.append(replace(prompt, prompt=text, prompt_sha256=_sha256(text)))
+            rendered.append(replace(prompt, prompt=text, prompt_sha256=sha256_of(text)))
         except TemplateFailed as failure:
             if is_first and not rendered:
                 row = f"{prompt.task} {prompt.split} id={prompt.id}"
@@ -203,7 +202,3 @@ def _check_unique(folder: Folder, task: str) -> None:
         row_id, count, first, last = twice
         where = first if first == last else f"{first} and {last}"
         raise DataError(f"{task} {where} id={row_id}: {count} rows have this meta.id: it must be unique in the task")
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.config import Config, TaskConfig
+from pipeline.fingerprint import sha256_of
 from pipeline.publish.answers import REPEAT, Answer, Mode
 from pipeline.squad import exact_match, f1, tokens
 
@@ -107,9 +108,9 @@ class TaskLog:
             "metrics": list(METRICS),
         }
         hashes = {
-            "doc_hash": _sha256(json.dumps(doc, indent=2, ensure_ascii=False)),
-            "prompt_hash": _sha256(chat),
-            "target_hash": _sha256(target),
+            "doc_hash": sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
+            "prompt_hash": sha256_of(chat),
+            "target_hash": sha256_of(target),
         }
         scores = _scores(row, outputs)
         self.num_answers += 1
@@ -177,7 +178,7 @@ def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -
         "model_name": name,
         "model_name_sanitized": re.sub(r'["<>:/|\\?*\[\]]+', "__", name or ""),
         "system_instruction": system,
-        "system_instruction_sha": _sha256(system) if system else None,
+        "system_instruction_sha": sha256_of(system) if system else None,
         "fewshot_as_multiturn": None,
         "chat_template": None,
         "chat_template_sha": revisions.get("chat_template_sha256"),
@@ -226,7 +227,3 @@ def _model_args(config: Config, content: dict[str, Any], name: str | None) -> st
         words |= {"dtype": config.model.dtype, "max_model_len": config.model.context_size}
         words |= {"tensor_parallel_size": config.engine.tensor_parallel_size}
     return ",".join(f"{key}={value}" for key, value in words.items() if value is not None)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -10,7 +10,7 @@ import pytest
 from builders import Counting, Started, make_prompt, publish_earlier, settings
 from scripted import ScriptedFactory
 
-from pipeline.generate import history, job, schedule
+from pipeline.generate import expected_lengths, job, schedule
 from pipeline.generate.cluster import cluster
 from pipeline.generate.portions import ROWS_ALONE, ROWS_AT_ONCE
 from pipeline.records import Prompt
@@ -30,7 +30,7 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     output = Folder.open(str(tmp_path / "outputs"))
     publish_earlier(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
     config = settings(f"output_dir={output.root}", "engine.endpoint.concurrency=1", "generation.max_gen_toks=10000")
-    lengths, _ = history.find(config)
+    lengths, _ = expected_lengths.find(config)
     asked, progress = tmp_path / "asked", Counting()
     run = run_with_prompts(prompts)
     with cluster(config) as placement:

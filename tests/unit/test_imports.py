@@ -49,6 +49,7 @@ def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> No
         "statistics",
         "paired",
         "keys",
+        "engines",
         "submission",
         "earlier",
     }

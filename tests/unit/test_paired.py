@@ -5,6 +5,7 @@ from math import comb, sqrt
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind, ttest_rel
 
 from pipeline.paired import Pairs, detectable, holm, mcnemar, paired_bootstrap, power_of_mcnemar
 from pipeline.statistics import MOST_OUTCOMES, generator
@@ -99,6 +100,36 @@ def test_a_domains_change_is_the_weighted_mean_of_its_tasks():
     uneven = paired_bootstrap(tasks, generator("a"), [0.9, 0.1])
     assert uneven.difference == pytest.approx(0.9 * tasks[0].difference + 0.1 * tasks[1].difference)
     assert uneven.ci_high - uneven.ci_low == pytest.approx(2 * 1.96 * uneven.stderr, rel=0.06)
+
+
+def test_beyond_the_resamples_the_p_value_is_that_of_the_t_test():
+    """The values are those of SciPy's `ttest_rel` and, for two tasks, of Welch's test of the two sides."""
+    rng = np.random.default_rng(11)
+    base, drops, others = rng.random(300), rng.normal(0.03, 0.1, 300), rng.normal(0.05, 0.1, 40)
+    one = Pairs.of(base, base - drops)
+    expected = ttest_rel(base, base - drops).pvalue
+    assert 1e-9 < expected < 1e-5
+    assert paired_bootstrap([one], generator("a")).p_value == pytest.approx(expected, rel=1e-6, abs=0)
+    two = [one, Pairs.of(np.zeros(40), -others)]
+    expected = ttest_ind(drops, -others, equal_var=False).pvalue  # a half of the sum is as sure as the sum
+    assert 1e-9 < expected < 1e-4
+    assert paired_bootstrap(two, generator("a")).p_value == pytest.approx(expected, rel=1e-6, abs=0)
+
+
+def test_questions_that_changed_almost_alike_are_no_surer_than_their_signs():
+    base = np.zeros(16)
+    new = np.where(np.arange(16) < 14, -0.5 + 1e-4 * np.arange(16), 0)
+    change = paired_bootstrap([Pairs.of(base, new)], generator("a"))
+    assert change.p_value == pytest.approx(2 * 0.5**14)
+    assert ttest_rel(base, new).pvalue < change.p_value < 1 / 5_001
+
+
+def test_a_difference_that_resamples_reach_keeps_their_share():
+    rng = np.random.default_rng(12)
+    base = rng.random(100)
+    change = paired_bootstrap([Pairs.of(base, base + rng.normal(0.03, 0.1, 100))], generator("a"))
+    assert change.p_value > 1 / 5_001
+    assert change.p_value * 5_001 == pytest.approx(round(change.p_value * 5_001))
 
 
 def test_equal_models_are_called_different_in_5_of_100_paired_bootstraps():

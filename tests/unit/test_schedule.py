@@ -13,8 +13,8 @@ from builders import make_prompt, publish_earlier, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.generate import history, schedule
-from pipeline.generate.history import Lengths
+from pipeline.generate import expected_lengths, schedule
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.generate.schedule import Work, write_work
 from pipeline.records import PROMPT_SCHEMA, Prompt
 from pipeline.store import Folder, Stage
@@ -39,7 +39,7 @@ def known(run: Folder, tokens: dict[int, int]) -> Lengths:
     output = Folder.open(run.root).child("earlier")
     shas = {row["id"]: row["prompt_sha256"] for row in prompts_of(run).dataset().to_table().to_pylist()}
     publish_earlier(output, "1", {shas[number]: [each] for number, each in tokens.items()})
-    lengths, _ = history.find(settings(f"output_dir={output.root}", "generation.max_gen_toks=10000"))
+    lengths, _ = expected_lengths.find(settings(f"output_dir={output.root}", "generation.max_gen_toks=10000"))
     assert lengths is not None
     return lengths
 
@@ -71,7 +71,7 @@ class TestWithHistory:
         lengths = known(run, {0: 50})
         means = {("agro_bench", "test"): 1.0, ("agro_bench", None): 2.0, (None, None): 3.0}
         columns = [[task for task, _ in means], [split for _, split in means], list(means.values())]
-        table = history.TASK_LENGTHS.empty_table().from_arrays(columns, schema=history.TASK_LENGTHS)
+        table = expected_lengths.TASK_LENGTHS.empty_table().from_arrays(columns, schema=expected_lengths.TASK_LENGTHS)
         work = write_work(run, prompts_of(run), [], 1, replace(lengths, by_task=table))
         assert ids(run, work) == [0, 2, 1, 3]
 

@@ -39,7 +39,10 @@ class Report:
 
 
 def write(run: Folder, config: Config, content: dict[str, Any]) -> Report:
-    """Write the report into the run's directory; a reader sees the old page or the new one.
+    """Write the report into the run's directory. The older one and its chunks are gone first; the new page comes whole.
+
+    Memory holds a few row groups of the samples, and of each sample three numbers for the quantiles of its lengths and
+    times: 0.24 GB at 10 million.
 
     Args:
         run: The run's directory, scored.
@@ -50,7 +53,7 @@ def write(run: Folder, config: Config, content: dict[str, Any]) -> Report:
         RunError: The directory cannot be written.
         DataError: The run has no samples, or they are damaged.
     """
-    remove(run)  # the chunks of an older page are not this one's
+    remove(run)  # a page whose chunks are another's would show wrong texts
     samples = blocks.Samples(run)
     with duck.connection() as database:
         shown = facts.collect(database, run, config, content)

@@ -81,8 +81,7 @@ class Samples:
 
     def _rows(self, database: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
         columns = [*KEY_COLUMNS, *(name for name in SAMPLE_SCHEMA.names if name not in KEY_COLUMNS)]
-        # A reader with the scanner's bounds: left to itself, DuckDB has Arrow read a gigabyte of texts ahead.
-        database.register("texts", duck.scanner(self._stage, columns).to_reader())
+        database.register("texts", duck.reader(self._stage, columns))
         sql = _SQL
         if self._run.exists(FLIPS):
             database.execute("SET threads = 1")  # the join keeps the samples' order then, and the page its bytes

@@ -83,7 +83,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: Folder, config: Config, co
     """
     stage = run.require_stage("samples", SAMPLE_SCHEMA)
     database.register("samples", stage.dataset())
-    database.register("texts", duck.scanner(stage, list(_TEXTS)).to_reader())
+    database.register("texts", duck.reader(stage, list(_TEXTS)))
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
     counts = _all(database, _COUNTS_SQL)[0]
     width = _width(counts["longest"])

@@ -22,9 +22,9 @@ from builders import Counting
 
 from pipeline import duck
 from pipeline.config import Config
-from pipeline.generate import history, job
+from pipeline.generate import expected_lengths, job
 from pipeline.generate.cluster import cluster
-from pipeline.generate.history import Lengths
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.generate.vllm_engine import VllmFactory
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.store import Folder
@@ -79,8 +79,8 @@ def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
     with duck.connection() as database:
         database.register("before", before)
         sql = "SELECT hash(sha)::UBIGINT AS prompt, avg(tokens)::FLOAT AS tokens FROM before GROUP BY ALL"
-        by_prompt = duck.batches(database, sql, rows=duck.BATCH_ROWS).read_all().cast(history.PROMPT_LENGTHS)
-    return replace(history.none(), run_id="earlier", by_prompt=by_prompt)
+        by_prompt = duck.batches(database, sql, rows=duck.BATCH_ROWS).read_all().cast(expected_lengths.PROMPT_LENGTHS)
+    return replace(expected_lengths.none(), run_id="earlier", by_prompt=by_prompt)
 
 
 def start(config: Config, size: Size) -> Stage:  # noqa: ARG001

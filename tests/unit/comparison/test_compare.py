@@ -133,7 +133,7 @@ def test_runs_of_other_questions_are_refused_with_the_questions(make_run: MakeRu
 def test_a_run_that_is_not_complete_is_refused(make_run: MakeRun) -> None:
     base, new = make_run("base", train(2)), make_run("new", train(2))
     manifest.write(new.folder, "failed", {})
-    with pytest.raises(RunError, match="is failed: only complete runs are compared"):
+    with pytest.raises(RunError, match="is failed, not complete"):
         main([f"base={base.folder.root}", f"new={new.folder.root}"])
 
 

@@ -58,6 +58,15 @@ def test_a_drop_must_be_both_large_and_significant(make_run: MakeRun, words: lis
     assert judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base", *words).broken == []
 
 
+def test_a_drop_that_no_resample_comes_near_to_breaks_a_gate_however_small_its_alpha(make_run: MakeRun) -> None:
+    prompts = train(60) + train(60, "med_bench")
+    make_run("base", prompts)
+    run = make_run("new", prompts, reply=wrong(*range(40)))
+    verdict = judged(run, "gate.baseline=base", "gate.alpha=0.00001")
+    assert verdict.broken == ["max_drop"]
+    assert "score of all train fell from" in verdict.lines[-1]  # it has the bootstrap alone
+
+
 def test_a_gain_is_no_drop(make_run: MakeRun) -> None:
     prompts = train(40)
     make_run("base", prompts, reply=wrong(*range(20)))
@@ -92,6 +101,22 @@ def test_other_questions_break_the_gate_with_the_reason(make_run: MakeRun) -> No
     assert "1 only in new (id 4)" in verdict.lines[-1]
 
 
+def test_a_damaged_baseline_breaks_the_gate_with_the_reason(make_run: MakeRun) -> None:
+    base = make_run("base", train(4))
+    base.folder.write_text("samples/_stage.json", "{")
+    verdict = judged(make_run("new", train(4)), "gate.baseline=base")
+    assert verdict.broken == ["baseline"]
+    assert "_stage.json is damaged" in verdict.lines[-1]
+
+
+def test_a_disk_that_takes_no_more_is_no_broken_rule(make_run: MakeRun) -> None:
+    make_run("base", train(4))
+    run = make_run("new", train(4))
+    Path(run.folder.path(gate.FOLDER)).symlink_to("/nowhere/at/all")  # no directory can be made of it
+    with pytest.raises(RunError, match="compare cannot be written"):
+        judged(run, "gate.baseline=base")
+
+
 def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: MakeRun) -> None:
     prompts = train(4)
     make_run("older", prompts, ended_at="2026-11-19T00:00:00Z")
@@ -122,9 +147,9 @@ def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     manifest.write(make_run("torn", train(1)).folder, "failed", {})
-    for name, reason in (("gone", "there is no such run"), ("torn", "is failed"), ("self", "is the run itself")):
+    for name, reason in (("gone", "there is no run "), ("torn", "is failed"), ("self", "is the run itself")):
         config = settings(f"output_dir={tmp_path}", "run_id=self", f"gate.baseline={name}")
-        with pytest.raises(RunError, match=reason):
+        with pytest.raises(ConfigError, match=rf"gate\.baseline='{name}'.*{reason}"):
             gate.check(config)
 
 

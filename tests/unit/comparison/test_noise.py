@@ -11,8 +11,9 @@ import pytest
 from archives import completion, finish
 from pairs import MakeRun, train, wrong
 
-from pipeline import noise
+from pipeline import manifest, noise, rundir
 from pipeline.compose import dump, load
+from pipeline.errors import RunError
 from pipeline.generate import schedule
 from pipeline.records import PROMPT_SCHEMA
 
@@ -58,8 +59,27 @@ def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun
 
 
 def test_no_chosen_question_is_said() -> None:
-    facts = {"num_questions": 0, "num_changed": 0, "spread": {}}
-    assert noise.line(facts) == "noise: no question was chosen: raise noise.share"
+    facts = {"num_questions": 0, "num_changed": 0, "num_failed": 0, "spread": {}}
+    assert noise.line(facts) == "noise: no question was answered twice: none was chosen, raise noise.share"
+
+
+def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_run: MakeRun) -> None:
+    def failing(*ids: int) -> Any:
+        return lambda prompt, repeat: completion(
+            prompt, repeat, None if prompt["id"] in ids else "B", "the engine died" if prompt["id"] in ids else None
+        )
+
+    run = make_run("one", train(10), reply=failing(0))
+    config = load(dump(run.config), "config.yaml", ["noise.share=1", "max_failed_rows=1"])
+    finish(noise.choose(config, run.folder), noise.second(config), failing(1, 2))
+    found = noise.measure(config, run.folder)
+    assert (found["num_questions"], found["num_changed"], found["num_failed"]) == (7, 0, 2)
+    assert noise.line(found).endswith("; 2 rows of the second pass failed")
+    content = {"counts": {"num_failed": 0}, "noise": found}
+    manifest.write(run.folder, "complete", content)
+    with pytest.raises(RunError, match=r"and 2 rows failed: run\.retry_failed=true tries these again"):
+        rundir.begin(run.folder, config)
+    rundir.begin(run.folder, replace(config, run=replace(config.run, retry_failed=True)))
 
 
 def test_the_second_passes_order_has_nothing_to_do_with_the_length(make_run: MakeRun) -> None:

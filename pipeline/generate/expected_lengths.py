@@ -66,12 +66,8 @@ def find(config: Config) -> tuple[Lengths | None, list[str]]:
             return None, unread
         case "latest":
             runs = [run for run in earlier.of_model(config, unread) if run.shares_tasks(config)]
-            for run in sorted(runs, key=lambda run: not run.covers(config)):
-                try:
-                    lengths = _read(run, most)
-                except UserError as error:
-                    unread.append(f"{run.folder.root} is left out: {error}")
-                    continue
+            runs.sort(key=lambda run: not run.covers(config))
+            for lengths in earlier.each(runs, lambda run: _read(run, most), unread):
                 if lengths.by_prompt.num_rows:
                     return lengths, unread
             return None, unread

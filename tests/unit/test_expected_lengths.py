@@ -11,8 +11,8 @@ from builders import publish_earlier, settings
 from pipeline import earlier, manifest
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.generate import history
-from pipeline.generate.history import Lengths
+from pipeline.generate import expected_lengths
+from pipeline.generate.expected_lengths import Lengths
 from pipeline.store import Folder
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -28,7 +28,7 @@ def config(output: Folder, *words: str) -> Config:
 
 
 def found(output: Folder, *words: str) -> Lengths | None:
-    lengths, unread = history.find(config(output, *words))
+    lengths, unread = expected_lengths.find(config(output, *words))
     assert unread == []
     return lengths
 
@@ -108,7 +108,7 @@ def test_a_damaged_run_is_told_and_the_one_before_taken(output: Folder, name: st
         file.write_bytes(file.read_bytes()[:-10])
     else:
         damaged.write_text(name, "{")
-    lengths, unread = history.find(config(output))
+    lengths, unread = expected_lengths.find(config(output))
     assert lengths is not None
     assert lengths.run_id == "1"
     assert len(unread) == 1
@@ -125,7 +125,7 @@ def test_a_flipped_bit_in_the_samples_is_told(output: Folder) -> None:
     data = bytearray(file.read_bytes())
     data[prompts.data_page_offset + prompts.total_compressed_size // 4] ^= 255
     file.write_bytes(data)
-    lengths, unread = history.find(config(output))
+    lengths, unread = expected_lengths.find(config(output))
     assert lengths is None
     assert len(unread) == 1
 
@@ -144,14 +144,14 @@ def test_a_named_run_that_cannot_be_used_is_one_line(output: Folder) -> None:
     publish_earlier(output, "2", {"a": [None]})
     publish_earlier(output, "3", {"a": [10]}).write_text("samples/_stage.json", "{")
     lines = {
-        "0": "there is no run .*run=0: name a run of output_dir",
+        "0": "there is no run .*run=0: name a complete one of output_dir",
         "1": "run=1 is failed, not complete",
         "2": "tell no output tokens",
         "3": "_stage.json is damaged",
     }
     for run_id, line in lines.items():
         with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
-            history.find(config(output, f"schedule.history={run_id}"))
+            expected_lengths.find(config(output, f"schedule.history={run_id}"))
 
 
 def test_a_name_that_is_no_run_id_is_one_line(output: Folder) -> None:
