@@ -24,13 +24,17 @@ def main(words: list[str]) -> None:
     for word in changes:
         if not word.startswith("submission."):
             raise ConfigError(f"{word!r}: only keys of submission can be given, such as submission.mode=extracted")
+    from pipeline import rundir
+
+    run, config = rundir.open_finished(directories[0], changes)
+
+    # What is heavy comes after what the user may have got wrong.
     from rich.console import Console
 
-    from pipeline import manifest, rundir
+    from pipeline import manifest
     from pipeline.lock import locked
     from pipeline.publish import room, submission
 
-    run, config = rundir.open_finished(directories[0], changes)
     with locked(run):
         content = manifest.read(run)
         if content is None or content["status"] != "complete":

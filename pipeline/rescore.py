@@ -22,16 +22,20 @@ def main(words: list[str]) -> None:
     """
     if len(words) != 1 or not words[0].startswith("run=") or words[0] == "run=":
         raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
+    from pipeline import rundir
+
+    run, config = rundir.open_finished(words[0].removeprefix("run="))
+
+    # What is heavy comes after what the user may have got wrong.
     from rich.console import Console
 
-    from pipeline import gate, manifest, noise, rundir
+    from pipeline import gate, manifest, noise
     from pipeline.console import visible
     from pipeline.lock import locked
     from pipeline.publish import room
     from pipeline.score.room import score
     from pipeline.summary import counts, print_summary
 
-    run, config = rundir.open_finished(words[0].removeprefix("run="))
     with locked(run):
         content = manifest.read(run)
         is_complete = content is not None and content["status"] == "complete"
