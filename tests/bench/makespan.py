@@ -205,11 +205,12 @@ def tables() -> Iterator[str]:
         ("One token a slot and step; the replicas become ready over 1,800 steps", {"ready_within": 1_800.0}),
         ("128 slots a replica, as in conf/mera.yaml; one token a slot and step", {"slots": 128}),
     ):
+        cluster = Cluster(portions=Portions.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
         yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
         yield from _table(
             [f"{spread}" for spread in SPREADS],
             {
-                name: [ratios(correlation, spread, Cluster(portions=OURS, **settings)) for spread in SPREADS]
+                name: [ratios(correlation, spread, cluster) for spread in SPREADS]
                 for name, correlation in ORDERS.items()
             },
         )
