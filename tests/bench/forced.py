@@ -65,6 +65,7 @@ class ForcedEngine:
             await self._warm_up
             self._found.setdefault("started", time.monotonic())
         output: Output = await self._engine.generate(request)
+        self._found["last"] = time.monotonic()
         return output
 
     async def _warm(self) -> None:

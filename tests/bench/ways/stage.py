@@ -59,6 +59,7 @@ class Stage:
             "num_tokens": sum(counts.values()),
             "engine_start_s": found["engine_start_s"],
             "engine_end_s": found["close_s"],
+            "after_last_row_s": ended - found["last"] - found["close_s"],
         }
 
     def close(self) -> None:
