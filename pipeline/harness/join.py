@@ -80,13 +80,13 @@ class Sides:
     def _register(self, database: duckdb.DuckDBPyConnection, first_id: int, last_id: int) -> None:
         key = pads.field("id")
         rows = (pads.field("task") == self.task) & (key >= first_id) & (key <= last_id)
-        database.register("theirs", _scan(self.logs, list(Logged.__dataclass_fields__), rows))
-        database.register("ours", _scan(self.prompts, list(Ours.__dataclass_fields__), rows))
+        database.register("theirs", duck.scanner(self.logs, list(Logged.__dataclass_fields__), rows))
+        database.register("ours", duck.scanner(self.prompts, list(Ours.__dataclass_fields__), rows))
         if self.samples is None:
             database.execute(_NOBODY)
         else:
             first_repeat = rows & (pads.field("repeat") == 0)
-            database.register("answered", _scan(self.samples, list(Answered.__dataclass_fields__), first_repeat))
+            database.register("answered", duck.scanner(self.samples, list(Answered.__dataclass_fields__), first_repeat))
 
 
 def sides(task: str, logs: Stage, prompts: Stage, samples: Stage | None) -> Sides:
@@ -126,8 +126,8 @@ def _of_range(database: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -
 
 def _register_ids(database: duckdb.DuckDBPyConnection, task: str, logs: Stage, prompts: Stage) -> None:
     of_task = pads.field("task") == task
-    database.register("theirs", _scan(logs, ["id"], of_task))
-    database.register("ours", _scan(prompts, ["id", "split"], of_task))
+    database.register("theirs", duck.scanner(logs, ["id"], of_task))
+    database.register("ours", duck.scanner(prompts, ["id", "split"], of_task))
 
 
 def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,15 +135,3 @@ def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, A
     assert relation is not None  # a SELECT has a result
     rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
     return rows
-
-
-def _scan(stage: Stage, columns: list[str], where: pads.Expression) -> pads.Scanner:
-    """Return columns to read in order; without its bounds Arrow reads gigabytes ahead."""
-    return stage.dataset().scanner(
-        columns=columns,
-        filter=where,
-        batch_size=BATCH_ROWS,
-        batch_readahead=2,
-        fragment_readahead=1,
-        use_threads=False,
-    )
