@@ -2,8 +2,7 @@
 
 vLLM on a CPU binds its worker's threads to all cores but one, which it leaves for its scheduler. Nothing keeps its
 scheduler, Ray's processes or ours from running on the workers' cores all the same, and each time one does, every
-completion under way waits for it. Nor does anything keep the others from taking the scheduler's core away from it as
-they wake up. In: the processes below this one. Linux only; elsewhere nothing is done.
+completion under way waits for it. In: the processes below this one. Linux only; elsewhere nothing is done.
 """
 
 from __future__ import annotations
@@ -18,9 +17,6 @@ PROC = Path("/proc")
 PARENT_OF_WORKERS = "raylet"
 """Keeps its cores: an actor that it starts later hands them on to a new engine, which binds its workers anew."""
 
-ENGINE = "VLLM::"
-"""What the names of vLLM's own processes begin with."""
-
 
 class Cores:
     """The cores that this process had when this was made, which it and all below it share."""
@@ -30,11 +26,10 @@ class Cores:
         self._given: set[int] = set()
 
     def leave_to_vllm(self) -> None:
-        """Move this process and all below it off the cores that vLLM's workers are bound to, and let them give way.
+        """Move this process and all below it off the cores that vLLM's workers are bound to.
 
-        What gives way (SCHED_BATCH, see sched(7)) has its share of a core as before, but does not interrupt vLLM's
-        scheduler to have it at once. Only processes that may run on every core are moved, so a binding that someone has
-        made stays. Where none is bound, or the bound ones take all cores, nobody moves.
+        Only processes that may run on every core are moved, so a binding that someone has made stays. Where none is
+        bound, or the bound ones take all cores, nobody moves.
         """
         cores = {pid: _cores(pid) for pid in (os.getpid(), *_below(os.getpid()))}
         bound = set().union(*(each for each in cores.values() if each < self._all and each != self._given))
@@ -42,17 +37,13 @@ class Cores:
             return
         self._given = self._all - bound
         for pid, each in cores.items():
-            if (name := _name(pid)) == PARENT_OF_WORKERS:
-                continue
-            if each == self._all:
+            if each == self._all and _name(pid) != PARENT_OF_WORKERS:
                 _move(pid, self._given)
-            _schedule(pid, os.SCHED_OTHER if name.startswith(ENGINE) else os.SCHED_BATCH)
 
     def take_back(self) -> None:
         """Let this process run on all of them again."""
         if self._given:
             _move(os.getpid(), self._all)
-            _schedule(os.getpid(), os.SCHED_OTHER)
 
 
 def _below(pid: int) -> Iterator[int]:
@@ -87,10 +78,3 @@ def _move(pid: int, cores: set[int]) -> None:
     for task in _tasks(pid):
         with suppress(OSError):
             os.sched_setaffinity(task, cores)
-
-
-def _schedule(pid: int, policy: int) -> None:
-    """Give all threads of a process this policy; those that they start later inherit it."""
-    for task in _tasks(pid):
-        with suppress(OSError):
-            os.sched_setscheduler(task, policy, os.sched_param(0))

@@ -82,21 +82,6 @@ def test_what_another_process_has_started_leaves_too(cores: Cores) -> None:
         assert os.sched_getaffinity(child) == ALL - BOUND
 
 
-def test_all_but_vllm_give_way(cores: Cores) -> None:
-    named = "open('/proc/self/comm', 'w').write('VLLM::EngineCore'); "
-    with (
-        process("-c", sleeper(BOUND)),
-        process("-c", named + sleeper(ALL)) as engine,
-        process("-c", sleeper(ALL)) as other,
-    ):
-        cores.leave_to_vllm()
-        assert os.sched_getscheduler(engine) == os.SCHED_OTHER
-        assert os.sched_getscheduler(other) == os.sched_getscheduler(0) == os.SCHED_BATCH
-        assert os.sched_getaffinity(engine) == os.sched_getaffinity(other)
-    cores.take_back()
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
-
-
 def test_nobody_leaves_where_nothing_is_bound(cores: Cores) -> None:
     with process("-c", sleeper(ALL)) as other:
         cores.leave_to_vllm()
