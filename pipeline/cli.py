@@ -91,7 +91,8 @@ def command(main: Callable[[list[str]], None]) -> int:
     """
     try:
         code = _answered(main, sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed before we began
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _is_unread():
             raise

@@ -6,6 +6,7 @@ In: a path or URI. Out: files, and one line that names the directory where the f
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import DataError, RunError
+
+
+def shown(uri: str) -> str:
+    """Return a path or URI as it may be printed: without the keys that its query or its user's name may hold."""
+    return re.sub(r"://[^/?]*@", "://", uri).partition("?")[0] if "://" in uri else uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class Directory:
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise RunError(f"{uri!r} cannot be opened: {error}") from error
+            reason = str(error).replace(uri, shown(uri))
+            raise RunError(f"{shown(uri)!r} cannot be opened: {reason}") from error
         return cls(fs, root.rstrip("/"))
 
     @property

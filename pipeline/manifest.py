@@ -100,6 +100,9 @@ def read(run: Folder) -> dict[str, Any] | None:
         content = json.loads(run.read_text(FILE))
         if content["status"] not in ("running", "complete", "failed"):
             raise ValueError(content["status"])
+        for name, kind in (("counts", dict), ("noise", dict), ("started_at", str)):
+            if not isinstance(content.get(name), kind | None):
+                raise ValueError(name)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run") from error
     assert isinstance(content, dict)

@@ -136,7 +136,8 @@ def paired_bootstrap(
     The p-value is the share of resamples whose distance from the difference is at least its distance from 0, itself
     counted. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 16.4; one added as Davison and
     Hinkley 1997, section 4.2. Where no resample is so far, all that it says is "below 1 in `NUM_RESAMPLES`", and a
-    family of Holm's or a small alpha asks for more: see `_beyond_resamples`.
+    family of Holm's or a small alpha asks for more: see `_beyond_resamples`. It is never below what the signs of so
+    many changed questions can say, however alike they changed.
 
     Args:
         tasks: One for a task's score; those of a domain or run.
@@ -156,6 +157,7 @@ def paired_bootstrap(
         p_value = _of_signs(tasks)
     elif num_beyond == 0 and stderr:
         p_value = min(p_value, _beyond_resamples(tasks, known, difference, stderr))
+    p_value = max(p_value, _of_signs(tasks))
     return Change(
         difference=difference,
         stderr=stderr,
@@ -166,10 +168,10 @@ def paired_bootstrap(
 
 
 def _beyond_resamples(tasks: Sequence[Pairs], errors: Sequence[float], difference: float, stderr: float) -> float:
-    """Return the p-value of a difference that no resample is far enough for: Student's t, and no less than the signs'.
+    """Return the p-value of a difference that no resample is far enough for, by Student's t.
 
     Source: the t-test of paired differences, its degrees of freedom for several tasks as Satterthwaite 1946, Biometrics
-    Bulletin 2:110, has them. The signs bound what so few questions can say, however alike they changed.
+    Bulletin 2:110, has them.
 
     Args:
         tasks: The tasks' questions.
@@ -181,7 +183,7 @@ def _beyond_resamples(tasks: Sequence[Pairs], errors: Sequence[float], differenc
 
     variances = np.square(errors)
     freedom = variances.sum() ** 2 / sum(variances**2 / [float(task.num.sum()) - 1 for task in tasks])
-    return max(float(2 * t.sf(abs(difference) / stderr, freedom)), _of_signs(tasks))
+    return float(2 * t.sf(abs(difference) / stderr, freedom))
 
 
 def _of_signs(tasks: Sequence[Pairs]) -> float:

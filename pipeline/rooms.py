@@ -109,9 +109,8 @@ class Rooms:
     @contextmanager
     def _ray(self, config: Config, run: Folder) -> Iterator[Callable[[], Placement] | None]:
         """Start Ray beside what this block does, unless nothing is left to generate."""
-        if config.run.retry_failed:
-            job.reopen(run)
-        if job.done(run) is not None:
+        tries_again = config.run.retry_failed and job.has_failed_rows(run)
+        if not tries_again and job.done(run) is not None:
             yield None
             return
         with starting(config) as placement:
@@ -130,6 +129,8 @@ class Rooms:
             )
         progress, factory = GenerateProgress(self.console), self.factory or job.engine_factory(config)
         placed = placement()
+        if config.run.retry_failed:  # not before all else is there: until now the run is complete
+            job.reopen(run)
         try:
             with self.signals.deferred():
                 return job.generate(config, run, placed, factory, progress, self.signals, lengths, shuffled=shuffled)

@@ -18,6 +18,7 @@ from pipeline import rundir
 from pipeline.cli import command
 from pipeline.compose import compose
 from pipeline.config import Config
+from pipeline.directory import shown
 from pipeline.errors import ConfigError, DataError, InvalidArchive
 from pipeline.publish.answers import asked_ids
 from pipeline.publish.check import Report, check
@@ -44,7 +45,7 @@ def main(words: list[str]) -> None:
     rest = [word for word in words if not word.startswith(tuple(f"{name}=" for name in OURS))]
     if len(given["archive"]) != 1 or not given["archive"][0]:
         raise ConfigError(f"{' '.join(words)!r}: give one archive, for instance archive=x_submission.zip conf=mera")
-    if len(given["run"]) > 1 or not (given["run"] or rest):
+    if len(given["run"]) > 1 or "" in given["run"] or not (given["run"] or rest):
         raise ConfigError(f"{' '.join(words)!r}: say which tasks it is for, with conf=<name> or run=<directory>")
     run, config = rundir.open_finished(given["run"][0]) if given["run"] else (None, None)
     config = compose(rest) if rest or config is None else config
@@ -58,7 +59,7 @@ def main(words: list[str]) -> None:
     if report.num_refusals:
         reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
         raise InvalidArchive(
-            f"{given['archive'][0].partition('?')[0]} would be refused, for {reasons}: mend what the lines "
+            f"{shown(given['archive'][0])} would be refused, for {reasons}: mend what the lines "
             "that begin with refused: name, and pack again"
         )
     what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"

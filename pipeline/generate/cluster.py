@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,11 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.engines import EngineConfig
 from pipeline.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+LONGEST_LEAVE_S = 15.0
+"""Seconds that an error or a signal waits for a Ray that is still starting, so that it can be ended in good order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +112,19 @@ def starting(config: Config) -> Iterator[Callable[[], Placement]]:
                 # Linux ends Ray's processes with the thread that has started them, so this one stays.
                 ended.wait()
         except BaseException as error:
-            if placed.done():
-                raise
-            placed.set_exception(error)
+            if placed.done():  # what the block raises is the reason why the run ends, not this
+                logger.exception("Ray has not ended in good order")
+            else:
+                placed.set_exception(error)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="ray") as executor:
-        held = executor.submit(hold)
-        try:
-            yield placed.result
-        finally:
-            ended.set()
-            held.result()
+    # A daemon: a cluster that does not answer keeps nobody who wants to leave.
+    thread = threading.Thread(target=hold, name="ray", daemon=True)
+    try:
+        thread.start()
+        yield placed.result
+    finally:
+        ended.set()
+        thread.join(None if placed.done() else LONGEST_LEAVE_S)
 
 
 def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:

@@ -76,10 +76,16 @@ def done(run: Folder) -> dict[str, Any] | None:
     return engine
 
 
+def has_failed_rows(run: Folder) -> bool:
+    """Return whether the completions stage is there and holds rows that failed."""
+    stage = run.stage("completions", COMPLETION_SCHEMA)
+    return stage is not None and stage.dataset().count_rows(filter=~pads.field("error").is_null()) > 0
+
+
 def reopen(run: Folder) -> None:
     """Make journals of a completions stage again, without its rows that failed, so that these are generated anew."""
     stage = run.stage("completions", COMPLETION_SCHEMA)
-    if stage is None or not stage.dataset().count_rows(filter=~pads.field("error").is_null()):
+    if stage is None:
         return
     folder = run.child(journal.FOLDER)
     run.remove(journal.FOLDER)

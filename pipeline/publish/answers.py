@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline import duck
+from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.store import Folder, Stage
 
@@ -161,8 +162,11 @@ def asked_ids(run: Folder, task: str) -> Iterator[int]:
         DataError: The run has no prompts, or they are damaged.
     """
     where = (pads.field("task") == task) & (pads.field("split") == "test")
-    for batch in duck.scanner(run.require_stage("prompts", PROMPT_SCHEMA), ["id"], where).to_batches():
-        yield from batch.column("id").to_pylist()
+    try:
+        for batch in duck.scanner(run.require_stage("prompts", PROMPT_SCHEMA), ["id"], where).to_batches():
+            yield from batch.column("id").to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{run.path('prompts')} is damaged: {error}. Delete it and run again") from error
 
 
 def _places(prompts: Stage, where: pads.Expression) -> Iterator[pa.RecordBatch]:

@@ -30,6 +30,7 @@ LARGE_BYTES = 16 << 20
 
 _CHUNK = 1 << 20
 _LOCAL_HEADER = b"PK\3\4"
+_ELSEWHERE = 0xFFFFFFFF  # the offset is in the extra field: a zip of more than 4 GB
 """What the first member of a zip begins with (APPNOTE 6.3.10, section 4.3.7)."""
 _MEND = "copy or pack the archive again"
 _ENCRYPTED = 0x1
@@ -86,7 +87,7 @@ class Archive:
         except Exception as error:  # a damaged list makes zipfile raise anything
             raise BadArchive(_why_unreadable(stream)) from error
         infos = self._zip.infolist()
-        _require_whole(stream, min((info.header_offset for info in infos), default=self._zip.start_dir))
+        _require_whole(stream, _shift(stream, self._zip))
         if not infos:
             raise BadArchive(f"it is a zip without files in it: {_MEND}")
         if len(infos) > MOST_MEMBERS:
@@ -169,25 +170,37 @@ def _why_unreadable(stream: IO[bytes]) -> str:
     return f"it is no zip: it does not begin as one, and no list of files can be read at its end: {_MEND}"
 
 
-def _require_whole(stream: IO[bytes], first: int) -> None:
-    """Refuse a file whose members do not begin where the file does.
+def _shift(stream: IO[bytes], found: ZipFile) -> int:
+    """Return by how many bytes zipfile had to move the members from where the list of members puts them.
+
+    Source: APPNOTE.TXT 6.3, section 4.3.12: a member's offset is in bytes 42 to 46 of its entry in the list.
+    """
+    if not found.infolist():
+        return found.start_dir
+    stream.seek(found.start_dir + 42)
+    listed = int.from_bytes(stream.read(4), "little")
+    return 0 if listed == _ELSEWHERE else found.infolist()[0].header_offset - listed
+
+
+def _require_whole(stream: IO[bytes], shift: int) -> None:
+    """Refuse a file in which the members are not where the list of members puts them.
 
     zipfile takes the last list of members that it finds. In a file that has lost its end that is the list of a zip
-    inside it, whose place is far behind; in a file that has lost its beginning, members lie before it.
+    inside it, whose place is far behind; in a file that has lost bytes, members lie before it.
 
     Args:
         stream: The file.
-        first: Where zipfile puts the first member, in bytes from the file's beginning.
+        shift: By how many bytes they lie behind their places, or before them.
 
     Raises:
-        BadArchive: The file has lost an end, or something else stands before the zip.
+        BadArchive: The file has lost a part, or something else stands before the zip.
     """
-    if first < 0:
-        raise BadArchive(f"it is cut: its beginning is missing, {counted(-first, 'byte')}: {_MEND}")
-    if first and _begins_as_zip(stream):
+    if shift < 0:
+        raise BadArchive(f"it is cut: {counted(-shift, 'byte')} missing: {_MEND}")
+    if shift and _begins_as_zip(stream):
         raise BadArchive(f"it is cut: its own list of files is missing, the only one is of a zip inside it: {_MEND}")
-    if first:
-        raise BadArchive(f"{counted(first, 'byte')} of something else before its files, or it is cut: {_MEND}")
+    if shift:
+        raise BadArchive(f"{counted(shift, 'byte')} of something else before its files, or it is cut: {_MEND}")
 
 
 def _begins_as_zip(stream: IO[bytes]) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.errors import DataError
 from pipeline.publish import report, submission
 from pipeline.publish.card import write_card
 from pipeline.publish.findings import counted
@@ -36,8 +37,10 @@ def publish(run: Folder, config: Config, content: dict[str, Any]) -> list[Produc
 
     Raises:
         RunError: The directory cannot be written.
-        DataError: The run has no samples, or they are damaged.
+        DataError: The run has no samples or no metrics, or they are damaged.
     """
+    if not run.exists("metrics.parquet"):  # said before anything is replaced
+        raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
     return [make(run, config, content) for make in (_submission, _card, _report)]
 
 

@@ -73,6 +73,12 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: list[str], 
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_an_output_that_was_closed_before_is_no_error() -> None:
+    words = f"{sys.executable} -m pipeline.run --help >&-"
+    done = subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_has_gone() -> None:
     code = "import sys\nfrom pipeline import cli\nsys.argv = ['x', 'conf=demo']\n"
     code += "def main(_):\n    raise BrokenPipeError('a socket')\ncli.command(main)"

@@ -124,6 +124,13 @@ def test_questions_that_changed_almost_alike_are_no_surer_than_their_signs():
     assert ttest_rel(base, new).pvalue < change.p_value < 1 / 5_001
 
 
+@pytest.mark.parametrize("num_changed", [2, 3, 8])
+def test_a_few_questions_that_changed_almost_alike_are_no_surer_than_their_signs(num_changed):
+    fell = np.where(np.arange(num_changed) == 0, 0.9, 1.0)
+    change = paired_bootstrap([Pairs.of(np.ones(num_changed), 1 - fell)], generator("a"))
+    assert change.p_value == pytest.approx(2 * 0.5**num_changed)
+
+
 def test_a_difference_that_resamples_reach_keeps_their_share():
     rng = np.random.default_rng(12)
     base = rng.random(100)

@@ -10,7 +10,7 @@ from builders import make_prompt, publish_prompts, settings
 
 from pipeline import compose, manifest, rundir
 from pipeline.config import Config
-from pipeline.errors import RunError
+from pipeline.errors import DataError, RunError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.store import Folder
 
@@ -45,6 +45,16 @@ def test_a_complete_run_with_failed_rows_is_opened_again_to_retry_them(
     with pytest.raises(RunError, match=r"and 3 rows failed: run\.retry_failed=true tries these again"):
         rundir.begin(run, config)
     rundir.begin(run, settings(f"output_dir={tmp_path}", "run_id=one", "run.retry_failed=true"))
+
+
+@pytest.mark.parametrize(
+    "content", ['{"status": "complete", "counts": 5}', '{"status": "complete", "noise": [1]}', "5"]
+)
+def test_a_manifest_of_other_kinds_is_damaged(begun: tuple[Folder, Config], content: str) -> None:
+    run, config = begun
+    run.write_text("manifest.json", content)
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on"):
+        rundir.begin(run, config)
 
 
 @pytest.mark.parametrize("kept", ["journal", "completions"])

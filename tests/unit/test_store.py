@@ -124,3 +124,10 @@ def test_text_is_replaced_whole(run: Folder) -> None:
     run.write_text("a.txt", "два")
     assert run.read_text("a.txt") == "два"
     assert run.files() == ["a.txt"]
+
+
+def test_a_uri_that_cannot_be_opened_is_named_without_its_keys() -> None:
+    with pytest.raises(RunError, match="'s4://bucket/x' cannot be opened") as raised:
+        Folder.open("s4://me:secret@bucket/x?access_key=AAA")
+    assert "secret" not in str(raised.value)
+    assert "AAA" not in str(raised.value)

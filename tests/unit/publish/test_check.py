@@ -161,12 +161,21 @@ LIST_AT = WHOLE.rindex(b"PK\1\2", 0, WHOLE.rindex(AGRO.encode()))
     [
         (WHOLE[:LIST_AT], "it is cut: its own list of files is missing, the only one is of a zip inside it"),
         (WHOLE[: LIST_AT + 60], "it is cut: its own list of files is missing, the only one is of a zip inside it"),
-        (WHOLE[1:], "it is cut: its beginning is missing, 1 byte"),
-        (WHOLE[1_000:], "it is cut: its beginning is missing, 1,000 bytes"),
+        (WHOLE[1:], "it is cut: 1 byte missing"),
+        (WHOLE[1_000:], "it is cut: 1,000 bytes missing"),
+        (WHOLE[:600] + WHOLE[700:], "it is cut: 100 bytes missing"),
         (WHOLE[LIST_AT + 9 :], "it is no zip: it does not begin as one, and no list of files can be read at its end"),
         (b"#!/bin/sh\n" + WHOLE, "10 bytes of something else before its files, or it is cut"),
     ],
-    ids=["the list", "half of the list", "the first byte", "the first member", "all members", "something before it"],
+    ids=[
+        "the list",
+        "half of the list",
+        "the first byte",
+        "the first member",
+        "the middle",
+        "all members",
+        "something before it",
+    ],
 )
 def test_an_archive_that_lost_an_end_is_not_taken_for_the_logs_in_it(content: bytes, reason: str) -> None:
     assert lines(WHOLE) == []
@@ -252,7 +261,7 @@ def test_ids_are_not_compared_when_they_could_not_be_had() -> None:
             "holds no samples_<task>_<time>.jsonl of agro_bench, med_bench: run the harness with --log_samples",
         ),
         (DAMAGED_LOGS, f"its 'results_x.json' is damaged and cannot be unpacked: {AGAIN}"),
-        (LOGS[50:], f"it is cut: its beginning is missing, 50 bytes: {AGAIN}"),
+        (LOGS[50:], f"it is cut: 50 bytes missing: {AGAIN}"),
     ],
 )
 def test_logs_that_are_missing_or_broken_are_a_warning(logs: bytes | None, line: str) -> None:
