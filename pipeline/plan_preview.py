@@ -52,7 +52,7 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     if plan not in ("true", "false"):
         raise ConfigError(f"plan={plan!r}: give true or false")
     if plan == "false" and set(own) - {"plan"}:
-        raise ConfigError(f"{sorted(set(own) - {'plan'})[0]}=: is a word of the plan; give plan=true with it")
+        raise ConfigError(f"{sorted(set(own) - {'plan'})[0]}= is a word of the plan: give plan=true with it")
     return (own, rest) if plan == "true" else ({}, rest)
 
 
