@@ -167,9 +167,9 @@ HOSTILE += [
 def test_time_grows_no_faster_than_a_hostile_text(piece):
     def seconds(num_chars):
         text = "x" + piece * (num_chars // len(piece)) + "y"
-        start = time.perf_counter()
+        start = time.thread_time()
         extract(text, "ABCD")
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     assert seconds(200_000) < max(1.0, 60 * seconds(10_000))  # 20 times the text; a square would be 400 times
 
