@@ -223,7 +223,7 @@ def test_a_damaged_file_is_one_line_with_the_task_and_the_file(tmp_path, name, c
     assert message(tmp_path, ("test",)).startswith(f"tasks.agro.dataset: {tmp_path}/{name} {complaint}")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_within_a_second(hub):
+def test_a_hub_that_cannot_be_reached_is_one_line_without_waiting(hub):
     hub.stop()
     start = time.monotonic()
     assert message("MERA-evaluation/ruTXTAgroBench") == (
@@ -231,7 +231,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_within_a_second(hub):
         "Set HF_TOKEN to a token with access, or put a copy of the data set in a directory and set "
         "tasks.agro.dataset=<dir>"
     )
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10  # trying again would take longer, a busy machine does not
 
 
 @pytest.mark.usefixtures("hub")
