@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from pipeline import gate, manifest, noise, summary
 from pipeline.config import Config
 from pipeline.console import GenerateProgress, visible
 from pipeline.generate import expected_lengths, job
-from pipeline.generate.cluster import Placement, starting
+from pipeline.generate.cluster import cluster
 from pipeline.prepare import lints, prepare
 from pipeline.prepare.template import check_fingerprint
 from pipeline.publish import room
@@ -53,11 +53,10 @@ class Rooms:
         """Do what is not done yet, publish, and write the manifest of a complete run."""
         began = time.monotonic()
         self._begin_again()
-        with self._ray(self.config, self.run) as placement:
-            self._prepare()
-            self._pin_revision()
-            with self._timed("generate"):
-                self.content["engine"] = self._generate(self.config, self.run, placement)
+        self._prepare()
+        self._pin_revision()
+        with self._timed("generate"):
+            self.content["engine"] = self._generate(self.config, self.run)
         self._after_generate()
         room.retract(self.run, self.config)  # what an earlier session made of other samples
         with self._timed("score"):
@@ -106,36 +105,27 @@ class Rooms:
         if commit is not None:
             self.config = replace(self.config, model=replace(self.config.model, revision=str(commit)))
 
-    @contextmanager
-    def _ray(self, config: Config, run: Folder) -> Iterator[Callable[[], Placement] | None]:
-        """Start Ray beside what this block does, unless nothing is left to generate."""
-        tries_again = config.run.retry_failed and job.has_failed_rows(run)
-        if not tries_again and job.done(run) is not None:
-            yield None
-            return
-        with starting(config) as placement:
-            yield placement
-
-    def _generate(
-        self, config: Config, run: Folder, placement: Callable[[], Placement] | None, *, shuffled: bool = False
-    ) -> dict[str, Any]:
+    def _generate(self, config: Config, run: Folder, *, shuffled: bool = False) -> dict[str, Any]:
         """Generate what is missing; return what the engines said of themselves."""
-        if placement is None:
-            return job.done(run) or {}
+        tries_again = config.run.retry_failed and job.has_failed_rows(run)
+        engine = None if tries_again else job.done(run)
+        if engine is not None:
+            return engine
         lengths, unread = (None, []) if shuffled else expected_lengths.find(config)
         for line in unread:
-            self.console.print(
-                f"{expected_lengths.KEY}={config.schedule.history}: {line}", soft_wrap=True, markup=False
-            )
+            self._say(f"{expected_lengths.KEY}={config.schedule.history}: {line}")
         progress, factory = GenerateProgress(self.console), self.factory or job.engine_factory(config)
-        placed = placement()
-        if config.run.retry_failed:  # not before all else is there: until now the run is complete
-            job.reopen(run)
-        try:
-            with self.signals.deferred():
-                return job.generate(config, run, placed, factory, progress, self.signals, lengths, shuffled=shuffled)
-        finally:
-            progress.end()
+        with cluster(config) as placement:
+            self.signals.take()
+            if tries_again:  # not before all else is there: until now the run is complete
+                job.reopen(run)
+            try:
+                with self.signals.deferred():
+                    return job.generate(
+                        config, run, placement, factory, progress, self.signals, lengths, shuffled=shuffled
+                    )
+            finally:
+                progress.end()
 
     def _after_generate(self) -> None:
         """Record how the completions were made, and say what went wrong on the way."""
@@ -152,8 +142,7 @@ class Rooms:
     def _noise(self) -> None:
         """Generate a share of the questions a second time, and record how much that changes."""
         folder, second = noise.choose(self.config, self.run), noise.second(self.config)
-        with self._ray(second, folder) as placement:
-            self._generate(second, folder, placement, shuffled=True)
+        self._generate(second, folder, shuffled=True)
         score(folder, second)
         self.content["noise"] = noise.measure(self.config, self.run)
         self._say(noise.line(self.content["noise"]))

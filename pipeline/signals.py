@@ -31,15 +31,19 @@ class Signals:
     def listen(self) -> Iterator[None]:
         """Take the signals over, and give them back at the end."""
         before = {number: signal.getsignal(number) for number in (*WATCHED, signal.SIGALRM)}
-        for number in WATCHED:
-            signal.signal(number, self._heard)
-        signal.signal(signal.SIGALRM, self._over)
+        self.take()
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def take(self) -> None:
+        """Install the handlers again: Ray puts one of its own in place when it starts."""
+        for number in WATCHED:
+            signal.signal(number, self._heard)
+        signal.signal(signal.SIGALRM, self._over)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

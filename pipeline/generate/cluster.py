@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +15,6 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.engines import EngineConfig
 from pipeline.errors import ConfigError
-
-logger = logging.getLogger(__name__)
-
-LONGEST_LEAVE_S = 15.0
-"""Seconds that an error or a signal waits for a Ray that is still starting, so that it can be ended in good order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,38 +86,6 @@ def cluster(config: Config) -> Iterator[Placement]:
     finally:
         if not joined:
             ray.shutdown()
-
-
-@contextmanager
-def starting(config: Config) -> Iterator[Callable[[], Placement]]:
-    """Start or join Ray beside what this block does; what it gives waits for Ray, and returns the placement.
-
-    Raises:
-        ConfigError: As `cluster`, when the placement is asked for.
-    """
-    placed: Future[Placement] = Future()
-    ended = threading.Event()
-
-    def hold() -> None:
-        try:
-            with cluster(config) as placement:
-                placed.set_result(placement)
-                # Linux ends Ray's processes with the thread that has started them, so this one stays.
-                ended.wait()
-        except BaseException as error:
-            if placed.done():  # what the block raises is the reason why the run ends, not this
-                logger.exception("Ray has not ended in good order")
-            else:
-                placed.set_exception(error)
-
-    # A daemon: a cluster that does not answer keeps nobody who wants to leave.
-    thread = threading.Thread(target=hold, name="ray", daemon=True)
-    try:
-        thread.start()
-        yield placed.result
-    finally:
-        ended.set()
-        thread.join(None if placed.done() else LONGEST_LEAVE_S)
 
 
 def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
