@@ -1,6 +1,7 @@
 """Letters are read from every usual way to answer, and from no Russian sentence that only looks like one."""
 
 import time
+import timeit
 
 import pytest
 from hypothesis import given, settings
@@ -167,9 +168,8 @@ HOSTILE += [
 def test_time_grows_no_faster_than_a_hostile_text(piece):
     def seconds(num_chars):
         text = "x" + piece * (num_chars // len(piece)) + "y"
-        start = time.thread_time()
-        extract(text, "ABCD")
-        return time.thread_time() - start
+        # timeit keeps the garbage collector out: among the objects of the other tests it takes a second
+        return min(timeit.repeat(lambda: extract(text, "ABCD"), timer=time.thread_time, number=1, repeat=3))
 
     assert seconds(200_000) < max(1.0, 60 * seconds(10_000))  # 20 times the text; a square would be 400 times
 
