@@ -63,12 +63,12 @@ SIZES = (
     ),
     Size(
         name="large",
-        num_questions=320,
-        num_alone=16,
+        num_questions=192,
+        num_alone=8,
         num_warm_up=32,
         min_tokens=4,
-        max_tokens=300,
-        median_tokens=36.0,
+        max_tokens=200,
+        median_tokens=24.0,
         sigma=1.0,
     ),
 )

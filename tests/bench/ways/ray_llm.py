@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from bench.child import check, sampling, write_rows
 from bench.questions import read
 from bench.settings import ROOT, Size, engine_arguments
@@ -43,6 +45,8 @@ class RayLlm:
             batch_size=BATCH_SIZE,
             max_concurrent_batches=NUM_BATCHES,
             concurrency=1,
+            # It asks Ray for a GPU unless it is told what an engine takes.
+            placement_group_config=None if ray.cluster_resources().get("GPU") else {"bundle_per_worker": {"CPU": 1}},
             chat_template_stage=False,
             tokenize_stage=False,
             detokenize_stage=False,
@@ -56,11 +60,14 @@ class RayLlm:
             postprocess_map_kwargs={"num_cpus": 0.1},
         )
         warm_up, asked = read(folder / "warm_up.parquet"), read(folder / "questions.parquet")
-        rows = [{**row, "waits": False} for row in warm_up] + [{**row, "waits": True} for row in asked]
-        blocks = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BATCH_SIZE))
+        warm_up = warm_up[: len(warm_up) // BATCH_SIZE * BATCH_SIZE]
+        # Whole batches: a row of the warm-up that shared one with a row that waits would wait with it for ever.
+        blocks = ray.data.from_arrow([*_batches(warm_up, waits=False), *_batches(asked, waits=True)])
         num_warm, found, started = 0, [], 0.0
         try:
-            for row in processor(blocks).iter_rows():
+            # Without a prefetch: it would hold the warm-up's last rows back until others come.
+            done = processor(blocks).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for row in (row for block in done for row in block.to_pylist()):
                 if row["waits"]:
                     found.append((row["name"], row["text"], row["num_generated_tokens"]))
                     continue
@@ -95,6 +102,11 @@ class Waiting:
         while row["waits"] and not os.path.exists(self._gate):  # noqa: PTH110
             time.sleep(0.01)
         return {**row, "tokenized_prompt": row["prompt_token_ids"], "sampling_params": sampling(row["num_tokens"])}
+
+
+def _batches(rows: list[dict[str, Any]], *, waits: bool) -> Iterator[pa.Table]:
+    for first in range(0, len(rows), BATCH_SIZE):
+        yield pa.Table.from_pylist([{**row, "waits": waits} for row in rows[first : first + BATCH_SIZE]])
 
 
 def _wanted(row: dict[str, Any]) -> dict[str, Any]:
