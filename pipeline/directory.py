@@ -175,7 +175,7 @@ class Directory:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be written: {reason}. Make room or change output_dir") from error
+            raise RunError(f"{self.root} cannot be written: {reason}. Make room or write elsewhere") from error
 
 
 def fsync_directory(path: Path) -> None:

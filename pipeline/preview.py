@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.prepare.statistics import Lengths
     from pipeline.store import Stage
 
+OWN_WORDS = ("task", "id", "n")
 MOST_PROMPTS = 1_000
 
 
@@ -50,6 +51,8 @@ def main(words: list[str]) -> None:
     """
     plan_words, words = plan_preview.split_words(words)
     wish, rest = split_words(words)
+    if plan_words and rest != words:
+        raise ConfigError(f"{', '.join(OWN_WORDS)} have no part in a plan: leave them out, or plan=true")
     config = compose(rest)
     if plan_words:
         from pipeline.console import plain
@@ -73,7 +76,7 @@ def split_words(words: Sequence[str]) -> tuple[Wish, list[str]]:
     Raises:
         ConfigError: One of its own words has an impossible value.
     """
-    own = {name: value for name, _, value in (word.partition("=") for word in words) if name in ("task", "id", "n")}
+    own = {name: value for name, _, value in (word.partition("=") for word in words) if name in OWN_WORDS}
     rest = [word for word in words if word.partition("=")[0] not in own]
     row_id = _number("id", own["id"], -(2**63), 2**63 - 1) if "id" in own else None
     return Wish(task=own.get("task"), row_id=row_id, num_prompts=_number("n", own.get("n", "3"), 0, MOST_PROMPTS)), rest
@@ -177,7 +180,7 @@ def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
     Raises:
         ConfigError: A run would end with it: vLLM does not know the parser, or it refuses the model's tokenizer.
     """
-    from pipeline.generate.vllm_engine import parser_of
+    from pipeline.generate.reasoning import parser_of
     from pipeline.prepare.parser_facts import parser_facts
 
     name = facts.config.reasoning_parser

@@ -28,22 +28,9 @@ from pipeline.generate.journal import Journal, write_facts
 from pipeline.generate.lanes import Lanes
 from pipeline.generate.ledger import Ended, Ledger
 from pipeline.generate.output import redirect_output, root_cause
+from pipeline.generate.results import completion_of, fatal_status, statuses
 from pipeline.records import Completion
 from pipeline.store import Folder
-
-STATUS_SCHEMA = pa.schema(
-    [
-        pa.field("done", pa.bool_(), nullable=False),
-        pa.field("failed", pa.bool_(), nullable=False),
-        pa.field("num_output_tokens", pa.int64(), nullable=False),
-        pa.field("fatal_kind", pa.string()),
-        pa.field("fatal", pa.string()),
-    ]
-)
-"""One row a work row; or a single row with `fatal`, the message of the `PipelineError` that no row gets past.
-
-An exception would do, but Ray hands on only its text, and the driver wants its kind.
-"""
 
 LONGEST_BACKOFF_S = 30.0
 """Longest pause before an engine that has died is started again."""
@@ -137,16 +124,14 @@ class Worker:
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
         try:
-            return _statuses(await self._block(block.to_pylist()))
+            return statuses(await self._block(block.to_pylist()))
         except PipelineError as error:
             fatal = error
         except OSError as error:
             fatal = self._unwritable(error)
         if self._fatal is None:
             await self._journal.flush()  # the run ends with this word, and others may have finished just now
-        unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
-        words = {"fatal_kind": type(fatal).__name__, "fatal": str(fatal)}
-        return pa.Table.from_pylist([{**unsaid, **words}], schema=STATUS_SCHEMA)
+        return fatal_status(fatal)
 
     async def _block(self, rows: list[dict[str, Any]]) -> list[Ended | None]:
         received = time.monotonic()
@@ -246,7 +231,9 @@ class Worker:
             else:
                 self._ledger.start(key, level)
                 result = await self._generate(row, key)
-            completion = self._completion(row, key, result, started - received, time.monotonic() - started)
+            attempts = self._ledger.attempts(key) + (0 if self._ledger.is_poison(key) else 1)
+            took = {"queued_s": started - received, "generated_s": time.monotonic() - started}
+            completion = completion_of(row, result, attempts=attempts, replica=self._name, **took)
             if level:  # the next suspect must not begin, and perhaps kill, before this one is known to be innocent
                 return await self._keep(key, completion)
         return await self._keep(key, completion)
@@ -282,43 +269,3 @@ class Worker:
         except Exception as error:
             logger.exception("%s fails in a way that is its own", key)
             return f"{type(error).__name__}: {error}"
-
-    def _completion(
-        self, row: dict[str, Any], key: str, result: Output | str, queued_s: float, generated_s: float
-    ) -> Completion:
-        output = result if isinstance(result, Output) else None
-        return Completion(
-            task=row["task"],
-            split=row["split"],
-            id=row["id"],
-            repeat=row["repeat"],
-            prompt_sha256=row["prompt_sha256"],
-            completion=_whole(output.completion) if output else None,
-            reasoning=_whole(output.reasoning) if output else None,
-            content=_whole(output.content) if output else None,
-            finish_reason=output.finish_reason if output else "error",
-            num_prompt_tokens=output.num_prompt_tokens if output else None,
-            num_output_tokens=output.num_output_tokens if output else None,
-            error=None if output else _whole(str(result)),
-            attempts=self._ledger.attempts(key) + (0 if self._ledger.is_poison(key) else 1),
-            replica=self._name,
-            queued_s=queued_s,
-            generated_s=generated_s,
-        )
-
-
-def _statuses(rows: list[Ended | None]) -> pa.Table:
-    statuses = [
-        {
-            "done": row is not None,
-            "failed": row is not None and row.failed,
-            "num_output_tokens": row.num_output_tokens if row is not None else 0,
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(statuses, schema=STATUS_SCHEMA)
-
-
-def _whole(text: str | None) -> str | None:
-    """Replace halves of surrogate pairs, which a server's JSON may hold and UTF-8 cannot."""
-    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class SplittingParser(Protocol):
-    """What of a reasoning parser is looked at; generate/vllm_engine.py has it."""
+    """What of a reasoning parser is looked at; generate/reasoning.py has it."""
 
     @property
     def marks(self) -> tuple[str | None, str | None]:

@@ -10,7 +10,7 @@ from builders import ROOT, command
 
 from pipeline.compose import compose
 from pipeline.errors import ConfigError
-from pipeline.generate.vllm_engine import parser_of
+from pipeline.generate.reasoning import parser_of
 from pipeline.prepare.parser_facts import ParserFacts, parser_facts
 from pipeline.prepare.prompt import open_chat
 

@@ -13,7 +13,7 @@ from scripted import ScriptedFactory
 from pipeline import pack, rescore, rundir, validate
 from pipeline.compose import compose
 from pipeline.config import Config
-from pipeline.errors import DataError, GateFailed, RunError, TooManyFailedRows
+from pipeline.errors import ConfigError, DataError, GateFailed, RunError, TooManyFailedRows
 from pipeline.generate.cluster import cluster
 from pipeline.records import COMPLETION_SCHEMA, SAMPLE_SCHEMA
 from pipeline.run import execute
@@ -105,6 +105,23 @@ def test_failed_rows_are_tried_again_when_the_user_says_so_and_no_other_row_is(t
     assert len(asked.read_text().splitlines()) == num_failed > 0
     assert samples.column("error").null_count == samples.num_rows == 18
     assert sorted(samples.column("response").to_pylist()) == ["A"] * (18 - num_failed) + ["B"] * num_failed
+
+
+def test_a_retry_that_cannot_begin_leaves_the_completions_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TooManyFailedRows):
+        execute(settings(tmp_path), ScriptedFactory(raise_on="ц"))
+    file = tmp_path / "run=one" / "completions" / "_stage.json"
+    before = file.read_bytes()
+
+    def unreachable(config: Config) -> None:
+        raise ConfigError(f"cluster.address={config.cluster.address!r}: no Ray cluster answers")
+
+    monkeypatch.setattr("pipeline.rooms.cluster", unreachable)
+    with pytest.raises(ConfigError, match="no Ray cluster answers"):
+        execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory())
+    assert file.read_bytes() == before
 
 
 def test_a_complete_run_is_not_run_again(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_the_preview_shows_the_plans_fastest_first_and_says_which_to_choose(
         (["gpus=8"], r"gpus= is a word of the plan: give plan=true with it"),
         (["plan=true", "gpu=TPU"], r"gpu='TPU': there are A100-SXM4-40GB, A100-SXM4-80GB"),
         (["plan=true", "gpus=0"], r"gpus='0': give a number from 1"),
+        (["plan=true", "task=med_bench"], r"task, id, n have no part in a plan: leave them out, or plan=true"),
         (["plan=true", "rows=many"], r"rows='many': give a number from 1"),
         (["plan=true", "engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], r"plan=true: an endpoint"),
     ],

@@ -12,7 +12,7 @@ from builders import command
 
 from pipeline import manifest, pack, rescore, rundir, validate
 from pipeline.config import SubmissionConfig
-from pipeline.errors import ConfigError, InvalidArchive, RunError, TooManyFailedRows
+from pipeline.errors import ConfigError, DataError, InvalidArchive, RunError, TooManyFailedRows
 from pipeline.publish import room
 
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
@@ -81,6 +81,18 @@ def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun
     with pytest.raises(RunError, match="limit=1 cuts the test split"):
         pack.main([f"run={run.folder.root}"])
     assert run.content == before
+
+
+def test_a_run_without_its_metrics_is_told_how_to_have_them_again(make_run: MakeRun) -> None:
+    run = make_run(ONE)
+    pack.main([f"run={run.folder.root}"])
+    before = run.archive.read_bytes()
+    Path(run.folder.path("metrics.parquet")).unlink()
+    with pytest.raises(DataError, match=r"metrics\.parquet is missing: python -m pipeline\.rescore run="):
+        pack.main([f"run={run.folder.root}"])
+    assert run.archive.read_bytes() == before
+    rescore.main([f"run={run.folder.root}"])
+    pack.main([f"run={run.folder.root}"])
 
 
 def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> None:
@@ -156,6 +168,15 @@ def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pyte
     with pytest.raises(InvalidArchive, match=r"for 1 reason: mend"):
         validate.main([f"archive={run.archive}", f"run={other.folder.root}"])
     assert "no row for 1 of 2 ids of the test split (2): one missing id fails the task" in capsys.readouterr().out
+
+
+def test_validate_against_a_run_whose_prompts_are_damaged_is_one_line(make_run: MakeRun) -> None:
+    run = make_run(ONE)
+    pack.main([f"run={run.folder.root}"])
+    for file in Path(run.folder.path("prompts")).rglob("*.parquet"):
+        file.write_bytes(bytes(file.stat().st_size))  # as long as it was: another length is seen before it is read
+    with pytest.raises(DataError, match=r"prompts is damaged: .*Delete it and run again"):
+        validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
 
 
 @pytest.mark.usefixtures("at_root")
