@@ -19,7 +19,7 @@ faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs kil
 parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and its logs are compared with us
 	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
 
-bench: $(VENV)/.dev  ## the pipeline's speed beside plain vLLM, ray.data.llm and vLLM's server, half an hour
+bench: $(VENV)/.dev  ## the pipeline's speed beside plain vLLM, ray.data.llm and vLLM's server, an hour
 	PYTHONPATH=tests $(BIN)/python -m bench
 
 check: $(VENV)/.dev  ## lint, format and types
