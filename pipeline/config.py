@@ -194,6 +194,7 @@ class Config:
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
         require(not self.run_id or bool(RUN_ID.fullmatch(self.run_id)), "run_id", self.run_id, mend)
+        require(self.run_id != "latest", "run_id", self.run_id, "elsewhere means the newest run: choose another")
         require(bool(self.output_dir), "output_dir", self.output_dir, "give a path or a URI")
         require_no_credentials("output_dir", self.output_dir)
         require(self.limit is None or 1 <= self.limit < 2**63, "limit", self.limit, "must be null or at least 1")

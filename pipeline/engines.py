@@ -89,6 +89,8 @@ class EngineConfig:
                 self.extra[name],
                 "has a key of its own: model.*, engine.*, seed",
             )
+            copies = name.startswith("data_parallel")
+            require(not copies, f"{at}.extra.{name}", self.extra[name], "copies of a model are engine.replicas")
             if SECRET.search(name):
                 raise ConfigError(
                     f"{at}.extra.{name}: a secret would be written into the run; set it in the environment"

@@ -7,7 +7,7 @@ the console, a row a tensor parallel size, the fastest first. Only the model's c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -19,12 +19,17 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.generate.plan import Plan, Workload
+    from pipeline.generate.plan import Plan
 
 WORDS = ("plan", "gpu", "gpus", "gpus_per_node", "rows", "prompt_tokens", "output_tokens")
 
+DEFAULT_GPU = "A100-SXM4-80GB"
+
 REFERENCE_ROWS = 9_137
 """Train and test rows of the benchmark's three scored tasks."""
+
+WORTH_SAYING = 0.95
+"""Part of the time, above which other slots are not worth a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +70,17 @@ def assumed(config: Config, words: Mapping[str, str]) -> Assumed:
     engine = config.engine
     wanted = engine.replicas * engine.gpus_per_replica if isinstance(engine.replicas, int) else 8
     num_gpus = _number(words, "gpus", wanted)
-    mean, origin = _earlier_mean(config) or (min(2_000, config.generation.max_gen_toks), "assumed")
-    if "output_tokens" in words:
-        origin = "as given"
-    return Assumed(
-        gpu=words.get("gpu", "A100-SXM4-80GB"),
+    told = Assumed(
+        gpu=words.get("gpu", DEFAULT_GPU),
         num_gpus=num_gpus,
         gpus_per_node=_number(words, "gpus_per_node", min(num_gpus, 8)),
         num_rows=_number(words, "rows", REFERENCE_ROWS),
         num_prompt_tokens=_number(words, "prompt_tokens", 250),
-        num_output_tokens=_number(words, "output_tokens", mean),
-        origin=origin,
+        num_output_tokens=_number(words, "output_tokens", min(2_000, config.generation.max_gen_toks)),
+        origin="as given" if "output_tokens" in words else "assumed",
     )
+    earlier = None if "output_tokens" in words else _earlier_mean(config)
+    return told if earlier is None else replace(told, num_output_tokens=earlier[0], origin=earlier[1])
 
 
 def _number(words: Mapping[str, str], name: str, default: int) -> int:
@@ -112,11 +116,10 @@ def show(config: Config, words: Mapping[str, str], console: Console) -> None:
     from pipeline.generate.shape import read_shape
     from pipeline.prepare.prompt import model_directory
 
-    if config.engine.kind != "vllm":
-        raise ConfigError("plan=true: an endpoint's server places its model itself; set engine.kind=vllm")
+    _require_plannable(config)
+    if words.get("gpu", DEFAULT_GPU) not in GPUS:
+        raise ConfigError(f"gpu={words['gpu']!r}: there are {', '.join(GPUS)}")
     told = assumed(config, words)
-    if told.gpu not in GPUS:
-        raise ConfigError(f"gpu={told.gpu!r}: there are {', '.join(GPUS)}")
     directory, _ = model_directory(config)
     shape = read_shape(config, directory)
     work = Workload(
@@ -125,7 +128,9 @@ def show(config: Config, words: Mapping[str, str], console: Console) -> None:
         num_output_tokens=told.num_output_tokens,
         max_num_seqs=config.engine.max_num_seqs,
     )
-    found = plans(shape, GPUS[told.gpu], told.num_gpus, told.gpus_per_node, config.engine.gpu_memory_utilization, work)
+    at = (shape, GPUS[told.gpu], told.num_gpus, told.gpus_per_node, config.engine.gpu_memory_utilization)
+    found = plans(*at, work)
+    (freest, *_) = plans(*at, replace(work, max_num_seqs=told.num_rows))
     lines = [
         f"{shape.name}: {_scaled(shape.num_params, 2)} parameters, {_scaled(shape.num_active_params, 2)} active, "
         f"{_bytes(shape.weights_bytes)} of weights",
@@ -138,7 +143,29 @@ def show(config: Config, words: Mapping[str, str], console: Console) -> None:
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
     console.print(_table(found))
-    _advise(found, work, config, console)
+    _advise(found, freest, config, console)
+
+
+def _require_plannable(config: Config) -> None:
+    """Refuse what the plan's formulas do not tell.
+
+    Raises:
+        ConfigError: The engine is a server, has pipeline stages, or quantizes the weights as it loads them.
+    """
+    engine = config.engine
+    if engine.kind != "vllm":
+        raise ConfigError("plan=true: an endpoint's server places its model itself; set engine.kind=vllm")
+    if engine.pipeline_parallel_size > 1:
+        size = engine.pipeline_parallel_size
+        raise ConfigError(
+            f"plan=true: engine.pipeline_parallel_size={size} has no plan, only one stage has: set it to 1"
+        )
+    if "quantization" in engine.extra:
+        value = engine.extra["quantization"]
+        raise ConfigError(
+            f"plan=true: engine.extra.quantization={value!r}: what the weights take then is not in config.json; leave "
+            "it out, or set model.path to a model that is quantized already"
+        )
 
 
 def _table(found: list[Plan]) -> Table:
@@ -157,7 +184,7 @@ def _table(found: list[Plan]) -> Table:
             f"{plan.num_running:,}",
             f"{plan.step_s * 1e3:.1f} ms" if plan.step_s >= 1e-4 else f"{plan.step_s * 1e6:.1f} µs",
             f"{plan.tokens_per_s:,.0f}",
-            f"{plan.wall_s / 60:.1f} min" if plan.wall_s >= 60 else f"{plan.wall_s:.1f} s",
+            _time(plan.wall_s),
             plan.bound,
         )
     return table
@@ -175,20 +202,30 @@ def _scaled(number: float, digits: int, giga: str = "B") -> str:
     return f"{number:.0f} "
 
 
-def _advise(found: list[Plan], work: Workload, config: Config, console: Console) -> None:
-    best = found[0]
-    chosen = f"engine.tensor_parallel_size={best.tensor_parallel_size} engine.replicas={best.num_replicas}"
-    if best.num_fitting > work.max_num_seqs:
-        chosen += f"; {best.num_fitting:,} sequences fit, so a larger engine.max_num_seqs would be faster still"
-    console.print(f"fastest: {chosen}", soft_wrap=True, markup=False, highlight=False)
-    mine = [plan for plan in found if plan.tensor_parallel_size == config.engine.tensor_parallel_size]
+def _advise(found: list[Plan], freest: Plan, config: Config, console: Console) -> None:
+    """Say what is fastest with the configuration's slots and with as many as fit, and how far it is from that."""
+    best, slots = found[0], config.engine.max_num_seqs
+    lines = [f"fastest with engine.max_num_seqs={slots}: {_words(best)}"]
+    if freest.wall_s < WORTH_SAYING * best.wall_s:
+        words = f"{_words(freest)} engine.max_num_seqs={freest.num_running}"
+        lines.append(f"with more slots: {words}: {freest.tokens_per_s:,.0f} tokens/s, {_time(freest.wall_s)}")
+    size = config.engine.tensor_parallel_size
+    mine = [plan for plan in found if plan.tensor_parallel_size == size]
     if not mine:
-        size = config.engine.tensor_parallel_size
-        console.print(f"this configuration's engine.tensor_parallel_size={size} does not fit", markup=False)
+        lines.append(f"this configuration's engine.tensor_parallel_size={size} does not fit")
     elif mine[0] is not best:
-        ratio = mine[0].wall_s / best.wall_s
-        console.print(f"this configuration takes {ratio:.1f} times as long at least", markup=False, highlight=False)
-    console.print(
-        "A bound, not a forecast: memory and arithmetic at their data-sheet peaks, no scheduling, no prefix in cache.",
-        markup=False,
+        lines.append(f"this configuration takes {mine[0].wall_s / best.wall_s:.1f} times as long by these figures")
+    lines.append(
+        "An estimate: memory and arithmetic at their data-sheet peaks, no scheduling, no prefix in cache, every "
+        "sequence at its full length."
     )
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _words(plan: Plan) -> str:
+    return f"engine.tensor_parallel_size={plan.tensor_parallel_size} engine.replicas={plan.num_replicas}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -94,12 +94,15 @@ def _number(name: str, text: str, least: int, most: int) -> int:
 
 def show(config: Config, found: dict[str, str], wish: Wish, console: Console) -> None:
     """Print the preview of a configuration whose values have the origins `found`."""
-    from pipeline import history, sections
+    from pipeline import gate, history, sections
+    from pipeline.generate import expected_lengths
     from pipeline.prepare import lints, statistics
     from pipeline.prepare.pieces import pieces
     from pipeline.prepare.room import open_inputs
     from pipeline.prepare.template import check_fingerprint
 
+    gate.check(config)
+    expected_lengths.check(config)
     inputs = open_inputs(config)
     with _prepared(config, inputs, console) as prompts:
         rows = _picked(config, prompts, wish)

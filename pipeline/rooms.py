@@ -111,11 +111,16 @@ class Rooms:
         engine = None if tries_again else job.done(run)
         if engine is not None:
             return engine
-        lengths, unread = (None, []) if shuffled else expected_lengths.find(config)
+        lengths, unread = (
+            (None, []) if shuffled else expected_lengths.find(config, run.require_stage("prompts", PROMPT_SCHEMA))
+        )
         for line in unread:
             self._say(f"{expected_lengths.KEY}={config.schedule.history}: {line}")
-        progress, factory = GenerateProgress(self.console), self.factory or job.engine_factory(config)
+        progress = GenerateProgress(self.console)
         with cluster(config) as placement:
+            factory = self.factory or job.engine_factory(config, placement)
+            if placement.waits_for is not None:
+                self._say(f"generate: {placement.waits_for}")
             self.signals.take()
             if tries_again:  # not before all else is there: until now the run is complete
                 job.reopen(run)

@@ -49,10 +49,12 @@ def execute(config: Config, factory: EngineFactory | None = None, again: Again |
     """
     from pipeline import gate, manifest, rundir
     from pipeline.fingerprint import model_fingerprint
+    from pipeline.generate import expected_lengths
     from pipeline.lock import locked
     from pipeline.signals import Signals
 
     gate.check(config)
+    expected_lengths.check(config)
     run, config = rundir.place(config)
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import Config
@@ -23,13 +23,15 @@ class Placement:
 
     A replica's GPUs are on one node, where an actor that asks for them all is never split. Only a replica with more
     pipeline stages than a node holds `spans_nodes`; then each of its stages is on one node.
-    `shares_cores`: the engine runs on this machine's own processor, beside Ray and the driver.
+    `num_held_gpus` are other jobs' at this moment. `shares_cores`: the engine runs on this machine's own processor,
+    beside Ray and the driver.
     """
 
     num_replicas: int
     gpus_per_replica: int
     num_gpus: int
     gpu_type: str | None
+    num_held_gpus: int = 0
     shares_cores: bool = False
     spans_nodes: bool = False
 
@@ -37,6 +39,17 @@ class Placement:
         """Return how many replicas the living of these nodes have room for; 1 where replicas take no GPU."""
         gpus = _gpus(nodes)
         return _num_fitting(gpus, self.gpus_per_replica, self.spans_nodes) if self.gpus_per_replica else 1
+
+    @property
+    def waits_for(self) -> str | None:
+        """What replicas wait for, in a line, or None: GPUs that other jobs hold."""
+        short = self.num_replicas * self.gpus_per_replica - (self.num_gpus - self.num_held_gpus)
+        if short <= 0 or not self.num_held_gpus:
+            return None
+        return (
+            f"engine.replicas: other jobs hold {self.num_held_gpus} of the {self.num_gpus} GPUs; of "
+            f"{self.num_replicas} replicas of {self.gpus_per_replica} some start only when {short} are given back"
+        )
 
     def actor_args(self) -> dict[str, Any]:
         """Return what Ray is told when it makes a replica's actor; called once for each."""
@@ -82,7 +95,9 @@ def cluster(config: Config) -> Iterator[Placement]:
                 "start one with `ray start --head`, or set cluster.address=local"
             ) from error
     try:
-        yield place(config, ray.nodes())
+        placement = place(config, ray.nodes())
+        num_free = int(ray.available_resources().get("GPU", 0))
+        yield replace(placement, num_held_gpus=max(0, placement.num_gpus - num_free))
     finally:
         if not joined:
             ray.shutdown()

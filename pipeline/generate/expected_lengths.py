@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.earlier import EarlierRun
 from pipeline.errors import ConfigError, UserError
 from pipeline.records import SAMPLE_SCHEMA
+from pipeline.store import Stage
 
 KEY = "schedule.history"
 
@@ -36,6 +37,8 @@ _BY_TASK = """
     GROUP BY GROUPING SETS ((task, split), (task), ())
 """
 
+_ANSWERS_ONE_OF = "SELECT 1 FROM prompts SEMI JOIN by_prompt ON by_prompt.prompt = hash(prompt_sha256) LIMIT 1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
@@ -50,10 +53,26 @@ class Lengths:
     by_task: pa.Table
 
 
-def find(config: Config) -> tuple[Lengths | None, list[str]]:
+def check(config: Config) -> None:
+    """Make sure, before anything is prepared, that the run that `schedule.history` names is there.
+
+    Raises:
+        ConfigError: There is no such run, it is not complete, or what it recorded cannot be read.
+        RunError: output_dir cannot be reached.
+    """
+    if config.schedule.history not in (None, "latest"):
+        earlier.named(config, KEY, str(config.schedule.history))
+
+
+def find(config: Config, prompts: Stage) -> tuple[Lengths | None, list[str]]:
     """Return the lengths that `schedule.history` asks for, and a line for each run that could not be read.
 
-    With `latest`, the newest run that asked all that this one asks is preferred to one that asked only some of it.
+    With `latest`, it is the newest run that answered one of the prompts, and of those one that asked all that this
+    run asks before one that asked only some of it; where none did, the newest one alike.
+
+    Args:
+        config: The run's configuration.
+        prompts: Its prompts.
 
     Raises:
         ConfigError: The run that is named is missing, not complete, damaged, or tells no lengths.
@@ -65,12 +84,15 @@ def find(config: Config) -> tuple[Lengths | None, list[str]]:
         case None:
             return None, unread
         case "latest":
+            second_best: Lengths | None = None
             runs = [run for run in earlier.of_model(config, unread) if run.shares_tasks(config)]
             runs.sort(key=lambda run: not run.covers(config))
             for lengths in earlier.each(runs, lambda run: _read(run, most), unread):
-                if lengths.by_prompt.num_rows:
+                if _answers_one_of(prompts, lengths):
                     return lengths, unread
-            return None, unread
+                if lengths.by_prompt.num_rows:
+                    second_best = second_best or lengths
+            return second_best, unread
         case run_id:
             run = earlier.named(config, KEY, run_id)
             try:
@@ -80,6 +102,13 @@ def find(config: Config) -> tuple[Lengths | None, list[str]]:
             if not lengths.by_prompt.num_rows:
                 raise ConfigError(f"{KEY}={run_id!r}: its samples tell no output tokens; name another run, or null")
             return lengths, unread
+
+
+def _answers_one_of(prompts: Stage, lengths: Lengths) -> bool:
+    with duck.connection() as database:
+        database.register("prompts", duck.scanner(prompts, ["prompt_sha256"]))
+        database.register("by_prompt", lengths.by_prompt)
+        return database.execute(_ANSWERS_ONE_OF).fetchone() is not None
 
 
 def none() -> Lengths:

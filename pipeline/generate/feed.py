@@ -49,7 +49,7 @@ class Feed:
         self._progress, self._interruptions = progress, interruptions
         self._portions = Portions.of(work.num_rows, duty.slots, placement.num_replicas)
         self.num_done = 0
-        self._num_returned = self._num_held = 0
+        self._num_returned = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
@@ -139,7 +139,8 @@ class Feed:
 
     def _look_around(self, num_work: int, ended: threading.Event) -> None:
         """Look until the pass has ended; a fault of the storage is looked over, and the next look comes soon."""
-        while not ended.wait(IDLE_POLL_S if self._num_held else POLL_S):
+        last_blocks = self._placement.num_replicas * self._portions.rows_per_block
+        while not ended.wait(IDLE_POLL_S if num_work - self._num_returned <= last_blocks else POLL_S):
             try:
                 if self._look(num_work):
                     return
@@ -174,8 +175,7 @@ class Feed:
             return True
         num_left = num_work - self._num_returned
         in_flight = self._placement.num_replicas * self._portions.rows_per_replica
-        self._num_held = control.num_held() if num_left <= in_flight else 0
-        if num_left == self._num_held:
+        if num_left <= in_flight and num_left == control.num_held():
             control.say(CLOSE)
             return True
         return False

@@ -52,11 +52,11 @@ class Interruptions(Protocol):
         """Raise the reason in the main thread, whatever it waits for."""
 
 
-def engine_factory(config: Config) -> EngineFactory:
-    """Return what starts the engine that the configuration names."""
+def engine_factory(config: Config, placement: Placement) -> EngineFactory:
+    """Return what starts the engine that the configuration names, where the placement puts it."""
     match config.engine.kind:
         case "vllm":
-            return VllmFactory(config)
+            return VllmFactory(config, placement.spans_nodes)
         case "endpoint":
             return EndpointFactory(config)
 

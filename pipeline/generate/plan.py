@@ -1,8 +1,9 @@
 """How to spread a model over GPUs: for each tensor parallel size what fits, a roofline of the speed, and the fastest.
 
-In: a model's `Shape`, a kind of GPU, and an assumed workload. Out: one `Plan` a size. It is arithmetic, not a
-measurement: the time of a step is what memory or arithmetic at their data-sheet peaks would take, so it is a bound that
-no engine beats (Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 2009).
+In: a model's `Shape`, a kind of GPU, and an assumed workload. Out: one `Plan` a size. It is an estimate, not a
+measurement: the time of a step is what memory or arithmetic at their data-sheet peaks would take (Williams, Waterman,
+Patterson, "Roofline: an insightful visual performance model", CACM 2009), prompts are computed apart from the steps,
+and sequences find room as if all were at their full length.
 
     step        max(bytes read / bandwidth, operations / peak) + what the GPUs of a group tell each other
     bytes       weights that the step's tokens touch + the KV cache of every sequence + its recurrent state, twice
@@ -13,11 +14,15 @@ no engine beats (Williams, Waterman, Patterson, "Roofline: an insightful visual 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from pipeline.generate.shape import Shape
+
+BLOCK_TOKENS = 16
+"""Tokens of a block of vLLM's KV cache on a GPU; larger where recurrent layers share the blocks, see `_kept`."""
 
 RESERVED_BYTES = 4 << 30
 """Of each GPU's share, kept for activations, graphs and a step's logits: an assumption, where vLLM measures."""
@@ -62,7 +67,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One tensor parallel size. `num_fitting` sequences of the assumed length fit; times in seconds."""
+    """One tensor parallel size. `num_fitting` sequences of the assumed length fit in an engine; times in seconds."""
 
     tensor_parallel_size: int
     num_replicas: int
@@ -94,7 +99,7 @@ def plans(shape: Shape, gpu: Gpu, num_gpus: int, gpus_per_node: int, share: floa
     found = [
         plan
         for size in _sizes(shape, min(num_gpus, gpus_per_node))
-        if (plan := _plan(shape, gpu, num_gpus // size, size, share, work)) is not None
+        if (plan := _plan(shape, gpu, _num_replicas(num_gpus, gpus_per_node, size), size, share, work)) is not None
     ]
     if not found:
         raise ConfigError(
@@ -102,6 +107,12 @@ def plans(shape: Shape, gpu: Gpu, num_gpus: int, gpus_per_node: int, share: floa
             "of a node hold no sequence beside it: use more or larger GPUs, or a quantized model"
         )
     return sorted(found, key=lambda plan: (plan.wall_s, plan.tensor_parallel_size))
+
+
+def _num_replicas(num_gpus: int, gpus_per_node: int, size: int) -> int:
+    """Return how many groups of `size` GPUs there are, none of them over two nodes."""
+    num_nodes, rest = divmod(num_gpus, gpus_per_node)
+    return num_nodes * (gpus_per_node // size) + rest // size
 
 
 def _sizes(shape: Shape, most: int) -> Sequence[int]:
@@ -117,16 +128,13 @@ def _sizes(shape: Shape, most: int) -> Sequence[int]:
 
 
 def _plan(shape: Shape, gpu: Gpu, num_replicas: int, size: int, share: float, work: Workload) -> Plan | None:
-    # Of KV heads fewer than GPUs, every GPU keeps a copy of one.
-    copies = max(1.0, size / shape.num_kv_heads)
-    longest = work.num_prompt_tokens + work.num_output_tokens
-    kv_bytes = shape.kv_bytes_per_token * longest * copies
+    kv_bytes, recurrent_bytes = _kept(shape, size, work.num_prompt_tokens + work.num_output_tokens)
     room = size * (gpu.memory_bytes * share - RESERVED_BYTES) - shape.weights_bytes
-    num_fitting = int(room // (kv_bytes + shape.recurrent_bytes)) if room > 0 else 0
-    num_running = min(num_fitting, work.max_num_seqs)
+    num_fitting = int(room // (kv_bytes + recurrent_bytes)) if room > 0 else 0
+    num_running = min(num_fitting, work.max_num_seqs, math.ceil(work.num_rows / num_replicas))
     if num_running < 1:
         return None
-    step_s, bound = _step(shape, gpu, size, num_running, work.num_prompt_tokens + work.num_output_tokens / 2, copies)
+    step_s, bound = _step(shape, gpu, size, num_running, work.num_prompt_tokens + work.num_output_tokens / 2)
     prefill_s = 2 * shape.num_active_params * work.num_prompt_tokens / (size * gpu.peak)
     row_s = work.num_output_tokens * step_s / num_running + prefill_s
     return Plan(
@@ -134,7 +142,7 @@ def _plan(shape: Shape, gpu: Gpu, num_replicas: int, size: int, share: float, wo
         num_replicas=num_replicas,
         weights_bytes_per_gpu=shape.weights_bytes / size,
         kv_bytes_per_sequence=kv_bytes,
-        recurrent_bytes_per_sequence=shape.recurrent_bytes,
+        recurrent_bytes_per_sequence=recurrent_bytes,
         num_fitting=num_fitting,
         num_running=num_running,
         step_s=step_s,
@@ -144,17 +152,46 @@ def _plan(shape: Shape, gpu: Gpu, num_replicas: int, size: int, share: float, wo
     )
 
 
-def _step(shape: Shape, gpu: Gpu, size: int, num_running: int, context: float, copies: float) -> tuple[float, str]:
+def _kept(shape: Shape, size: int, num_tokens: float) -> tuple[float, float]:
+    """Return the bytes that a sequence keeps on the GPUs of a group: in the KV cache, and of recurrent state.
+
+    vLLM keeps both in blocks of one size in bytes: with recurrent layers, a block of the KV cache gets so many tokens
+    that a layer's state fits into it (vllm/platforms/interface.py, _align_hybrid_block_size).
+    """
+    token_bytes = _token_bytes(shape, size)
+    block, state_bytes = BLOCK_TOKENS, 0.0
+    if shape.num_recurrent_layers:
+        state_bytes = shape.recurrent_bytes / shape.num_recurrent_layers / size
+        if token_bytes:
+            block = BLOCK_TOKENS * math.ceil(state_bytes / (BLOCK_TOKENS * token_bytes))
+            state_bytes = block * token_bytes
+    paged = shape.cached_tokens(block * math.ceil(num_tokens / block))
+    return size * token_bytes * paged, size * state_bytes * shape.num_recurrent_layers
+
+
+def _token_bytes(shape: Shape, size: int) -> float:
+    """Return what a GPU of a group keeps of a token in a layer: of KV heads fewer than GPUs, a copy of one."""
+    if not shape.num_attention_layers:
+        return 0.0
+    return shape.kv_bytes_per_token / shape.num_attention_layers * max(1 / size, 1 / shape.num_kv_heads)
+
+
+def _step(shape: Shape, gpu: Gpu, size: int, num_running: int, context: float) -> tuple[float, str]:
     """Return the seconds of a decoding step of one replica, and what bounds it: memory, arithmetic or the links."""
-    read = shape.weights_read(num_running)
-    read += num_running * (shape.kv_bytes_per_token * context * copies + 2 * shape.recurrent_bytes)
+    kv_bytes = size * _token_bytes(shape, size) * shape.cached_tokens(context)
+    read = shape.weights_read(num_running) + num_running * (kv_bytes + 2 * shape.recurrent_bytes)
     memory_s = read / (size * gpu.bandwidth)
     per_token = 2 * shape.num_active_params
-    per_token += 4 * context * shape.num_attention_heads * shape.head_size * shape.num_attention_layers
+    per_token += 4 * shape.cached_tokens(context) * shape.num_attention_heads * shape.head_size
     arithmetic_s = num_running * per_token / (size * gpu.peak)
     telling_s = 0.0
     if size > 1:
-        sent = 2 * (size - 1) / size * num_running * shape.hidden_size * 2
-        telling_s = 2 * shape.num_layers * (ALL_REDUCE_LATENCY_S + sent / gpu.link)
+        telling_s = telling(shape, gpu, size, num_running)
     bounds = {"memory": memory_s, "arithmetic": arithmetic_s, "links": telling_s}
     return max(memory_s, arithmetic_s) + telling_s, max(bounds, key=lambda name: bounds[name])
+
+
+def telling(shape: Shape, gpu: Gpu, size: int, num_running: int) -> float:
+    """Return the seconds of a step in which the GPUs of a group tell each other their parts of the activations."""
+    sent = 2 * (size - 1) / size * num_running * shape.hidden_size * 2
+    return 2 * shape.num_layers * (ALL_REDUCE_LATENCY_S + sent / gpu.link)

@@ -6,6 +6,7 @@ that everything else works where it is not installed. Try it: `python -m pipelin
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,10 @@ CLOSE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class VllmFactory:
-    """Starts vLLM as the configuration says."""
+    """Starts vLLM as the configuration says; `spans_nodes` as in `cluster.Placement`."""
 
     config: Config
+    spans_nodes: bool = False
 
     def __call__(self) -> Engine:
         """Start vLLM and wait until it can generate.
@@ -51,7 +53,9 @@ class VllmFactory:
             require_batch_invariance()
         parser_class = parser_class_of(self.config)
         try:
-            engine = AsyncLLM.from_engine_args(engine_arguments(self.config), start_engine_loop=True)
+            engine = AsyncLLM.from_engine_args(
+                engine_arguments(self.config, spans_nodes=self.spans_nodes), start_engine_loop=True
+            )
         except ConfigError:
             raise
         except Exception as error:  # whatever it is, no row can be generated
@@ -88,8 +92,12 @@ def require_batch_invariance() -> None:
     )
 
 
-def engine_arguments(config: Config) -> Any:
+def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
     """Return vLLM's `AsyncEngineArgs` for the configuration; `engine.extra` wins over what we set.
+
+    Args:
+        config: The run's configuration.
+        spans_nodes: The replica's GPUs are on several nodes, in a placement group that its actor is in.
 
     Raises:
         ConfigError: vLLM does not know a key of `engine.extra`, or refuses its value.
@@ -113,8 +121,8 @@ def engine_arguments(config: Config) -> Any:
         "enable_log_requests": False,
     }
     if engine.gpus_per_replica > 1:
-        # The worker holds all GPUs of its group on one machine; vLLM would otherwise start Ray actors of its own.
-        arguments["distributed_executor_backend"] = "mp"
+        # On one machine the actor holds all GPUs; over several, vLLM's own actors take them from its placement group.
+        arguments["distributed_executor_backend"] = "ray" if spans_nodes else "mp"
     try:
         return AsyncEngineArgs(**{**arguments, **engine.extra})
     except TypeError as error:
@@ -206,6 +214,9 @@ class VllmEngine:
             # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
             handler.get_loop().call_soon_threadsafe(handler.cancel)
         self._engine.shutdown(timeout=CLOSE_S)
+        # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
+        self._engine = None
+        gc.collect()
 
 
 def _shape(model: Any) -> Facts:

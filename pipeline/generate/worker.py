@@ -8,7 +8,6 @@ keep the engine full, so that no row waits for a slower neighbour of its block.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import tempfile
@@ -76,6 +75,7 @@ class Worker:
         self._fatal: PipelineError | None = None
         self._num_blocks = self._num_taken = self._num_held = 0
         self._stopping = self._has_ended = False
+        self._idle = threading.Event()
         self._closed = threading.Event()
         self._closing = threading.Lock()
         try:
@@ -170,6 +170,7 @@ class Worker:
         num_taken = self._num_taken
         self._num_held += num_rows
         self._duty.control.holds(self._actor, self._num_held)
+        self._idle.set()
         while not (self._closed.is_set() or self._stopping):
             # What has come since may be gone as well: were it held beside this one, soon nothing more could come.
             if self._given_up is None and (self._num_taken > num_taken or time.monotonic() > until):
@@ -195,7 +196,12 @@ class Worker:
                     drained = True
             except (OSError, PipelineError):
                 logger.exception("The storage does not answer; looking again")
-            time.sleep(POLL_S if self._num_blocks else IDLE_POLL_S)
+            # The first word after the last row is what a run waits for.
+            self._idle.clear()
+            if self._num_blocks:
+                self._idle.wait(POLL_S)
+            else:
+                time.sleep(IDLE_POLL_S)
         self._stopping = True
         while self._given_up is None and self._num_blocks:  # never under a row, whatever the driver has counted
             time.sleep(POLL_S / 10)
@@ -210,8 +216,7 @@ class Worker:
             self._has_ended = True
             if self._engine is not None:
                 self._engine.close()
-                self._engine = None  # or it is closed a second time when the interpreter is half gone
-                gc.collect()
+                self._engine = None
             if self._fatal is None:
                 self._journal.close()
 

@@ -7,6 +7,7 @@ statistics touch it, so files that are sorted by task, split and id are read onc
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -21,13 +22,17 @@ from pipeline.store import Stage
 _KEYS = ["task", "split", "id", "prompt_sha256"]
 _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_prompt_tokens"]
 
+KEYS_AT_ONCE = 100_000
+"""Completions whose keys are counted at a time: DuckDB keeps about a kilobyte of each, and spills none of it."""
+
 _ACCOUNT = """
 WITH asked AS (
-    SELECT task, split, id, count(*) AS num, min(prompt_sha256) AS sha FROM prompts GROUP BY ALL
+    SELECT task, split, id, count(*) AS num, min(prompt_sha256) AS sha FROM prompts
+    WHERE hash(id) % $num_turns = $turn GROUP BY ALL
 ), answered AS (
     SELECT task, split, id, count(*) AS num, count(DISTINCT repeat) AS num_repeats,
         min(repeat) AS first, max(repeat) AS last, min(prompt_sha256) AS sha, max(prompt_sha256) AS last_sha
-    FROM completions GROUP BY task, split, id
+    FROM completions WHERE hash(id) % $num_turns = $turn GROUP BY task, split, id
 )
 SELECT
     count(asked.num) AS num_prompts,
@@ -111,11 +116,15 @@ class Part:
 
 
 def account(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, repeats: int) -> Account:
-    """Return how the keys of both stages add up; only the key columns are read."""
-    database.register("prompts", duck.scanner(prompts, _KEYS))
-    database.register("completions", duck.scanner(completions, [*_KEYS, "repeat"]))
-    (row,) = _rows(database, _ACCOUNT, {"repeats": repeats})
-    return Account(**{name: int(count) for name, count in row.items()})
+    """Return how the keys of both stages add up; only the key columns are read, once for each `KEYS_AT_ONCE`."""
+    num_turns = 1 + completions.num_rows // KEYS_AT_ONCE
+    counts: Counter[str] = Counter()
+    for turn in range(num_turns):
+        database.register("prompts", duck.scanner(prompts, _KEYS))
+        database.register("completions", duck.scanner(completions, [*_KEYS, "repeat"]))
+        (row,) = _rows(database, _ACCOUNT, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
+        counts.update({name: int(count) for name, count in row.items()})
+    return Account(**counts)
 
 
 def parts(database: duckdb.DuckDBPyConnection, prompts: Stage, num_prompts: int) -> list[Part]:

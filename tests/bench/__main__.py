@@ -124,6 +124,7 @@ def _measure(bench: Bench, size: Size, words: list[str]) -> list[Measurement]:
                 start_s = answer.get("engine_start_s", child.engine_start_s)
                 names = ("seconds", "num_rows", "num_tokens")
                 values = {name: answer[name] for name in names}
+                values |= {name: answer.get(name) for name in ("engine_end_s", "after_last_row_s")}
                 found.append(Measurement(size=size.name, way=way, round=number, engine_start_s=start_s, **values))
                 print(f"{size.name} {number + 1}/{bench.rounds} {WAYS[way]}: {found[-1].tokens_per_s:,.0f} tokens/s")
     finally:

@@ -3,8 +3,8 @@
     .venv/bin/python tests/bench/growth.py 10000 100000
 
 The engine answers at once, so all that is measured is the pipeline's own. A run is a process of its own (the driver);
-its memory is the high-water mark of its resident set, by room, and that of Ray's processes is told apart. `--keep=DIR`
-leaves the runs there.
+its memory is the high-water mark of its resident set, and by room the most that was seen of it ten times a second. That
+of Ray's processes is told apart, without what they share. `--keep=DIR` leaves the runs there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
 LOOK_EVERY_S = 0.5
-ROOMS = ("prepare", "generate", "score")
+ROOMS = ("prepare", "generate", "score", "publish")
+BETWEEN = {"score": "gate"}
+"""What comes between a room and the next."""
 MANY = "Пояснение к ответу, которое модель пишет перед буквой. " * 8
 
 CONF = """
@@ -94,7 +96,7 @@ def drive(words: list[str]) -> None:
 
     def look() -> None:
         while not ended.wait(LOOK_EVERY_S / 5):
-            samples.append((time.monotonic(), resident_mb(os.getpid())))
+            samples.append((time.monotonic(), status_mb("VmRSS")))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -103,13 +105,13 @@ def drive(words: list[str]) -> None:
     thread.join()
     timings = json.loads(run.read_text("manifest.json"))["timings_s"]
     peaks: dict[str, int] = {}
-    # The rooms' times are known from their ends: what comes after the last room is seconds.
-    until = samples[-1][0]
+    until = samples[-1][0]  # nothing but the manifest and a summary comes after the last room
     for room in reversed(ROOMS):
+        until -= timings.get(BETWEEN.get(room, ""), 0.0)
         since = until - timings[room]
         peaks[room] = round(max((mb for at, mb in samples if since <= at <= until), default=0))
         until = since
-    run.write_text("memory.json", json.dumps({"peak": peak_mb(), **dict(reversed(peaks.items()))}))
+    run.write_text("memory.json", json.dumps({"peak": round(status_mb("VmHWM")), **dict(reversed(peaks.items()))}))
 
 
 def write_rows(folder: Path, num_rows: int) -> None:
@@ -149,10 +151,10 @@ def resident_mb(pid: int) -> float:
     return 0.0
 
 
-def peak_mb() -> int:
-    """Return the high-water mark of this process's resident set, shared pages and files in memory included."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return round(int(line.split()[1]) / 1024)
+def status_mb(name: str) -> float:
+    """Return this process's resident set (`VmRSS`) or its high-water mark (`VmHWM`), with pages that it shares."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
 
 
 def on_disk(folder: Path) -> tuple[int, float]:
@@ -167,7 +169,7 @@ def on_disk(folder: Path) -> tuple[int, float]:
 
 
 def print_table(results: list[dict[str, Any]]) -> None:
-    titles = ["rows", "wall s", "ms a row", "prepare, generate, score s", "driver's peak MB (by room)", "Ray MB"]
+    titles = ["rows", "wall s", "ms a row", f"{', '.join(ROOMS)} s", "driver's peak MB (by room)", "Ray MB"]
     titles += ["on disk MB (peak)", "files (peak)"]
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")

@@ -15,7 +15,11 @@ from bench.settings import BASELINE, CEILING, WAYS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One way, one round. `seconds` is from the first request's start to the last row on disk."""
+    """One way, one round. `seconds` is from the first request's start to the last row on disk.
+
+    `after_last_row_s` of them come after the engine's last row; `engine_end_s` are not in them. Both are None where
+    they are not told apart.
+    """
 
     size: str
     way: str
@@ -24,6 +28,8 @@ class Measurement:
     num_rows: int
     num_tokens: int
     engine_start_s: float | None
+    engine_end_s: float | None = None
+    after_last_row_s: float | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -36,8 +42,8 @@ class Summary:
     """One way over its rounds.
 
     `ratio` is the median over the rounds of this way's tokens/s to plain vLLM's in the same round, `ratio_low` and
-    `ratio_high` the least and the largest of them; `to_ceiling` likewise to the ceiling's. None where the round lacks
-    the other way.
+    `ratio_high` the least and the largest of them; `to` likewise the median to each other way. None, or not there,
+    where no round has the other way.
     """
 
     size: str
@@ -48,7 +54,7 @@ class Summary:
     ratio: float | None
     ratio_low: float | None
     ratio_high: float | None
-    to_ceiling: float | None
+    to: dict[str, float]
     engine_start_s: float | None
 
 
@@ -80,7 +86,8 @@ def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
 
 
 def _summary(own: Sequence[Measurement], all_of_them: Sequence[Measurement]) -> Summary:
-    ratios, to_ceiling = _ratios(own, all_of_them, BASELINE), _ratios(own, all_of_them, CEILING)
+    ratios = _ratios(own, all_of_them, BASELINE)
+    to = {way: _ratios(own, all_of_them, way) for way in WAYS}
     starts = [each.engine_start_s for each in own if each.engine_start_s is not None]
     return Summary(
         size=own[0].size,
@@ -91,7 +98,7 @@ def _summary(own: Sequence[Measurement], all_of_them: Sequence[Measurement]) -> 
         ratio=median(ratios) if ratios else None,
         ratio_low=min(ratios, default=None),
         ratio_high=max(ratios, default=None),
-        to_ceiling=median(to_ceiling) if to_ceiling else None,
+        to={way: median(each) for way, each in to.items() if each},
         engine_start_s=median(starts) if starts else None,
     )
 
@@ -122,14 +129,12 @@ def targets(summaries: Sequence[Summary]) -> list[Target]:
         if pipeline is not None:
             add("pipeline / plain vLLM", pipeline.ratio, TO_PLAIN[size])
             for other in ("ray_llm", "server_64"):
-                if other in ways:
-                    add(f"pipeline / {WAYS[other]}", pipeline.tokens_per_s / ways[other].tokens_per_s, 1.0)
-            if size == "demo" and "server_1" in ways:
-                value = pipeline.tokens_per_s / ways["server_1"].tokens_per_s
-                add(f"pipeline / {WAYS['server_1']}", value, TO_ONE_AT_A_TIME)
+                add(f"pipeline / {WAYS[other]}", pipeline.to.get(other), 1.0)
+            if size == "demo":
+                add(f"pipeline / {WAYS['server_1']}", pipeline.to.get("server_1"), TO_ONE_AT_A_TIME)
         if history is not None:
             add("pipeline with history / plain vLLM", history.ratio, HISTORY_TO_PLAIN)
-            add("pipeline with history / ceiling", history.to_ceiling, TO_CEILING[size])
+            add("pipeline with history / ceiling", history.to.get(CEILING), TO_CEILING[size])
     return found
 
 
@@ -160,6 +165,6 @@ def table(summaries: Sequence[Summary]) -> str:
 
 def _cells(summary: Summary) -> tuple[str, ...]:
     start = "" if summary.engine_start_s is None else f"{summary.engine_start_s:.1f} s"
-    ratios = (summary.ratio, summary.ratio_low, summary.ratio_high, summary.to_ceiling)
+    ratios = (summary.ratio, summary.ratio_low, summary.ratio_high, summary.to.get(CEILING))
     shown = ("" if each is None else f"{each:.2f}" for each in ratios)
     return WAYS[summary.way], f"{summary.tokens_per_s:,.0f}", f"{summary.seconds:.1f}", *shown, start

@@ -37,10 +37,11 @@ class Size:
 
     Completions' lengths are lognormal: `median_tokens` and `sigma` (of the logarithm), within `min_tokens` and
     `max_tokens`. `num_alone` questions are asked one at a time, spread evenly over the lengths. `num_warm_up` other
-    questions go before each measurement.
+    questions go before each measurement. `max_num_seqs` is the engine's, whoever drives it.
     """
 
     name: str
+    max_num_seqs: int
     num_questions: int
     num_alone: int
     num_warm_up: int
@@ -53,6 +54,7 @@ class Size:
 SIZES = (
     Size(
         name="demo",
+        max_num_seqs=64,
         num_questions=1000,
         num_alone=40,
         num_warm_up=128,
@@ -61,14 +63,17 @@ SIZES = (
         median_tokens=120.0,
         sigma=1.0,
     ),
+    # As near to a GPU as two cores come: completions longer than their prompts, and so few slots that a step of one row
+    # takes four tenths of a full one (30 and 76 ms; with 64 slots 30 and 112).
     Size(
         name="large",
-        num_questions=192,
+        max_num_seqs=32,
+        num_questions=128,
         num_alone=8,
         num_warm_up=32,
-        min_tokens=4,
-        max_tokens=200,
-        median_tokens=24.0,
+        min_tokens=8,
+        max_tokens=600,
+        median_tokens=80.0,
         sigma=1.0,
     ),
 )
@@ -86,8 +91,9 @@ class Bench:
 
     def config(self, size: Size, *words: str) -> Config:
         """Return the pipeline's configuration for a size."""
-        model = f"model.path={self.folder / 'models' / size.name}"
-        return compose(["conf=bench", model, f"tasks.bench.dataset={self.folder / 'questions'}", *self.words, *words])
+        own = [f"model.path={self.folder / 'models' / size.name}", f"engine.max_num_seqs={size.max_num_seqs}"]
+        own.append(f"tasks.bench.dataset={self.folder / 'questions'}")
+        return compose(["conf=bench", *own, *self.words, *words])
 
 
 def parse(words: Sequence[str]) -> Bench:
@@ -97,20 +103,30 @@ def parse(words: Sequence[str]) -> Bench:
     `Size`: `num_questions=200 max_tokens=100`.
 
     Raises:
-        ConfigError: A word is none of these and no key of the pipeline's either.
+        ConfigError: A word is none of these and no key of the pipeline's either, or its value is impossible.
     """
     given = dict(word.partition("=")[::2] for word in words)
     folder = (ROOT / given.pop("folder", "outputs/bench")).resolve()
     ways = _chosen("only", given.pop("only", None), tuple(WAYS))
     names = _chosen("sizes", given.pop("sizes", None), tuple(size.name for size in SIZES))
-    rounds = int(given.pop("rounds", "3"))
+    rounds = _number("rounds", given.pop("rounds", "3"), int)
     kinds: dict[str, Any] = {item.name: float if item.type == "float" else int for item in fields(Size)[1:]}
-    changes = {name: kinds[name](given.pop(name)) for name in kinds if name in given}
+    changes = {name: _number(name, given.pop(name), kinds[name]) for name in kinds if name in given}
     sizes = tuple(replace(size, **changes) for size in SIZES if size.name in names)
     rest = tuple(f"{name}={value}" for name, value in given.items())
     bench = Bench(folder=folder, sizes=sizes, ways=ways, rounds=rounds, words=rest)
     bench.config(sizes[0])
     return bench
+
+
+def _number(name: str, text: str, kind: Any) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        raise ConfigError(f"{name}={text!r}: give a number above 0")
+    return value
 
 
 def _chosen(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from scripted import ScriptedFactory
 from pipeline.generate import expected_lengths, job, schedule
 from pipeline.generate.cluster import cluster
 from pipeline.generate.portions import ROWS_ALONE, ROWS_AT_ONCE
-from pipeline.records import Prompt
+from pipeline.records import PROMPT_SCHEMA, Prompt
 from pipeline.store import Folder
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -30,9 +30,9 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     output = Folder.open(str(tmp_path / "outputs"))
     publish_earlier(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
     config = settings(f"output_dir={output.root}", "engine.endpoint.concurrency=1", "generation.max_gen_toks=10000")
-    lengths, _ = expected_lengths.find(config)
     asked, progress = tmp_path / "asked", Counting()
     run = run_with_prompts(prompts)
+    lengths, _ = expected_lengths.find(config, run.require_stage("prompts", PROMPT_SCHEMA))
     with cluster(config) as placement:
         job.generate(config, run, placement, ScriptedFactory(asked=str(asked)), progress, progress, lengths)
     started = [int(line.split("/")[2]) for line in asked.read_text().splitlines()]

@@ -38,7 +38,7 @@ def test_ways_that_generate_different_numbers_of_tokens_are_compared_by_tokens_a
 
 def test_a_ratio_is_unknown_where_plain_vllm_was_not_run() -> None:
     (summary,) = summarize([measured("pipeline", 0, 10.0)])
-    assert (summary.ratio, summary.ratio_low, summary.to_ceiling) == (None, None, None)
+    assert (summary.ratio, summary.ratio_low, summary.to) == (None, None, {"pipeline": 1.0})
     assert targets([summary]) == []
 
 
@@ -102,7 +102,14 @@ def test_words_make_the_bench_smaller_and_the_rest_goes_to_the_pipeline() -> Non
     assert bench.config(bench.sizes[0]).engine.max_num_seqs == 8
 
 
-@pytest.mark.parametrize("word", ["only=plane", "sizes=huge", "num_qestions=3"])
+def test_a_promise_beside_another_way_is_held_to_the_median_within_rounds() -> None:
+    found = [measured("pipeline", number, seconds) for number, seconds in enumerate((10.0, 30.0, 10.0))]
+    found += [measured("server_64", number, seconds) for number, seconds in enumerate((11.0, 33.0, 8.0))]
+    (target,) = targets(summarize(found))
+    assert (target.value, target.is_met) == (pytest.approx(1.1), True)
+
+
+@pytest.mark.parametrize("word", ["only=plane", "sizes=huge", "num_qestions=3", "rounds=0", "rounds=x", "sigma=wide"])
 def test_a_word_that_is_not_known_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=word.split("=")[0]):
         parse([word])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from types import ModuleType
+
 import pytest
 
 from pipeline.compose import compose
 from pipeline.errors import ConfigError
 from pipeline.generate.cluster import place
+from pipeline.generate.job import engine_factory
+from pipeline.generate.vllm_engine import VllmFactory, engine_arguments
 
 
 def nodes(*gpus: int) -> list[dict[str, object]]:
@@ -75,6 +81,41 @@ def test_only_a_replica_larger_than_a_node_spans_nodes() -> None:
     assert not place(compose(two), nodes(4, 4)).spans_nodes
     assert not place(compose([*two, "engine.pipeline_parallel_size=2"]), nodes(4, 4)).spans_nodes
     assert place(compose([*two, "engine.pipeline_parallel_size=2"]), nodes(2, 2)).spans_nodes
+
+
+@pytest.mark.parametrize(
+    ("num_held", "replicas", "line"),
+    [
+        (0, "auto", None),
+        (4, "2", None),
+        (4, "auto", "other jobs hold 4 of the 8 GPUs; of 4 replicas of 2 some start only when 4 are given back"),
+        (6, "2", "other jobs hold 6 of the 8 GPUs; of 2 replicas of 2 some start only when 2 are given back"),
+    ],
+)
+def test_gpus_that_others_hold_are_told(num_held: int, replicas: str, line: str | None) -> None:
+    config = compose(["conf=mera", f"engine.replicas={replicas}", "engine.tensor_parallel_size=2"])
+    waits_for = replace(place(config, nodes(4, 4)), num_held_gpus=num_held).waits_for
+    assert waits_for == (line and f"engine.replicas: {line}")
+
+
+def test_without_gpus_nobody_waits_for_them() -> None:
+    assert place(compose(["conf=demo"]), nodes(0)).waits_for is None
+
+
+@pytest.mark.parametrize(("gpus", "executor"), [((8,), "mp"), ((4, 4), "ray")])
+def test_vllm_starts_its_workers_where_the_replica_is(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple[int, ...], executor: str
+) -> None:
+    """Workers of one machine are its processes; over several they are actors in the replica's placement group."""
+    words = ["engine.replicas=1", "engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"]
+    config = compose(["conf=mera", *words])
+    factory = engine_factory(config, place(config, nodes(*gpus)))
+    arguments = ModuleType("vllm.engine.arg_utils")
+    arguments.AsyncEngineArgs = dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", arguments)
+    assert isinstance(factory, VllmFactory)
+    given = engine_arguments(config, spans_nodes=factory.spans_nodes)
+    assert (given["distributed_executor_backend"], given["tensor_parallel_size"]) == (executor, 4)
 
 
 def test_when_nodes_go_there_is_room_for_fewer_replicas() -> None:

@@ -60,6 +60,8 @@ BAD = [
     (["conf=demo", "engine.endpoint.base_url=http:///v1"], r"must be http\(s\)"),
     (["conf=demo", "engine.endpoint.api_key_env=sk-123"], "give the name, never the key"),
     (["conf=demo", "engine.extra.model=other"], "engine.extra.model='other': has a key of its own"),
+    (["conf=demo", "engine.extra.data_parallel_size=2"], "engine.extra.data_parallel_size=2: copies of a model are"),
+    (["conf=demo", "run_id=latest"], "run_id='latest': elsewhere means the newest run"),
     (["conf=demo", "engine.extra.hf_token=abc"], "engine.extra.hf_token: a secret would be written into the run"),
     (["conf=demo", "tasks.agro_bench.prompt_fields=[]"], "tasks.agro_bench.prompt_fields"),
     (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from builders import publish_earlier, settings
+from builders import make_prompt, publish_earlier, publish_prompts, settings
 
 from pipeline import earlier, manifest
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.generate import expected_lengths
 from pipeline.generate.expected_lengths import Lengths
+from pipeline.records import PROMPT_SCHEMA
 from pipeline.store import Folder
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -23,12 +26,21 @@ def output(tmp_path: Path) -> Folder:
     return Folder.open(str(tmp_path))
 
 
+def find(output: Folder, *words: str, prompts: Sequence[str] = ("a",)) -> tuple[Lengths | None, list[str]]:
+    """Look for lengths for a run that asks these prompts, by prompt_sha256."""
+    run = output.child("mine")
+    run.remove()
+    run.create()
+    publish_prompts(run, [replace(make_prompt(number), prompt_sha256=sha) for number, sha in enumerate(prompts)])
+    return expected_lengths.find(config(output, *words), run.require_stage("prompts", PROMPT_SCHEMA))
+
+
 def config(output: Folder, *words: str) -> Config:
     return settings(f"output_dir={output.root}", *words)
 
 
-def found(output: Folder, *words: str) -> Lengths | None:
-    lengths, unread = expected_lengths.find(config(output, *words))
+def found(output: Folder, *words: str, prompts: Sequence[str] = ("a",)) -> Lengths | None:
+    lengths, unread = find(output, *words, prompts=prompts)
     assert unread == []
     return lengths
 
@@ -85,6 +97,17 @@ def test_a_run_of_a_few_rows_does_not_hide_the_whole_one_before(output: Folder) 
     assert small.run_id == "4"
 
 
+def test_a_run_of_other_prompts_does_not_hide_one_of_the_same(output: Folder) -> None:
+    publish_earlier(output, "1", {"a": [10]})
+    publish_earlier(output, "2", {"a": [20], "b": [20]}, "limit=1")
+    publish_earlier(output, "3", {"c": [30]})
+    publish_earlier(output, "4", {"d": [40]}, "limit=1")
+    assert [lengths.run_id for asked in "abcd" if (lengths := found(output, prompts=[asked]))] == ["1", "2", "3", "4"]
+    unknown = found(output, prompts=["e"])
+    assert unknown is not None
+    assert unknown.run_id == "3"
+
+
 @pytest.mark.parametrize("words", [["engine.endpoint.model=other"], ["only=[med_bench]"]])
 def test_runs_of_another_model_or_of_other_tasks_tell_nothing(output: Folder, words: list[str]) -> None:
     publish_earlier(output, "1", {"a": [10]}, *words)
@@ -108,7 +131,7 @@ def test_a_damaged_run_is_told_and_the_one_before_taken(output: Folder, name: st
         file.write_bytes(file.read_bytes()[:-10])
     else:
         damaged.write_text(name, "{")
-    lengths, unread = expected_lengths.find(config(output))
+    lengths, unread = find(output)
     assert lengths is not None
     assert lengths.run_id == "1"
     assert len(unread) == 1
@@ -125,7 +148,7 @@ def test_a_flipped_bit_in_the_samples_is_told(output: Folder) -> None:
     data = bytearray(file.read_bytes())
     data[prompts.data_page_offset + prompts.total_compressed_size // 4] ^= 255
     file.write_bytes(data)
-    lengths, unread = expected_lengths.find(config(output))
+    lengths, unread = find(output)
     assert lengths is None
     assert len(unread) == 1
 
@@ -151,7 +174,10 @@ def test_a_named_run_that_cannot_be_used_is_one_line(output: Folder) -> None:
     }
     for run_id, line in lines.items():
         with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
-            expected_lengths.find(config(output, f"schedule.history={run_id}"))
+            find(output, f"schedule.history={run_id}")
+        if run_id in "01":  # the samples are not read before the prompts are there
+            with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
+                expected_lengths.check(config(output, f"schedule.history={run_id}"))
 
 
 def test_a_name_that_is_no_run_id_is_one_line(output: Folder) -> None:

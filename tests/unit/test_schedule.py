@@ -39,7 +39,8 @@ def known(run: Folder, tokens: dict[int, int]) -> Lengths:
     output = Folder.open(run.root).child("earlier")
     shas = {row["id"]: row["prompt_sha256"] for row in prompts_of(run).dataset().to_table().to_pylist()}
     publish_earlier(output, "1", {shas[number]: [each] for number, each in tokens.items()})
-    lengths, _ = expected_lengths.find(settings(f"output_dir={output.root}", "generation.max_gen_toks=10000"))
+    config = settings(f"output_dir={output.root}", "generation.max_gen_toks=10000")
+    lengths, _ = expected_lengths.find(config, prompts_of(run))
     assert lengths is not None
     return lengths
 
