@@ -216,8 +216,8 @@ def _advise(found: list[Plan], freest: Plan, config: Config, console: Console) -
     elif mine[0] is not best:
         lines.append(f"this configuration takes {mine[0].wall_s / best.wall_s:.1f} times as long by these figures")
     lines.append(
-        "An estimate: memory and arithmetic at their data-sheet peaks, no scheduling, no prefix in cache, every "
-        "sequence at its full length."
+        "An estimate: memory and arithmetic at their data-sheet peaks, all slots filled to the end, no prefix in "
+        "cache, room for every sequence at its full length."
     )
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)

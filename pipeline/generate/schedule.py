@@ -6,8 +6,8 @@ work/, in the order in which rows should start. Rows that are finished, or that 
 A row's rank is the length of the same prompt's completion in the earlier run, else the mean of its task and split
 there, else of its task, else of all; without an earlier run it is the length of the prompt, which is a weak guess.
 Rows of one rank stand by the length of their prompts and then by how these begin, so that an engine that caches
-prefixes finds them. Memory does not grow with the rows: they are shared out by rank to buckets on the disk, each of
-which is sorted alone.
+prefixes finds them. Of a row that is done and of a prompt whose length is known some bytes are held; the rows
+themselves are shared out by rank to buckets on the disk, each of which is sorted alone.
 """
 
 from __future__ import annotations

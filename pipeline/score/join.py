@@ -22,7 +22,7 @@ from pipeline.store import Stage
 _KEYS = ["task", "split", "id", "prompt_sha256"]
 _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_prompt_tokens"]
 
-KEYS_AT_ONCE = 100_000
+KEYS_AT_ONCE = 200_000
 """Completions whose keys are counted at a time: DuckDB keeps about a kilobyte of each, and spills none of it."""
 
 _ACCOUNT = """

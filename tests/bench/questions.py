@@ -1,7 +1,10 @@
 """The questions of a bench, as the pipeline prepares them, and how long each completion is made.
 
 Each round has questions of its own, so that no engine that lives through several finds their prefixes in its cache;
-the lengths are the same in each, shuffled anew. In: a `Bench`. Out, for each size and round,
+the lengths are the same in each, shuffled anew. The questions stand in the order in which the generate stage starts
+them without history: ways that know no lengths have the same order, and none is luckier than another.
+
+In: a `Bench`. Out, for each size and round,
 `<folder>/<size>/round-<n>/`: a prompts stage, and `questions.parquet`, `warm_up.parquet` and
 `alone.parquet` with `SCHEMA`.
 """
@@ -79,7 +82,7 @@ def _write_round(folder: Path, size: Size, prompts: pa.Table, rng: random.Random
     wanted = lengths(size, size.num_questions)
     rng.shuffle(wanted)
     before = [max(1, round(each * math.exp(rng.gauss(0.0, NOISE)))) for each in wanted]
-    asked = prompts.slice(0, size.num_questions)
+    asked = as_started(prompts.slice(0, size.num_questions))
     warm_up = prompts.slice(size.num_questions, size.num_warm_up)
     alone = prompts.slice(size.num_questions + size.num_warm_up, size.num_alone)
     run = Folder.open(str(folder))
@@ -91,6 +94,15 @@ def _write_round(folder: Path, size: Size, prompts: pa.Table, rng: random.Random
     _write(folder / "warm_up.parquet", warm_up, short, short)
     evenly = lengths(size, size.num_alone)
     _write(folder / "alone.parquet", alone, evenly, evenly)
+
+
+def as_started(prompts: pa.Table) -> pa.Table:
+    """Return the prompts, longest first, as `pipeline.generate.schedule` sorts them when it knows no lengths."""
+    rows = prompts.select(["id", "num_prompt_tokens", "messages"]).to_pylist()
+    order = sorted(
+        range(len(rows)), key=lambda at: (-rows[at]["num_prompt_tokens"], rows[at]["messages"][:200], rows[at]["id"])
+    )
+    return prompts.take(pa.array(order))
 
 
 def _write(file: Path, prompts: pa.Table, wanted: list[int], before: list[int]) -> None:

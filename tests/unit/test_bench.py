@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
+import pyarrow.parquet as pq
 import pytest
-from bench.questions import lengths
+from bench.questions import as_started, lengths
 from bench.results import Measurement, as_json, summarize, table, targets
 from bench.settings import SIZES, WAYS, parse
+from builders import make_prompt, publish_prompts
 
 from pipeline.errors import ConfigError
+from pipeline.generate.schedule import write_work
+from pipeline.records import PROMPT_SCHEMA, to_table
+from pipeline.store import Folder
 
 
 def measured(way: str, number: int, seconds: float, *, size: str = "demo", num_tokens: int = 1000) -> Measurement:
@@ -122,3 +128,15 @@ def test_the_picture_shows_every_way_with_a_ratio(tmp_path: Path) -> None:
     plot(summarize([measured(way, 0, 10.0) for way in WAYS]), tmp_path / "bench.svg")
     text = (tmp_path / "bench.svg").read_text(encoding="utf-8")
     assert all(name in text for name in WAYS.values())
+
+
+def test_the_questions_stand_in_the_order_in_which_the_stage_starts_them(tmp_path: Path) -> None:
+    texts = ["б" * 9, "а" * 30, "а" * 9, "в" * 20]
+    prompts = [make_prompt(number, question=text) for number, text in enumerate(texts)]
+    run = Folder.open(str(tmp_path / "run"))
+    publish_prompts(run, prompts)
+    stage = run.require_stage("prompts", PROMPT_SCHEMA)
+    work = write_work(run, stage, [], 1)
+    started = [row["id"] for name in work.files for row in pq.read_table(run.path(name)).to_pylist()]
+    table = to_table([replace(each, num_prompt_tokens=len(each.messages)) for each in prompts], PROMPT_SCHEMA)
+    assert as_started(table)["id"].to_pylist() == started == [1, 3, 2, 0]

@@ -171,7 +171,7 @@ def test_a_model_that_fits_nowhere_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "what"),
     [
-        ("Mamba2Config", {"num_heads": 2}, "a model without num_attention_heads"),
+        ("Mamba2Config", {"num_heads": 2}, "a model without linear_conv_kernel_dim"),
         ("DeepseekV3Config", {}, "'multi-head latent attention'"),
     ],
 )

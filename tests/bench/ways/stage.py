@@ -67,7 +67,7 @@ class Stage:
 
 
 def _publish_prompts(folder: Path, run: Folder) -> pa.Table:
-    """Give the run the round's prompts stage and return it, in the order of the questions."""
+    """Give the run the round's prompts stage and return it, sorted by id as a run's is."""
     prompts = Folder.open(str(folder)).require_stage("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
     with run.publish("prompts", PROMPT_SCHEMA) as stage:
         stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])
@@ -76,7 +76,8 @@ def _publish_prompts(folder: Path, run: Folder) -> pa.Table:
 
 def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
     """Return what an earlier run would tell of the completions' lengths."""
-    before = pa.table({"sha": prompts["prompt_sha256"], "tokens": [row["num_tokens_before"] for row in asked]})
+    tokens = {int(row["name"].rpartition("/")[2]): row["num_tokens_before"] for row in asked}
+    before = pa.table({"sha": prompts["prompt_sha256"], "tokens": [tokens[key] for key in prompts["id"].to_pylist()]})
     with duck.connection() as database:
         database.register("before", before)
         sql = "SELECT hash(sha)::UBIGINT AS prompt, avg(tokens)::FLOAT AS tokens FROM before GROUP BY ALL"

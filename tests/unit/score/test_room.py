@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import DataError
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
-from pipeline.score import room
+from pipeline.score import join, room
 from pipeline.score.rows import read_doc
 from pipeline.store import Folder
 
@@ -210,6 +210,7 @@ def _answer_another_prompt(run):
     run.change_last(prompt_sha256="another")
 
 
+@pytest.mark.parametrize("keys_at_once", [join.KEYS_AT_ONCE, 1])
 @pytest.mark.parametrize(
     ("damage", "count"),
     [
@@ -222,7 +223,10 @@ def _answer_another_prompt(run):
         (_answer_another_prompt, "num_other_prompt=1"),
     ],
 )
-def test_completions_that_are_not_exactly_the_prompts_raise_with_the_counts(run, damage, count):
+def test_completions_that_are_not_exactly_the_prompts_raise_with_the_counts(
+    run, damage, count, keys_at_once, monkeypatch
+):
+    monkeypatch.setattr(join, "KEYS_AT_ONCE", keys_at_once)
     for _ in range(3):
         run.ask("B")
     damage(run)
