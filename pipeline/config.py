@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipeline.engines import EngineConfig
 from pipeline.gating import GateConfig, NoiseConfig
-from pipeline.keys import RUN_ID, key, require, require_no_credentials
+from pipeline.keys import LATEST, RUN_ID, key, require, require_no_credentials
 from pipeline.submission import SubmissionConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -141,7 +141,7 @@ class ScheduleConfig:
     """The order in which rows start; a completion does not depend on it."""
 
     history: str | None = key(
-        "latest",
+        LATEST,
         "run whose output lengths give the order, longest first: a run_id, latest (the newest complete run of this "
         "model), or null (the prompts' lengths)",
     )
@@ -194,7 +194,7 @@ class Config:
     def __post_init__(self) -> None:
         mend = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
         require(not self.run_id or bool(RUN_ID.fullmatch(self.run_id)), "run_id", self.run_id, mend)
-        require(self.run_id != "latest", "run_id", self.run_id, "elsewhere means the newest run: choose another")
+        require(self.run_id != LATEST, "run_id", self.run_id, "elsewhere means the newest run: choose another")
         require(bool(self.output_dir), "output_dir", self.output_dir, "give a path or a URI")
         require_no_credentials("output_dir", self.output_dir)
         require(self.limit is None or 1 <= self.limit < 2**63, "limit", self.limit, "must be null or at least 1")

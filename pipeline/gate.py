@@ -25,7 +25,7 @@ from pipeline.comparison.room import compare
 from pipeline.config import Config
 from pipeline.earlier import EarlierRun
 from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
-from pipeline.gating import LATEST
+from pipeline.keys import LATEST
 from pipeline.paired import holm
 from pipeline.store import Folder
 

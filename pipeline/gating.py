@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from pipeline.keys import RUN_ID, key, require
 
-LATEST = "latest"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:

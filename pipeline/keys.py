@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
+LATEST = "latest"
+"""What stands for the newest suitable run where a key names a run; no run has this name."""
+
 
 def key(default: T, meaning: str) -> T:
     """Declare a key with its default and the line that `--help` and the README print for it."""

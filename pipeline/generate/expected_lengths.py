@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline import duck, earlier
+from pipeline import duck, earlier, keys
 from pipeline.config import Config
 from pipeline.earlier import EarlierRun
 from pipeline.errors import ConfigError, UserError
@@ -60,7 +60,7 @@ def check(config: Config) -> None:
         ConfigError: There is no such run, it is not complete, or what it recorded cannot be read.
         RunError: output_dir cannot be reached.
     """
-    if config.schedule.history not in (None, "latest"):
+    if config.schedule.history not in (None, keys.LATEST):
         earlier.named(config, KEY, str(config.schedule.history))
 
 
@@ -83,7 +83,7 @@ def find(config: Config, prompts: Stage) -> tuple[Lengths | None, list[str]]:
     match config.schedule.history:
         case None:
             return None, unread
-        case "latest":
+        case keys.LATEST:
             second_best: Lengths | None = None
             runs = [run for run in earlier.of_model(config, unread) if run.shares_tasks(config)]
             runs.sort(key=lambda run: not run.covers(config))

@@ -186,12 +186,7 @@ def _step(shape: Shape, gpu: Gpu, size: int, num_running: int, context: float) -
     arithmetic_s = num_running * per_token / (size * gpu.peak)
     telling_s = 0.0
     if size > 1:
-        telling_s = telling(shape, gpu, size, num_running)
+        sent = 2 * (size - 1) / size * num_running * shape.hidden_size * 2
+        telling_s = 2 * shape.num_layers * (ALL_REDUCE_LATENCY_S + sent / gpu.link)
     bounds = {"memory": memory_s, "arithmetic": arithmetic_s, "links": telling_s}
     return max(memory_s, arithmetic_s) + telling_s, max(bounds, key=lambda name: bounds[name])
-
-
-def telling(shape: Shape, gpu: Gpu, size: int, num_running: int) -> float:
-    """Return the seconds of a step in which the GPUs of a group tell each other their parts of the activations."""
-    sent = 2 * (size - 1) / size * num_running * shape.hidden_size * 2
-    return 2 * shape.num_layers * (ALL_REDUCE_LATENCY_S + sent / gpu.link)
