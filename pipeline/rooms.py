@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from pipeline import gate, manifest, noise, summary
 from pipeline.config import Config
 from pipeline.console import GenerateProgress, visible
 from pipeline.generate import expected_lengths, job
-from pipeline.generate.cluster import cluster
-from pipeline.prepare import lints, prepare
+from pipeline.generate.cluster import Placement, cluster
+from pipeline.prepare import beside, lints
 from pipeline.prepare.template import check_fingerprint
 from pipeline.publish import room
 from pipeline.records import PROMPT_SCHEMA
@@ -53,10 +53,12 @@ class Rooms:
         """Do what is not done yet, publish, and write the manifest of a complete run."""
         began = time.monotonic()
         self._begin_again()
-        self._prepare()
-        self._pin_revision()
-        with self._timed("generate"):
-            self.content["engine"] = self._generate(self.config, self.run)
+        with ExitStack() as started:
+            self._prepare(started)
+            self._pin_revision()
+            with self._timed("generate"):
+                self.content["engine"] = self._generate(self.config, self.run)
+                started.close()
         self._after_generate()
         room.retract(self.run, self.config)  # what an earlier session made of other samples
         with self._timed("score"):
@@ -79,16 +81,26 @@ class Rooms:
         for line in [product.line for product in products] + (verdict.lines if verdict else []):
             self._say(line)
 
-    def _prepare(self) -> None:
-        """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
+    def _prepare(self, started: ExitStack) -> None:
+        """Make the prompts, or open those that are there, and compare what they are made of with what is expected.
+
+        Ray, which generating needs, starts meanwhile in this thread, so that its handler of SIGTERM is soon replaced.
+        """
         prompts = self.run.stage("prompts", PROMPT_SCHEMA)
         if prompts is not None:
             self._check(prompts.facts)
         else:
-            with self._timed("prepare"):
-                prepare(self.config, self.run, on_facts=self._check)
+            with self._timed("prepare"), beside.preparing(self.config, self.run) as preparing:
+                started.enter_context(self._cluster(self.config))
+                preparing.wait(self._check)
             prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
         self._warn(lints.warnings(self.config, prompts))
+
+    @contextmanager
+    def _cluster(self, config: Config) -> Iterator[Placement]:
+        with cluster(config) as placement:
+            self.signals.take()
+            yield placement
 
     def _check(self, facts: Mapping[str, str | int]) -> None:
         datasets = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}
@@ -117,11 +129,10 @@ class Rooms:
         for line in unread:
             self._say(f"{expected_lengths.KEY}={config.schedule.history}: {line}")
         progress = GenerateProgress(self.console)
-        with cluster(config) as placement:
+        with self._cluster(config) as placement:
             factory = self.factory or job.engine_factory(config, placement)
             if placement.waits_for is not None:
                 self._say(f"generate: {placement.waits_for}")
-            self.signals.take()
             if tries_again:  # not before all else is there: until now the run is complete
                 job.reopen(run)
             try:

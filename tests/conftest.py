@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders import ROOT, publish_prompts, s3_server
 
+from pipeline.config import Config
+from pipeline.prepare import beside, prepare
 from pipeline.records import Prompt
 from pipeline.store import Folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers are processes of their own: they find the scripted engine where the tests find it.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+
+
+@pytest.fixture(autouse=True)
+def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs of this process prepare in it: their own would import all that this one has already.
+
+    Runs that are commands prepare beside, and tests/unit/prepare/test_prepare_beside.py does.
+    """
+
+    @contextmanager
+    def here(config: Config, run: Folder) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(wait=lambda on_facts: prepare(config, run, on_facts=on_facts))
+
+    monkeypatch.setattr(beside, "preparing", here)
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""The prepare room in a process of its own, so that Ray starts meanwhile and torch never comes into the driver.
+
+The tokenizer's library imports torch, half a gigabyte and some seconds; both end with the process. In: a configuration
+and a run's directory. Out: the stage `prompts`, as `room.prepare` writes it. The process says what the prompts will be
+made of and waits for the word to go on; when the one that began it is gone, it ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import PipelineError
+from pipeline.prepare.room import prepare
+from pipeline.store import Folder
+
+END_S = 10.0
+"""Seconds that the process has to clear away what it was writing."""
+
+Facts = Mapping[str, str | int]
+
+
+class Preparing:
+    """A run that is being prepared in another process. Made by `preparing`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:
+        self._process, self._connection = process, connection
+
+    def wait(self, on_facts: Callable[[Facts], None]) -> None:
+        """Wait until the stage is there.
+
+        Args:
+            on_facts: As `room.prepare` takes it: called before any row is read; what it raises leaves the run as it
+                was.
+
+        Raises:
+            PipelineError: What `room.prepare` raises.
+            RuntimeError: It failed in a way that is our own fault, told with its traceback, or the process was killed.
+        """
+        try:
+            facts, failure = self._connection.recv()
+            if facts is not None:
+                on_facts(facts)
+                self._connection.send(True)
+                _, failure = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            code = self._process.wait()
+            raise RuntimeError(f"the process that prepares has ended with {code}: see logs/driver.log") from error
+        if isinstance(failure, PipelineError):
+            raise failure
+        if failure is not None:
+            raise RuntimeError(f"preparing has failed:\n{failure}")
+
+
+@contextmanager
+def preparing(config: Config, run: Folder) -> Iterator[Preparing]:
+    """Begin to prepare a run in another process; at the end of the block the process ends, however far it is."""
+    ours, theirs = Pipe()
+    with ours:
+        with theirs:
+            number = theirs.fileno()
+            line = [sys.executable, "-m", __name__, str(number)]
+            process = subprocess.Popen(line, pass_fds=[number])  # noqa: S603
+        try:
+            ours.send((config, run))
+            yield Preparing(process, ours)
+        finally:
+            ours.close()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()  # it may be at its end already
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(number: int) -> None:
+    """Be the process: prepare what comes over the connection, and say there how it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that began this decides
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unlike its default, with what is being written cleared away
+    with Connection(number) as connection:
+        config, run = connection.recv()
+
+        def on_facts(facts: Facts) -> None:
+            connection.send((dict(facts), None))
+            connection.recv()
+
+        def on_rows(_: int) -> None:
+            if connection.poll():  # nothing is ever sent: the other end is closed
+                raise EOFError("the run is gone")
+
+        failure: PipelineError | str | None = None
+        try:
+            prepare(config, run, on_rows=on_rows, on_facts=on_facts)
+        except PipelineError as error:
+            failure = error
+        except Exception:
+            failure = traceback.format_exc()
+        with suppress(BrokenPipeError):
+            connection.send((None, failure))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,142 @@
+"""Preparing in a process of its own does what preparing here does, and ends when it should."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import wait_until
+
+from pipeline.compose import compose
+from pipeline.errors import DataError, ModelError
+from pipeline.prepare import beside, prepare
+from pipeline.records import PROMPT_SCHEMA
+from pipeline.store import Folder
+
+
+@pytest.fixture(autouse=True)
+def prepare_here():
+    """Prepare beside, unlike all other tests of this process."""
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The processes that were begun."""
+    found = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            found.append(self)
+
+    monkeypatch.setattr(beside.subprocess, "Popen", Noted)
+    return found
+
+
+@pytest.fixture
+def served(words, endpoint):
+    """A command line that needs no tokenizer, whose import takes seconds."""
+    return [*words, *endpoint]
+
+
+def stage_of(run):
+    stage = run.stage("prompts", PROMPT_SCHEMA)
+    return stage.facts, stage.dataset().to_table().sort_by("id").to_pylist()
+
+
+def ignore(_):
+    pass
+
+
+def test_the_stage_is_the_one_that_is_prepared_here(words, run, tmp_path):
+    config, heard = compose(words), []
+    with beside.preparing(config, run) as preparing:
+        preparing.wait(heard.append)
+    here = Folder.open(str(tmp_path / "here"))
+    prepare(config, here)
+    assert stage_of(run) == stage_of(here)
+    assert heard == [stage_of(here)[0]]
+
+
+def test_what_is_refused_is_the_same_line(served, run, begun):
+    config = compose([*served, "tasks.agro.dataset=gone/nowhere"])
+    with pytest.raises(DataError) as here:
+        prepare(config, run)
+    with pytest.raises(DataError) as there, beside.preparing(config, run) as preparing:
+        preparing.wait(ignore)
+    assert str(there.value) == str(here.value)
+    assert [each.poll() is None for each in begun] == [False]
+
+
+def test_facts_that_are_refused_leave_nothing_and_no_process(served, run, begun):
+    def refuse(_):
+        raise ModelError("not this one")
+
+    with pytest.raises(ModelError, match="not this one"), beside.preparing(compose(served), run) as preparing:
+        preparing.wait(refuse)
+    assert run.folders() == []
+    assert begun[0].poll() is not None
+
+
+def test_a_block_that_is_left_ends_the_process(served, run, begun):
+    with pytest.raises(KeyboardInterrupt), beside.preparing(compose(served), run):
+        raise KeyboardInterrupt
+    assert begun[0].poll() is not None
+    assert run.folders() == []
+
+
+def test_ctrl_c_is_the_other_process_s_to_decide(served, run, begun):
+    def heard(_):
+        begun[0].send_signal(signal.SIGINT)
+
+    with beside.preparing(compose(served), run) as preparing:
+        preparing.wait(heard)
+    assert stage_of(run)[1]
+
+
+def test_a_process_that_is_killed_is_told(served, run, begun):
+    with (
+        pytest.raises(RuntimeError, match=r"has ended with -9: see logs/driver\.log"),
+        beside.preparing(compose(served), run) as preparing,
+    ):
+        preparing.wait(lambda _: begun[0].kill())
+
+
+def test_a_fault_of_our_own_comes_with_its_traceback(served, run):
+    config = compose(served)
+    object.__setattr__(config, "splits", None)
+    with (
+        pytest.raises(RuntimeError, match=r"(?s)preparing has failed:.*Traceback.*room\.py.*TypeError"),
+        beside.preparing(config, run) as preparing,
+    ):
+        preparing.wait(ignore)
+
+
+def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
+    code = (
+        "import os, sys\nfrom pipeline.compose import compose\nfrom pipeline.prepare import beside\n"
+        "from pipeline.store import Folder\n"
+        "with beside.preparing(compose(sys.argv[2:]), Folder.open(sys.argv[1])) as preparing:\n"
+        "    print(preparing._process.pid, flush=True)\n"
+        "    preparing.wait(lambda facts: os._exit(7))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, run.root, *served], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    wait_until(lambda: not Path(f"/proc/{int(done.stdout)}").exists())
+    assert run.folders() == []
+
+
+def test_the_driver_of_a_whole_run_imports_no_torch(words, tmp_path):
+    code = (
+        "import sys\nfrom pipeline.compose import compose\nfrom pipeline.run import execute\n"
+        "from scripted import ScriptedFactory\n"
+        "execute(compose(sys.argv[1:]), ScriptedFactory())\n"
+        "found = {'torch', 'transformers', 'vllm', 'datasets'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    line = [sys.executable, "-c", code, *words, f"output_dir={tmp_path}", "run_id=one", "cluster.address=local"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    prompts = stage_of(Folder.open(str(tmp_path / "run=one")))[1]
+    assert all(row["num_prompt_tokens"] for row in prompts)
