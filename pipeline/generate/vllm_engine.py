@@ -6,6 +6,7 @@ that everything else works where it is not installed. Try it: `python -m pipelin
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from pipeline.generate.weights import num_parameters
 
 CLOSE_S = 10.0
 """Seconds that vLLM's processes have to end by themselves."""
+
+LONGEST_CLOSE_S = 30.0
+"""Seconds after which an engine that is still ending tells its log where each of its threads stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """End vLLM's own processes. Called from a thread that is not the event loop's."""
+        faulthandler.dump_traceback_later(LONGEST_CLOSE_S, file=2)
         handler = self._engine.output_handler
         if handler is not None:
             # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
@@ -217,6 +222,7 @@ class VllmEngine:
         # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
         self._engine = None
         gc.collect()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _shape(model: Any) -> Facts:

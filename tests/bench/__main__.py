@@ -26,6 +26,7 @@ from bench.models import make_models
 from bench.questions import make_questions
 from bench.results import Measurement, as_json, summarize, table, targets
 from bench.settings import ROOT, WAYS, Bench, Size, parse
+from bench.steps import metered
 
 from pipeline import manifest
 
@@ -41,6 +42,7 @@ class Child:
         line = [sys.executable, "-m", "bench.child", name, size.name, *words]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         environment = {**os.environ, "PYTHONPATH": path, "VLLM_NO_USAGE_STATS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = metered(environment, bench.folder / size.name / "steps" / name)
         self._log = log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
@@ -124,6 +126,7 @@ def _measure(bench: Bench, size: Size, words: list[str]) -> list[Measurement]:
                 start_s = answer.get("engine_start_s", child.engine_start_s)
                 names = ("seconds", "num_rows", "num_tokens")
                 values = {name: answer[name] for name in names}
+                values |= {name: answer[name] for name in ("num_steps", "steps_s", "steps_cpu_s")}
                 values |= {name: answer.get(name) for name in ("engine_end_s", "after_last_row_s")}
                 found.append(Measurement(size=size.name, way=way, round=number, engine_start_s=start_s, **values))
                 print(f"{size.name} {number + 1}/{bench.rounds} {WAYS[way]}: {found[-1].tokens_per_s:,.0f} tokens/s")

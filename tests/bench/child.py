@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench.settings import Size, parse
+from bench.steps import taken
 
 from pipeline.config import Config
 
@@ -41,8 +42,8 @@ class Way(Protocol):
         """Warm up, generate a round's questions, and put the rows on disk.
 
         Returns:
-            `seconds` from the first request's start to the last row on disk, `num_tokens` generated in them,
-            `num_rows`, and where the engine starts with the round `engine_start_s`.
+            `seconds` from the first request's start, at `began` of `time.monotonic()`, to the last row on disk,
+            `num_tokens` generated in them, `num_rows`, and where the engine starts with the round `engine_start_s`.
         """
 
     def close(self) -> None:
@@ -82,7 +83,11 @@ def main(words: list[str]) -> None:
         print(json.dumps({"engine_start_s": way.engine_start_s}), file=answers)
         for line in sys.stdin:
             way_name, folder = line.rstrip("\n").split(" ", 1)
-            print(json.dumps(way.run(way_name, Path(folder))), file=answers)
+            answer = way.run(way_name, Path(folder))
+            steps = taken(Path(os.environ["BENCH_STEPS"]), answer["began"], answer["began"] + answer["seconds"])
+            if not steps["num_steps"]:
+                raise RuntimeError(f"{way_name}: vLLM's worker has noted no step in {os.environ['BENCH_STEPS']}")
+            print(json.dumps(answer | steps), file=answers)
 
 
 if __name__ == "__main__":

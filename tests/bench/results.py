@@ -17,8 +17,9 @@ from bench.settings import BASELINE, CEILING, WAYS
 class Measurement:
     """One way, one round. `seconds` is from the first request's start to the last row on disk.
 
-    `after_last_row_s` of them come after the engine's last row; `engine_end_s` are not in them. Both are None where
-    they are not told apart.
+    `steps_s` of them passed within the model's `num_steps` steps, which took `steps_cpu_s` of the processor's time;
+    what is left is the way's own. `after_last_row_s` of them come after the engine's last row; `engine_end_s` are not
+    in them. Both are None where they are not told apart.
     """
 
     size: str
@@ -28,6 +29,9 @@ class Measurement:
     num_rows: int
     num_tokens: int
     engine_start_s: float | None
+    num_steps: int
+    steps_s: float
+    steps_cpu_s: float
     engine_end_s: float | None = None
     after_last_row_s: float | None = None
 
@@ -43,7 +47,8 @@ class Summary:
 
     `ratio` is the median over the rounds of this way's tokens/s to plain vLLM's in the same round, `ratio_low` and
     `ratio_high` the least and the largest of them; `to` likewise the median to each other way. None, or not there,
-    where no round has the other way.
+    where no round has the other way. `step_ms` is the processor's time of a step, `outside_s` the time outside of
+    steps.
     """
 
     size: str
@@ -56,6 +61,9 @@ class Summary:
     ratio_high: float | None
     to: dict[str, float]
     engine_start_s: float | None
+    num_steps: float
+    step_ms: float
+    outside_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,9 @@ def _summary(own: Sequence[Measurement], all_of_them: Sequence[Measurement]) -> 
         ratio_high=max(ratios, default=None),
         to={way: median(each) for way, each in to.items() if each},
         engine_start_s=median(starts) if starts else None,
+        num_steps=median(each.num_steps for each in own),
+        step_ms=median(1000 * each.steps_cpu_s / each.num_steps for each in own),
+        outside_s=median(each.seconds - each.steps_s for each in own),
     )
 
 
@@ -149,7 +160,7 @@ def as_json(measurements: Sequence[Measurement], about: dict[str, Any]) -> dict[
     }
 
 
-HEAD = ("way", "tokens/s", "seconds", "/ plain", "least", "most", "/ ceiling", "engine start")
+HEAD = ("way", "tokens/s", "seconds", "/ plain", "least", "most", "/ ceiling", "steps", "ms a step", "outside", "start")
 
 
 def table(summaries: Sequence[Summary]) -> str:
@@ -167,4 +178,5 @@ def _cells(summary: Summary) -> tuple[str, ...]:
     start = "" if summary.engine_start_s is None else f"{summary.engine_start_s:.1f} s"
     ratios = (summary.ratio, summary.ratio_low, summary.ratio_high, summary.to.get(CEILING))
     shown = ("" if each is None else f"{each:.2f}" for each in ratios)
-    return WAYS[summary.way], f"{summary.tokens_per_s:,.0f}", f"{summary.seconds:.1f}", *shown, start
+    steps = (f"{summary.num_steps:,.0f}", f"{summary.step_ms:.1f}", f"{summary.outside_s:.1f} s")
+    return WAYS[summary.way], f"{summary.tokens_per_s:,.0f}", f"{summary.seconds:.1f}", *shown, *steps, start

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
 import pyarrow.parquet as pq
 import pytest
+from bench.meter.bench_meter import Meter
 from bench.questions import as_started, lengths
 from bench.results import Measurement, as_json, summarize, table, targets
 from bench.settings import SIZES, WAYS, parse
+from bench.steps import METER, metered, taken
 from builders import make_prompt, publish_prompts
 
 from pipeline.errors import ConfigError
@@ -22,7 +26,16 @@ from pipeline.store import Folder
 
 def measured(way: str, number: int, seconds: float, *, size: str = "demo", num_tokens: int = 1000) -> Measurement:
     return Measurement(
-        size=size, way=way, round=number, seconds=seconds, num_rows=10, num_tokens=num_tokens, engine_start_s=20.0
+        size=size,
+        way=way,
+        round=number,
+        seconds=seconds,
+        num_rows=10,
+        num_tokens=num_tokens,
+        engine_start_s=20.0,
+        num_steps=100,
+        steps_s=0.9 * seconds,
+        steps_cpu_s=0.8 * seconds,
     )
 
 
@@ -46,6 +59,28 @@ def test_a_ratio_is_unknown_where_plain_vllm_was_not_run() -> None:
     (summary,) = summarize([measured("pipeline", 0, 10.0)])
     assert (summary.ratio, summary.ratio_low, summary.to) == (None, None, {"pipeline": 1.0})
     assert targets([summary]) == []
+
+
+def test_what_is_not_spent_in_steps_is_the_ways_own() -> None:
+    (summary,) = summarize([measured("plain", number, seconds) for number, seconds in enumerate((10.0, 40.0, 20.0))])
+    assert (summary.num_steps, summary.step_ms, summary.outside_s) == (100, pytest.approx(160), pytest.approx(2.0))
+
+
+def test_only_the_steps_within_the_time_are_counted(tmp_path: Path) -> None:
+    """The meter writes as vLLM's worker calls it; a warm-up's steps are before, another round's after."""
+    environment = metered({"PYTHONPATH": "/here"}, tmp_path / "steps")
+    assert environment == {"PYTHONPATH": f"{METER}{os.pathsep}/here", "BENCH_STEPS": str(tmp_path / "steps")}
+    meter, times = Meter(environment["BENCH_STEPS"]), []
+    step = meter.around(lambda grammar: [grammar])
+    for number in range(4):
+        times.append(time.monotonic())
+        meter.begin()
+        assert step(number) == [number]
+    found = taken(tmp_path / "steps", times[1], times[3] - 1e-9)
+    assert found["num_steps"] == 2
+    assert 0 < found["steps_cpu_s"] < found["steps_s"] + 0.01
+    metered({}, tmp_path / "steps")
+    assert taken(tmp_path / "steps", 0.0, math.inf)["num_steps"] == 0
 
 
 def test_sizes_are_not_mixed() -> None:

@@ -28,7 +28,12 @@ class Plain:
         write_rows(folder, way, rows)
         seconds = time.monotonic() - began
         check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
-        return {"seconds": seconds, "num_rows": len(rows), "num_tokens": sum(count for _, _, count in rows)}
+        return {
+            "began": began,
+            "seconds": seconds,
+            "num_rows": len(rows),
+            "num_tokens": sum(count for _, _, count in rows),
+        }
 
     def _generate(self, asked: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
         prompts = [{"prompt_token_ids": row["prompt_token_ids"]} for row in asked]

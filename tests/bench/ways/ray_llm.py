@@ -82,6 +82,7 @@ class RayLlm:
         check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in found})
         seconds, num_tokens = ended - started, sum(count for _, _, count in found)
         return {
+            "began": started,
             "seconds": seconds,
             "num_rows": len(found),
             "num_tokens": num_tokens,

@@ -49,20 +49,21 @@ class Server:
         asked, warm_up = read(folder / "questions.parquet"), read(folder / "warm_up.parquet")
         if at_once == 1:
             asked, warm_up = read(folder / "alone.parquet"), warm_up[:4]
-        seconds, rows = asyncio.run(self._measure(way, folder, warm_up, asked, at_once))
+        began, seconds, rows = asyncio.run(self._measure(way, folder, warm_up, asked, at_once))
         check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
-        return {"seconds": seconds, "num_rows": len(rows), "num_tokens": sum(count for _, _, count in rows)}
+        num_tokens = sum(count for _, _, count in rows)
+        return {"began": began, "seconds": seconds, "num_rows": len(rows), "num_tokens": num_tokens}
 
     async def _measure(
         self, way: str, folder: Path, warm_up: list[dict[str, Any]], asked: list[dict[str, Any]], at_once: int
-    ) -> tuple[float, list[tuple[str, str, int]]]:
+    ) -> tuple[float, float, list[tuple[str, str, int]]]:
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=at_once)) as session:
             await self._generate(session, warm_up, at_once)
             began = time.monotonic()
             rows = await self._generate(session, asked, at_once)
             write_rows(folder, way, rows)
-            return time.monotonic() - began, rows
+            return began, time.monotonic() - began, rows
 
     async def _generate(
         self, session: aiohttp.ClientSession, asked: list[dict[str, Any]], at_once: int

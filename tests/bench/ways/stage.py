@@ -54,6 +54,7 @@ class Stage:
         check(way, {row["name"]: row["num_tokens"] for row in asked}, counts)
         assert len(facts) == 1, facts
         return {
+            "began": found["started"],
             "seconds": ended - found["started"] - found["close_s"],
             "num_rows": len(counts),
             "num_tokens": sum(counts.values()),

@@ -1,0 +1,31 @@
+"""What the meter in vLLM's worker has noted: the model's steps, by the clock that all processes share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from bench.meter.bench_meter import STEP
+
+METER = Path(__file__).resolve().parent / "meter"
+
+
+def metered(environment: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return the environment with which vLLM notes its steps in the folder, which is emptied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.steps"):
+        file.unlink()
+    path = os.pathsep.join([str(METER), environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return {**environment, "PYTHONPATH": path, "BENCH_STEPS": str(folder)}
+
+
+def taken(folder: Path, began: float, ended: float) -> dict[str, Any]:
+    """Return the steps that began within the time: their number, their seconds, and the processor's seconds in them."""
+    found = [step for file in folder.glob("*.steps") for step in STEP.iter_unpack(file.read_bytes())]
+    found = [step for step in found if began <= step[0] <= ended]
+    return {
+        "num_steps": len(found),
+        "steps_s": sum(end - begin for begin, end, _ in found),
+        "steps_cpu_s": sum(spent for _, _, spent in found),
+    }
