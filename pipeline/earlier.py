@@ -108,6 +108,17 @@ def each(runs: Iterable[EarlierRun], read: Callable[[EarlierRun], Found], unread
         yield found
 
 
+def best_of(found: Iterable[Found], answers: Callable[[Found], bool], tells: Callable[[Found], bool]) -> Found | None:
+    """Return the first that answers what is asked, else the first that tells something at all, else None."""
+    second_best: Found | None = None
+    for one in found:
+        if answers(one):
+            return one
+        if second_best is None and tells(one):
+            second_best = one
+    return second_best
+
+
 def _open(folder: Folder, run_id: str, content: dict[str, Any]) -> EarlierRun:
     return EarlierRun(run_id=run_id, folder=folder, config=recorded(folder), manifest=content)
 

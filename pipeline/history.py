@@ -85,14 +85,16 @@ def expect(config: Config, prompts: Stage) -> tuple[Expected | None, list[str]]:
         RunError: output_dir names no file system.
     """
     unread: list[str] = []
-    second_best: Expected | None = None
-    runs = earlier.of_model(config, unread)
-    for found in earlier.each(runs, lambda run: _expected(run, config, prompts), unread):
-        if any(each.num_same for each in found.tasks):
-            return found, unread
-        if second_best is None and any(each.mean_tokens is not None for each in found.tasks):
-            second_best = found
-    return second_best, unread
+    found = earlier.each(earlier.of_model(config, unread), lambda run: _expected(run, config, prompts), unread)
+    return earlier.best_of(found, _answers_one, _tells), unread
+
+
+def _answers_one(expected: Expected) -> bool:
+    return any(each.num_same for each in expected.tasks)
+
+
+def _tells(expected: Expected) -> bool:
+    return any(each.mean_tokens is not None for each in expected.tasks)
 
 
 def _expected(run: EarlierRun, config: Config, prompts: Stage) -> Expected:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,7 +38,7 @@ class Placement:
     def num_fitting(self, nodes: list[dict[str, Any]]) -> int:
         """Return how many replicas the living of these nodes have room for; 1 where replicas take no GPU."""
         gpus = _gpus(nodes)
-        return _num_fitting(gpus, self.gpus_per_replica, self.spans_nodes) if self.gpus_per_replica else 1
+        return num_groups(gpus, self.gpus_per_replica, spans_nodes=self.spans_nodes) if self.gpus_per_replica else 1
 
     @property
     def waits_for(self) -> str | None:
@@ -133,7 +133,8 @@ def _gpus(nodes: list[dict[str, Any]]) -> list[int]:
     return [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
 
 
-def _num_fitting(gpus: list[int], size: int, spans_nodes: bool) -> int:
+def num_groups(gpus: Sequence[int], size: int, *, spans_nodes: bool = False) -> int:
+    """Return how many groups of `size` GPUs nodes with these numbers of GPUs hold, each on one node unless it spans."""
     return sum(gpus) // size if spans_nodes else sum(count // size for count in gpus)
 
 
@@ -157,7 +158,7 @@ def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
     spans_nodes = size > max(gpus)
     if spans_nodes and any(count % tensor for count in gpus):
         raise ConfigError(f"{at}: a replica over several nodes needs nodes whose GPUs it divides (there are {gpus})")
-    fitting = _num_fitting(gpus, size, spans_nodes)
+    fitting = num_groups(gpus, size, spans_nodes=spans_nodes)
     if not fitting:
         raise ConfigError(f"{at}: one replica takes {size} GPUs, and the nodes have {gpus}; lower it")
     if wanted is None and fitting * size != sum(gpus):

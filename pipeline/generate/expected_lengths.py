@@ -84,24 +84,23 @@ def find(config: Config, prompts: Stage) -> tuple[Lengths | None, list[str]]:
         case None:
             return None, unread
         case keys.LATEST:
-            second_best: Lengths | None = None
             runs = [run for run in earlier.of_model(config, unread) if run.shares_tasks(config)]
             runs.sort(key=lambda run: not run.covers(config))
-            for lengths in earlier.each(runs, lambda run: _read(run, most), unread):
-                if _answers_one_of(prompts, lengths):
-                    return lengths, unread
-                if lengths.by_prompt.num_rows:
-                    second_best = second_best or lengths
-            return second_best, unread
+            found = earlier.each(runs, lambda run: _read(run, most), unread)
+            return earlier.best_of(found, lambda each: _answers_one_of(prompts, each), _tells), unread
         case run_id:
             run = earlier.named(config, KEY, run_id)
             try:
                 lengths = _read(run, most)
             except UserError as error:
                 raise ConfigError(f"{KEY}={run_id!r}: {error}") from error
-            if not lengths.by_prompt.num_rows:
+            if not _tells(lengths):
                 raise ConfigError(f"{KEY}={run_id!r}: its samples tell no output tokens; name another run, or null")
             return lengths, unread
+
+
+def _tells(lengths: Lengths) -> bool:
+    return bool(lengths.by_prompt.num_rows)
 
 
 def _answers_one_of(prompts: Stage, lengths: Lengths) -> bool:

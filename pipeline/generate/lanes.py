@@ -2,33 +2,36 @@
 
 A row that was under way when the process died runs in a narrow lane, at first among eight, then alone, so that the
 one that kills the engine is found by few deaths and takes no innocent row along. The most suspicious rows go first and
-never beside rows of another level.
+never beside rows of another level. Blocks overtake each other on their way here: of the rows that wait, the one that is
+first in the work list is first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
 
 CROWD_WIDTH = 8
 
 
 class Lanes:
-    """The places of one engine. Used on one event loop; within a level rows go in the order in which they came."""
+    """The slots of one engine. Used on one event loop; within a level rows go by their places in the work list."""
 
     def __init__(self, admitted: int) -> None:
         self._widths = (admitted, min(CROWD_WIDTH, admitted), 1)
-        self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
+        self._waiting: tuple[list[tuple[int, int, asyncio.Future[None]]], ...] = ([], [], [])
+        self._arrivals = count()
         self._level = 0
         self.num_running = 0
 
     @asynccontextmanager
-    async def slot(self, level: int) -> AsyncIterator[None]:
-        """Wait for a place in the level's lane and hold it."""
+    async def slot(self, level: int, place: int) -> AsyncIterator[None]:
+        """Wait for a slot in the level's lane and hold it; the lowest place goes first, then the first that came."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[level].append(turn)
+        heappush(self._waiting[level], (place, next(self._arrivals), turn))
         self._admit()
         try:
             await turn
@@ -49,7 +52,7 @@ class Lanes:
         while (level := self._most_suspicious()) is not None:
             if self.num_running and (level != self._level or self.num_running >= self._widths[level]):
                 return
-            turn = self._waiting[level].popleft()
+            turn = heappop(self._waiting[level])[-1]
             if not turn.cancelled():
                 self._level = level
                 self.num_running += 1

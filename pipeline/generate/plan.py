@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.generate.cluster import num_groups
 from pipeline.generate.shape import Shape
 
 BLOCK_TOKENS = 16
@@ -96,10 +97,12 @@ def plans(shape: Shape, gpu: Gpu, num_gpus: int, gpus_per_node: int, share: floa
     Raises:
         ConfigError: The model fits on no group of these GPUs.
     """
+    num_nodes, rest = divmod(num_gpus, gpus_per_node)
+    nodes = [gpus_per_node] * num_nodes + [rest]
     found = [
         plan
         for size in _sizes(shape, min(num_gpus, gpus_per_node))
-        if (plan := _plan(shape, gpu, _num_replicas(num_gpus, gpus_per_node, size), size, share, work)) is not None
+        if (plan := _plan(shape, gpu, num_groups(nodes, size), size, share, work)) is not None
     ]
     if not found:
         raise ConfigError(
@@ -107,12 +110,6 @@ def plans(shape: Shape, gpu: Gpu, num_gpus: int, gpus_per_node: int, share: floa
             "of a node hold no sequence beside it: use more or larger GPUs, or a quantized model"
         )
     return sorted(found, key=lambda plan: (plan.wall_s, plan.tensor_parallel_size))
-
-
-def _num_replicas(num_gpus: int, gpus_per_node: int, size: int) -> int:
-    """Return how many groups of `size` GPUs there are, none of them over two nodes."""
-    num_nodes, rest = divmod(num_gpus, gpus_per_node)
-    return num_nodes * (gpus_per_node // size) + rest // size
 
 
 def _sizes(shape: Shape, most: int) -> Sequence[int]:

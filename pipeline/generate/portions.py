@@ -63,7 +63,7 @@ class Portions:
 
 
 def blocks(run: Folder, work: Work, rows_per_block: int) -> Any:
-    """Return the work list as a Ray data set of blocks of so many rows, in its order."""
+    """Return the work list as a Ray data set of blocks of so many rows, in its order, with a column `place` from 0."""
     import ray.data
 
     files = ray.data.from_items([{"file": name} for name in work.files], override_num_blocks=1)
@@ -79,8 +79,11 @@ def blocks(run: Folder, work: Work, rows_per_block: int) -> Any:
 
 
 def _read(files: pa.Table, run: Folder) -> Iterator[pa.Table]:
-    """Yield the rows of the files in their order."""
+    """Yield the rows of the files in their order, each with its place in it."""
+    place = 0
     for name in files.column("file").to_pylist():
         with run.fs.open_input_file(run.path(name)) as source:
             for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
-                yield pa.Table.from_batches([batch])
+                places = pa.array(range(place, place + batch.num_rows), pa.int64())
+                yield pa.Table.from_batches([batch]).append_column("place", places)
+                place += batch.num_rows

@@ -227,7 +227,7 @@ class Worker:
         if earlier is not None:
             return earlier
         level = self._ledger.level(key)
-        async with self._lanes.slot(level):
+        async with self._lanes.slot(level, row["place"]):
             if self._stopping or self._closed.is_set():
                 return None
             started = time.monotonic()

@@ -26,8 +26,8 @@ class Watch:
         self.mixed = False
         self._running: Counter[int] = Counter()
 
-    async def row(self, level: int, name: object = None, num_turns: int = 1) -> None:
-        async with self.lanes.slot(level):
+    async def row(self, level: int, name: object = None, num_turns: int = 1, place: int = 0) -> None:
+        async with self.lanes.slot(level, place):
             self.order.append(name)
             self._running[level] += 1
             self.most[level] = max(self.most[level], self._running[level])
@@ -86,10 +86,20 @@ def test_the_most_suspicious_go_first_once_the_running_have_left() -> None:
     assert not watch.mixed
 
 
+def test_of_the_rows_that_wait_the_first_of_the_work_list_is_first() -> None:
+    """Whatever block it came with: two blocks may have changed places on their way."""
+
+    async def scene(watch: Watch) -> None:
+        places = [4, 5, 2, 3, 0, 1]
+        await asyncio.gather(*(watch.row(NORMAL, place, place=place) for place in places))
+
+    assert run(scene, slots=1).order == [4, 0, 1, 2, 3, 5]
+
+
 def test_a_row_that_raises_gives_its_slot_back() -> None:
     async def scene(watch: Watch) -> None:
         with pytest.raises(ValueError, match="row"):
-            async with watch.lanes.slot(ALONE):
+            async with watch.lanes.slot(ALONE, 0):
                 raise ValueError("row")
         await watch.row(ALONE)
 
