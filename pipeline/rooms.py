@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import gate, manifest, noise, summary
 from pipeline.config import Config
 from pipeline.console import GenerateProgress, visible
+from pipeline.errors import GOES_ON, Interrupted
 from pipeline.generate import expected_lengths, job
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.prepare import beside, lints
@@ -84,22 +85,29 @@ class Rooms:
     def _prepare(self, started: ExitStack) -> None:
         """Make the prompts, or open those that are there, and compare what they are made of with what is expected.
 
-        Ray, which generating needs, starts meanwhile in this thread, so that its handler of SIGTERM is soon replaced.
+        Ray, which generating needs, starts while the rows are read, when the data sets and the template are found to be
+        right; in this thread, so that its handler of SIGTERM is soon replaced.
         """
         prompts = self.run.stage("prompts", PROMPT_SCHEMA)
         if prompts is not None:
             self._check(prompts.facts)
         else:
             with self._timed("prepare"), beside.preparing(self.config, self.run) as preparing:
+                preparing.begin(self._check)
                 started.enter_context(self._cluster(self.config))
-                preparing.wait(self._check)
+                preparing.wait()
             prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
         self._warn(lints.warnings(self.config, prompts))
 
     @contextmanager
     def _cluster(self, config: Config) -> Iterator[Placement]:
-        with cluster(config) as placement:
-            self.signals.take()
+        with ExitStack() as ours:
+            try:
+                with self.signals.deferred():  # stopped half way in its start, Ray leaves processes behind
+                    placement = ours.enter_context(cluster(config))
+                    self.signals.take()
+            except SystemExit as ended:  # Ray's own handler of SIGTERM, which stands until ours is back
+                raise Interrupted(GOES_ON) from ended
             yield placement
 
     def _check(self, facts: Mapping[str, str | int]) -> None:

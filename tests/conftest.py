@@ -30,7 +30,7 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def here(config: Config, run: Folder) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(wait=lambda on_facts: prepare(config, run, on_facts=on_facts))
+        yield SimpleNamespace(begin=lambda on_facts: prepare(config, run, on_facts=on_facts), wait=lambda: None)
 
     monkeypatch.setattr(beside, "preparing", here)
 

@@ -94,6 +94,9 @@ def cluster(config: Config) -> Iterator[Placement]:
                 f"cluster.address={config.cluster.address!r}: no Ray cluster answers ({error}): "
                 "start one with `ray start --head`, or set cluster.address=local"
             ) from error
+        except BaseException:  # a signal, half way
+            ray.shutdown()
+            raise
     try:
         placement = place(config, ray.nodes())
         num_free = int(ray.available_resources().get("GPU", 0))

@@ -34,23 +34,29 @@ class Preparing:
     def __init__(self, process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:
         self._process, self._connection = process, connection
 
-    def wait(self, on_facts: Callable[[Facts], None]) -> None:
-        """Wait until the stage is there.
+    def begin(self, on_facts: Callable[[Facts], None]) -> None:
+        """Wait until it is known what the prompts are made of, and let the process go on to read the rows.
 
         Args:
-            on_facts: As `room.prepare` takes it: called before any row is read; what it raises leaves the run as it
-                was.
+            on_facts: As `room.prepare` takes it; what it raises leaves the run as it was.
 
         Raises:
             PipelineError: What `room.prepare` raises.
             RuntimeError: It failed in a way that is our own fault, told with its traceback, or the process was killed.
         """
+        facts = self._hear()
+        if facts is not None:
+            on_facts(facts)
+            with suppress(BrokenPipeError):  # why it is gone is heard next
+                self._connection.send(True)
+
+    def wait(self) -> None:
+        """Wait until the stage is there; raises as `begin` does."""
+        self._hear()
+
+    def _hear(self) -> Facts | None:
         try:
             facts, failure = self._connection.recv()
-            if facts is not None:
-                on_facts(facts)
-                self._connection.send(True)
-                _, failure = self._connection.recv()
         except (EOFError, ConnectionError) as error:
             code = self._process.wait()
             raise RuntimeError(f"the process that prepares has ended with {code}: see logs/driver.log") from error
@@ -58,6 +64,8 @@ class Preparing:
             raise failure
         if failure is not None:
             raise RuntimeError(f"preparing has failed:\n{failure}")
+        heard: Facts | None = facts
+        return heard
 
 
 @contextmanager

@@ -34,7 +34,8 @@ def interrupted(job: Started, number: signal.Signals, within_s: float) -> str:
     """Send the signal; the job ends in time, with one line, and leaves no process. Return the line."""
     job.process.send_signal(number)
     code, _, err = job.end(within_s)
-    assert (code, err.count("\n"), job.survivors()) == (130, 1, []), err
+    # An agent that Ray was just starting sees only after a while that its parent is gone.
+    assert (code, err.count("\n"), job.survivors(within_s=2 * END_S)) == (130, 1, []), err
     assert "goes on where it stopped" in err
     return err
 

@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from contextlib import nullcontext
 
 import pytest
 
-from pipeline import rooms, rundir
+from pipeline import rundir
 from pipeline.compose import compose
 from pipeline.errors import ModelError, RunError
 from pipeline.prepare import prepare
@@ -14,12 +13,6 @@ from pipeline.prepare.template import check_fingerprint
 from pipeline.run import execute
 
 OTHER = f"sha256:{'0' * 64}"
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch):
-    """What is refused here is refused before a replica is placed; Ray need not start for it."""
-    monkeypatch.setattr(rooms, "cluster", lambda _: nullcontext())
 
 
 @pytest.fixture

@@ -49,10 +49,15 @@ def ignore(_):
     pass
 
 
+def prepare_beside(config, run, on_facts=ignore):
+    with beside.preparing(config, run) as preparing:
+        preparing.begin(on_facts)
+        preparing.wait()
+
+
 def test_the_stage_is_the_one_that_is_prepared_here(words, run, tmp_path):
     config, heard = compose(words), []
-    with beside.preparing(config, run) as preparing:
-        preparing.wait(heard.append)
+    prepare_beside(config, run, heard.append)
     here = Folder.open(str(tmp_path / "here"))
     prepare(config, here)
     assert stage_of(run) == stage_of(here)
@@ -63,8 +68,8 @@ def test_what_is_refused_is_the_same_line(served, run, begun):
     config = compose([*served, "tasks.agro.dataset=gone/nowhere"])
     with pytest.raises(DataError) as here:
         prepare(config, run)
-    with pytest.raises(DataError) as there, beside.preparing(config, run) as preparing:
-        preparing.wait(ignore)
+    with pytest.raises(DataError) as there:
+        prepare_beside(config, run)
     assert str(there.value) == str(here.value)
     assert [each.poll() is None for each in begun] == [False]
 
@@ -73,8 +78,8 @@ def test_facts_that_are_refused_leave_nothing_and_no_process(served, run, begun)
     def refuse(_):
         raise ModelError("not this one")
 
-    with pytest.raises(ModelError, match="not this one"), beside.preparing(compose(served), run) as preparing:
-        preparing.wait(refuse)
+    with pytest.raises(ModelError, match="not this one"):
+        prepare_beside(compose(served), run, refuse)
     assert run.folders() == []
     assert begun[0].poll() is not None
 
@@ -90,27 +95,20 @@ def test_ctrl_c_is_the_other_process_s_to_decide(served, run, begun):
     def heard(_):
         begun[0].send_signal(signal.SIGINT)
 
-    with beside.preparing(compose(served), run) as preparing:
-        preparing.wait(heard)
+    prepare_beside(compose(served), run, heard)
     assert stage_of(run)[1]
 
 
 def test_a_process_that_is_killed_is_told(served, run, begun):
-    with (
-        pytest.raises(RuntimeError, match=r"has ended with -9: see logs/driver\.log"),
-        beside.preparing(compose(served), run) as preparing,
-    ):
-        preparing.wait(lambda _: begun[0].kill())
+    with pytest.raises(RuntimeError, match=r"has ended with -9: see logs/driver\.log"):
+        prepare_beside(compose(served), run, lambda _: begun[0].kill())
 
 
 def test_a_fault_of_our_own_comes_with_its_traceback(served, run):
     config = compose(served)
     object.__setattr__(config, "splits", None)
-    with (
-        pytest.raises(RuntimeError, match=r"(?s)preparing has failed:.*Traceback.*room\.py.*TypeError"),
-        beside.preparing(config, run) as preparing,
-    ):
-        preparing.wait(ignore)
+    with pytest.raises(RuntimeError, match=r"(?s)preparing has failed:.*Traceback.*room\.py.*TypeError"):
+        prepare_beside(config, run)
 
 
 def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
@@ -119,7 +117,7 @@ def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
         "from pipeline.store import Folder\n"
         "with beside.preparing(compose(sys.argv[2:]), Folder.open(sys.argv[1])) as preparing:\n"
         "    print(preparing._process.pid, flush=True)\n"
-        "    preparing.wait(lambda facts: os._exit(7))\n"
+        "    preparing.begin(lambda facts: os._exit(7))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, run.root, *served], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
