@@ -54,12 +54,10 @@ class Rooms:
         """Do what is not done yet, publish, and write the manifest of a complete run."""
         began = time.monotonic()
         self._begin_again()
-        with ExitStack() as started:
-            self._prepare(started)
-            self._pin_revision()
-            with self._timed("generate"):
-                self.content["engine"] = self._generate(self.config, self.run)
-                started.close()
+        self._prepare()
+        self._pin_revision()
+        with self._timed("generate"):
+            self.content["engine"] = self._generate(self.config, self.run)
         self._after_generate()
         room.retract(self.run, self.config)  # what an earlier session made of other samples
         with self._timed("score"):
@@ -82,19 +80,14 @@ class Rooms:
         for line in [product.line for product in products] + (verdict.lines if verdict else []):
             self._say(line)
 
-    def _prepare(self, started: ExitStack) -> None:
-        """Make the prompts, or open those that are there, and compare what they are made of with what is expected.
-
-        Ray, which generating needs, starts while the rows are read, when the data sets and the template are found to be
-        right; in this thread, so that its handler of SIGTERM is soon replaced.
-        """
+    def _prepare(self) -> None:
+        """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
         prompts = self.run.stage("prompts", PROMPT_SCHEMA)
         if prompts is not None:
             self._check(prompts.facts)
         else:
             with self._timed("prepare"), beside.preparing(self.config, self.run) as preparing:
                 preparing.begin(self._check)
-                started.enter_context(self._cluster(self.config))
                 preparing.wait()
             prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
         self._warn(lints.warnings(self.config, prompts))
@@ -103,11 +96,10 @@ class Rooms:
     def _cluster(self, config: Config) -> Iterator[Placement]:
         with ExitStack() as ours:
             try:
-                with self.signals.deferred():  # stopped half way in its start, Ray leaves processes behind
-                    placement = ours.enter_context(cluster(config))
-                    self.signals.take()
+                placement = ours.enter_context(cluster(config))
             except SystemExit as ended:  # Ray's own handler of SIGTERM, which stands until ours is back
                 raise Interrupted(GOES_ON) from ended
+            self.signals.take()
             yield placement
 
     def _check(self, facts: Mapping[str, str | int]) -> None:

@@ -1,8 +1,8 @@
-"""The prepare room in a process of its own, so that Ray starts meanwhile and torch never comes into the driver.
+"""The prepare room in a process of its own, so that torch never comes into the driver.
 
-The tokenizer's library imports torch, half a gigabyte and some seconds; both end with the process. In: a configuration
-and a run's directory. Out: the stage `prompts`, as `room.prepare` writes it. The process says what the prompts will be
-made of and waits for the word to go on; when the one that began it is gone, it ends.
+The tokenizer's library imports torch, half a gigabyte that our code has no use for; it ends with the process. In: a
+configuration and a run's directory. Out: the stage `prompts`, as `room.prepare` writes it. The process says what the
+prompts will be made of and waits for the word to go on; when the one that began it is gone, it ends.
 """
 
 from __future__ import annotations
