@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import gate, manifest, noise, summary
 from pipeline.config import Config
 from pipeline.console import GenerateProgress, visible
-from pipeline.errors import GOES_ON, Interrupted
 from pipeline.generate import expected_lengths, job
-from pipeline.generate.cluster import Placement, cluster
+from pipeline.generate.cluster import cluster
 from pipeline.prepare import beside, lints
 from pipeline.prepare.template import check_fingerprint
 from pipeline.publish import room
@@ -86,21 +85,10 @@ class Rooms:
         if prompts is not None:
             self._check(prompts.facts)
         else:
-            with self._timed("prepare"), beside.preparing(self.config, self.run) as preparing:
-                preparing.begin(self._check)
-                preparing.wait()
+            with self._timed("prepare"):
+                beside.prepare_beside(self.config, self.run, on_facts=self._check)
             prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
         self._warn(lints.warnings(self.config, prompts))
-
-    @contextmanager
-    def _cluster(self, config: Config) -> Iterator[Placement]:
-        with ExitStack() as ours:
-            try:
-                placement = ours.enter_context(cluster(config))
-            except SystemExit as ended:  # Ray's own handler of SIGTERM, which stands until ours is back
-                raise Interrupted(GOES_ON) from ended
-            self.signals.take()
-            yield placement
 
     def _check(self, facts: Mapping[str, str | int]) -> None:
         datasets = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}
@@ -129,7 +117,8 @@ class Rooms:
         for line in unread:
             self._say(f"{expected_lengths.KEY}={config.schedule.history}: {line}")
         progress = GenerateProgress(self.console)
-        with self._cluster(config) as placement:
+        with cluster(config) as placement:
+            self.signals.take()
             factory = self.factory or job.engine_factory(config, placement)
             if placement.waits_for is not None:
                 self._say(f"generate: {placement.waits_for}")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from builders import ROOT, publish_prompts, s3_server
 
-from pipeline.config import Config
 from pipeline.prepare import beside, prepare
 from pipeline.records import Prompt
 from pipeline.store import Folder
@@ -28,11 +25,7 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
     Runs that are commands prepare beside, and tests/unit/prepare/test_prepare_beside.py does.
     """
 
-    @contextmanager
-    def here(config: Config, run: Folder) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(begin=lambda on_facts: prepare(config, run, on_facts=on_facts), wait=lambda: None)
-
-    monkeypatch.setattr(beside, "preparing", here)
+    monkeypatch.setattr(beside, "prepare_beside", prepare)
 
 
 @pytest.fixture

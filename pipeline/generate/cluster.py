@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.engines import EngineConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import GOES_ON, ConfigError, Interrupted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,7 @@ def cluster(config: Config) -> Iterator[Placement]:
 
     Raises:
         ConfigError: The cluster cannot be reached, or has not the GPUs that the configuration asks for.
+        Interrupted: SIGTERM came before the caller's handler was back.
     """
     # Ray asks for these before it is imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -81,29 +82,35 @@ def cluster(config: Config) -> Iterator[Placement]:
     import ray
 
     joined = ray.is_initialized()
-    if not joined:
-        try:
-            ray.init(
-                address=config.cluster.address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False if config.cluster.address == "local" else None,
-            )
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(
-                f"cluster.address={config.cluster.address!r}: no Ray cluster answers ({error}): "
-                "start one with `ray start --head`, or set cluster.address=local"
-            ) from error
-        except BaseException:  # a signal, half way
-            ray.shutdown()
-            raise
     try:
-        placement = place(config, ray.nodes())
-        num_free = int(ray.available_resources().get("GPU", 0))
+        try:
+            if not joined:
+                _start(config)
+            placement = place(config, ray.nodes())
+            num_free = int(ray.available_resources().get("GPU", 0))
+        except SystemExit as ended:  # Ray's own handler of SIGTERM, which its start puts in place
+            raise Interrupted(GOES_ON) from ended
         yield replace(placement, num_held_gpus=max(0, placement.num_gpus - num_free))
     finally:
-        if not joined:
+        if not joined:  # also after half a start
             ray.shutdown()
+
+
+def _start(config: Config) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address=config.cluster.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if config.cluster.address == "local" else None,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"cluster.address={config.cluster.address!r}: no Ray cluster answers ({error}): "
+            "start one with `ray start --head`, or set cluster.address=local"
+        ) from error
 
 
 def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:

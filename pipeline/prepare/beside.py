@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,49 +28,18 @@ END_S = 10.0
 Facts = Mapping[str, str | int]
 
 
-class Preparing:
-    """A run that is being prepared in another process. Made by `preparing`."""
+def prepare_beside(config: Config, run: Folder, *, on_facts: Callable[[Facts], None]) -> None:
+    """Prepare a run in another process, which has ended when this returns or raises.
 
-    def __init__(self, process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:
-        self._process, self._connection = process, connection
+    Args:
+        config: The run's configuration.
+        run: The run's directory.
+        on_facts: As `room.prepare` takes it, called in this process: what it raises leaves the run as it was.
 
-    def begin(self, on_facts: Callable[[Facts], None]) -> None:
-        """Wait until it is known what the prompts are made of, and let the process go on to read the rows.
-
-        Args:
-            on_facts: As `room.prepare` takes it; what it raises leaves the run as it was.
-
-        Raises:
-            PipelineError: What `room.prepare` raises.
-            RuntimeError: It failed in a way that is our own fault, told with its traceback, or the process was killed.
-        """
-        facts = self._hear()
-        if facts is not None:
-            on_facts(facts)
-            with suppress(BrokenPipeError):  # why it is gone is heard next
-                self._connection.send(True)
-
-    def wait(self) -> None:
-        """Wait until the stage is there; raises as `begin` does."""
-        self._hear()
-
-    def _hear(self) -> Facts | None:
-        try:
-            facts, failure = self._connection.recv()
-        except (EOFError, ConnectionError) as error:
-            code = self._process.wait()
-            raise RuntimeError(f"the process that prepares has ended with {code}: see logs/driver.log") from error
-        if isinstance(failure, PipelineError):
-            raise failure
-        if failure is not None:
-            raise RuntimeError(f"preparing has failed:\n{failure}")
-        heard: Facts | None = facts
-        return heard
-
-
-@contextmanager
-def preparing(config: Config, run: Folder) -> Iterator[Preparing]:
-    """Begin to prepare a run in another process; at the end of the block the process ends, however far it is."""
+    Raises:
+        PipelineError: What `room.prepare` raises.
+        RuntimeError: It failed in a way that is our own fault, told with its traceback, or the process was killed.
+    """
     ours, theirs = Pipe()
     with ours:
         with theirs:
@@ -79,10 +48,31 @@ def preparing(config: Config, run: Folder) -> Iterator[Preparing]:
             process = subprocess.Popen(line, pass_fds=[number])  # noqa: S603
         try:
             ours.send((config, run))
-            yield Preparing(process, ours)
+            facts = _hear(ours, process)
+            if facts is not None:
+                on_facts(facts)
+                with suppress(BrokenPipeError):  # why it is gone is heard next
+                    ours.send(True)
+                _hear(ours, process)
         finally:
             ours.close()
             _end(process)
+
+
+def _hear(connection: Connection[Any, Any], process: subprocess.Popen[bytes]) -> Facts | None:
+    """Return what the prompts will be made of, or None at the end of the preparation; raise what it failed with."""
+    facts: Facts | None
+    failure: PipelineError | str | None
+    try:
+        facts, failure = connection.recv()
+    except (EOFError, ConnectionError) as error:
+        code = process.wait()
+        raise RuntimeError(f"the process that prepares has ended with {code}: see logs/driver.log") from error
+    if isinstance(failure, PipelineError):
+        raise failure
+    if failure is not None:
+        raise RuntimeError(f"preparing has failed:\n{failure}")
+    return facts
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -102,7 +92,7 @@ def main(number: int) -> None:
         config, run = connection.recv()
 
         def on_facts(facts: Facts) -> None:
-            connection.send((dict(facts), None))
+            connection.send((facts, None))
             connection.recv()
 
         def on_rows(_: int) -> None:

@@ -11,6 +11,7 @@ from builders import wait_until
 from pipeline.compose import compose
 from pipeline.errors import DataError, ModelError
 from pipeline.prepare import beside, prepare
+from pipeline.prepare.beside import prepare_beside
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.store import Folder
 
@@ -49,15 +50,9 @@ def ignore(_):
     pass
 
 
-def prepare_beside(config, run, on_facts=ignore):
-    with beside.preparing(config, run) as preparing:
-        preparing.begin(on_facts)
-        preparing.wait()
-
-
 def test_the_stage_is_the_one_that_is_prepared_here(words, run, tmp_path):
     config, heard = compose(words), []
-    prepare_beside(config, run, heard.append)
+    prepare_beside(config, run, on_facts=heard.append)
     here = Folder.open(str(tmp_path / "here"))
     prepare(config, here)
     assert stage_of(run) == stage_of(here)
@@ -69,7 +64,7 @@ def test_what_is_refused_is_the_same_line(served, run, begun):
     with pytest.raises(DataError) as here:
         prepare(config, run)
     with pytest.raises(DataError) as there:
-        prepare_beside(config, run)
+        prepare_beside(config, run, on_facts=ignore)
     assert str(there.value) == str(here.value)
     assert [each.poll() is None for each in begun] == [False]
 
@@ -79,14 +74,17 @@ def test_facts_that_are_refused_leave_nothing_and_no_process(served, run, begun)
         raise ModelError("not this one")
 
     with pytest.raises(ModelError, match="not this one"):
-        prepare_beside(compose(served), run, refuse)
+        prepare_beside(compose(served), run, on_facts=refuse)
     assert run.folders() == []
     assert begun[0].poll() is not None
 
 
-def test_a_block_that_is_left_ends_the_process(served, run, begun):
-    with pytest.raises(KeyboardInterrupt), beside.preparing(compose(served), run):
+def test_an_interruption_ends_the_process(served, run, begun):
+    def interrupt(_):
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_beside(compose(served), run, on_facts=interrupt)
     assert begun[0].poll() is not None
     assert run.folders() == []
 
@@ -95,29 +93,33 @@ def test_ctrl_c_is_the_other_process_s_to_decide(served, run, begun):
     def heard(_):
         begun[0].send_signal(signal.SIGINT)
 
-    prepare_beside(compose(served), run, heard)
+    prepare_beside(compose(served), run, on_facts=heard)
     assert stage_of(run)[1]
 
 
 def test_a_process_that_is_killed_is_told(served, run, begun):
     with pytest.raises(RuntimeError, match=r"has ended with -9: see logs/driver\.log"):
-        prepare_beside(compose(served), run, lambda _: begun[0].kill())
+        prepare_beside(compose(served), run, on_facts=lambda _: begun[0].kill())
 
 
 def test_a_fault_of_our_own_comes_with_its_traceback(served, run):
     config = compose(served)
     object.__setattr__(config, "splits", None)
     with pytest.raises(RuntimeError, match=r"(?s)preparing has failed:.*Traceback.*room\.py.*TypeError"):
-        prepare_beside(config, run)
+        prepare_beside(config, run, on_facts=ignore)
 
 
 def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
     code = (
-        "import os, sys\nfrom pipeline.compose import compose\nfrom pipeline.prepare import beside\n"
+        "import os, subprocess, sys\nfrom pipeline.compose import compose\nfrom pipeline.prepare import beside\n"
         "from pipeline.store import Folder\n"
-        "with beside.preparing(compose(sys.argv[2:]), Folder.open(sys.argv[1])) as preparing:\n"
-        "    print(preparing._process.pid, flush=True)\n"
-        "    preparing.begin(lambda facts: os._exit(7))\n"
+        "class Told(subprocess.Popen):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        super().__init__(*args, **kwargs)\n"
+        "        print(self.pid, flush=True)\n"
+        "beside.subprocess.Popen = Told\n"
+        "config, run = compose(sys.argv[2:]), Folder.open(sys.argv[1])\n"
+        "beside.prepare_beside(config, run, on_facts=lambda facts: os._exit(7))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, run.root, *served], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
