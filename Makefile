@@ -19,8 +19,12 @@ faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs kil
 parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and its logs are compared with us
 	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
 
-bench: $(VENV)/.dev  ## the pipeline's speed beside plain vLLM, ray.data.llm and vLLM's server, an hour
-	PYTHONPATH=tests $(BIN)/python -m bench
+bench: export PYTHONPATH = tests
+bench: $(VENV)/.dev  ## speed beside plain vLLM, ray.data.llm and vLLM's server; growth: an hour and three quarters
+	$(BIN)/python -m bench
+	$(BIN)/python -m bench.longest_first
+	taskset -c 0 $(BIN)/python -m bench.score_rate 200000
+	$(BIN)/python -m bench.growth 100000 1000000
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from pipeline import gate, manifest, noise, summary
 from pipeline.config import Config
 from pipeline.console import GenerateProgress, visible
 from pipeline.generate import expected_lengths, job
-from pipeline.generate.cluster import cluster
+from pipeline.generate.cluster import cluster, load
 from pipeline.prepare import beside, lints
 from pipeline.prepare.template import check_fingerprint
 from pipeline.publish import room
@@ -86,7 +86,7 @@ class Rooms:
             self._check(prompts.facts)
         else:
             with self._timed("prepare"):
-                beside.prepare_beside(self.config, self.run, on_facts=self._check)
+                beside.prepare_beside(self.config, self.run, on_facts=self._check, meanwhile=load)
             prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
         self._warn(lints.warnings(self.config, prompts))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from builders import ROOT, publish_prompts, s3_server
 
+from pipeline.config import Config
 from pipeline.prepare import beside, prepare
 from pipeline.records import Prompt
 from pipeline.store import Folder
@@ -25,7 +26,10 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
     Runs that are commands prepare beside, and tests/unit/prepare/test_prepare_beside.py does.
     """
 
-    monkeypatch.setattr(beside, "prepare_beside", prepare)
+    def here(config: Config, run: Folder, *, on_facts: Callable[[beside.Facts], None], meanwhile: object) -> None:  # noqa: ARG001
+        prepare(config, run, on_facts=on_facts)
+
+    monkeypatch.setattr(beside, "prepare_beside", here)
 
 
 @pytest.fixture

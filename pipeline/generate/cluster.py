@@ -65,6 +65,12 @@ class Placement:
         }
 
 
+def load() -> None:
+    """Import Ray, which takes seconds, while something else is waited for. Starts nothing."""
+    _settle()
+    import ray.data  # noqa: F401
+
+
 @contextmanager
 def cluster(config: Config) -> Iterator[Placement]:
     """Join or start Ray, and leave it at the end; a local one is stopped with all its processes.
@@ -73,12 +79,7 @@ def cluster(config: Config) -> Iterator[Placement]:
         ConfigError: The cluster cannot be reached, or has not the GPUs that the configuration asks for.
         Interrupted: SIGTERM came before the caller's handler was back.
     """
-    # Ray asks for these before it is imported or started.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # Ray's workers give way to all else on a machine (15), and with them the engine: everything waits for the engine.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    _settle()
     import ray
 
     joined = ray.is_initialized()
@@ -94,6 +95,15 @@ def cluster(config: Config) -> Iterator[Placement]:
     finally:
         if not joined:  # also after half a start
             ray.shutdown()
+
+
+def _settle() -> None:
+    """Settle what Ray asks the environment for before it is imported or started."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Ray's workers give way to all else on a machine (15), and with them the engine: everything waits for the engine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def _start(config: Config) -> None:

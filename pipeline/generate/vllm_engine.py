@@ -214,15 +214,17 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM's own processes. Called from a thread that is not the event loop's."""
         faulthandler.dump_traceback_later(LONGEST_CLOSE_S, file=2)
-        handler = self._engine.output_handler
-        if handler is not None:
-            # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
-            handler.get_loop().call_soon_threadsafe(handler.cancel)
-        self._engine.shutdown(timeout=CLOSE_S)
-        # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
-        self._engine = None
-        gc.collect()
-        faulthandler.cancel_dump_traceback_later()
+        try:
+            handler = self._engine.output_handler
+            if handler is not None:
+                # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
+                handler.get_loop().call_soon_threadsafe(handler.cancel)
+            self._engine.shutdown(timeout=CLOSE_S)
+            # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
+            self._engine = None
+            gc.collect()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _shape(model: Any) -> Facts:

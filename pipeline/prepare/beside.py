@@ -28,13 +28,16 @@ END_S = 10.0
 Facts = Mapping[str, str | int]
 
 
-def prepare_beside(config: Config, run: Folder, *, on_facts: Callable[[Facts], None]) -> None:
+def prepare_beside(
+    config: Config, run: Folder, *, on_facts: Callable[[Facts], None], meanwhile: Callable[[], None]
+) -> None:
     """Prepare a run in another process, which has ended when this returns or raises.
 
     Args:
         config: The run's configuration.
         run: The run's directory.
         on_facts: As `room.prepare` takes it, called in this process: what it raises leaves the run as it was.
+        meanwhile: What this process does until it is told those facts; what it raises ends the other.
 
     Raises:
         PipelineError: What `room.prepare` raises.
@@ -48,6 +51,7 @@ def prepare_beside(config: Config, run: Folder, *, on_facts: Callable[[Facts], N
             process = subprocess.Popen(line, pass_fds=[number])  # noqa: S603
         try:
             ours.send((config, run))
+            meanwhile()
             facts = _hear(ours, process)
             if facts is not None:
                 on_facts(facts)

@@ -1,11 +1,12 @@
 """How fast is the pipeline, beside plain vLLM and the other ways of driving it: `make bench`.
 
-    PYTHONPATH=tests .venv/bin/python -m bench                              # all of it, about an hour on two cores
+    PYTHONPATH=tests .venv/bin/python -m bench                              # all of it, over an hour on two cores
     PYTHONPATH=tests .venv/bin/python -m bench rounds=1 sizes=demo num_questions=200 only=plain,pipeline
 
 In one run, round by round: each way warms up and generates the same questions to the same lengths with the same engine
-arguments. Out: `outputs/bench/bench.{json,md,svg}`. What an engine that lives through the rounds does while others are
-measured is nothing: its processes are stopped (an idle vLLM on a CPU still takes a tenth of a core).
+arguments; each round begins with another way. Out: `outputs/bench/bench.{json,md,svg}`, anew after each pass. What an
+engine that lives through the rounds does while others are measured is nothing: its processes are stopped (an idle vLLM
+on a CPU still takes a tenth of a core).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Child:
         line = [sys.executable, "-m", "bench.child", name, size.name, *words]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         environment = {**os.environ, "PYTHONPATH": path, "VLLM_NO_USAGE_STATS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment["RAY_worker_niceness"] = "0"  # the pipeline's choice: ray.data.llm is given it as well
         environment = metered(environment, bench.folder / size.name / "steps" / name)
         self._log = log
         with log.open("ab") as file:
@@ -100,44 +102,50 @@ def main(words: list[str]) -> None:
     make_questions(bench)
     found: list[Measurement] = []
     for size in bench.sizes:
-        found += _measure(bench, size, words)
-    took_s = time.monotonic() - began
-    about = {"date": manifest.now(), "took_s": round(took_s), "words": words, "machine": _machine(), **_versions()}
-    summaries = summarize(found)
-    text = f"{table(summaries)}\n\n{_verdicts(summaries)}\n"
-    (bench.folder / "bench.json").write_text(json.dumps(as_json(found, about), indent=1), encoding="utf-8")
-    (bench.folder / "bench.md").write_text(text, encoding="utf-8")
-    print(f"{text}\n{took_s / 60:.0f} min, {bench.folder}/bench.json, bench.md, bench.svg")
+        for each in _measure(bench, size, words):
+            found.append(each)
+            _write(bench, found, {"took_s": round(time.monotonic() - began), "words": words})
+    print(f"{(bench.folder / 'bench.md').read_text(encoding='utf-8')}\n{(time.monotonic() - began) / 60:.0f} min")
+    print(f"{bench.folder}/bench.json, bench.md, bench.svg")
+
+
+def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> None:
+    """Write what has been measured up to now: an hour is long, and its last pass may fail."""
     from bench.plot import plot
 
+    summaries = summarize(found)
+    about = {"date": manifest.now(), **about, "machine": _machine(), **_versions()}
+    (bench.folder / "bench.json").write_text(json.dumps(as_json(found, about), indent=1), encoding="utf-8")
+    text = "\n".join([table(summaries), "", *(f"- {each}" for each in targets(summaries)), ""])
+    (bench.folder / "bench.md").write_text(text, encoding="utf-8")
     plot(summaries, bench.folder / "bench.svg")
 
 
-def _measure(bench: Bench, size: Size, words: list[str]) -> list[Measurement]:
+def _measure(bench: Bench, size: Size, words: list[str]) -> Iterator[Measurement]:
     """Run all rounds of one size."""
-    found: list[Measurement] = []
     lasting: dict[str, Child] = {}
-    try:
+    with ExitStack() as ends:
         for number in range(bench.rounds):
             folder = bench.folder / size.name / f"round-{number}"
-            for way in bench.ways:
-                with _child(way, lasting, bench, size, words) as child:
+            first = number % len(bench.ways)  # what grows or fades within a round is no way's luck
+            for way in bench.ways[first:] + bench.ways[:first]:
+                with _child(way, lasting, ends, bench, size, words) as child:
                     answer = child.run(way, folder)
                 start_s = answer.get("engine_start_s", child.engine_start_s)
                 names = ("seconds", "num_rows", "num_tokens")
                 values = {name: answer[name] for name in names}
                 values |= {name: answer[name] for name in ("num_steps", "steps_s", "steps_cpu_s")}
                 values |= {name: answer.get(name) for name in ("engine_end_s", "after_last_row_s")}
-                found.append(Measurement(size=size.name, way=way, round=number, engine_start_s=start_s, **values))
-                print(f"{size.name} {number + 1}/{bench.rounds} {WAYS[way]}: {found[-1].tokens_per_s:,.0f} tokens/s")
-    finally:
-        for child in lasting.values():
-            child.end()
-    return found
+                found = Measurement(size=size.name, way=way, round=number, engine_start_s=start_s, **values)
+                at = f"{size.name} {number + 1}/{bench.rounds} {WAYS[way]}"
+                print(f"{at}: {found.tokens_per_s:,.0f} tokens/s", flush=True)
+                yield found
 
 
 @contextmanager
-def _child(way: str, lasting: dict[str, Child], bench: Bench, size: Size, words: list[str]) -> Iterator[Child]:
+def _child(
+    way: str, lasting: dict[str, Child], ends: ExitStack, bench: Bench, size: Size, words: list[str]
+) -> Iterator[Child]:
     """Give the way's process: one that sleeps between its rounds, or one of this round alone."""
     name = "server" if way.startswith("server") else way
     if name not in LASTING:
@@ -149,17 +157,10 @@ def _child(way: str, lasting: dict[str, Child], bench: Bench, size: Size, words:
         return
     if name not in lasting:
         lasting[name] = Child(way, bench, size, words)
+        ends.callback(lasting[name].end)
     lasting[name].wake()
     yield lasting[name]
     lasting[name].sleep()
-
-
-def _verdicts(summaries: list[Any]) -> str:
-    lines = []
-    for each in targets(summaries):
-        word = "met" if each.is_met else "MISSED"
-        lines.append(f"- {each.size}: {each.what} = {each.value:.2f}, wanted {each.wanted:.2f}: {word}")
-    return "\n".join(lines)
 
 
 def _machine() -> dict[str, Any]:

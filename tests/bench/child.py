@@ -33,7 +33,7 @@ MODULES = {
 
 
 class Way(Protocol):
-    """A running way; its module's `start(config, size)` makes it."""
+    """A running way; its module's `start(config)` makes it."""
 
     engine_start_s: float | None
     """Seconds until the engine could generate; None where the engine starts with each round."""
@@ -78,7 +78,7 @@ def main(words: list[str]) -> None:
     bench = parse(rest)
     size: Size = next(each for each in bench.sizes if each.name == size_name)
     config: Config = bench.config(size)
-    way: Way = import_module(MODULES[name]).start(config, size)
+    way: Way = import_module(MODULES[name]).start(config)
     with closing(way):
         print(json.dumps({"engine_start_s": way.engine_start_s}), file=answers)
         for line in sys.stdin:

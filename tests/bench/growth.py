@@ -1,10 +1,11 @@
 """What a run costs as it grows: all rooms with a scripted engine, at 10,000, 100,000 and 1,000,000 rows.
 
-    .venv/bin/python tests/bench/growth.py 10000 100000
+    PYTHONPATH=tests .venv/bin/python -m bench.growth 10000 100000
 
 The engine answers at once, so all that is measured is the pipeline's own. A run is a process of its own (the driver);
 its memory is the high-water mark of its resident set, and by room the most that was seen of it ten times a second. That
-of Ray's processes is told apart, without what they share. `--keep=DIR` leaves the runs there.
+of the process that prepares, and that of Ray's together, is told apart, without what they share. `--keep=DIR` leaves
+the runs there.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.results import Target
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
 LOOK_EVERY_S = 0.5
 ROOMS = ("prepare", "generate", "score", "publish")
 BETWEEN = {"score": "gate"}
 """What comes between a room and the next."""
+PREPARES = "pipeline.prepare.beside"
+"""In the command line of the process that prepares."""
 MANY = "Пояснение к ответу, которое модель пишет перед буквой. " * 8
 
 CONF = """
@@ -45,6 +50,8 @@ def main(words: list[str]) -> None:
         place = Path(keep or temporary)
         results = [grow(num_rows, place) for num_rows in sizes]
     print_table(results)
+    for target in targets(results):
+        print(f"- {target}")
     print(json.dumps(results))
 
 
@@ -58,30 +65,43 @@ def grow(num_rows: int, place: Path) -> dict[str, Any]:
     line = [sys.executable, __file__, f"conf={conf}", f"run_id=growth-{num_rows}", f"output_dir={place}"]
     began = time.monotonic()
     process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    ray_mb = files = disk_mb = 0.0
+    ray_mb = prepare_mb = files = disk_mb = 0.0
     run = place / f"run=growth-{num_rows}"
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
-        ray_mb = max(ray_mb, sum(resident_mb(pid) for pid in descendants(process.pid)))
+        memory = {pid: resident_mb(pid) for pid in descendants(process.pid)}
+        preparing = {pid for pid in memory if PREPARES in command(pid)}
+        prepare_mb = max(prepare_mb, sum(memory[pid] for pid in preparing))
+        ray_mb = max(ray_mb, sum(memory[pid] for pid in memory.keys() - preparing))
         count, size = on_disk(run)
         files, disk_mb = max(files, count), max(disk_mb, size)
     if process.returncode:
         raise SystemExit(f"the run of {num_rows} rows ended with {process.returncode}")
     count, size = on_disk(run)
-    memory = json.loads((run / "memory.json").read_text())
+    driver_mb = json.loads((run / "memory.json").read_text())
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["counts"]["num_samples"] == num_rows
     return {
         "rows": num_rows,
         "wall_s": round(time.monotonic() - began, 1),
         "rooms_s": {room: round(manifest["timings_s"][room], 1) for room in ROOMS},
-        "driver_mb": memory,
+        "driver_mb": driver_mb,
+        "prepare_mb": round(prepare_mb),
         "ray_mb": round(ray_mb),
         "disk_mb": round(size, 1),
         "disk_peak_mb": round(disk_mb, 1),
         "files": count,
         "files_peak": files,
     }
+
+
+def targets(results: list[dict[str, Any]]) -> list[Target]:
+    """Return what is promised of the driver's memory, where both sizes that the promise names were run."""
+    peaks = {each["rows"]: each["driver_mb"]["peak"] for each in results}
+    if not {100_000, 1_000_000} <= peaks.keys():
+        return []
+    what = "driver's peak memory at 1,000,000 rows / at 100,000"
+    return [Target(size="growth", what=what, value=peaks[1_000_000] / peaks[100_000], wanted=1.3, is_most=True)]
 
 
 def drive(words: list[str]) -> None:
@@ -142,6 +162,13 @@ def descendants(pid: int) -> Iterator[int]:
                 yield from descendants(int(child))
 
 
+def command(pid: int) -> str:
+    """Return a process's command line; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    return ""
+
+
 def resident_mb(pid: int) -> float:
     """Return a process's resident memory without what it shares with others: the object store is counted nowhere."""
     with suppress(OSError):
@@ -169,7 +196,15 @@ def on_disk(folder: Path) -> tuple[int, float]:
 
 
 def print_table(results: list[dict[str, Any]]) -> None:
-    titles = ["rows", "wall s", "ms a row", f"{', '.join(ROOMS)} s", "driver's peak MB (by room)", "Ray MB"]
+    titles = [
+        "rows",
+        "wall s",
+        "ms a row",
+        f"{', '.join(ROOMS)} s",
+        "driver's peak MB (by room)",
+        "preparing MB",
+        "Ray MB",
+    ]
     titles += ["on disk MB (peak)", "files (peak)"]
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")
@@ -178,7 +213,8 @@ def print_table(results: list[dict[str, Any]]) -> None:
         print(
             f"| {each['rows']:,} | {each['wall_s']:,} | {1000 * each['wall_s'] / each['rows']:.2f} "
             f"| {', '.join(f'{rooms[room]:,}' for room in ROOMS)} "
-            f"| {memory['peak']:,} ({', '.join(f'{memory[room]:,}' for room in ROOMS)}) | {each['ray_mb']:,} "
+            f"| {memory['peak']:,} ({', '.join(f'{memory[room]:,}' for room in ROOMS)}) | {each['prepare_mb']:,} "
+            f"| {each['ray_mb']:,} "
             f"| {each['disk_mb']:,} ({each['disk_peak_mb']:,}) | {each['files']} ({each['files_peak']}) |"
         )
 

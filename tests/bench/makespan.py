@@ -1,10 +1,8 @@
 """How close to the earliest possible end a night comes, by what is known of the lengths: a simulation.
 
-    .venv/bin/python tests/bench/makespan.py        # the tables of NOTES.md: 10 seeds, some minutes
-
 8 replicas x 64 slots, 9,137 rows of lognormal lengths capped at 10,000 tokens, mean 2,000. Rows are fed as the
 generate room feeds them: blocks, each to the replica that has the fewest, one more as soon as a block is whole;
-within a replica rows start in the order in which they came. Time is counted in steps of a full engine.
+within a replica rows start in their order. Time is counted in steps of a full engine.
 
 Assumed: an earlier run's lengths have tonight's distribution, and their logarithms correlate with tonight's; what a
 step costs is told by a function of the rows in it. With `constant` a slot makes one token a step whatever happens
@@ -17,12 +15,12 @@ from __future__ import annotations
 
 import heapq
 import math
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import repeat
-from statistics import NormalDist, mean
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -34,19 +32,6 @@ Floats = npt.NDArray[np.float64]
 NUM_ROWS, MEAN_TOKENS, CAP_TOKENS = 9_137, 2_000, 10_000
 NUM_REPLICAS, SLOTS = 8, 64
 NUM_SEEDS = 10
-
-SPREADS = (0.4, 0.6, 0.8, 1.0, 1.2)
-"""Standard deviations of a length's logarithm before the cap. The demo's is 0.63; reasoning spreads wider."""
-
-ORDERS = {
-    "file order": 0.0,
-    "prompt length, correlation 0.3": 0.3,
-    "history, correlation 0.5": 0.5,
-    "history, correlation 0.7": 0.7,
-    "history, correlation 0.9": 0.9,
-    "perfect oracle": 1.0,
-}
-"""What the order is made of, with its correlation to what comes. 0.3 is about the demo's for a prompt's length."""
 
 
 def constant(num_rows: int) -> float:  # noqa: ARG001
@@ -186,6 +171,7 @@ def ordered(rng: np.random.Generator, correlation: float, spread: float, num_row
     return lengths
 
 
+@cache
 def ratios(
     correlation: float, spread: float, cluster: Cluster, num_seeds: int = NUM_SEEDS, num_rows: int = NUM_ROWS
 ) -> list[float]:
@@ -195,57 +181,3 @@ def ratios(
 
 
 OURS = Portions.of(NUM_ROWS, SLOTS, NUM_REPLICAS)
-
-
-def tables() -> Iterator[str]:
-    """Yield the lines of NOTES.md."""
-    for title, settings in (
-        ("One token a slot and step", {"step": constant}),
-        ("A step of few rows is shorter (experts)", {"step": experts}),
-        ("One token a slot and step; the replicas become ready over 1,800 steps", {"ready_within": 1_800.0}),
-        ("128 slots a replica, as in conf/mera.yaml; one token a slot and step", {"slots": 128}),
-    ):
-        cluster = Cluster(portions=Portions.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
-        yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
-        yield from _table(
-            [f"{spread}" for spread in SPREADS],
-            {
-                name: [ratios(correlation, spread, cluster) for spread in SPREADS]
-                for name, correlation in ORDERS.items()
-            },
-        )
-    portions = {"row by row, 1.25 a slot": Portions(1, math.ceil(1.25 * SLOTS))}
-    portions |= {
-        f"{rows} rows a block, {times} a slot": Portions(rows, 1 + math.ceil(times * SLOTS / rows))
-        for rows, times in ((4, 2), (4, 2.5), (4, 3), (8, 4), (16, 6), (32, 8))
-    }
-    late = {
-        "": {},
-        " late": {"ready_within": 1_800.0, "greedy": False},
-        " late, greedy": {"ready_within": 1_800.0},
-    }
-    yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"
-    yield from _table(
-        [f"{name}{word}" for name in ("file order", "0.9", "oracle") for word in late],
-        {
-            name: [
-                ratios(correlation, 1.0, Cluster(portions=each, **settings))
-                for correlation in (0.0, 0.9, 1.0)
-                for settings in late.values()
-            ]
-            for name, each in portions.items()
-        },
-    )
-
-
-def _table(columns: Sequence[str], rows: dict[str, list[list[float]]]) -> Iterator[str]:
-    yield f"| | {' | '.join(columns)} |"
-    yield "|---" * (len(columns) + 1) + "|"
-    for name, cells in rows.items():
-        yield f"| {name} | {' | '.join(f'{mean(cell):.3f} ({max(cell):.3f})' for cell in cells)} |"
-
-
-if __name__ == "__main__":
-    for line in tables():
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()

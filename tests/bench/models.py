@@ -27,17 +27,11 @@ LARGE = {
 
 
 def make_models(folder: Path) -> None:
-    """Write `<folder>/demo` and `<folder>/large`, unless they are there."""
-    if not (folder / "demo" / "config.json").exists():
-        shutil.copytree(DEMO, folder / "demo", dirs_exist_ok=True)
-        _write_config(folder / "demo", {"max_position_embeddings": POSITIONS})
-    if not (folder / "large" / "model.safetensors").exists():
-        _make_large(folder / "large")
-
-
-def _write_config(folder: Path, changes: dict[str, object]) -> None:
-    content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | changes
-    (folder / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    """Write `<folder>/demo` and `<folder>/large`."""
+    shutil.copytree(DEMO, folder / "demo", dirs_exist_ok=True)
+    content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": POSITIONS}
+    (folder / "demo" / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    _make_large(folder / "large")
 
 
 def _make_large(folder: Path) -> None:

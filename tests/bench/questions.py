@@ -31,7 +31,7 @@ from pipeline.store import Folder
 
 SEED = 1234
 NOISE = 0.35
-"""Spread of the logarithm of (length in history / length now): with lengths of sigma 1 a correlation of about 0.9."""
+"""Spread of the logarithm of (length in history / length now); with lengths of sigma 1 they correlate with 0.91."""
 
 SCHEMA = pa.schema(
     [

@@ -1,7 +1,7 @@
 """Rows a second through the score room, end to end: join, scores, samples/, metrics.parquet.
 
-    taskset -c 0 .venv/bin/python tests/bench/score_rate.py 200000      # rows
-    taskset -c 0 .venv/bin/python tests/bench/score_rate.py 200000 4    # rows, repeats of a question
+    PYTHONPATH=tests taskset -c 0 .venv/bin/python -m bench.score_rate 200000      # rows
+    PYTHONPATH=tests taskset -c 0 .venv/bin/python -m bench.score_rate 200000 4    # rows, repeats of a question
 
 Short responses in the usual forms, one task, four options, twenty categories; memory is the process's peak.
 """
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+from bench.results import Target
 
 from pipeline.config import Config, GenerationConfig, ModelConfig, TaskConfig
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
@@ -30,6 +31,8 @@ FORMS = [
     "Правильный ответ — {}, потому что так написано в вопросе {n}.",
 ]
 CHUNK = 50_000
+ROWS_A_SECOND = 20_000
+"""What is promised of one core."""
 
 
 def main(num_rows: int, repeats: int = 1) -> None:
@@ -57,6 +60,7 @@ def main(num_rows: int, repeats: int = 1) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(f"{num_rows:,} rows in {took_s:.1f} s: {num_rows / took_s:,.0f} rows/s")
         print(f"{cpu_s:.1f} s of CPU: {num_rows / cpu_s:,.0f} rows a CPU second")
+        print(f"- {Target(size='score', what='rows/s on one core', value=num_rows / took_s, wanted=ROWS_A_SECOND)}")
         print(f"peak memory {peak / 1024:,.0f} MB, {before / 1024:,.0f} MB before scoring")
 
 

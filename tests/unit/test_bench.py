@@ -11,9 +11,10 @@ from statistics import mean, median
 
 import pyarrow.parquet as pq
 import pytest
+from bench import growth
 from bench.meter.bench_meter import Meter
 from bench.questions import as_started, lengths
-from bench.results import Measurement, as_json, summarize, table, targets
+from bench.results import Measurement, Target, as_json, summarize, table, targets
 from bench.settings import SIZES, WAYS, parse
 from bench.steps import METER, metered, taken
 from builders import make_prompt, publish_prompts
@@ -175,3 +176,16 @@ def test_the_questions_stand_in_the_order_in_which_the_stage_starts_them(tmp_pat
     started = [row["id"] for name in work.files for row in pq.read_table(run.path(name)).to_pylist()]
     table = to_table([replace(each, num_prompt_tokens=len(each.messages)) for each in prompts], PROMPT_SCHEMA)
     assert as_started(table)["id"].to_pylist() == started == [1, 3, 2, 0]
+
+
+def test_a_promise_says_which_way_it_is_kept() -> None:
+    most = Target(size="growth", what="memory", value=1.31, wanted=1.3, is_most=True)
+    assert str(most) == "growth: memory = 1.31, wanted at most 1.3: MISSED"
+    least = Target(size="score", what="rows/s", value=37_347.4, wanted=20_000)
+    assert str(least) == "score: rows/s = 37,347, wanted at least 20,000: met"
+
+
+@pytest.mark.parametrize(("peaks", "met"), [({100_000: 700, 1_000_000: 900}, [True]), ({100_000: 700}, [])])
+def test_growth_is_judged_where_both_sizes_were_run(peaks: dict[int, int], met: list[bool]) -> None:
+    results = [{"rows": rows, "driver_mb": {"peak": peak}} for rows, peak in peaks.items()]
+    assert [each.is_met for each in growth.targets(results)] == met

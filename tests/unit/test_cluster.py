@@ -7,10 +7,11 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
+import ray
 
 from pipeline.compose import compose
-from pipeline.errors import ConfigError
-from pipeline.generate.cluster import place
+from pipeline.errors import ConfigError, Interrupted
+from pipeline.generate.cluster import cluster, place
 from pipeline.generate.job import engine_factory
 from pipeline.generate.vllm_engine import VllmFactory, engine_arguments
 
@@ -124,3 +125,17 @@ def test_when_nodes_go_there_is_room_for_fewer_replicas() -> None:
     assert placement.num_fitting([one, {**other, "Alive": False}]) == 2
     assert placement.num_fitting([]) == 0
     assert place(compose(["conf=demo"]), nodes(0)).num_fitting([]) == 1
+
+
+def test_sigterm_while_ray_starts_is_an_interruption_and_ray_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+
+    def start(**_: object) -> None:
+        raise SystemExit(15)  # what Ray's own handler does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
+    with pytest.raises(Interrupted, match="goes on"), cluster(compose(["conf=demo"])):
+        pytest.fail("it has not started")
+    assert stopped == [True]

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.child import check, sampling, write_rows
 from bench.questions import read
-from bench.settings import Size, engine_arguments
+from bench.settings import engine_arguments
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -54,7 +54,7 @@ class Ceiling:
             async with room:
                 wanted = SamplingParams(**sampling(row["num_tokens"]), output_kind=RequestOutputKind.FINAL_ONLY)
                 self._num_requests += 1
-                prompt = {"prompt_token_ids": row["prompt_token_ids"]}
+                prompt = {"type": "token", "prompt_token_ids": row["prompt_token_ids"]}
                 async for output in self._engine.generate(prompt, wanted, str(self._num_requests)):
                     final = output.outputs[0]
             return row["name"], final.text, len(final.token_ids)
@@ -65,5 +65,5 @@ class Ceiling:
         self._engine.shutdown()
 
 
-def start(config: Config, size: Size) -> Ceiling:  # noqa: ARG001
+def start(config: Config) -> Ceiling:
     return Ceiling(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.child import check, sampling, write_rows
 from bench.questions import read
-from bench.settings import Size, engine_arguments
+from bench.settings import engine_arguments
 from vllm import LLM, SamplingParams
 
 from pipeline.config import Config
@@ -45,5 +45,5 @@ class Plain:
         self._llm.llm_engine.engine_core.shutdown()
 
 
-def start(config: Config, size: Size) -> Plain:  # noqa: ARG001
+def start(config: Config) -> Plain:
     return Plain(config)

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from bench.child import check, sampling, write_rows
 from bench.questions import read
-from bench.settings import ROOT, Size, engine_arguments
+from bench.settings import ROOT, engine_arguments
 
 from pipeline.config import Config
 
@@ -115,6 +115,6 @@ def _wanted(row: dict[str, Any]) -> dict[str, Any]:
     return {**{name: row[name] for name in names}, "text": row["generated_text"]}
 
 
-def start(config: Config, size: Size) -> RayLlm:  # noqa: ARG001
+def start(config: Config) -> RayLlm:
     os.chdir(ROOT)
     return RayLlm(config)

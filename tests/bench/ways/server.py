@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 from bench.child import check, sampling, write_rows
 from bench.questions import read
-from bench.settings import Size, engine_arguments
+from bench.settings import engine_arguments
 
 from pipeline.config import Config
 
@@ -107,5 +107,5 @@ def _flags(arguments: dict[str, Any]) -> list[str]:
     return words
 
 
-def start(config: Config, size: Size) -> Server:  # noqa: ARG001
+def start(config: Config) -> Server:
     return Server(config)

@@ -1,7 +1,8 @@
 """The pipeline's generate stage over a real prompts stage, on Ray, to completions/ published.
 
 The engine's end is not counted, as little as its start; all else is, from the first row's request: what Ray Data and
-the journals take, the words between driver and worker, the compaction into completions/.
+the journals take, the words between driver and worker, the compaction into completions/. Rows come to the replica while
+its engine warms up; a single replica takes all of a round's by then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 from bench.child import check
 from bench.forced import ForcedFactory
 from bench.questions import read
-from bench.settings import ROOT, Size
+from bench.settings import ROOT
 from builders import Counting
 
 from pipeline import duck
@@ -86,6 +87,6 @@ def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
     return replace(expected_lengths.none(), run_id="earlier", by_prompt=by_prompt)
 
 
-def start(config: Config, size: Size) -> Stage:  # noqa: ARG001
+def start(config: Config) -> Stage:
     os.chdir(ROOT)
     return Stage(config)

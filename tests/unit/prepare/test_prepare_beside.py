@@ -11,7 +11,6 @@ from builders import wait_until
 from pipeline.compose import compose
 from pipeline.errors import DataError, ModelError
 from pipeline.prepare import beside, prepare
-from pipeline.prepare.beside import prepare_beside
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.store import Folder
 
@@ -50,6 +49,10 @@ def ignore(_):
     pass
 
 
+def prepare_beside(config, run, *, on_facts=ignore, meanwhile=lambda: None):
+    beside.prepare_beside(config, run, on_facts=on_facts, meanwhile=meanwhile)
+
+
 def test_the_stage_is_the_one_that_is_prepared_here(words, run, tmp_path):
     config, heard = compose(words), []
     prepare_beside(config, run, on_facts=heard.append)
@@ -64,7 +67,7 @@ def test_what_is_refused_is_the_same_line(served, run, begun):
     with pytest.raises(DataError) as here:
         prepare(config, run)
     with pytest.raises(DataError) as there:
-        prepare_beside(config, run, on_facts=ignore)
+        prepare_beside(config, run)
     assert str(there.value) == str(here.value)
     assert [each.poll() is None for each in begun] == [False]
 
@@ -89,6 +92,17 @@ def test_an_interruption_ends_the_process(served, run, begun):
     assert run.folders() == []
 
 
+def test_what_is_done_meanwhile_does_not_wait_for_it_and_ends_it_when_it_fails(served, run, begun):
+    def fail():
+        assert begun[0].poll() is None
+        raise MemoryError("no more")
+
+    with pytest.raises(MemoryError, match="no more"):
+        prepare_beside(compose(served), run, meanwhile=fail)
+    assert begun[0].poll() is not None
+    assert run.folders() == []
+
+
 def test_ctrl_c_is_the_other_process_s_to_decide(served, run, begun):
     def heard(_):
         begun[0].send_signal(signal.SIGINT)
@@ -106,7 +120,7 @@ def test_a_fault_of_our_own_comes_with_its_traceback(served, run):
     config = compose(served)
     object.__setattr__(config, "splits", None)
     with pytest.raises(RuntimeError, match=r"(?s)preparing has failed:.*Traceback.*room\.py.*TypeError"):
-        prepare_beside(config, run, on_facts=ignore)
+        prepare_beside(config, run)
 
 
 def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
@@ -119,7 +133,7 @@ def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
         "        print(self.pid, flush=True)\n"
         "beside.subprocess.Popen = Told\n"
         "config, run = compose(sys.argv[2:]), Folder.open(sys.argv[1])\n"
-        "beside.prepare_beside(config, run, on_facts=lambda facts: os._exit(7))\n"
+        "beside.prepare_beside(config, run, on_facts=lambda facts: os._exit(7), meanwhile=int)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, run.root, *served], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
