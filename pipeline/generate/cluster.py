@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -51,18 +52,53 @@ class Placement:
             f"{self.num_replicas} replicas of {self.gpus_per_replica} some start only when {short} are given back"
         )
 
-    def actor_args(self) -> dict[str, Any]:
-        """Return what Ray is told when it makes a replica's actor; called once for each."""
-        if not self.spans_nodes:
-            return {}
+    def group_args(self, groups: list[Any]) -> dict[str, Any]:
+        """Return what Ray is told when it makes the actor of a replica over several nodes; called once for each.
+
+        Args:
+            groups: Gets the placement group that is made for it; whoever owns the list calls `remove_groups`.
+        """
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         # A GPU a bundle is what vLLM's own Ray executor asks for. PACK fills a node before it begins the next.
-        group = placement_group([{"GPU": 1.0}] * self.gpus_per_replica, strategy="PACK")
+        groups.append(placement_group([{"GPU": 1.0}] * self.gpus_per_replica, strategy="PACK"))
         return {
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                groups[-1], placement_group_capture_child_tasks=True
+            )
         }
+
+
+def remove_groups(groups: list[Any]) -> None:
+    """Give back what the placement groups hold: unlike an actor's, their GPUs stay taken when their actor has ended."""
+    if not groups:
+        return
+    from ray.util.placement_group import remove_placement_group
+
+    for group in groups:
+        remove_placement_group(group)
+
+
+def require_whole_stages(tensor_parallel_size: int) -> None:
+    """Refuse a placement group that other jobs' GPUs have torn; called in an actor, no model is loaded for it.
+
+    vLLM takes a group's GPUs node by node (vLLM 0.32, v1/executor/ray_utils.py, get_bundles_sorted_by_node), so that
+    each tensor parallel group is on one node when every node has a multiple of its size. vLLM itself only warns.
+
+    Raises:
+        ConfigError: Some node has another number of the group's GPUs.
+    """
+    from ray.util.placement_group import get_current_placement_group, placement_group_table
+
+    nodes = placement_group_table(get_current_placement_group())["bundles_to_node_id"].values()
+    gpus = sorted(Counter(nodes).values())
+    if any(count % tensor_parallel_size for count in gpus):
+        raise ConfigError(
+            f"engine.tensor_parallel_size={tensor_parallel_size}: other jobs hold GPUs, and of the {len(nodes)} of "
+            f"this replica the nodes have {gpus}: run again when whole nodes are free, or choose a size that divides "
+            "these"
+        )
 
 
 def load() -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import errors
 from pipeline.errors import GOES_ON, Interrupted, PipelineError, RunError
 from pipeline.generate import portions
-from pipeline.generate.cluster import Placement
+from pipeline.generate.cluster import Placement, remove_groups
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
 from pipeline.generate.cores import Cores
 from pipeline.generate.portions import Portions
@@ -55,6 +55,7 @@ class Feed:
         self._next_count = 0.0
         self._stranded_since: float | None = None
         self._cores = Cores()
+        self._groups: list[Any] = []
         self._ready: frozenset[str] = frozenset()
 
     def run(self, run: Folder) -> int:
@@ -82,6 +83,7 @@ class Feed:
                 self._duty.control.say(CLOSE)
             # On another machine the ledgers stay in its temporary directory: a few bytes a row.
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._duty.session}", ignore_errors=True)
+            remove_groups(self._groups)  # the next pass makes its own
         if self._reason_to_end is not None:
             raise self._reason_to_end
         if self._interruptions.count and self.num_done < num_work:
@@ -100,7 +102,8 @@ class Feed:
         context.memory_usage_poll_interval_s = None  # or each block has a thread that reads /proc for it
         blocks = portions.blocks(run, self._work, self._portions.rows_per_block)
         # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
-        spread = {"ray_remote_args_fn": self._placement.actor_args} if self._placement.spans_nodes else {}
+        make = {"ray_remote_args_fn": lambda: self._placement.group_args(self._groups)}
+        spread = make if self._placement.spans_nodes else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
             return self._mapped(blocks, spread)

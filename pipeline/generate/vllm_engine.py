@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.cluster import require_whole_stages
 from pipeline.generate.engine import Engine, EngineDead, Facts, Output, Request, RowError
 from pipeline.generate.gpus import gpu_facts
 from pipeline.generate.reasoning import Parser, make_parser, parser_class_of
@@ -39,7 +40,7 @@ class VllmFactory:
         Raises:
             ModelError: vLLM is not installed, or refuses the model or the arguments.
             ConfigError: engine.extra or reasoning_parser holds what vLLM does not know, or engine.batch_invariant
-                needs other hardware.
+                needs other hardware, or other jobs' GPUs tear the replica's tensor parallel groups.
         """
         # A benchmark's questions are nobody's business, and neither is how often they are asked.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -55,6 +56,8 @@ class VllmFactory:
             ) from error
         if self.config.engine.batch_invariant:
             require_batch_invariance()
+        if self.spans_nodes:
+            require_whole_stages(self.config.engine.tensor_parallel_size)
         parser_class = parser_class_of(self.config)
         try:
             engine = AsyncLLM.from_engine_args(

@@ -1,8 +1,9 @@
 """One replica: the actor that holds an engine, a journal and a ledger.
 
 In: blocks of a few work rows. Out: for each row whether it is done, whether it failed and how many tokens it took; the
-completion itself goes to the journal before that is said. Several blocks are under way at once, and the lanes inside
-keep the engine full, so that no row waits for a slower neighbour of its block.
+completion itself goes to the journal before that is said (rows.py). Several blocks are under way at once, so that no
+row waits for a slower neighbour of its block. Here is the replica's life: it starts, holds its last block back, gives
+up, ends.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import pyarrow as pa
 
 from pipeline.errors import PipelineError, RunError
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
-from pipeline.generate.engine import Engine, EngineDead, EngineFactory, Facts, Output, Request, RowError
+from pipeline.generate.engine import Engine, EngineFactory, Facts
 from pipeline.generate.journal import Journal, write_facts
 from pipeline.generate.lanes import Lanes
 from pipeline.generate.ledger import Ended, Ledger
 from pipeline.generate.output import redirect_output, root_cause
-from pipeline.generate.results import completion_of, fatal_status, statuses
-from pipeline.records import Completion
+from pipeline.generate.results import fatal_status, statuses
+from pipeline.generate.rows import Rows
 from pipeline.store import Folder
 
 LONGEST_BACKOFF_S = 30.0
@@ -69,7 +70,6 @@ class Worker:
         actor = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
         self._duty, self._actor = duty, actor
         self._name = f"{os.uname().nodename}-{actor[:8]}"
-        self._lanes = Lanes(duty.admitted)
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
@@ -82,6 +82,14 @@ class Worker:
             self._log = redirect_output(Path(duty.log_dir), self._name)
             self._ledger = Ledger(Path(tempfile.gettempdir()) / f"pipeline-{duty.session}" / actor)
             self._journal = Journal(duty.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", duty.flush_s)
+            self._rows = Rows(
+                lanes=Lanes(duty.admitted),
+                ledger=self._ledger,
+                journal=self._journal,
+                replica=self._name,
+                seed=duty.seed,
+                is_ending=lambda: self._stopping or self._closed.is_set(),
+            )
             duty.control.begins(actor)
             self._start()
         except PipelineError as error:
@@ -147,7 +155,7 @@ class Worker:
         self._num_blocks += 1
         self._num_taken += 1
         try:
-            ended = await asyncio.gather(*(self._row(row, received) for row in rows))
+            ended = await asyncio.gather(*(self._rows.generate(row, received, self._engine) for row in rows))
         finally:
             self._num_blocks -= 1
         if not self._num_blocks:
@@ -219,58 +227,3 @@ class Worker:
                 self._engine = None
             if self._fatal is None:
                 self._journal.close()
-
-    async def _row(self, row: dict[str, Any], received: float) -> Ended | None:
-        """Return what became of a row, or None when it was not begun because the run stops."""
-        key = f"{row['task']}/{row['split']}/{row['id']}/{row['repeat']}"
-        earlier = self._ledger.ended(key)
-        if earlier is not None:
-            return earlier
-        level = self._ledger.level(key)
-        async with self._lanes.slot(level, row["place"]):
-            if self._stopping or self._closed.is_set():
-                return None
-            started = time.monotonic()
-            if self._ledger.is_poison(key):
-                result: Output | str = f"the engine died {self._ledger.attempts(key)} times with this row in it"
-            else:
-                self._ledger.start(key, level)
-                result = await self._generate(row, key)
-            attempts = self._ledger.attempts(key) + (0 if self._ledger.is_poison(key) else 1)
-            took = {"queued_s": started - received, "generated_s": time.monotonic() - started}
-            completion = completion_of(row, result, attempts=attempts, replica=self._name, **took)
-            if level:  # the next suspect must not begin, and perhaps kill, before this one is known to be innocent
-                return await self._keep(key, completion)
-        return await self._keep(key, completion)
-
-    async def _keep(self, key: str, completion: Completion) -> Ended:
-        await self._journal.append(completion)
-        ended = Ended(completion.error is not None, completion.num_output_tokens or 0)
-        self._ledger.end(key, ended)
-        return ended
-
-    async def _generate(self, row: dict[str, Any], key: str) -> Output | str:
-        """Return the output, or why this row has none."""
-        assert self._engine is not None
-        request = Request(
-            request_id=f"{key}/{uuid.uuid4().hex[:8]}",
-            messages=row["messages"],
-            prompt_token_ids=row["prompt_token_ids"],
-            seed=self._duty.seed + row["repeat"],
-        )
-        try:
-            return await self._engine.generate(request)
-        except RowError as error:
-            return str(error)
-        except EngineDead:
-            # An exception would only fail this block, and the dead engine would go on to swallow the queue. Without
-            # the process Ray makes the actor anew and gives it the rows that it had; a clean exit is not retried.
-            logger.exception("The engine is dead; this process ends")
-            await asyncio.to_thread(self._journal.close)  # what has finished and waits to be written
-            logging.shutdown()
-            os._exit(1)
-        except PipelineError:
-            raise
-        except Exception as error:
-            logger.exception("%s fails in a way that is its own", key)
-            return f"{type(error).__name__}: {error}"

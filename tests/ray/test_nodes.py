@@ -6,18 +6,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import ray
 from builders import Counting, completions, make_prompt
 from ray.util.placement_group import placement_group_table
-from scripted import ScriptedFactory
+from scripted import ScriptedEngine, ScriptedFactory
 
 from pipeline.compose import compose
 from pipeline.errors import RunError
 from pipeline.generate import feed, job, journal
-from pipeline.generate.cluster import cluster
+from pipeline.generate.cluster import cluster, require_whole_stages
 from pipeline.records import Prompt
 from pipeline.signals import Signals
 from pipeline.store import Folder
@@ -107,6 +108,18 @@ def test_a_node_that_is_taken_away_costs_no_row(run_with_prompts: Make, nodes: A
     assert len({row["replica"] for row in rows}) >= 8
 
 
+@dataclass(frozen=True)
+class Whole(ScriptedFactory):
+    """Starts where vLLM would: not in a group whose tensor parallel groups, of `tensor` GPUs, are torn."""
+
+    tensor: int = 0
+
+    def __call__(self) -> ScriptedEngine:
+        if self.tensor:
+            require_whole_stages(self.tensor)
+        return super().__call__()
+
+
 class Looking(Counting):
     """Keeps, when the first rows have arrived, the node and the GPUs of each replica's actor or placement group."""
 
@@ -138,8 +151,9 @@ def test_each_tensor_parallel_group_is_on_one_node(
     run, progress = run_with_prompts([make_prompt(number) for number in range(100)]), Looking()
     with nodes_of(*[gpus] * num_nodes), cluster(config) as placement:
         assert placement.num_replicas == replicas
-        script = ScriptedFactory(seconds=0.2)
+        script = Whole(seconds=0.2, tensor=config.engine.tensor_parallel_size if placement.spans_nodes else 0)
         facts = job.generate(config, run, placement, script, progress, progress)
+        left = {each["state"] for each in placement_group_table().values()}
     size, tensor = config.engine.gpus_per_replica, config.engine.tensor_parallel_size
     assert len(completions(run)) == 100
     assert len(facts) == replicas
@@ -153,3 +167,4 @@ def test_each_tensor_parallel_group_is_on_one_node(
         for gpus_of_nodes in progress.gpus_of_replicas:
             assert sum(gpus_of_nodes.values()) == size
             assert all(count % tensor == 0 for count in gpus_of_nodes.values())
+        assert left == {"REMOVED"}, "their GPUs would be missing in the next pass"

@@ -11,7 +11,7 @@ import ray
 
 from pipeline.compose import compose
 from pipeline.errors import ConfigError, Interrupted
-from pipeline.generate.cluster import cluster, place
+from pipeline.generate.cluster import cluster, place, require_whole_stages
 from pipeline.generate.job import engine_factory
 from pipeline.generate.vllm_engine import VllmFactory, engine_arguments
 
@@ -139,3 +139,19 @@ def test_sigterm_while_ray_starts_is_an_interruption_and_ray_is_stopped(monkeypa
     with pytest.raises(Interrupted, match="goes on"), cluster(compose(["conf=demo"])):
         pytest.fail("it has not started")
     assert stopped == [True]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tensor", "torn"), [((4, 4), 4, False), ((4, 4), 2, False), ((2, 6), 2, False), ((3, 5), 4, True)]
+)
+def test_a_group_that_tears_a_tensor_parallel_group_is_refused(
+    gpus: tuple[int, ...], tensor: int, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = dict(enumerate(f"node-{node}" for node, count in enumerate(gpus) for _ in range(count)))
+    monkeypatch.setattr("ray.util.placement_group.get_current_placement_group", lambda: "group")
+    monkeypatch.setattr("ray.util.placement_group.placement_group_table", lambda _: {"bundles_to_node_id": nodes})
+    if not torn:
+        require_whole_stages(tensor)
+        return
+    with pytest.raises(ConfigError, match=r"^engine\.tensor_parallel_size=4: .* of the 8 .* nodes have \[3, 5\]"):
+        require_whole_stages(tensor)

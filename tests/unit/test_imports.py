@@ -74,6 +74,7 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
         ["pipeline.run", "conf=nowhere"],
         ["pipeline.run", "from=nowhere"],
         ["pipeline.rescore", "--help"],
+        ["pipeline.rescore", "run=gone"],
         ["pipeline.preview", "--help"],
         ["pipeline.preview", "conf=nowhere"],
         ["pipeline.preview", "conf=demo", "n=x"],

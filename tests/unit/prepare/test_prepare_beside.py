@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from builders import wait_until
 
+from pipeline import rooms
 from pipeline.compose import compose
 from pipeline.errors import DataError, ModelError
 from pipeline.prepare import beside, prepare
 from pipeline.records import PROMPT_SCHEMA
+from pipeline.run import execute
 from pipeline.store import Folder
 
 
@@ -92,7 +94,23 @@ def test_an_interruption_ends_the_process(served, run, begun):
     assert run.folders() == []
 
 
-def test_what_is_done_meanwhile_does_not_wait_for_it_and_ends_it_when_it_fails(served, run, begun):
+def test_what_is_done_meanwhile_does_not_wait_for_the_facts(served, run):
+    heard = []
+    prepare_beside(compose(served), run, on_facts=lambda _: heard.append("facts"), meanwhile=lambda: heard.append("it"))
+    assert heard == ["it", "facts"]
+
+
+def test_a_run_imports_ray_meanwhile(served, tmp_path, monkeypatch):
+    def fail():
+        raise MemoryError("ray is too large")
+
+    monkeypatch.setattr(rooms, "load", fail)
+    with pytest.raises(MemoryError, match="ray is too large"):
+        execute(compose([*served, f"output_dir={tmp_path}", "run_id=one"]))
+    assert not (tmp_path / "run=one" / "prompts").exists()
+
+
+def test_what_fails_meanwhile_ends_the_process(served, run, begun):
     def fail():
         assert begun[0].poll() is None
         raise MemoryError("no more")
