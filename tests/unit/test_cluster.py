@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib import import_module
 from types import ModuleType
 
 import pytest
@@ -148,8 +149,9 @@ def test_a_group_that_tears_a_tensor_parallel_group_is_refused(
     gpus: tuple[int, ...], tensor: int, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = dict(enumerate(f"node-{node}" for node, count in enumerate(gpus) for _ in range(count)))
-    monkeypatch.setattr("ray.util.placement_group.get_current_placement_group", lambda: "group")
-    monkeypatch.setattr("ray.util.placement_group.placement_group_table", lambda _: {"bundles_to_node_id": nodes})
+    module = import_module("ray.util.placement_group")  # ray.util has a function of this name
+    monkeypatch.setattr(module, "get_current_placement_group", lambda: "group")
+    monkeypatch.setattr(module, "placement_group_table", lambda _: {"bundles_to_node_id": nodes})
     if not torn:
         require_whole_stages(tensor)
         return
