@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import os
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,9 @@ CLOSE_S = 10.0
 """Seconds that vLLM's processes have to end by themselves."""
 
 LONGEST_CLOSE_S = 30.0
-"""Seconds after which an engine that is still ending tells its log where each of its threads stands."""
+"""Seconds after which an engine that is still ending is left to it, and the log told where each thread stands."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,19 +219,29 @@ class VllmEngine:
         )
 
     def close(self) -> None:
-        """End vLLM's own processes. Called from a thread that is not the event loop's."""
-        faulthandler.dump_traceback_later(LONGEST_CLOSE_S, file=2)
-        try:
-            handler = self._engine.output_handler
-            if handler is not None:
-                # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
-                handler.get_loop().call_soon_threadsafe(handler.cancel)
-            self._engine.shutdown(timeout=CLOSE_S)
-            # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
-            self._engine = None
-            gc.collect()
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        """End vLLM's own processes; those that take too long end with this one.
+
+        Called from a thread that is not the event loop's.
+        """
+        ending = threading.Thread(target=self._end, name="end-vllm", daemon=True)
+        ending.start()
+        ending.join(LONGEST_CLOSE_S)
+        if ending.is_alive():
+            # Seen twice, for 5 and for 15 minutes: the kernel clears away what it knows of a process that has ended
+            # (waitpid, proc_invalidate_siblings_dcache). All rows are on disk: the run does not wait for that.
+            logger.warning("vLLM has not ended after %.0f s; it ends with this process", LONGEST_CLOSE_S)
+            faulthandler.dump_traceback(file=2)
+
+    def _end(self) -> None:
+        """End them, however long it takes; what fails here is told in the log."""
+        handler = self._engine.output_handler
+        if handler is not None:
+            # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
+            handler.get_loop().call_soon_threadsafe(handler.cancel)
+        self._engine.shutdown(timeout=CLOSE_S)
+        # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
+        self._engine = None
+        gc.collect()
 
 
 def _shape(model: Any) -> Facts:
