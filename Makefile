@@ -9,7 +9,7 @@ LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
 
-test: $(VENV)/.dev  ## every test, real vLLM on the CPU included
+test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs killed at random moments

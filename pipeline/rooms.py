@@ -86,9 +86,14 @@ class Rooms:
             self._check(prompts.facts)
         else:
             with self._timed("prepare"):
-                beside.prepare_beside(self.config, self.run, on_facts=self._check, meanwhile=load)
+                beside.prepare_beside(self.config, self.run, on_facts=self._check, meanwhile=self._import_ray)
             prompts = self.run.require_stage("prompts", PROMPT_SCHEMA)
         self._warn(lints.warnings(self.config, prompts))
+
+    def _import_ray(self) -> None:
+        load()
+        if self.signals.ended is not None:  # a module that is being imported may catch what a signal raises in it
+            raise self.signals.ended
 
     def _check(self, facts: Mapping[str, str | int]) -> None:
         datasets = {name: fact for name, fact in facts.items() if not name.startswith(lints.RECORDED)}

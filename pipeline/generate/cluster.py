@@ -17,6 +17,8 @@ from pipeline.config import Config
 from pipeline.engines import EngineConfig
 from pipeline.errors import GOES_ON, ConfigError, Interrupted
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
@@ -77,7 +79,10 @@ def remove_groups(groups: list[Any]) -> None:
     from ray.util.placement_group import remove_placement_group
 
     for group in groups:
-        remove_placement_group(group)
+        try:
+            remove_placement_group(group)
+        except Exception:  # Ray may be gone, and why the pass has ended is what the caller is about to say
+            logger.exception("A placement group cannot be given back")
 
 
 def require_whole_stages(tensor_parallel_size: int) -> None:

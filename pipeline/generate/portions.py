@@ -34,7 +34,7 @@ class Portions:
 
     A block is whole only when its last row is, so a replica needs more rows than its engine has slots, the more the
     larger the blocks are: with 2 rows a slot and 4 a block, slots stand empty when nothing tells the rows' lengths. The
-    figures are those of tests/bench/makespan.py.
+    figures are those of tests/bench/longest_first.py.
     """
 
     rows_per_block: int

@@ -219,7 +219,7 @@ class VllmEngine:
         )
 
     def close(self) -> None:
-        """End vLLM's own processes; those that take too long end with this one.
+        """End vLLM's own processes; those that take too long are left to it.
 
         Called from a thread that is not the event loop's.
         """
@@ -227,9 +227,9 @@ class VllmEngine:
         ending.start()
         ending.join(LONGEST_CLOSE_S)
         if ending.is_alive():
-            # Seen twice, for 5 and for 15 minutes: the kernel clears away what it knows of a process that has ended
-            # (waitpid, proc_invalidate_siblings_dcache). All rows are on disk: the run does not wait for that.
-            logger.warning("vLLM has not ended after %.0f s; it ends with this process", LONGEST_CLOSE_S)
+            # An end took 5 minutes once and 15 another time. The second was looked at: waitpid spun in the kernel,
+            # which cleared away the /proc entries of a process that was gone. All rows are on disk: nobody waits.
+            logger.warning("vLLM has not ended after %.0f s; it is left to it", LONGEST_CLOSE_S)
             faulthandler.dump_traceback(file=2)
 
     def _end(self) -> None:

@@ -37,7 +37,7 @@ def prepare_beside(
         config: The run's configuration.
         run: The run's directory.
         on_facts: As `room.prepare` takes it, called in this process: what it raises leaves the run as it was.
-        meanwhile: What this process does until it is told those facts; what it raises ends the other.
+        meanwhile: What this process does before it listens for those facts; what it raises ends the other.
 
     Raises:
         PipelineError: What `room.prepare` raises.

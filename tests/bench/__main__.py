@@ -18,8 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,10 @@ def main(words: list[str]) -> None:
     make_questions(bench)
     found: list[Measurement] = []
     for size in bench.sizes:
-        for each in _measure(bench, size, words):
-            found.append(each)
-            _write(bench, found, {"took_s": round(time.monotonic() - began), "words": words})
+        with closing(_measure(bench, size, words)) as passes:  # its engines end with it, whatever fails here
+            for each in passes:
+                found.append(each)
+                _write(bench, found, {"took_s": round(time.monotonic() - began), "words": words})
     print(f"{(bench.folder / 'bench.md').read_text(encoding='utf-8')}\n{(time.monotonic() - began) / 60:.0f} min")
     print(f"{bench.folder}/bench.json, bench.md, bench.svg")
 
@@ -121,14 +122,19 @@ def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> Non
     plot(summaries, bench.folder / "bench.svg")
 
 
-def _measure(bench: Bench, size: Size, words: list[str]) -> Iterator[Measurement]:
+def rotated(ways: tuple[str, ...], number: int, rounds: int) -> tuple[str, ...]:
+    """Return the ways in the order of a round: over all rounds each is early, in the middle and late."""
+    first = number * len(ways) // rounds
+    return ways[first:] + ways[:first]
+
+
+def _measure(bench: Bench, size: Size, words: list[str]) -> Generator[Measurement]:
     """Run all rounds of one size."""
     lasting: dict[str, Child] = {}
     with ExitStack() as ends:
         for number in range(bench.rounds):
             folder = bench.folder / size.name / f"round-{number}"
-            first = number % len(bench.ways)  # what grows or fades within a round is no way's luck
-            for way in bench.ways[first:] + bench.ways[:first]:
+            for way in rotated(bench.ways, number, bench.rounds):
                 with _child(way, lasting, ends, bench, size, words) as child:
                     answer = child.run(way, folder)
                 start_s = answer.get("engine_start_s", child.engine_start_s)

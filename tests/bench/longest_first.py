@@ -1,4 +1,4 @@
-"""What longest first is worth, simulated: the tables of NOTES.md, and the promises.
+"""What longest first is worth, simulated: tables, most of which are in NOTES.md, and the promises.
 
 PYTHONPATH=tests .venv/bin/python -m bench.longest_first        # 10 seeds, some minutes
 """
@@ -28,7 +28,7 @@ ORDERS = {
 """What the order is made of, with its correlation to what comes. 0.3 is about the demo's for a prompt's length."""
 
 PROMISED_SPREAD = 1.0
-"""The spread that the promises are held to; the tables have the others."""
+"""The spread that the promises are held to; the tables have others as well."""
 
 
 def tables() -> Iterator[str]:

@@ -26,7 +26,7 @@ WAYS = {
     "server_1": "vLLM's API server, one at a time",
     "ceiling": "AsyncLLM alone, bounded, longest first",
 }
-"""Ways of driving vLLM, in the order in which a round takes them; `plain` is what the others are compared with."""
+"""Ways of driving vLLM, in the order of the first round; `plain` is what the others are compared with."""
 
 BASELINE, CEILING = "plain", "ceiling"
 

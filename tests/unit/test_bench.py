@@ -12,6 +12,7 @@ from statistics import mean, median
 import pyarrow.parquet as pq
 import pytest
 from bench import growth
+from bench.__main__ import rotated
 from bench.meter.bench_meter import Meter
 from bench.questions import as_started, lengths
 from bench.results import Measurement, Target, as_json, summarize, table, targets
@@ -185,7 +186,20 @@ def test_a_promise_says_which_way_it_is_kept() -> None:
     assert str(least) == "score: rows/s = 37,347, wanted at least 20,000: met"
 
 
-@pytest.mark.parametrize(("peaks", "met"), [({100_000: 700, 1_000_000: 900}, [True]), ({100_000: 700}, [])])
+@pytest.mark.parametrize(
+    ("peaks", "met"),
+    [({100_000: 700, 1_000_000: 900}, [True]), ({100_000: 700, 1_000_000: 920}, [False]), ({100_000: 700}, [])],
+)
 def test_growth_is_judged_where_both_sizes_were_run(peaks: dict[int, int], met: list[bool]) -> None:
     results = [{"rows": rows, "driver_mb": {"peak": peak}} for rows, peak in peaks.items()]
     assert [each.is_met for each in growth.targets(results)] == met
+
+
+def test_over_the_rounds_each_way_is_early_and_late() -> None:
+    ways = tuple("abcdefg")
+    orders = [rotated(ways, number, 3) for number in range(3)]
+    assert orders[0] == ways
+    for way in ways:
+        places = sorted(order.index(way) for order in orders)
+        assert places[0] < 3 <= places[1] <= 5
+        assert places[2] > 3

@@ -12,7 +12,7 @@ import ray
 
 from pipeline.compose import compose
 from pipeline.errors import ConfigError, Interrupted
-from pipeline.generate.cluster import cluster, place, require_whole_stages
+from pipeline.generate.cluster import cluster, place, remove_groups, require_whole_stages
 from pipeline.generate.job import engine_factory
 from pipeline.generate.vllm_engine import VllmFactory, engine_arguments
 
@@ -157,3 +157,15 @@ def test_a_group_that_tears_a_tensor_parallel_group_is_refused(
         return
     with pytest.raises(ConfigError, match=r"^engine\.tensor_parallel_size=4: .* of the 8 .* nodes have \[3, 5\]"):
         require_whole_stages(tensor)
+
+
+def test_a_group_that_cannot_be_given_back_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def remove(group: str) -> None:
+        tried.append(group)
+        raise ConnectionError("Ray is gone")
+
+    monkeypatch.setattr(import_module("ray.util.placement_group"), "remove_placement_group", remove)
+    remove_groups(["one", "two"])
+    assert tried == ["one", "two"]
