@@ -200,6 +200,5 @@ def test_over_the_rounds_each_way_is_early_and_late() -> None:
     orders = [rotated(ways, number, 3) for number in range(3)]
     assert orders[0] == ways
     for way in ways:
-        places = sorted(order.index(way) for order in orders)
-        assert places[0] < 3 <= places[1] <= 5
-        assert places[2] > 3
+        places = [order.index(way) for order in orders]
+        assert max(places) - min(places) >= 4
