@@ -74,8 +74,6 @@ class Placement:
 
 def remove_groups(groups: list[Any]) -> None:
     """Give back what the placement groups hold: unlike an actor's, their GPUs stay taken when their actor has ended."""
-    if not groups:
-        return
     from ray.util.placement_group import remove_placement_group
 
     for group in groups:

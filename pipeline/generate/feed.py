@@ -102,8 +102,9 @@ class Feed:
         context.memory_usage_poll_interval_s = None  # or each block has a thread that reads /proc for it
         blocks = portions.blocks(run, self._work, self._portions.rows_per_block)
         # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
-        make = {"ray_remote_args_fn": lambda: self._placement.group_args(self._groups)}
-        spread = make if self._placement.spans_nodes else {}
+        spread: dict[str, Any] = {}
+        if self._placement.spans_nodes:
+            spread["ray_remote_args_fn"] = lambda: self._placement.group_args(self._groups)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
             return self._mapped(blocks, spread)

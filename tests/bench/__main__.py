@@ -100,12 +100,13 @@ def main(words: list[str]) -> None:
     began = time.monotonic()
     make_models(bench.folder / "models")
     make_questions(bench)
+    about = {"words": words, "machine": _machine(), **_versions()}
     found: list[Measurement] = []
     for size in bench.sizes:
         with closing(_measure(bench, size, words)) as passes:  # its engines end with it, whatever fails here
             for each in passes:
                 found.append(each)
-                _write(bench, found, {"took_s": round(time.monotonic() - began), "words": words})
+                _write(bench, found, {"date": manifest.now(), "took_s": round(time.monotonic() - began), **about})
     print(f"{(bench.folder / 'bench.md').read_text(encoding='utf-8')}\n{(time.monotonic() - began) / 60:.0f} min")
     print(f"{bench.folder}/bench.json, bench.md, bench.svg")
 
@@ -115,7 +116,6 @@ def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> Non
     from bench.plot import plot
 
     summaries = summarize(found)
-    about = {"date": manifest.now(), **about, "machine": _machine(), **_versions()}
     (bench.folder / "bench.json").write_text(json.dumps(as_json(found, about), indent=1), encoding="utf-8")
     text = "\n".join([table(summaries), "", *(f"- {each}" for each in targets(summaries)), ""])
     (bench.folder / "bench.md").write_text(text, encoding="utf-8")

@@ -24,14 +24,14 @@ from typing import Any
 
 from bench.results import Target
 
+from pipeline.prepare import beside
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
 LOOK_EVERY_S = 0.5
 ROOMS = ("prepare", "generate", "score", "publish")
 BETWEEN = {"score": "gate"}
 """What comes between a room and the next."""
-PREPARES = "pipeline.prepare.beside"
-"""In the command line of the process that prepares."""
 MANY = "Пояснение к ответу, которое модель пишет перед буквой. " * 8
 
 CONF = """
@@ -70,7 +70,7 @@ def grow(num_rows: int, place: Path) -> dict[str, Any]:
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
         memory = {pid: resident_mb(pid) for pid in descendants(process.pid)}
-        preparing = {pid for pid in memory if PREPARES in command(pid)}
+        preparing = {pid for pid in memory if beside.__name__ in command(pid)}
         prepare_mb = max(prepare_mb, sum(memory[pid] for pid in preparing))
         ray_mb = max(ray_mb, sum(memory[pid] for pid in memory.keys() - preparing))
         count, size = on_disk(run)
@@ -204,8 +204,9 @@ def print_table(results: list[dict[str, Any]]) -> None:
         "driver's peak MB (by room)",
         "preparing MB",
         "Ray MB",
+        "on disk MB (peak)",
+        "files (peak)",
     ]
-    titles += ["on disk MB (peak)", "files (peak)"]
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")
     for each in results:

@@ -1,6 +1,6 @@
 """What longest first is worth, simulated: tables, most of which are in NOTES.md, and the promises.
 
-PYTHONPATH=tests .venv/bin/python -m bench.longest_first        # 10 seeds, some minutes
+PYTHONPATH=tests .venv/bin/python -m bench.longest_first        # 10 seeds, a minute or two
 """
 
 from __future__ import annotations
