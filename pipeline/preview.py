@@ -198,7 +198,7 @@ def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
 
 def _sampling(facts: Facts, unchecked: str | None) -> dict[str, Any]:
     """Return the sampling parameters that vLLM is given; the parser decides on one, where it can be asked."""
-    from pipeline.generate.vllm_engine import sampling_arguments
+    from pipeline.generate.vllm_arguments import sampling_arguments
 
     drops: bool | str = "unknown" if unchecked else True
     if facts.parser is not None:

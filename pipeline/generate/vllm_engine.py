@@ -6,6 +6,7 @@ that everything else works where it is not installed. Try it: `python -m pipelin
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import gc
 import logging
@@ -20,6 +21,8 @@ from pipeline.generate.cluster import require_whole_stages
 from pipeline.generate.engine import Engine, EngineDead, Facts, Output, Request, RowError
 from pipeline.generate.gpus import gpu_facts
 from pipeline.generate.reasoning import Parser, make_parser, parser_class_of
+from pipeline.generate.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
+from pipeline.generate.watch import Watch
 from pipeline.generate.weights import num_parameters
 
 CLOSE_S = 10.0
@@ -51,9 +54,7 @@ class VllmFactory:
         # vLLM's modules read it as they are imported. What the run records is what counts, not who started it where.
         os.environ["VLLM_BATCH_INVARIANT"] = str(int(self.config.engine.batch_invariant))
         try:
-            from vllm import SamplingParams
-            from vllm.sampling_params import RequestOutputKind
-            from vllm.v1.engine.async_llm import AsyncLLM
+            import vllm.v1.engine.async_llm  # noqa: F401
         except ImportError as error:
             raise ModelError(
                 f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
@@ -62,7 +63,18 @@ class VllmFactory:
             require_batch_invariance()
         if self.spans_nodes:
             require_whole_stages(self.config.engine.tensor_parallel_size)
-        parser_class = parser_class_of(self.config)
+        return self._started(parser_class_of(self.config))
+
+    def _started(self, parser_class: Any) -> Engine:
+        """Start vLLM, once it is imported.
+
+        Apart from the import: some module that vllm imports keeps an exception, and with it every frame that was
+        running then. An engine in one of them would outlive its end.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.async_llm import AsyncLLM
+
         try:
             engine = AsyncLLM.from_engine_args(
                 engine_arguments(self.config, spans_nodes=self.spans_nodes), start_engine_loop=True
@@ -81,74 +93,6 @@ class VllmFactory:
             raise
 
 
-def require_batch_invariance() -> None:
-    """Refuse hardware on which vLLM's batch-invariant mode does not hold; no model is loaded for it.
-
-    Source: vLLM 0.32, envs.py, VLLM_BATCH_INVARIANT: "NVIDIA GPU with compute capability >= 9.0". Elsewhere vLLM starts
-    all the same, with kernels that promise nothing.
-
-    Raises:
-        ConfigError: There is no such GPU.
-    """
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cuda() and current_platform.has_device_capability(90):
-        return
-    found = str(current_platform.device_type)
-    if current_platform.is_cuda():
-        found = f"{current_platform.get_device_name()} ({current_platform.get_device_capability().as_version_str()})"
-    raise ConfigError(
-        f"engine.batch_invariant=True: vLLM has this mode on NVIDIA GPUs of compute capability 9.0 and up, and this "
-        f"is {found}: set it to false"
-    )
-
-
-def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
-    """Return vLLM's `AsyncEngineArgs` for the configuration; `engine.extra` wins over what we set.
-
-    Args:
-        config: The run's configuration.
-        spans_nodes: The replica's GPUs are on several nodes, in a placement group that its actor is in.
-
-    Raises:
-        ConfigError: vLLM does not know a key of `engine.extra`, or refuses its value.
-    """
-    from vllm.engine.arg_utils import AsyncEngineArgs
-
-    engine, model = config.engine, config.model
-    arguments: dict[str, Any] = {
-        "model": model.path,
-        "revision": model.revision,
-        "tokenizer_revision": model.revision,
-        "dtype": model.dtype,
-        "max_model_len": model.context_size,
-        "trust_remote_code": model.trust_remote_code,
-        "seed": config.seed,
-        "tensor_parallel_size": engine.tensor_parallel_size,
-        "pipeline_parallel_size": engine.pipeline_parallel_size,
-        "max_num_seqs": engine.max_num_seqs,
-        "gpu_memory_utilization": engine.gpu_memory_utilization,
-        "disable_log_stats": True,
-        "enable_log_requests": False,
-    }
-    if engine.gpus_per_replica > 1:
-        # On one machine the actor holds all GPUs; over several, vLLM's own actors take them from its placement group.
-        arguments["distributed_executor_backend"] = "ray" if spans_nodes else "mp"
-    try:
-        return AsyncEngineArgs(**{**arguments, **engine.extra})
-    except TypeError as error:
-        raise ConfigError(f"engine.extra={dict(engine.extra)!r}: {error}: see vLLM's engine arguments") from error
-
-
-def sampling_arguments(config: Config) -> dict[str, Any]:
-    """Return the sampling in force, in vLLM's words, without the seed; nothing comes from the model's own file."""
-    wanted = config.generation
-    arguments: dict[str, Any] = {"max_tokens": wanted.max_gen_toks, "stop": list(wanted.until)}
-    if wanted.do_sample:
-        return {**arguments, "temperature": wanted.temperature, "top_p": wanted.top_p, "top_k": wanted.top_k}
-    return {**arguments, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
-
-
 class VllmEngine:
     """A running vLLM. Made by `VllmFactory`."""
 
@@ -156,6 +100,7 @@ class VllmEngine:
         self._engine, self._parser = engine, parser
         self._sampling = {**sampling, "skip_special_tokens": parser.drops_special_tokens, "output_kind": kind}
         self._sampling_params = sampling_params
+        self._watch = Watch(lambda: self._engine.errored)
 
     @property
     def facts(self) -> Facts:
@@ -194,10 +139,15 @@ class VllmEngine:
         prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
         final = None
         try:
-            async for output in self._engine.generate(prompt, params, request.request_id):
-                final = output
+            with self._watch.over_this_task():
+                async for output in self._engine.generate(prompt, params, request.request_id):
+                    final = output
         except EngineDeadError as error:
             raise EngineDead(str(error)) from error
+        except asyncio.CancelledError as error:
+            if self._engine.errored:  # by the watch, or by vLLM, which closes its sockets under what waits for them
+                raise EngineDead("vLLM's engine process has ended, and vLLM has not told this request") from error
+            raise
         except Exception as error:
             if self._engine.errored:
                 raise EngineDead(str(error)) from error

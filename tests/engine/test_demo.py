@@ -126,6 +126,13 @@ def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: Folder) -
     assert (Path(demo_run.root) / "logs" / "driver.log").is_file()
 
 
+def test_a_good_runs_logs_tell_of_nothing_that_failed(demo_run: Folder) -> None:
+    logs = list((Path(demo_run.root) / "logs").glob("*.log"))
+    assert len(logs) == 2  # the driver's and the replica's
+    for log in logs:
+        assert "Traceback" not in log.read_text(errors="replace"), log
+
+
 def test_no_process_is_left_behind(demo_run: Folder) -> None:
     assert demo_run.exists("manifest.json")
     commands = [

@@ -14,7 +14,8 @@ from pipeline.compose import compose
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.generate.cluster import cluster, place, remove_groups, require_whole_stages
 from pipeline.generate.job import engine_factory
-from pipeline.generate.vllm_engine import VllmFactory, engine_arguments
+from pipeline.generate.vllm_arguments import engine_arguments
+from pipeline.generate.vllm_engine import VllmFactory
 
 
 def nodes(*gpus: int) -> list[dict[str, object]]:

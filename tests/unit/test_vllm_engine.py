@@ -1,15 +1,19 @@
-"""How vLLM's processes are ended, with an engine that only ends; all else of it is tried in tests/engine."""
+"""How vLLM's processes are ended, and how its death is heard. All else of it is tried in tests/engine."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
-from collections.abc import Iterator
-from types import SimpleNamespace
+import time
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline.generate import vllm_engine
+from pipeline.generate import vllm_engine, watch
+from pipeline.generate.engine import EngineDead, Output, Request
 from pipeline.generate.vllm_engine import VllmEngine
 
 
@@ -35,7 +39,7 @@ def ending() -> Iterator[Ending]:
 
 
 def engine(of: Any) -> VllmEngine:
-    return VllmEngine(of, SimpleNamespace(drops_special_tokens=False), {}, None, None)
+    return VllmEngine(of, SimpleNamespace(drops_special_tokens=False), {}, SimpleNamespace, None)
 
 
 def test_the_end_is_waited_for(ending: Ending) -> None:
@@ -52,3 +56,67 @@ def test_an_end_that_never_comes_is_left_alone_and_told_with_its_stacks(
     assert not ending.has_ended.is_set()
     assert "vLLM has not ended after 0 s" in caplog.text
     assert "in shutdown" in capfd.readouterr().err
+
+
+class Silent:
+    """vLLM as it is when its scheduler dies at the first request: marked as dead, and nobody told."""
+
+    def __init__(self, died_after_s: float) -> None:
+        self._died = time.monotonic() + died_after_s
+
+    @property
+    def errored(self) -> bool:
+        return time.monotonic() > self._died
+
+    async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:  # noqa: ARG002
+        await asyncio.Event().wait()
+        yield None
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often, and do without vLLM's modules."""
+    exceptions = ModuleType("vllm.v1.engine.exceptions")
+    exceptions.EngineDeadError = type("EngineDeadError", (Exception,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", exceptions)
+    monkeypatch.setattr(watch, "WATCH_S", 0.05)
+
+
+def request(name: str) -> Request:
+    return Request(request_id=name, messages="[]", prompt_token_ids=[1], seed=1)
+
+
+async def outcomes(engine: VllmEngine, num_requests: int) -> list[BaseException | Output]:
+    asked = (engine.generate(request(str(number))) for number in range(num_requests))
+    return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("died_after_s", [0.0, 0.2])
+def test_a_death_that_vllm_does_not_tell_is_told_to_every_request(died_after_s: float) -> None:
+    found = asyncio.run(outcomes(engine(Silent(died_after_s)), 3))
+    assert [type(each) for each in found] == [EngineDead] * 3
+
+
+@pytest.mark.usefixtures("watched")
+def test_requests_that_come_after_the_watch_has_rested_are_watched_too() -> None:
+    async def twice() -> list[BaseException | Output]:
+        silent = engine(Silent(0.0))
+        await outcomes(silent, 1)
+        await asyncio.sleep(0.2)
+        return await outcomes(silent, 2)
+
+    assert [type(each) for each in asyncio.run(twice())] == [EngineDead] * 2
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_cancelled_request_of_a_living_engine_is_cancelled_and_not_a_death() -> None:
+    async def cancelled() -> BaseException | Output:
+        task = asyncio.ensure_future(engine(Silent(1e9)).generate(request("one")))
+        await asyncio.sleep(0.2)  # several looks
+        assert not task.done()
+        task.cancel()
+        (found,) = await asyncio.gather(task, return_exceptions=True)
+        return found
+
+    assert isinstance(asyncio.run(cancelled()), asyncio.CancelledError)

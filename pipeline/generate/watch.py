@@ -1,0 +1,47 @@
+"""A watch over an engine that may die without a word to those who wait for it.
+
+vLLM 0.32 tells a death to the requests whose answers its client already listens for. The client listens from the first
+request on, and one that comes while the engine dies waits for ever (v1/engine/core_client.py, `monitor_engine_cores`:
+no callback, a flag that later requests look at). So somebody looks at the flag from time to time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+WATCH_S = 5.0
+"""Seconds between two looks at the engine; a death that vLLM tells is heard at once."""
+
+
+class Watch:
+    """Interrupts the tasks that wait for an engine when `is_dead` says that it is gone. Used on one event loop."""
+
+    def __init__(self, is_dead: Callable[[], bool]) -> None:
+        self._is_dead = is_dead
+        self._waiting: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def over_this_task(self) -> Iterator[None]:
+        """Cancel the task that enters, should the engine die before it leaves."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._look)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._waiting:
+            return  # the next request winds it up again
+        if self._is_dead():
+            for task in self._waiting:
+                task.cancel()
+        # Also after a death: a request that had passed vLLM's own look at the flag may only now begin to wait.
+        self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._look)
