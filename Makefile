@@ -20,11 +20,11 @@ parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and it
 	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
 
 bench: export PYTHONPATH = tests
-bench: $(VENV)/.dev  ## speed beside plain vLLM, ray.data.llm and vLLM's server; growth: an hour and three quarters
+bench: $(VENV)/.dev  ## speed beside plain vLLM, ray.data.llm and vLLM's server; growth: an hour and a half
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.longest_first
 	taskset -c 0 $(BIN)/python -m bench.score_rate 200000
-	$(BIN)/python -m bench.growth 100000 1000000
+	$(BIN)/python -m bench.growth 10000 100000 1000000
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """What vLLM is asked for: the configuration in its own words.
 
-In: the run's configuration. Out: `AsyncEngineArgs`, and the keys of `SamplingParams`. Try it:
-`python -m pipeline.preview conf=demo` prints the sampling in force.
+In: the run's configuration. Out: `AsyncEngineArgs`, and the keys of `SamplingParams`; a mode that the hardware does not
+have is refused. Try it: `python -m pipeline.preview conf=demo` prints the sampling in force.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class VllmEngine:
         self._engine, self._parser = engine, parser
         self._sampling = {**sampling, "skip_special_tokens": parser.drops_special_tokens, "output_kind": kind}
         self._sampling_params = sampling_params
-        self._watch = Watch(lambda: self._engine.errored)
+        self._watch = Watch(self._is_dead)
 
     @property
     def facts(self) -> Facts:
@@ -145,11 +145,11 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDead(str(error)) from error
         except asyncio.CancelledError as error:
-            if self._engine.errored:  # by the watch, or by vLLM, which closes its sockets under what waits for them
-                raise EngineDead("vLLM's engine process has ended, and vLLM has not told this request") from error
+            if self._is_dead():  # by the watch, or by vLLM, which closes its sockets under what waits for them
+                raise EngineDead("vLLM's engine is dead, and vLLM has not told this request") from error
             raise
         except Exception as error:
-            if self._engine.errored:
+            if self._is_dead():
                 raise EngineDead(str(error)) from error
             cause = error.__cause__ or error
             raise RowError(f"{type(cause).__name__}: {cause}") from error
@@ -168,8 +168,11 @@ class VllmEngine:
             num_output_tokens=len(generated.token_ids),
         )
 
+    def _is_dead(self) -> bool:
+        return self._engine is None or bool(self._engine.errored)
+
     def close(self) -> None:
-        """End vLLM's own processes; those that take too long are left to it.
+        """End vLLM's own processes; those that take too long are left to end by themselves.
 
         Called from a thread that is not the event loop's.
         """
@@ -179,7 +182,7 @@ class VllmEngine:
         if ending.is_alive():
             # An end took 5 minutes once and 15 another time. The second was looked at: waitpid spun in the kernel,
             # which cleared away the /proc entries of a process that was gone. All rows are on disk: nobody waits.
-            logger.warning("vLLM has not ended after %.0f s; it is left to it", LONGEST_CLOSE_S)
+            logger.warning("vLLM has not ended after %.0f s; it is left to end by itself", LONGEST_CLOSE_S)
             faulthandler.dump_traceback(file=2)
 
     def _end(self) -> None:

@@ -37,11 +37,11 @@ class Watch:
             self._waiting.discard(task)
 
     def _look(self) -> None:
-        self._timer = None
         if not self._waiting:
-            return  # the next request winds it up again
+            self._timer = None  # the next request winds it up again
+            return
+        # Before the look, and also after a death: a task may catch its interruption and wait for something else.
+        self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._look)
         if self._is_dead():
             for task in self._waiting:
                 task.cancel()
-        # Also after a death: a request that had passed vLLM's own look at the flag may only now begin to wait.
-        self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._look)

@@ -1,6 +1,6 @@
 """How fast is the pipeline, beside plain vLLM and the other ways of driving it: `make bench`.
 
-    PYTHONPATH=tests .venv/bin/python -m bench                              # all of it, over an hour on two cores
+    PYTHONPATH=tests .venv/bin/python -m bench                              # all of it, about an hour on two cores
     PYTHONPATH=tests .venv/bin/python -m bench rounds=1 sizes=demo num_questions=200 only=plain,pipeline
 
 In one run, round by round: each way warms up and generates the same questions to the same lengths with the same engine

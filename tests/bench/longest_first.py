@@ -90,7 +90,11 @@ def targets() -> list[Target]:
             wanted=wanted,
             is_most=True,
         )
-        for name, wanted in (("history, correlation 0.9", 1.05), ("file order", 1.15))
+        for name, wanted in (
+            ("history, correlation 0.9", 1.05),
+            ("prompt length, correlation 0.3", 1.15),
+            ("file order", 1.15),
+        )
     ]
 
 

@@ -6,7 +6,8 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,24 @@ class Silent:
         yield None
 
 
+class Stubborn(Silent):
+    """The same, when its client waits for its own clean-up once a request is interrupted."""
+
+    async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:  # noqa: ARG002
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+        yield None
+
+
+class Closing(Silent):
+    """The same, when it has already closed its sockets: what waits for them is cancelled."""
+
+    async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:  # noqa: ARG002
+        raise asyncio.CancelledError
+        yield None
+
+
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, and do without vLLM's modules."""
@@ -92,9 +111,9 @@ async def outcomes(engine: VllmEngine, num_requests: int) -> list[BaseException 
 
 
 @pytest.mark.usefixtures("watched")
-@pytest.mark.parametrize("died_after_s", [0.0, 0.2])
-def test_a_death_that_vllm_does_not_tell_is_told_to_every_request(died_after_s: float) -> None:
-    found = asyncio.run(outcomes(engine(Silent(died_after_s)), 3))
+@pytest.mark.parametrize("of", [lambda: Silent(0.0), lambda: Silent(0.2), lambda: Stubborn(0.0), lambda: Closing(0.0)])
+def test_a_death_that_vllm_does_not_tell_is_told_to_every_request(of: Callable[[], Silent]) -> None:
+    found = asyncio.run(outcomes(engine(of()), 3))
     assert [type(each) for each in found] == [EngineDead] * 3
 
 
