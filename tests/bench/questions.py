@@ -31,7 +31,7 @@ from pipeline.store import Folder
 
 SEED = 1234
 NOISE = 0.35
-"""Spread of the logarithm of (length in history / length now); with lengths of sigma 1 they correlate with 0.91."""
+"""Spread of the logarithm of (length in history / length now); with sigma 1 the lengths correlate with 0.91."""
 
 SCHEMA = pa.schema(
     [

@@ -1,0 +1,160 @@
+"""What each choice on a row's way into vLLM gives: one engine, the choices undone one at a time, in turns.
+
+    PYTHONPATH=tests .venv/bin/python -m bench.choices                      # about ten minutes on two cores
+    PYTHONPATH=tests .venv/bin/python -m bench.choices rounds=2 num_questions=80
+
+`AsyncLLM` alone is driven as the generate stage drives it, without Ray, worker and journal. In each round every variant
+answers the same questions, in another order of the variants each round and with an empty prefix cache, so that the
+machine's own changes of speed fall on all of them. Out: a table; the ratios are geometric means over the rounds of the
+time of a variant over the time of the stage's way in that round, with their standard errors. The first variant is the
+stage's way once more: its distance from 1 is what means nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from statistics import mean, median, stdev
+from typing import Any, TypeAlias
+
+from bench.asleep import RayAsleep
+from bench.child import sampling
+from bench.models import make_models
+from bench.questions import make_questions, read
+from bench.settings import Bench, Size, engine_arguments, parse
+
+from pipeline.generate.cores import Cores
+
+Row: TypeAlias = dict[str, Any]
+
+DEFAULTS = ("folder=outputs/choices", "sizes=demo", "num_questions=192", "rounds=12")
+
+
+def shuffled(rows: list[Row]) -> list[Row]:
+    """Return the rows in an order that is the same each time and means nothing."""
+    return random.Random(1).sample(rows, len(rows))
+
+
+def longest_first(rows: list[Row]) -> list[Row]:
+    """Return the rows, the longest completions first."""
+    return sorted(rows, key=lambda row: -row["num_tokens"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How rows go to vLLM; what is not said is as the stage does it. `admitted` is rows for each slot."""
+
+    admitted: float = 1.25
+    order: Callable[[list[Row]], list[Row]] = list
+    is_marked: bool = True
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    beside_ray: bool = False
+
+
+STAGE = "as the stage does"
+CHOICES = {
+    STAGE: Choice(),
+    "the same once more": Choice(),
+    "admitted: as many rows as slots": Choice(admitted=1.0),
+    "admitted: all at once": Choice(admitted=math.inf),
+    "order: shuffled, no two alike beside each other": Choice(order=shuffled),
+    "order: longest completion first": Choice(order=longest_first),
+    "outputs: one for each token, not the last alone": Choice(sampling={"output_kind": "CUMULATIVE"}),
+    "prompts: a bare list of ids": Choice(is_marked=False),
+    "no text made of the tokens": Choice(sampling={"detokenize": False}),
+    "beside a Ray Data pipeline that sleeps": Choice(beside_ray=True),
+}
+
+
+class Engine:
+    """One vLLM in this process."""
+
+    def __init__(self, bench: Bench, size: Size) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = engine_arguments(bench.config(size))
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, disable_log_stats=True))
+        self._slots = size.max_num_seqs
+        self._num_requests = 0
+
+    async def seconds(self, choice: Choice, rows: list[Row]) -> tuple[float, float]:
+        """Answer the rows; return the wall time and this process's processor time."""
+        await self._engine.reset_prefix_cache()
+        room = asyncio.Semaphore(int(min(choice.admitted * self._slots, len(rows))))
+        began, worked = time.monotonic(), time.process_time()
+        counts = await asyncio.gather(*(self._answer(choice, row, room) for row in choice.order(rows)))
+        took = time.monotonic() - began, time.process_time() - worked
+        if sum(counts) != sum(row["num_tokens"] for row in rows):
+            raise RuntimeError(f"{sum(counts)} tokens instead of {sum(row['num_tokens'] for row in rows)}")
+        return took
+
+    async def _answer(self, choice: Choice, row: Row, room: asyncio.Semaphore) -> int:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        words = {"output_kind": "FINAL_ONLY", **choice.sampling}
+        words["output_kind"] = RequestOutputKind[words["output_kind"]]
+        prompt: dict[str, Any] = {"prompt_token_ids": row["prompt_token_ids"]}
+        if choice.is_marked:
+            prompt["type"] = "token"
+        async with room:
+            self._num_requests += 1
+            params = SamplingParams(**sampling(row["num_tokens"]), **words)
+            async for output in self._engine.generate(prompt, params, str(self._num_requests)):
+                final = output
+        return len(final.outputs[0].token_ids)
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+def main(words: list[str]) -> None:
+    bench = parse([*DEFAULTS, *words])
+    (size,) = bench.sizes
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    make_models(bench.folder / "models")
+    make_questions(bench)
+    with closing(Engine(bench, size)) as engine, closing(RayAsleep()) as ray_data:
+        Cores().leave_to_vllm()
+        found = asyncio.run(_measure(bench, size, engine, ray_data))
+    for line in table(found):
+        print(line)
+
+
+async def _measure(
+    bench: Bench, size: Size, engine: Engine, ray_data: RayAsleep
+) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CHOICES}
+    for number in range(bench.rounds):
+        folder = bench.folder / size.name / f"round-{number}"
+        rows = read(folder / "questions.parquet")
+        await engine.seconds(Choice(), read(folder / "warm_up.parquet"))
+        for name in random.Random(number).sample(list(CHOICES), len(CHOICES)):
+            choice = CHOICES[name]
+            with ray_data.awake() if choice.beside_ray else nullcontext():
+                found[name].append(await engine.seconds(choice, rows))
+        print(f"round {number + 1} of {bench.rounds}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: Mapping[str, list[tuple[float, float]]]) -> Iterator[str]:
+    """Yield the lines of the table: for each variant its ratio to the stage's way, round by round, and medians."""
+    yield "| variant | time / the stage's way | seconds | caller's processor seconds |"
+    yield "|---|---:|---:|---:|"
+    for name, passes in found.items():
+        logs = [math.log(each[0] / base[0]) for each, base in zip(passes, found[STAGE], strict=True)]
+        error = stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
+        ratio = "1" if name == STAGE else f"{math.exp(mean(logs)):.3f} (+-{error:.3f})"
+        seconds, worked = (median(each[at] for each in passes) for at in (0, 1))
+        yield f"| {name} | {ratio} | {seconds:.2f} | {worked:.2f} |"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
