@@ -65,34 +65,44 @@ def grow(num_rows: int, place: Path) -> dict[str, Any]:
     line = [sys.executable, __file__, f"conf={conf}", f"run_id=growth-{num_rows}", f"output_dir={place}"]
     began = time.monotonic()
     process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    ray_mb = prepare_mb = files = disk_mb = 0.0
     run = place / f"run=growth-{num_rows}"
+    peaks = watch(process, run)
+    if process.returncode:
+        raise SystemExit(f"the run of {num_rows} rows ended with {process.returncode}")
+    wall_s = time.monotonic() - began
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["counts"]["num_samples"] == num_rows
+    count, size = on_disk(run)
+    return {
+        "rows": num_rows,
+        "wall_s": round(wall_s, 1),
+        "rooms_s": {room: round(manifest["timings_s"][room], 1) for room in ROOMS},
+        "driver_mb": json.loads((run / "memory.json").read_text()),
+        "prepare_mb": round(peaks["prepare_mb"]),
+        "ray_mb": round(peaks["ray_mb"]),
+        "disk_mb": round(size, 1),
+        "disk_peak_mb": round(max(peaks["disk_mb"], size), 1),
+        "files": count,
+        "files_peak": max(peaks["files"], count),
+    }
+
+
+def watch(process: subprocess.Popen[bytes], run: Path) -> dict[str, Any]:
+    """Return the most of each thing that was seen until the run's process ended: MB of memory and of disk, files."""
+    peaks: dict[str, Any] = {"prepare_mb": 0.0, "ray_mb": 0.0, "files": 0, "disk_mb": 0.0}
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
         memory = {pid: resident_mb(pid) for pid in descendants(process.pid)}
         preparing = {pid for pid in memory if beside.__name__ in command(pid)}
-        prepare_mb = max(prepare_mb, sum(memory[pid] for pid in preparing))
-        ray_mb = max(ray_mb, sum(memory[pid] for pid in memory.keys() - preparing))
-        count, size = on_disk(run)
-        files, disk_mb = max(files, count), max(disk_mb, size)
-    if process.returncode:
-        raise SystemExit(f"the run of {num_rows} rows ended with {process.returncode}")
-    count, size = on_disk(run)
-    driver_mb = json.loads((run / "memory.json").read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["counts"]["num_samples"] == num_rows
-    return {
-        "rows": num_rows,
-        "wall_s": round(time.monotonic() - began, 1),
-        "rooms_s": {room: round(manifest["timings_s"][room], 1) for room in ROOMS},
-        "driver_mb": driver_mb,
-        "prepare_mb": round(prepare_mb),
-        "ray_mb": round(ray_mb),
-        "disk_mb": round(size, 1),
-        "disk_peak_mb": round(disk_mb, 1),
-        "files": count,
-        "files_peak": files,
-    }
+        files, disk_mb = on_disk(run)
+        seen = {
+            "prepare_mb": sum(memory[pid] for pid in preparing),
+            "ray_mb": sum(memory[pid] for pid in memory.keys() - preparing),
+            "files": files,
+            "disk_mb": disk_mb,
+        }
+        peaks = {name: max(peaks[name], seen[name]) for name in peaks}
+    return peaks
 
 
 def targets(results: list[dict[str, Any]]) -> list[Target]:

@@ -41,13 +41,17 @@ def tables() -> Iterator[str]:
     ):
         cluster = Cluster(portions=Portions.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
         yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
-        yield from _table(
-            [f"{spread}" for spread in SPREADS],
-            {
-                name: [ratios(correlation, spread, cluster) for spread in SPREADS]
-                for name, correlation in ORDERS.items()
-            },
-        )
+        yield from _by_spread(cluster)
+    yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"
+    yield from _by_portions()
+
+
+def _by_spread(cluster: Cluster) -> Iterator[str]:
+    cells = {name: [ratios(correlation, spread, cluster) for spread in SPREADS] for name, correlation in ORDERS.items()}
+    yield from _table([f"{spread}" for spread in SPREADS], cells)
+
+
+def _by_portions() -> Iterator[str]:
     portions = {"row by row, 1.25 a slot": Portions(1, math.ceil(1.25 * SLOTS))}
     portions |= {
         f"{rows} rows a block, {times} a slot": Portions(rows, 1 + math.ceil(times * SLOTS / rows))
@@ -58,18 +62,15 @@ def tables() -> Iterator[str]:
         " late": {"ready_within": 1_800.0, "greedy": False},
         " late, greedy": {"ready_within": 1_800.0},
     }
-    yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"
-    yield from _table(
-        [f"{name}{word}" for name in ("file order", "0.9", "oracle") for word in late],
-        {
-            name: [
-                ratios(correlation, 1.0, Cluster(portions=each, **settings))
-                for correlation in (0.0, 0.9, 1.0)
-                for settings in late.values()
-            ]
-            for name, each in portions.items()
-        },
-    )
+    cells = {
+        name: [
+            ratios(correlation, 1.0, Cluster(portions=each, **settings))
+            for correlation in (0.0, 0.9, 1.0)
+            for settings in late.values()
+        ]
+        for name, each in portions.items()
+    }
+    yield from _table([f"{name}{word}" for name in ("file order", "0.9", "oracle") for word in late], cells)
 
 
 def _table(columns: Sequence[str], rows: dict[str, list[list[float]]]) -> Iterator[str]:

@@ -31,14 +31,35 @@ class RayLlm:
     def run(self, way: str, folder: Path) -> dict[str, Any]:
         import ray
         import ray.data
-        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
         began = time.monotonic()
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
         gate = folder / f"{way}.gate"
         gate.unlink(missing_ok=True)
+        warm_up, asked = read(folder / "warm_up.parquet"), read(folder / "questions.parquet")
+        warm_up = warm_up[: len(warm_up) // BATCH_SIZE * BATCH_SIZE]
+        # Whole batches: a row of the warm-up that shared one with a row that waits would wait with it for ever.
+        blocks = ray.data.from_arrow([*_batches(warm_up, waits=False), *_batches(asked, waits=True)])
+        try:
+            started, found = _answers(self._processor(gate)(blocks), len(warm_up), gate)
+            write_rows(folder, way, found)
+            ended = time.monotonic()
+        finally:
+            ray.shutdown()
+        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in found})
+        return {
+            "began": started,
+            "seconds": ended - started,
+            "num_rows": len(found),
+            "num_tokens": sum(count for _, _, count in found),
+            "engine_start_s": started - began,
+        }
+
+    def _processor(self, gate: Path) -> Any:
+        import ray
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
         config = vLLMEngineProcessorConfig(
             model_source=self._arguments["model"],
             engine_kwargs={name: value for name, value in self._arguments.items() if name != "model"},
@@ -52,42 +73,13 @@ class RayLlm:
             detokenize_stage=False,
             log_engine_metrics=False,
         )
-        processor = build_processor(
+        return build_processor(
             config,
             preprocess=Waiting(str(gate)),
             postprocess=_wanted,
             preprocess_map_kwargs={"num_cpus": 0.1, "concurrency": 1},
             postprocess_map_kwargs={"num_cpus": 0.1},
         )
-        warm_up, asked = read(folder / "warm_up.parquet"), read(folder / "questions.parquet")
-        warm_up = warm_up[: len(warm_up) // BATCH_SIZE * BATCH_SIZE]
-        # Whole batches: a row of the warm-up that shared one with a row that waits would wait with it for ever.
-        blocks = ray.data.from_arrow([*_batches(warm_up, waits=False), *_batches(asked, waits=True)])
-        num_warm, found, started = 0, [], 0.0
-        try:
-            # Without a prefetch: it would hold the warm-up's last rows back until others come.
-            done = processor(blocks).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            for row in (row for block in done for row in block.to_pylist()):
-                if row["waits"]:
-                    found.append((row["name"], row["text"], row["num_generated_tokens"]))
-                    continue
-                num_warm += 1
-                if num_warm == len(warm_up):
-                    started = time.monotonic()
-                    gate.touch()
-            write_rows(folder, way, found)
-            ended = time.monotonic()
-        finally:
-            ray.shutdown()
-        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in found})
-        seconds, num_tokens = ended - started, sum(count for _, _, count in found)
-        return {
-            "began": started,
-            "seconds": seconds,
-            "num_rows": len(found),
-            "num_tokens": num_tokens,
-            "engine_start_s": started - began,
-        }
 
     def close(self) -> None:
         pass
@@ -103,6 +95,22 @@ class Waiting:
         while row["waits"] and not os.path.exists(self._gate):  # noqa: PTH110
             time.sleep(0.01)
         return {**row, "tokenized_prompt": row["prompt_token_ids"], "sampling_params": sampling(row["num_tokens"])}
+
+
+def _answers(answered: Any, num_warm_up: int, gate: Path) -> tuple[float, list[tuple[str, str, int]]]:
+    """Open the gate after the warm-up; return when that was, and the rows asked after it."""
+    num_warm, found, started = 0, [], 0.0
+    # Without a prefetch: it would hold the warm-up's last rows back until others come.
+    done = answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for row in (row for block in done for row in block.to_pylist()):
+        if row["waits"]:
+            found.append((row["name"], row["text"], row["num_generated_tokens"]))
+            continue
+        num_warm += 1
+        if num_warm == num_warm_up:
+            started = time.monotonic()
+            gate.touch()
+    return started, found
 
 
 def _batches(rows: list[dict[str, Any]], *, waits: bool) -> Iterator[pa.Table]:
