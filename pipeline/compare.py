@@ -34,11 +34,13 @@ def main(words: list[str]) -> None:
         DataError: A file of theirs is damaged.
     """
     given = _words(words)
+    base, new = open_side(given["base"], "base"), open_side(given["new"], "new")
+
+    # What is heavy comes after what the user may have got wrong.
     from pipeline.comparison.room import compare
     from pipeline.console import plain
     from pipeline.store import Folder
 
-    base, new = open_side(given["base"], "base"), open_side(given["new"], "new")
     out = Folder.open(given["out"]) if "out" in given else _beside(base, new)
     comparison = compare(base, new, out)
     show(comparison, plain(), out)
@@ -65,10 +67,13 @@ def open_side(directory: str, word: str) -> Side:
         DataError: A file of it is damaged.
     """
     from pipeline import rundir
-    from pipeline.comparison.questions import Side
 
     folder, config = rundir.open_finished(directory, word=word)
-    return Side.of(folder, config, rundir.require_complete(folder))
+    content = rundir.require_complete(folder)
+
+    from pipeline.comparison.questions import Side
+
+    return Side.of(folder, config, content)
 
 
 def _beside(base: Side, new: Side) -> Folder:

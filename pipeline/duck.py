@@ -9,14 +9,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from pipeline.errors import DataError, RunError
 from pipeline.store import Stage
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 MEMORY_LIMIT = "4GB"
 

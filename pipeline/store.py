@@ -16,20 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline.directory import Directory, fsync_directory
 from pipeline.errors import DataError
 
-STAGE_FILE = "_stage.json"
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
-_CHECKED = pads.ParquetFileFormat(
-    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-)
-"""Parquet whose pages' checksums are compared: a bit that has flipped on the disk is an error, not another answer."""
+STAGE_FILE = "_stage.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +195,17 @@ class Stage:
 
         The columns task and split, where the files do not hold them, are read from the directories' names.
         """
+        import pyarrow.dataset as pads  # takes pandas along, a third of the time in which a wrong path is answered
+
+        # The pages' checksums are compared: a bit that has flipped on the disk is an error, not another answer.
+        checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
         paths = [self.folder.path(name) for name in self.files]
         names = [name for name in ("task", "split") if name not in self.schema.names]
         in_path = pa.schema([pa.field(name, pa.string()) for name in names])
         return pads.dataset(
             paths,
             schema=pa.unify_schemas([self.schema, in_path]),
-            format=_CHECKED,
+            format=pads.ParquetFileFormat(default_fragment_scan_options=checked),
             filesystem=self.folder.fs,
             partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
             partition_base_dir=self.folder.root,

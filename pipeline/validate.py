@@ -20,7 +20,6 @@ from pipeline.compose import compose
 from pipeline.config import Config
 from pipeline.directory import shown
 from pipeline.errors import ConfigError, DataError, InvalidArchive
-from pipeline.publish.answers import asked_ids
 from pipeline.publish.check import Report, check
 from pipeline.publish.findings import Finding, counted, listed
 from pipeline.publish.rows import Expected
@@ -79,6 +78,8 @@ def _check(archive: str, expected: list[Expected]) -> Report:
 
 def _ids_of_run(run: Folder, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
     """Return the test ids that a run was asked; a task that it was not asked has none."""
+    from pipeline.publish.answers import asked_ids  # DuckDB comes after what the user may have got wrong
+
     found = {task: frozenset(asked_ids(run, task)) for task in files}
     unknown = [file for task, file in files.items() if not found[task]]
     return {task: ids for task, ids in found.items() if ids}, _not_compared(

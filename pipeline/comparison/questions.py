@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline import duck
 from pipeline.config import Config
@@ -212,7 +212,7 @@ def pair(database: duckdb.DuckDBPyConnection, base: Side, new: Side, asked: Aske
     for name, side in (("base", base), ("new", new)):
         where = _cell(asked.task, asked.split)
         if side.repeat is not None:
-            where &= pads.field("repeat") == side.repeat
+            where &= pc.field("repeat") == side.repeat
         database.register("samples", duck.scanner(side.samples, _READ, where))
         database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_questions AS {_QUESTIONS}")
     pairs = {metric: _pairs(database, metric) for metric in (*SCORES, *CONDUCT)}
@@ -234,8 +234,8 @@ def flips(database: duckdb.DuckDBPyConnection, base: Side, new: Side, asked: Ask
 PROMPT_COLUMNS = ["id", "doc", "gold", "prompt_sha256"]
 
 
-def _cell(task: str, split: str) -> pads.Expression:
-    return (pads.field("task") == task) & (pads.field("split") == split)
+def _cell(task: str, split: str) -> pc.Expression:
+    return (pc.field("task") == task) & (pc.field("split") == split)
 
 
 def _cells(database: duckdb.DuckDBPyConnection, prompts: Stage) -> set[tuple[str, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline import duck
 from pipeline.harness.compare import Answered, Ours, Pair
@@ -78,14 +78,14 @@ class Sides:
                 yield from _of_range(database, parameters)
 
     def _register(self, database: duckdb.DuckDBPyConnection, first_id: int, last_id: int) -> None:
-        key = pads.field("id")
-        rows = (pads.field("task") == self.task) & (key >= first_id) & (key <= last_id)
+        key = pc.field("id")
+        rows = (pc.field("task") == self.task) & (key >= first_id) & (key <= last_id)
         database.register("theirs", duck.scanner(self.logs, list(Logged.__dataclass_fields__), rows))
         database.register("ours", duck.scanner(self.prompts, list(Ours.__dataclass_fields__), rows))
         if self.samples is None:
             database.execute(_NOBODY)
         else:
-            first_repeat = rows & (pads.field("repeat") == 0)
+            first_repeat = rows & (pc.field("repeat") == 0)
             database.register("answered", duck.scanner(self.samples, list(Answered.__dataclass_fields__), first_repeat))
 
 
@@ -125,7 +125,7 @@ def _of_range(database: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -
 
 
 def _register_ids(database: duckdb.DuckDBPyConnection, task: str, logs: Stage, prompts: Stage) -> None:
-    of_task = pads.field("task") == task
+    of_task = pc.field("task") == task
     database.register("theirs", duck.scanner(logs, ["id"], of_task))
     database.register("ours", duck.scanner(prompts, ["id", "split"], of_task))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline import duck
 from pipeline.errors import DataError
@@ -123,8 +123,8 @@ class Answer:
 
 def accounts(database: duckdb.DuckDBPyConnection, stages: Stages) -> list[Account]:
     """Return how the test ids of every task stand; only key columns and errors are read."""
-    test = pads.field("split") == "test"
-    submitted = test & (pads.field("repeat") == REPEAT)
+    test = pc.field("split") == "test"
+    submitted = test & (pc.field("repeat") == REPEAT)
     database.register("prompts", duck.scanner(stages.prompts, ["task", "id"], test))
     database.register("samples", duck.scanner(stages.samples, ["task", "id", "error"], submitted))
     return [Account(**row) for row in _rows(database, _LACKING, {"shown": NUM_SHOWN})]
@@ -134,13 +134,13 @@ def answers(
     database: duckdb.DuckDBPyConnection, stages: Stages, task: str, rows_per_part: int = ROWS_PER_PART
 ) -> Iterator[Answer]:
     """Yield a task's test rows in the order of the data set; every id must have a response."""
-    of_task = (pads.field("task") == task) & (pads.field("split") == "test")
+    of_task = (pc.field("task") == task) & (pc.field("split") == "test")
     places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, of_task))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
     for part in _rows(database, _PARTS, {"rows": rows_per_part}):
-        ids = of_task & (pads.field("id") >= part.pop("first_id")) & (pads.field("id") <= part.pop("last_id"))
-        submitted = ids & (pads.field("repeat") == REPEAT)
+        ids = of_task & (pc.field("id") >= part.pop("first_id")) & (pc.field("id") <= part.pop("last_id"))
+        submitted = ids & (pc.field("repeat") == REPEAT)
         database.register("prompts", duck.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids))
         database.register("completions", duck.scanner(stages.completions, ["id", "content"], submitted))
         columns = ["id", "response", "answer", "em", "f1"]
@@ -151,7 +151,7 @@ def answers(
 
 def num_asked(stages: Stages, task: str) -> int:
     """Return how many test questions a task has in the run."""
-    where = (pads.field("task") == task) & (pads.field("split") == "test")
+    where = (pc.field("task") == task) & (pc.field("split") == "test")
     return int(stages.prompts.dataset().count_rows(filter=where))
 
 
@@ -161,7 +161,7 @@ def asked_ids(run: Folder, task: str) -> Iterator[int]:
     Raises:
         DataError: The run has no prompts, or they are damaged.
     """
-    where = (pads.field("task") == task) & (pads.field("split") == "test")
+    where = (pc.field("task") == task) & (pc.field("split") == "test")
     try:
         for batch in duck.scanner(run.require_stage("prompts", PROMPT_SCHEMA), ["id"], where).to_batches():
             yield from batch.column("id").to_pylist()
@@ -169,7 +169,7 @@ def asked_ids(run: Folder, task: str) -> Iterator[int]:
         raise DataError(f"{run.path('prompts')} is damaged: {error}. Delete it and run again") from error
 
 
-def _places(prompts: Stage, where: pads.Expression) -> Iterator[pa.RecordBatch]:
+def _places(prompts: Stage, where: pc.Expression) -> Iterator[pa.RecordBatch]:
     """Yield the ids with their place; DuckDB promises no order of what it reads."""
     num_before = 0
     for batch in duck.scanner(prompts, ["id"], where).to_batches():

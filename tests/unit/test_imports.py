@@ -89,13 +89,13 @@ def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
         ["pipeline.replay", "logs=gone", "conf=demo"],
     ],
 )
-def test_help_and_errors_answer_without_ray_torch_or_vllm(words: list[str]) -> None:
+def test_help_and_errors_answer_without_ray_torch_vllm_or_pandas(words: list[str]) -> None:
     module, *arguments = words
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['x', *{arguments!r}]\n"
         f"try:\n    runpy.run_module({module!r}, run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'datasets', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=PACKAGE.parent)
