@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from builders import ROOT
+from builders import ROOT, command
 
 from pipeline import preview
 from pipeline.compose import compose
@@ -28,6 +28,10 @@ def facts(*words: str) -> ParserFacts:
     config = compose(["conf=demo", *words])
     tokenizer = open_chat(config).tokenizer
     return parser_facts(parser_of(config, tokenizer), tokenizer)
+
+
+def lints(printed: str) -> list[str]:
+    return [line.split()[1].rstrip(":") for line in printed.splitlines() if line.startswith("lint ")]
 
 
 def test_what_a_parser_does_is_found_by_trying_it() -> None:
@@ -64,8 +68,15 @@ def test_the_lints_of_the_demo_know_the_parser(
     words: tuple[str, ...], said: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     preview.main(["conf=demo", "n=0", "limit=2", *words])  # in here vLLM is imported once for all of them
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("lint ")] == said
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert lints(printed.out) == said
+
+
+def test_the_command_that_imports_vllm_prints_its_lints_and_nothing_besides() -> None:
+    done = command("pipeline.preview", "conf=demo", "n=0", "limit=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lints(done.stdout) == ["short-thinking"]
 
 
 def test_where_vllm_is_not_installed_the_parser_is_said_to_be_unchecked() -> None:
