@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import DataError, RunError
 from pipeline.store import Stage
@@ -58,7 +59,12 @@ def batches(
     return reader
 
 
-def scanner(stage: Stage, columns: list[str], where: pads.Expression | None = None) -> pads.Scanner:
+def cell(task: str, split: str) -> pc.Expression:
+    """Return what is true of the rows of a task's split."""
+    return (pc.field("task") == task) & (pc.field("split") == split)
+
+
+def scanner(stage: Stage, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:
     """Return a stage's columns to read in order; without its bounds Arrow reads gigabytes ahead."""
     return stage.dataset().scanner(
         columns=columns,

@@ -185,7 +185,7 @@ def require_same(base: Side, new: Side) -> list[Asked]:
     with duck.connection() as database:
         for task, split in sorted(_cells(database, base.prompts) | _cells(database, new.prompts)):
             for name, side in (("base", base), ("new", new)):
-                database.register("prompts", duck.scanner(side.prompts, PROMPT_COLUMNS, _cell(task, split)))
+                database.register("prompts", duck.scanner(side.prompts, PROMPT_COLUMNS, duck.cell(task, split)))
                 database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_asked AS {_ASKED}")
             row = database.sql(_DIFFERENCES, params={"most": MOST_NAMED}).to_arrow_table().to_pylist()[0]
             counted = {name: int(row[name]) for name in ("num_questions", "num_other_prompts")}
@@ -210,7 +210,7 @@ def pair(database: duckdb.DuckDBPyConnection, base: Side, new: Side, asked: Aske
     """
     database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
     for name, side in (("base", base), ("new", new)):
-        where = _cell(asked.task, asked.split)
+        where = duck.cell(asked.task, asked.split)
         if side.repeat is not None:
             where &= pc.field("repeat") == side.repeat
         database.register("samples", duck.scanner(side.samples, _READ, where))
@@ -225,17 +225,13 @@ def pair(database: duckdb.DuckDBPyConnection, base: Side, new: Side, asked: Aske
 def flips(database: duckdb.DuckDBPyConnection, base: Side, new: Side, asked: Asked) -> Iterator[pa.RecordBatch]:
     """Give the flipped questions of the task and split that `pair` counted last, sorted by id, with `FLIP_SCHEMA`."""
     for name, side in (("base", base), ("new", new)):
-        database.register(f"{name}_samples", duck.scanner(side.samples, _TEXTS, _cell(asked.task, asked.split)))
+        database.register(f"{name}_samples", duck.scanner(side.samples, _TEXTS, duck.cell(asked.task, asked.split)))
     reader = duck.batches(database, _FLIPS, {"task": asked.task, "split": asked.split}, rows=duck.BATCH_ROWS)
     for batch in reader:
         yield batch.cast(FLIP_SCHEMA)
 
 
 PROMPT_COLUMNS = ["id", "doc", "gold", "prompt_sha256"]
-
-
-def _cell(task: str, split: str) -> pc.Expression:
-    return (pc.field("task") == task) & (pc.field("split") == split)
 
 
 def _cells(database: duckdb.DuckDBPyConnection, prompts: Stage) -> set[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline import duck
 from pipeline.generate import journal
@@ -75,10 +75,10 @@ class Part:
     last_id: int
 
     @property
-    def prompts(self) -> pads.Expression:
+    def prompts(self) -> pc.Expression:
         """What is true of this part's prompts."""
-        task, split, key = pads.field("task"), pads.field("split"), pads.field("id")
-        return (task == self.task) & (split == self.split) & (key >= self.first_id) & (key <= self.last_id)
+        key = pc.field("id")
+        return duck.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
 
 def commit(run: Folder, prompts: Stage, repeats: int, facts: dict[str, str | int]) -> None:

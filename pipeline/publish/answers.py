@@ -134,7 +134,7 @@ def answers(
     database: duckdb.DuckDBPyConnection, stages: Stages, task: str, rows_per_part: int = ROWS_PER_PART
 ) -> Iterator[Answer]:
     """Yield a task's test rows in the order of the data set; every id must have a response."""
-    of_task = (pc.field("task") == task) & (pc.field("split") == "test")
+    of_task = duck.cell(task, "test")
     places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, of_task))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
@@ -151,7 +151,7 @@ def answers(
 
 def num_asked(stages: Stages, task: str) -> int:
     """Return how many test questions a task has in the run."""
-    where = (pc.field("task") == task) & (pc.field("split") == "test")
+    where = duck.cell(task, "test")
     return int(stages.prompts.dataset().count_rows(filter=where))
 
 
@@ -161,7 +161,7 @@ def asked_ids(run: Folder, task: str) -> Iterator[int]:
     Raises:
         DataError: The run has no prompts, or they are damaged.
     """
-    where = (pc.field("task") == task) & (pc.field("split") == "test")
+    where = duck.cell(task, "test")
     try:
         for batch in duck.scanner(run.require_stage("prompts", PROMPT_SCHEMA), ["id"], where).to_batches():
             yield from batch.column("id").to_pylist()

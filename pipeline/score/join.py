@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline import duck
 from pipeline.records import COMPLETION_SCHEMA
@@ -109,10 +109,10 @@ class Part:
         return f"task={self.task}/split={self.split}/part-{self.number:05}.parquet"
 
     @property
-    def rows(self) -> pads.Expression:
+    def rows(self) -> pc.Expression:
         """What is true of this part's rows in both stages."""
-        task, split, key = pads.field("task"), pads.field("split"), pads.field("id")
-        return (task == self.task) & (split == self.split) & (key >= self.first_id) & (key <= self.last_id)
+        key = pc.field("id")
+        return duck.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
 
 def account(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, repeats: int) -> Account:
