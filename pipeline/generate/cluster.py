@@ -138,6 +138,9 @@ def cluster(config: Config) -> Iterator[Placement]:
 
 def _settle() -> None:
     """Settle what Ray asks the environment for before it is imported or started."""
+    # Ray's API starts a local Ray by itself where none runs. A thread of Ray Data may outlive the run by a call, and
+    # that Ray would stay: only `cluster` starts one. Read once, when Ray is imported (_private/auto_init_hook.py).
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

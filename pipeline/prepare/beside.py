@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 from pipeline.config import Config
@@ -91,7 +92,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def main(number: int) -> None:
     """Be the process: prepare what comes over the connection, and say there how it went."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that began this decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unlike its default, with what is being written cleared away
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        _serve(number)
+    finally:
+        # From here on the interpreter ends: what a handler raised then would be written to the log, and help nobody.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """End, unlike SIGTERM's default with what is being written cleared away; a second one does not disturb that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
+
+
+def _serve(number: int) -> None:
     with Connection(number) as connection:
         config, run = connection.recv()
 

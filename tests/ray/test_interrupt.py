@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,30 @@ def test_a_signal_while_ray_starts_is_an_interruption_too(tmp_path: Path) -> Non
     job = Started({}, *words)
     wait_until((tmp_path / "run=one/prompts/_stage.json").exists)
     interrupted(job, signal.SIGTERM, END_S)
+
+
+def test_no_late_call_of_a_thread_starts_ray_again() -> None:
+    code = (
+        "import threading\n"
+        "from pipeline.compose import compose\nfrom pipeline.generate.cluster import cluster\n"
+        "with cluster(compose(['conf=demo'])):\n"
+        "    import ray\n"
+        "    assert ray.nodes()\n"
+        "refused = []\n"
+        "def late():\n"
+        "    for call in (ray.nodes, ray.available_resources, lambda: ray.put(1), ray.remote(int).remote):\n"
+        "        try:\n"
+        "            call()\n"
+        "        except Exception as error:\n"
+        "            refused.append(type(error).__name__)\n"
+        "thread = threading.Thread(target=late)\n"
+        "thread.start(), thread.join()\n"
+        "assert len(refused) == 4, refused\n"
+        "assert not ray.is_initialized()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Started a local Ray instance" not in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,17 @@ def test_ctrl_c_is_the_other_process_s_to_decide(served, run, begun):
     assert stage_of(run)[1]
 
 
+def test_a_signal_at_its_exit_writes_nothing_into_the_log():
+    code = (
+        "import atexit, os, signal\nfrom pipeline.prepare import beside\n"
+        "beside._serve = lambda number: None\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+        "beside.main(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+
+
 def test_a_process_that_is_killed_is_told(served, run, begun):
     with pytest.raises(RuntimeError, match=r"has ended with -9: see logs/driver\.log"):
         prepare_beside(compose(served), run, on_facts=lambda _: begun[0].kill())
