@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.compose import conf_names, describe
-from pipeline.errors import GOES_ON, PipelineError
+from pipeline.config.loading import conf_names, describe
+from pipeline.errors import CAN_BE_RESUMED, PipelineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Command:
     """A command: what it does, its own words with their meanings, and which of the configuration's keys it takes."""
 
     what: str
-    words: tuple[tuple[str, str], ...]
+    arguments: tuple[tuple[str, str], ...]
     keys: str | None = ""
     """What the keys begin with; None: it takes none."""
 
@@ -80,7 +80,7 @@ COMMANDS = {
 
 _WIDEST = 42
 
-HELP_WORDS = {"-h", "--help", "help"}
+HELP_ARGUMENTS = {"-h", "--help", "help"}
 
 
 def command(main: Callable[[list[str]], None]) -> int:
@@ -112,34 +112,34 @@ def _is_unread() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _answered(main: Callable[[list[str]], None], words: list[str]) -> int:
-    if not words or HELP_WORDS & set(words):
+def _answered(main: Callable[[list[str]], None], arguments: list[str]) -> int:
+    if not arguments or HELP_ARGUMENTS & set(arguments):
         print(help_text(Path(sys.argv[0]).stem))
         return 0
     try:
-        main(words)
+        main(arguments)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"error: {GOES_ON}", file=sys.stderr)
+        print(f"error: {CAN_BE_RESUMED}", file=sys.stderr)
         return 130
     return 0
 
 
 def help_text(name: str) -> str:
     """Return a command's own words, the other commands, and the configurations and keys that it takes."""
-    asked = COMMANDS.get(name, COMMANDS["run"])
+    requested = COMMANDS.get(name, COMMANDS["run"])
     shown = name if name in COMMANDS else "<command>"
-    lines = [f"usage: python -m pipeline.{shown} {asked.words[0][0]} ...", ""]
+    lines = [f"usage: python -m pipeline.{shown} {requested.arguments[0][0]} ...", ""]
     if name in COMMANDS:
-        lines += [f"{name}: {asked.what}", "", "words", *_columns(asked.words), ""]
+        lines += [f"{name}: {requested.what}", "", "words", *_columns(requested.arguments), ""]
     lines += ["commands (python -m pipeline.<command> --help)"]
     lines += _columns([(each, command.what) for each, command in COMMANDS.items()])
-    if CONF in asked.words:
+    if CONF in requested.arguments:
         lines += ["", "configurations (conf=)", f"  {', '.join(conf_names())}, or a path to a YAML file"]
-    if asked.keys is not None:
-        keys = [row for row in describe() if row[0].startswith(asked.keys)]
+    if requested.keys is not None:
+        keys = [row for row in describe() if row[0].startswith(requested.keys)]
         rows = [(key, f"{kind} = {default}", meaning) for key, kind, default, meaning in keys]
         lines += ["", "keys (key=value)", *_columns(rows)]
     return "\n".join(lines)

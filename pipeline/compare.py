@@ -17,15 +17,15 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.comparison.questions import Side
-    from pipeline.comparison.room import Comparison
-    from pipeline.store import Folder
+    from pipeline.comparison.compare_runs import Comparison
+    from pipeline.comparison.pairing import ComparedRun
+    from pipeline.storage.artifacts import ArtifactStore
 
 MOST_FLIPS = 20
 """Flipped questions that are listed on the terminal; flips.parquet has them all."""
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Compare the runs that `base=` and `new=` name.
 
     Raises:
@@ -33,69 +33,69 @@ def main(words: list[str]) -> None:
         RunError: There is no such run, one is not complete, or their questions differ.
         DataError: A file of theirs is damaged.
     """
-    given = _words(words)
-    base, new = open_side(given["base"], "base"), open_side(given["new"], "new")
+    named = _named(arguments)
+    base, new = open_run(named["base"], "base"), open_run(named["new"], "new")
 
     # What is heavy comes after what the user may have got wrong.
-    from pipeline.comparison.room import compare
-    from pipeline.console import plain
-    from pipeline.store import Folder
+    from pipeline.comparison.compare_runs import compare
+    from pipeline.storage.artifacts import ArtifactStore
+    from pipeline.terminal.console import plain
 
-    out = Folder.open(given["out"]) if "out" in given else _beside(base, new)
+    out = ArtifactStore.open(named["out"]) if "out" in named else _default_output(base, new)
     comparison = compare(base, new, out)
     show(comparison, plain(), out)
 
 
-def _words(words: list[str]) -> dict[str, str]:
-    given: dict[str, str] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in ("base", "new", "out") or not value or name in given:
-            raise ConfigError(f"{word!r}: the words are base=<run> new=<run> and out=<directory>, each once")
-        given[name] = value
+def _named(arguments: list[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in ("base", "new", "out") or not value or name in named:
+            raise ConfigError(f"{argument!r}: the words are base=<run> new=<run> and out=<directory>, each once")
+        named[name] = value
     for name in ("base", "new"):
-        if name not in given:
+        if name not in named:
             raise ConfigError(f"{name}= is missing: give the directory of a run, for instance {name}=outputs/run=one")
-    return given
+    return named
 
 
-def open_side(directory: str, word: str) -> Side:
+def open_run(directory: str, argument: str) -> ComparedRun:
     """Open a run that is compared.
 
     Raises:
         RunError: There is no such run, or it is not complete.
         DataError: A file of it is damaged.
     """
-    from pipeline import rundir
+    from pipeline.runs import directory as run_directory
 
-    folder, config = rundir.open_finished(directory, word=word)
-    content = rundir.require_complete(folder)
+    folder, config = run_directory.open_finished(directory, argument=argument)
+    content = run_directory.require_complete(folder)
 
-    from pipeline.comparison.questions import Side
+    from pipeline.comparison.pairing import ComparedRun
 
-    return Side.of(folder, config, content)
+    return ComparedRun.of(folder, config, content)
 
 
-def _beside(base: Side, new: Side) -> Folder:
-    from pipeline.store import Folder
+def _default_output(base: ComparedRun, new: ComparedRun) -> ArtifactStore:
+    from pipeline.storage.artifacts import ArtifactStore
 
-    parent = Folder(new.folder.fs, new.folder.root.rpartition("/")[0])
+    parent = ArtifactStore(new.folder.fs, new.folder.root.rpartition("/")[0])
     return parent.child(f"compare={base.config.run_id}..{new.config.run_id}")
 
 
-def show(comparison: Comparison, console: Console, out: Folder) -> None:
+def show(comparison: Comparison, console: Console, out: ArtifactStore) -> None:
     """Print what has changed."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.comparison.page import cells
-    from pipeline.comparison.questions import CONDUCT
-    from pipeline.comparison.room import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
-    from pipeline.console import visible
+    from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
+    from pipeline.comparison.html import cells
+    from pipeline.comparison.pairing import BEHAVIOUR_METRICS
+    from pipeline.terminal.console import escape_control
 
     for each in comparison.differences:
-        console.print(f"warning: {visible(each.line)}", soft_wrap=True)
+        console.print(f"warning: {escape_control(each.line)}", soft_wrap=True)
     columns = ("task or domain", "split", "metric", "base", "new", "change", "95% interval", "p, Holm", "n")
     names = ("task", "split", "metric", "base", "new", "change", "interval", "p_holm", "num_questions")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -104,13 +104,13 @@ def show(comparison: Comparison, console: Console, out: Folder) -> None:
     styles = {"better": "green", "worse": "red", "": ""}
     level = None
     for row in comparison.rows:
-        if row.metric in CONDUCT and row.difference == 0:
+        if row.metric in BEHAVIOUR_METRICS and row.difference == 0:
             continue
         if level not in (None, row.level):
             table.add_section()
-        level, shown = row.level, cells(row)
-        texts = [Text(visible(shown[name])) for name in (*names, "lost", "gained", "detectable")]
-        table.add_row(*texts, style=styles[shown["sign"]])
+        level, cell = row.level, cells(row)
+        texts = [Text(escape_control(cell[name])) for name in (*names, "lost", "gained", "detectable")]
+        table.add_row(*texts, style=styles[cell["sign"]])
     console.print(table)
     console.print(
         "Holm's family: all rows with the same metric. em and correct of a task by McNemar's exact test, else the "
@@ -122,7 +122,7 @@ def show(comparison: Comparison, console: Console, out: Folder) -> None:
     for row in rows:
         answers = f"{_short(row['base_answer'])} -> {_short(row['new_answer'])}, gold {_short(row['gold'])}"
         line = f"  {row['flip']:<6} {row['task']} {row['split']} {row['id']} {row['metric']}: {answers}"
-        console.print(visible(line), soft_wrap=True)
+        console.print(escape_control(line), soft_wrap=True)
     for name, what in ((CHANGES_FILE, "every change"), (FLIPS_FILE, "every flipped question"), (PAGE_FILE, "the page")):
         console.print(f"  {out.path(name)}  {what}", soft_wrap=True)
 

@@ -20,7 +20,7 @@ no exception at all: it is a row with `error` set.
 
 from __future__ import annotations
 
-GOES_ON = "interrupted: the same command with the same run_id goes on where it stopped"
+CAN_BE_RESUMED = "interrupted: the same command with the same run_id goes on where it stopped"
 
 
 class PipelineError(Exception):

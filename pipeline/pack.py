@@ -9,7 +9,7 @@ from pipeline.cli import command
 from pipeline.errors import ConfigError, RunError
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Pack the run that `run=<directory>` names; words `submission.<key>=<value>` win over what it recorded.
 
     Raises:
@@ -17,34 +17,35 @@ def main(words: list[str]) -> None:
         RunError: The archive would be incomplete, the run is not complete, or its directory cannot be written.
         DataError: The run's samples are damaged.
     """
-    directories = [word.removeprefix("run=") for word in words if word.startswith("run=")]
-    changes = [word for word in words if not word.startswith("run=")]
+    directories = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
+    changes = [argument for argument in arguments if not argument.startswith("run=")]
     if len(directories) != 1 or not directories[0]:
-        raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
-    for word in changes:
-        if not word.startswith("submission."):
-            raise ConfigError(f"{word!r}: only keys of submission can be given, such as submission.mode=extracted")
-    from pipeline import rundir
+        raise ConfigError(f"{' '.join(arguments)!r}: give one run, for instance run=outputs/run=2026-11-21")
+    for argument in changes:
+        if not argument.startswith("submission."):
+            raise ConfigError(f"{argument!r}: only keys of submission can be given, such as submission.mode=extracted")
+    from pipeline.runs import directory as run_directory
 
-    run, config = rundir.open_finished(directories[0], changes)
+    run, config = run_directory.open_finished(directories[0], changes)
 
     # What is heavy comes after what the user may have got wrong.
     from rich.console import Console
 
-    from pipeline import manifest
-    from pipeline.lock import locked
-    from pipeline.publish import room, submission
+    from pipeline.publish import stage as publish_stage
+    from pipeline.publish.leaderboard import archive as leaderboard_archive
+    from pipeline.runs import manifest
+    from pipeline.runs.lock import locked
 
     with locked(run):
         content = manifest.read(run)
         if content is None or content["status"] != "complete":
             status = "has no manifest" if content is None else f"is {content['status']}"
             raise RunError(f"run={directories[0]} {status}: only a complete run is packed; run it again to its end")
-        reason = submission.obstacle(run, config)
+        reason = leaderboard_archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
-        products = room.publish(run, config, content)
-        manifest.write(run, "complete", content | {"published": room.facts(products)})
+        products = publish_stage.publish(run, config, content)
+        manifest.write(run, "complete", content | {"published": publish_stage.record(products)})
     for product in products:
         Console().print(product.line, soft_wrap=True, highlight=False, markup=False)
 

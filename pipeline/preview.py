@@ -16,26 +16,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import plan_preview
 from pipeline.cli import command
-from pipeline.compose import COMMAND_LINE, compose, origins
-from pipeline.config import Config
+from pipeline.config.loading import COMMAND_LINE, compose, origins
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, RunError
+from pipeline.planner import report as plan_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.prepare.facts import Facts
-    from pipeline.prepare.room import Inputs
-    from pipeline.prepare.statistics import Lengths
-    from pipeline.store import Stage
+    from pipeline.prepare.checks.facts import Facts
+    from pipeline.prepare.prompt_stats import Lengths
+    from pipeline.prepare.stage import Inputs
+    from pipeline.storage.artifacts import Artifact
 
-OWN_WORDS = ("task", "id", "n")
+OWN_ARGUMENTS = ("task", "id", "n")
 MOST_PROMPTS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class PreviewOptions:
     """What of the run to show."""
 
     task: str | None = None
@@ -43,43 +43,47 @@ class Wish:
     num_prompts: int = 3
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Print the preview that the words describe.
 
     Raises:
         PipelineError: What `run` would end with; or there is no such task or question.
     """
-    plan_words, words = plan_preview.split_words(words)
-    wish, rest = split_words(words)
-    if plan_words and rest != words:
-        raise ConfigError(f"{', '.join(OWN_WORDS)} have no part in a plan: leave them out, or plan=true")
+    plan_arguments, arguments = plan_report.split_arguments(arguments)
+    options, rest = split_arguments(arguments)
+    if plan_arguments and rest != arguments:
+        raise ConfigError(f"{', '.join(OWN_ARGUMENTS)} have no part in a plan: leave them out, or plan=true")
     config = compose(rest)
-    if plan_words:
-        from pipeline.console import plain
+    if plan_arguments:
+        from pipeline.terminal.console import plain
 
-        plan_preview.show(config, plan_words, plain())
+        plan_report.show(config, plan_arguments, plain())
         return
     found = origins(rest)
-    if wish.task is not None:
-        if wish.task not in config.tasks:
-            raise ConfigError(f"task={wish.task!r}: there are {', '.join(config.tasks)}")
-        config = replace(config, only=(wish.task,))
+    if options.task is not None:
+        if options.task not in config.tasks:
+            raise ConfigError(f"task={options.task!r}: there are {', '.join(config.tasks)}")
+        config = replace(config, only=(options.task,))
         found["only"] = f"{COMMAND_LINE}, task="
-    from pipeline.console import plain
+    from pipeline.terminal.console import plain
 
-    show(config, found, wish, plain())
+    show(config, found, options, plain())
 
 
-def split_words(words: Sequence[str]) -> tuple[Wish, list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[PreviewOptions, list[str]]:
     """Return the preview's own words, and those of the run.
 
     Raises:
         ConfigError: One of its own words has an impossible value.
     """
-    own = {name: value for name, _, value in (word.partition("=") for word in words) if name in OWN_WORDS}
-    rest = [word for word in words if word.partition("=")[0] not in own]
+    own = {
+        name: value for name, _, value in (argument.partition("=") for argument in arguments) if name in OWN_ARGUMENTS
+    }
+    rest = [argument for argument in arguments if argument.partition("=")[0] not in own]
     row_id = _number("id", own["id"], -(2**63), 2**63 - 1) if "id" in own else None
-    return Wish(task=own.get("task"), row_id=row_id, num_prompts=_number("n", own.get("n", "3"), 0, MOST_PROMPTS)), rest
+    return PreviewOptions(
+        task=own.get("task"), row_id=row_id, num_prompts=_number("n", own.get("n", "3"), 0, MOST_PROMPTS)
+    ), rest
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:
@@ -92,48 +96,52 @@ def _number(name: str, text: str, least: int, most: int) -> int:
     return value
 
 
-def show(config: Config, found: dict[str, str], wish: Wish, console: Console) -> None:
+def show(config: Config, found: dict[str, str], options: PreviewOptions, console: Console) -> None:
     """Print the preview of a configuration whose values have the origins `found`."""
-    from pipeline import gate, history, sections
-    from pipeline.generate import expected_lengths
-    from pipeline.prepare import lints, statistics
-    from pipeline.prepare.pieces import pieces
-    from pipeline.prepare.room import open_inputs
-    from pipeline.prepare.template import check_fingerprint
+    from pipeline.comparison import gate
+    from pipeline.generate import length_estimates
+    from pipeline.prepare import checks, prompt_stats
+    from pipeline.prepare.stage import open_inputs
+    from pipeline.prepare.template_fingerprint import check_fingerprint
+    from pipeline.prepare.token_view import pieces
+    from pipeline.runs import estimate
+    from pipeline.terminal import preview as preview_sections
 
     gate.check(config)
-    expected_lengths.check(config)
+    length_estimates.check(config)
     inputs = open_inputs(config)
     with _prepared(config, inputs, console) as prompts:
-        rows = _picked(config, prompts, wish)
-        lengths = statistics.lengths(prompts, in_tokens=inputs.chat is not None)
+        rows = _picked(config, prompts, options)
+        lengths = prompt_stats.lengths(prompts, in_tokens=inputs.chat is not None)
         facts, unchecked = _with_parser(_facts(config, inputs, prompts, lengths), inputs)
-        sections.configuration(console, config, found)
-        sections.heading(console, "prompts")
-        sections.template(console, facts.model, prompts.facts)
+        preview_sections.configuration(console, config, found)
+        preview_sections.heading(console, "prompts")
+        preview_sections.template(console, facts.model, prompts.metadata)
         for row in rows:
             tokens = pieces(inputs.chat.tokenizer, row["prompt_token_ids"] or []) if inputs.chat else ()
-            sections.prompt(console, row, tokens, facts.model, whole=wish.row_id is not None)
-        sections.lengths(console, lengths, config)
-        sections.heading(console, "what the engine is sent")
+            preview_sections.prompt(console, row, tokens, facts.model, whole=options.row_id is not None)
+        preview_sections.lengths(console, lengths, config)
+        preview_sections.heading(console, "what the engine is sent")
         if config.engine.kind == "vllm":
-            sections.vllm(console, config, _sampling(facts, unchecked), facts.model)
+            preview_sections.vllm(console, config, _sampling(facts, unchecked), facts.model)
         else:
-            sections.endpoint(console, config, _request(config, prompts, wish))
-        sections.expected(console, *history.expect(config, prompts), config)
-        sections.lints(console, lints.check(facts), [check_fingerprint(config, prompts.facts), unchecked])
+            preview_sections.endpoint(console, config, _request(config, prompts, options))
+        preview_sections.expected(console, *estimate.expect(config, prompts), config)
+        preview_sections.check_results(
+            console, checks.run_checks(facts), [check_fingerprint(config, prompts.metadata), unchecked]
+        )
 
 
 @contextmanager
-def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Stage]:
+def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Artifact]:
     """Give the stage `prompts` as `run` would write it, in a directory that goes away."""
-    from pipeline.prepare.room import prepare
-    from pipeline.prepare.template import check_fingerprint
+    from pipeline.prepare.stage import prepare
+    from pipeline.prepare.template_fingerprint import check_fingerprint
     from pipeline.records import PROMPT_SCHEMA
-    from pipeline.store import Folder
+    from pipeline.storage.artifacts import ArtifactStore
 
     with tempfile.TemporaryDirectory(prefix="pipeline-preview-") as directory:
-        run = Folder.open(directory)
+        run = ArtifactStore.open(directory)
         num_rows = 0
         with console.status("rendering") as status:
 
@@ -146,28 +154,28 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Stag
                 check_fingerprint(config, facts)  # raises before a row is read; what it warns of is told at the end
 
             try:
-                prepare(config, run, inputs, on_rows, on_facts=check)
+                prepare(config, run, inputs, on_rows, on_metadata=check)
             except RunError as error:
                 raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for the prompts: {error}") from error
-        yield run.require_stage("prompts", PROMPT_SCHEMA)
+        yield run.require_artifact("prompts", PROMPT_SCHEMA)
 
 
-def _picked(config: Config, prompts: Stage, wish: Wish) -> list[dict[str, Any]]:
-    from pipeline.prepare.statistics import pick
+def _picked(config: Config, prompts: Artifact, options: PreviewOptions) -> list[dict[str, Any]]:
+    from pipeline.prepare.prompt_stats import pick
 
-    num_rows = wish.num_prompts if wish.row_id is None else 1
-    rows = [row for name in config.active_tasks for row in pick(prompts, name, config.splits, num_rows, wish.row_id)]
-    if wish.row_id is not None and not rows:
+    num_rows = options.num_prompts if options.row_id is None else 1
+    rows = [row for name in config.active_tasks for row in pick(prompts, name, config.splits, num_rows, options.row_id)]
+    if options.row_id is not None and not rows:
         limit = "" if config.limit is None else f" within limit={config.limit}"
         where = f"{', '.join(config.active_tasks)} ({', '.join(config.splits)})"
-        raise DataError(f"id={wish.row_id}: no row of {where} has this meta.id{limit}")
+        raise DataError(f"id={options.row_id}: no row of {where} has this meta.id{limit}")
     return rows
 
 
-def _facts(config: Config, inputs: Inputs, prompts: Stage, lengths: Sequence[Lengths]) -> Facts:
+def _facts(config: Config, inputs: Inputs, prompts: Artifact, lengths: Sequence[Lengths]) -> Facts:
     """Return what the lints look at, but for the reasoning parser."""
-    from pipeline.prepare.facts import facts_of
-    from pipeline.prepare.statistics import count_marked, row_facts
+    from pipeline.prepare.checks.facts import facts_of
+    from pipeline.prepare.prompt_stats import count_marked, row_facts
 
     facts = facts_of(config, inputs.sources, inputs.chat)
     rows = row_facts(lengths)
@@ -183,8 +191,8 @@ def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
     Raises:
         ConfigError: A run would end with it: vLLM does not know the parser, or it refuses the model's tokenizer.
     """
-    from pipeline.generate.reasoning import parser_of
-    from pipeline.prepare.parser_facts import parser_facts
+    from pipeline.generate.engines.reasoning import parser_of
+    from pipeline.prepare.checks.parser_facts import parser_facts
 
     name = facts.config.reasoning_parser
     if name is None or inputs.chat is None:
@@ -198,7 +206,7 @@ def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
 
 def _sampling(facts: Facts, unchecked: str | None) -> dict[str, Any]:
     """Return the sampling parameters that vLLM is given; the parser decides on one, where it can be asked."""
-    from pipeline.generate.vllm_arguments import sampling_arguments
+    from pipeline.generate.engines.vllm_arguments import sampling_arguments
 
     drops: bool | str = "unknown" if unchecked else True
     if facts.parser is not None:
@@ -206,11 +214,11 @@ def _sampling(facts: Facts, unchecked: str | None) -> dict[str, Any]:
     return {**sampling_arguments(facts.config), "skip_special_tokens": drops}
 
 
-def _request(config: Config, prompts: Stage, wish: Wish) -> dict[str, Any]:
+def _request(config: Config, prompts: Artifact, options: PreviewOptions) -> dict[str, Any]:
     """Return the body of the first question's request to the endpoint."""
-    from pipeline.generate.endpoint import request_body
+    from pipeline.generate.engines.openai_endpoint import request_body
 
-    row = _picked(config, prompts, replace(wish, num_prompts=1))[0]
+    row = _picked(config, prompts, replace(options, num_prompts=1))[0]
     return request_body(config, str(row["messages"]))
 
 

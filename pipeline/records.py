@@ -88,7 +88,7 @@ SAMPLE_SCHEMA = pa.schema(
 """One row a question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
 
 `instruction` names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction, with
-the list of options taken out (`wording_name` in score/rows.py). `num_options` counts the options that have text.
+the list of options taken out (`wording_name` in score/row_scores.py). `num_options` counts the options that have text.
 `answer_kind` is `single` or `multiple`, null while the gold is hidden or is no letters. They are columns because
 metrics are grouped by them.
 """

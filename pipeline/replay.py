@@ -19,18 +19,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.cli import command
-from pipeline.compose import compose
-from pipeline.config import Config
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, Differs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.harness.files import LogFile
-    from pipeline.harness.join import Sides
-    from pipeline.harness.output import RowWriter
+    from pipeline.harness.log_files import LogFile
+    from pipeline.harness.pairing import PairedSources
     from pipeline.harness.tally import Tally
-    from pipeline.store import Folder, Stage
+    from pipeline.storage.artifacts import Artifact, ArtifactStore
+    from pipeline.storage.row_writer import RowWriter
 
 DIFFERENCES, EXTRACTED = "differences.parquet", "extracted.parquet"
 
@@ -39,7 +39,7 @@ OWN = ("logs", "task", "run", "out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class ReplayArguments:
     """The command line: `task` and `run` may be empty."""
 
     logs: str
@@ -49,7 +49,7 @@ class Words:
     config: Config
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Replay the logs that the words name.
 
     Raises:
@@ -58,21 +58,21 @@ def main(words: list[str]) -> None:
     """
     from rich.console import Console
 
-    from pipeline.harness.files import choose, find_logs
-    from pipeline.store import Folder
+    from pipeline.harness.log_files import choose, find_logs
+    from pipeline.storage.artifacts import ArtifactStore
 
-    asked = read_words(words)
+    requested = read_arguments(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    with find_logs(asked.logs) as files:
-        logs = choose(files, asked.config.tasks, asked.config.only, asked.task)
+    with find_logs(requested.logs) as files:
+        logs = choose(files, requested.config.tasks, requested.config.only, requested.task)
         for file in files:
             if file not in logs.values():
                 console.print(f"left out: {file.name}", soft_wrap=True, markup=False)
         with tempfile.TemporaryDirectory(prefix="pipeline-replay-") as work:
-            replay(asked, logs, Folder.open(work), console)
+            replay(requested, logs, ArtifactStore.open(work), console)
 
 
-def read_words(words: Sequence[str]) -> Words:
+def read_arguments(arguments: Sequence[str]) -> ReplayArguments:
     """Return the command line with its configuration.
 
     Raises:
@@ -80,12 +80,12 @@ def read_words(words: Sequence[str]) -> Words:
     """
     own = dict.fromkeys(OWN, "")
     rest: list[str] = []
-    for word in words:
-        name, separator, value = word.partition("=")
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
         if name not in OWN or not separator:
-            rest.append(word)
+            rest.append(argument)
         elif not value or own[name]:
-            raise ConfigError(f"{word!r}: {name}= takes one value, once")
+            raise ConfigError(f"{argument!r}: {name}= takes one value, once")
         else:
             own[name] = value
     if not own["logs"]:
@@ -93,14 +93,14 @@ def read_words(words: Sequence[str]) -> Words:
             "logs= is missing: give a samples_*.jsonl, a directory of them, or the archive that holds them"
         )
     own["out"] = own["out"] or f"outputs/replay-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
-    return Words(config=compose(rest), **own)
+    return ReplayArguments(config=compose(rest), **own)
 
 
-def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Console) -> None:
+def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: ArtifactStore, console: Console) -> None:
     """Compare every task that has a log, write what differs and print the tables.
 
     Args:
-        asked: The command line.
+        requested: The command line.
         logs: The log of each task.
         work: A directory for what is needed meanwhile.
         console: Where the tables go.
@@ -111,17 +111,17 @@ def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Con
     """
     from pyarrow import dataset
 
-    from pipeline.harness.compare import DIFFERENCE_SCHEMA, EXTRACTED_SCHEMA
-    from pipeline.harness.join import sides
-    from pipeline.harness.output import row_writer
+    from pipeline.harness.diff import DIFFERENCE_SCHEMA, EXTRACTED_SCHEMA
+    from pipeline.harness.pairing import pair_sources
     from pipeline.harness.report import print_report
-    from pipeline.store import Folder
+    from pipeline.storage.artifacts import ArtifactStore
+    from pipeline.storage.row_writer import row_writer
 
-    samples = _samples(asked.run) if asked.run else None
-    config = replace(asked.config, only=tuple(logs))
+    samples = _samples(requested.run) if requested.run else None
+    config = replace(requested.config, only=tuple(logs))
     theirs = _stage_logs(work, logs)
     ours = _prepare(config, work, theirs)
-    out = Folder.open(asked.out)
+    out = ArtifactStore.open(requested.out)
     out.create()
     tallies: dict[str, Tally] = {}
     with (
@@ -129,7 +129,7 @@ def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Con
         row_writer(out, EXTRACTED, EXTRACTED_SCHEMA) as extracted,
     ):
         for task, file in logs.items():
-            both = sides(task, theirs, ours, samples)
+            both = pair_sources(task, theirs, ours, samples)
             if not both.splits:
                 raise DataError(f"{file.name}: none of its ids is in tasks.{task}.dataset: is it the log of this task?")
             tallies[task] = _compare(both, config, differences, extracted)
@@ -144,20 +144,20 @@ def replay(asked: Words, logs: Mapping[str, LogFile], work: Folder, console: Con
         raise Differs(f"{num_differences:,} differences between the harness and us: {out.path(DIFFERENCES)}")
 
 
-def _stage_logs(work: Folder, logs: Mapping[str, LogFile]) -> Stage:
-    from pipeline.harness.lines import LOG_SCHEMA, STAGE, stage_log
+def _stage_logs(work: ArtifactStore, logs: Mapping[str, LogFile]) -> Artifact:
+    from pipeline.harness.log_lines import LOG_SCHEMA, STAGE, stage_log
 
     with work.publish(STAGE, LOG_SCHEMA) as folder:
         for task, file in logs.items():
             stage_log(folder, task, file)
-    return work.require_stage(STAGE, LOG_SCHEMA)
+    return work.require_artifact(STAGE, LOG_SCHEMA)
 
 
-def _prepare(config: Config, work: Folder, theirs: Stage) -> Stage:
+def _prepare(config: Config, work: ArtifactStore, theirs: Artifact) -> Artifact:
     """Make our prompts of the same tasks; their text, which needs the tokenizer, only when the log has text."""
     import pyarrow.dataset as pads
 
-    from pipeline.prepare.room import open_inputs, prepare
+    from pipeline.prepare.stage import open_inputs, prepare
     from pipeline.records import PROMPT_SCHEMA
 
     num_rendered = theirs.dataset().count_rows(filter=pads.field("prompt").is_valid())
@@ -167,23 +167,23 @@ def _prepare(config: Config, work: Folder, theirs: Stage) -> Stage:
             "model's own tokenizer gives: set engine.kind=vllm and model.path"
         )
     prepare(config, work, open_inputs(config, messages_only=not num_rendered))
-    return work.require_stage("prompts", PROMPT_SCHEMA)
+    return work.require_artifact("prompts", PROMPT_SCHEMA)
 
 
-def _samples(directory: str) -> Stage:
-    from pipeline import rundir
+def _samples(directory: str) -> Artifact:
     from pipeline.records import SAMPLE_SCHEMA
+    from pipeline.runs import directory as run_directory
 
-    run, _ = rundir.open_finished(directory)
-    return run.require_stage("samples", SAMPLE_SCHEMA)
+    run, _ = run_directory.open_finished(directory)
+    return run.require_artifact("samples", SAMPLE_SCHEMA)
 
 
-def _compare(both: Sides, config: Config, differences: RowWriter, extracted: RowWriter) -> Tally:
+def _compare(both: PairedSources, config: Config, differences: RowWriter, extracted: RowWriter) -> Tally:
     """Compare one task's questions and return the counts."""
-    from pipeline.harness.compare import EXTRACTED_SCHEMA, of_ids, of_prompt, of_run, of_scores
-    from pipeline.harness.forms import our_arguments
+    from pipeline.harness.diff import EXTRACTED_SCHEMA, of_ids, of_prompt, of_run, of_scores
+    from pipeline.harness.normalize import our_arguments
     from pipeline.harness.tally import Tally, verdict
-    from pipeline.score.rows import read_doc, score_row
+    from pipeline.score.row_scores import read_doc, score_row
 
     tally = Tally(left_out=both.left_out)
     generation = our_arguments(config.generation)
@@ -196,16 +196,16 @@ def _compare(both: Sides, config: Config, differences: RowWriter, extracted: Row
             found += of_prompt(theirs, ours, generation)
             found += of_scores(theirs, scores.em, scores.f1)
             found += of_run(theirs, pair.answered) if both.samples is not None else ()
-            said = verdict(theirs.gold, theirs.response, scores.answer, scores.em, scores.correct)
-            if said is not None:
+            found_verdict = verdict(theirs.gold, theirs.response, scores.answer, scores.em, scores.correct)
+            if found_verdict is not None:
                 row = asdict(scores) | {
                     "task": both.task,
                     "id": theirs.id,
-                    "verdict": said,
+                    "verdict": found_verdict,
                     "gold": theirs.gold or None,
                 }
                 extracted.add({name: row[name] for name in EXTRACTED_SCHEMA.names})
-            tally.count(found, said)
+            tally.count(found, found_verdict)
         for difference in found:
             differences.add({"task": both.task} | asdict(difference))
     return tally

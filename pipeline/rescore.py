@@ -11,7 +11,7 @@ from pipeline.cli import command
 from pipeline.errors import ConfigError
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Score the run that `run=<directory>` names and print its summary.
 
     Raises:
@@ -20,28 +20,29 @@ def main(words: list[str]) -> None:
         DataError: The run has no prompts or completions.
         GateFailed: It is scored, and breaks a rule of its gate.
     """
-    if len(words) != 1 or not words[0].startswith("run=") or words[0] == "run=":
-        raise ConfigError(f"{' '.join(words)!r}: give one run, for instance run=outputs/run=2026-11-21")
-    from pipeline import rundir
+    if len(arguments) != 1 or not arguments[0].startswith("run=") or arguments[0] == "run=":
+        raise ConfigError(f"{' '.join(arguments)!r}: give one run, for instance run=outputs/run=2026-11-21")
+    from pipeline.runs import directory as run_directory
 
-    run, config = rundir.open_finished(words[0].removeprefix("run="))
+    run, config = run_directory.open_finished(arguments[0].removeprefix("run="))
 
     # What is heavy comes after what the user may have got wrong.
     from rich.console import Console
 
-    from pipeline import gate, manifest, noise
-    from pipeline.console import visible
-    from pipeline.lock import locked
-    from pipeline.publish import room
-    from pipeline.score.room import score
-    from pipeline.summary import counts, print_summary
+    from pipeline.comparison import gate, noise
+    from pipeline.publish import stage as publish_stage
+    from pipeline.runs import manifest
+    from pipeline.runs.lock import locked
+    from pipeline.score.stage import score
+    from pipeline.terminal.console import escape_control
+    from pipeline.terminal.run_summary import counts, print_summary
 
     with locked(run):
         content = manifest.read(run)
         is_complete = content is not None and content["status"] == "complete"
         if is_complete and content is not None:  # until both samples and metrics are new; `run` goes on from here too
             manifest.write(run, "running", content)
-        room.retract(run, config)
+        publish_stage.remove_products(run, config)
         score(run, config)
         lines: list[str] = []
         if is_complete and content is not None:
@@ -50,17 +51,17 @@ def main(words: list[str]) -> None:
                 score(run.child(noise.FOLDER), noise.second(config))
                 content["noise"] = noise.measure(config, run)
             verdict = gate.judge(config, run, content)
-            content |= gate.facts(verdict)
-            products = room.publish(run, config, content)
-            content |= {"published": room.facts(products), "rescored_at": manifest.now()}
+            content |= gate.manifest_entries(verdict)
+            products = publish_stage.publish(run, config, content)
+            content |= {"published": publish_stage.record(products), "rescored_at": manifest.now()}
             lines = [product.line for product in products] + (verdict.lines if verdict else [])
             manifest.write(run, "complete", content)
     console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
     print_summary(run, config, console)
     for line in lines:
-        console.print(visible(line), soft_wrap=True, markup=False, highlight=False)
+        console.print(escape_control(line), soft_wrap=True, markup=False, highlight=False)
     if is_complete and content is not None:
-        rundir.require_few_failed(run, config, content)
+        run_directory.require_few_failed(run, config, content)
         gate.require_kept(content)
 
 

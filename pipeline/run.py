@@ -13,88 +13,94 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import command
-from pipeline.compose import compose
-from pipeline.config import Config
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.generate.engine import EngineFactory
-    from pipeline.reproduce import Again
-    from pipeline.store import Folder
+    from pipeline.generate.engines.base import EngineFactory
+    from pipeline.runs.reproduce import Reproduction
+    from pipeline.storage.artifacts import ArtifactStore
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Run the benchmark that the words describe."""
-    if not any(word.startswith("from=") for word in words):
-        execute(compose(words))
+    if not any(argument.startswith("from=") for argument in arguments):
+        execute(compose(arguments))
         return
-    from pipeline.reproduce import resolve
+    from pipeline.runs.reproduce import resolve
 
-    config, again = resolve(words)
-    execute(config, again=again)
+    config, reproduction = resolve(arguments)
+    execute(config, reproduction=reproduction)
 
 
-def execute(config: Config, factory: EngineFactory | None = None, again: Again | None = None) -> Folder:
+def execute(
+    config: Config, factory: EngineFactory | None = None, reproduction: Reproduction | None = None
+) -> ArtifactStore:
     """Run every room and return the run's directory.
 
     Args:
         config: What to run.
         factory: What starts the engine; by default what the configuration names.
-        again: The run that this one makes again; what differs from it is told and recorded.
+        reproduction: The run that this one makes again; what differs from it is told and recorded.
 
     Raises:
         PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id goes on.
     """
-    from pipeline import gate, manifest, rundir
-    from pipeline.fingerprint import model_fingerprint
-    from pipeline.generate import expected_lengths
-    from pipeline.lock import locked
-    from pipeline.signals import Signals
+    from pipeline.comparison import gate
+    from pipeline.generate import length_estimates
+    from pipeline.runs import directory as run_directory
+    from pipeline.runs import manifest
+    from pipeline.runs.lock import locked
+    from pipeline.runs.model_files import model_fingerprint
+    from pipeline.terminal.signals import Signals
 
     gate.check(config)
-    expected_lengths.check(config)
-    run, config = rundir.place(config)
+    length_estimates.check(config)
+    run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
     content: dict[str, Any] = {"run_id": config.run_id, "conf": config.conf, "started_at": manifest.now()}
     content |= {"versions": manifest.versions(), "codebase": manifest.codebase(), "hardware": manifest.hardware()}
     content |= {"model_fingerprint": model_fingerprint(config.model), "warnings": []}
     timings: dict[str, float] = {}
     with locked(run), signals.listen():
-        rundir.begin(run, config)
+        run_directory.begin(run, config)
         before = manifest.read(run) or {}  # a run is as old as its first session
         content |= {"started_at": before.get("started_at") or content["started_at"]}
         manifest.write(run, "running", content)
         try:
             with _console(run) as console:
-                from pipeline.rooms import Rooms
+                from pipeline.orchestrator import Orchestrator
 
                 console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
-                Rooms(
+                Orchestrator(
                     config=config,
                     run=run,
                     factory=factory,
                     console=console,
                     signals=signals,
-                    again=again,
+                    reproduction=reproduction,
                     content=content,
                     timings=timings,
-                ).walk()
+                ).run_stages()
         except BaseException as error:
             # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
             _record_failure(run, content, signals.ended or error, timings)
             if signals.ended is not None and signals.ended is not error:
                 raise signals.ended from error
             raise
-    rundir.require_few_failed(run, config, content)
+    run_directory.require_few_failed(run, config, content)
     gate.require_kept(content)
     return run
 
 
-def _record_failure(run: Folder, content: dict[str, Any], error: BaseException, timings: dict[str, float]) -> None:
+def _record_failure(
+    run: ArtifactStore, content: dict[str, Any], error: BaseException, timings: dict[str, float]
+) -> None:
     """Say in the manifest that the run has failed and why, unless all of it was there already."""
-    from pipeline import manifest
+    from pipeline.runs import manifest
 
     with suppress(PipelineError):  # the disk may be full, which is what `error` says then
         if (manifest.read(run) or {}).get("status") != "complete":
@@ -108,9 +114,9 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _console(run: Folder) -> Iterator[Console]:
+def _console(run: ArtifactStore) -> Iterator[Console]:
     """Give the terminal, and send all other output to a log beside the run, or in a temporary directory."""
-    from pipeline.console import quiet
+    from pipeline.terminal.console import quiet
 
     folder = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
     with quiet(folder / "driver.log") as console:

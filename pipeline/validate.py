@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipeline import rundir
 from pipeline.cli import command
-from pipeline.compose import compose
-from pipeline.config import Config
-from pipeline.directory import shown
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, InvalidArchive
-from pipeline.publish.check import Report, check
-from pipeline.publish.findings import Finding, counted, listed
-from pipeline.publish.rows import Expected
-from pipeline.publish.submission import task_files
-from pipeline.store import Folder
+from pipeline.publish.leaderboard.archive import task_files
+from pipeline.publish.validation.findings import Finding, counted, listed
+from pipeline.publish.validation.rows import Expected
+from pipeline.publish.validation.rules import Report, check
+from pipeline.runs import directory as run_directory
+from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OURS = ("archive", "run")
+OWN_ARGUMENTS = ("archive", "run")
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Print what there is to say of the archive that `archive=<zip>` names.
 
     Raises:
@@ -40,25 +40,28 @@ def main(words: list[str]) -> None:
         InvalidArchive: The server would refuse it.
         RunError, DataError: `run=` names no run, or one that is damaged.
     """
-    given = {name: [word.partition("=")[2] for word in words if word.startswith(f"{name}=")] for name in OURS}
-    rest = [word for word in words if not word.startswith(tuple(f"{name}=" for name in OURS))]
-    if len(given["archive"]) != 1 or not given["archive"][0]:
-        raise ConfigError(f"{' '.join(words)!r}: give one archive, for instance archive=x_submission.zip conf=mera")
-    if len(given["run"]) > 1 or "" in given["run"] or not (given["run"] or rest):
-        raise ConfigError(f"{' '.join(words)!r}: say which tasks it is for, with conf=<name> or run=<directory>")
-    run, config = rundir.open_finished(given["run"][0]) if given["run"] else (None, None)
+    named = {
+        name: [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+        for name in OWN_ARGUMENTS
+    }
+    rest = [argument for argument in arguments if not argument.startswith(tuple(f"{name}=" for name in OWN_ARGUMENTS))]
+    if len(named["archive"]) != 1 or not named["archive"][0]:
+        raise ConfigError(f"{' '.join(arguments)!r}: give one archive, for instance archive=x_submission.zip conf=mera")
+    if len(named["run"]) > 1 or "" in named["run"] or not (named["run"] or rest):
+        raise ConfigError(f"{' '.join(arguments)!r}: say which tasks it is for, with conf=<name> or run=<directory>")
+    run, config = run_directory.open_finished(named["run"][0]) if named["run"] else (None, None)
     config = compose(rest) if rest or config is None else config
     files = task_files(config)
     ids, unchecked = _ids_of_run(run, files) if run is not None else _ids_of_data_sets(config, files)
     expected = [Expected(task=task, file=file, ids=ids.get(task)) for task, file in files.items()]
-    report = _check(given["archive"][0], expected)
+    report = _check(named["archive"][0], expected)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for finding in [*report.findings, *unchecked]:
         console.print(str(finding))
     if report.num_refusals:
         reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
         raise InvalidArchive(
-            f"{shown(given['archive'][0])} would be refused, for {reasons}: mend what the lines "
+            f"{without_credentials(named['archive'][0])} would be refused, for {reasons}: mend what the lines "
             "that begin with refused: name, and pack again"
         )
     what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
@@ -67,7 +70,7 @@ def main(words: list[str]) -> None:
 
 def _check(archive: str, expected: list[Expected]) -> Report:
     """Open the archive, on a disk or in object storage, and check it."""
-    place = Folder.open(archive)  # a URI's query may hold keys, so only the path is printed
+    place = ArtifactStore.open(archive)  # a URI's query may hold keys, so only the path is printed
     try:
         with place.fs.open_input_file(place.root) as stream:
             return check(place.root.rpartition("/")[2], stream, expected)
@@ -76,11 +79,11 @@ def _check(archive: str, expected: list[Expected]) -> Report:
         raise ConfigError(f"archive={place.root}: cannot be read: {reason}: give a zip file") from error
 
 
-def _ids_of_run(run: Folder, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
+def _ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
     """Return the test ids that a run was asked; a task that it was not asked has none."""
-    from pipeline.publish.answers import asked_ids  # DuckDB comes after what the user may have got wrong
+    from pipeline.publish.leaderboard.answers import question_ids
 
-    found = {task: frozenset(asked_ids(run, task)) for task in files}
+    found = {task: frozenset(question_ids(run, task)) for task in files}
     unknown = [file for task, file in files.items() if not found[task]]
     return {task: ids for task, ids in found.items() if ids}, _not_compared(
         unknown,
@@ -101,9 +104,9 @@ def _ids_of_data_sets(config: Config, files: Mapping[str, str]) -> tuple[dict[st
 
 
 def _ids_of_data_set(config: Config, task: str) -> Iterator[int]:
-    from pipeline.prepare.load import find_source
-    from pipeline.prepare.read import read_rows
-    from pipeline.prepare.tasks import read_question
+    from pipeline.prepare.dataset import find_source
+    from pipeline.prepare.dataset_rows import read_rows
+    from pipeline.prepare.question import read_question
 
     source = find_source(task, config.tasks[task], ["test"])
     for number, row in enumerate(read_rows(source, "test"), start=1):

@@ -12,12 +12,13 @@ from typing import Any
 
 from builders import make_prompt, settings
 
-from pipeline import manifest, rundir
-from pipeline.config import Config
-from pipeline.prepare.room import prepare
+from pipeline.config.schema import Config
+from pipeline.prepare.stage import prepare
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt, to_table
-from pipeline.score.room import score
-from pipeline.store import Folder
+from pipeline.runs import directory as run_directory
+from pipeline.runs import manifest
+from pipeline.score.stage import score
+from pipeline.storage.artifacts import ArtifactStore
 
 STARTED_AT = "2026-11-21T22:38:40Z"
 STAMP = "2026-11-21T22-38-40.000000"
@@ -27,7 +28,7 @@ STAMP = "2026-11-21T22-38-40.000000"
 class Scored:
     """A complete run, and what a command reads of it."""
 
-    folder: Folder
+    folder: ArtifactStore
     config: Config
 
     @property
@@ -77,9 +78,9 @@ def reply_b(prompt: dict[str, Any], repeat: int) -> Completion:
     return completion(prompt, repeat, "\n\nB")
 
 
-def finish(run: Folder, config: Config, reply: Reply) -> Scored:
+def finish(run: ArtifactStore, config: Config, reply: Reply) -> Scored:
     """Answer the prompts of a run, score it and write its manifest."""
-    stage = run.require_stage("prompts", PROMPT_SCHEMA)
+    stage = run.require_artifact("prompts", PROMPT_SCHEMA)
     prompts = stage.dataset().to_table().to_pylist()
     rows = [reply(prompt, repeat) for prompt in prompts for repeat in range(config.generation.repeats)]
     with run.publish("completions", COMPLETION_SCHEMA) as folder:
@@ -91,7 +92,7 @@ def finish(run: Folder, config: Config, reply: Reply) -> Scored:
         "started_at": STARTED_AT,
         "versions": {"pipeline": "0.1.0"},
     }
-    content |= {"datasets": dict(stage.facts), "codebase": {"commit": "c0ffee", "modified": False}}
+    content |= {"datasets": dict(stage.metadata), "codebase": {"commit": "c0ffee", "modified": False}}
     manifest.write(run, "complete", content)
     return Scored(run, config)
 
@@ -102,8 +103,8 @@ def run_of(prompts: list[Prompt], output: str, *words: str, reply: Reply = reply
     config = settings(f"output_dir={output}", "run_id=one", f"only=[{tasks}]", *words)
     # Not `only`: a run that leaves a task out has no archive.
     config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
-    run, config = rundir.place(config)
-    rundir.begin(run, config)
+    run, config = run_directory.place(config)
+    run_directory.begin(run, config)
     with run.publish("prompts", PROMPT_SCHEMA) as folder:
         folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
     return finish(run, config, reply)
@@ -112,8 +113,8 @@ def run_of(prompts: list[Prompt], output: str, *words: str, reply: Reply = reply
 def run_of_demo(output: str) -> Scored:
     """Make a complete run of all the demo's questions, answered by a function of their ids."""
     config = settings(f"output_dir={output}", "run_id=demo")
-    run, config = rundir.place(config)
-    rundir.begin(run, config)
+    run, config = run_directory.place(config)
+    run_directory.begin(run, config)
     prepare(config, run)
     return finish(run, config, lambda prompt, repeat: completion(prompt, repeat, "\n\n" + "ABCD"[prompt["id"] % 4]))
 

@@ -19,14 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline import manifest
-from pipeline.compose import compose
-from pipeline.compose import dump as compose_dump
-from pipeline.config import Config
+from pipeline.config.loading import compose
+from pipeline.config.loading import dump as compose_dump
+from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, Prompt, to_table
-from pipeline.store import Folder
+from pipeline.runs import manifest
+from pipeline.storage.artifacts import ArtifactStore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,14 +59,16 @@ def make_prompt(number: int, *, question: str = "Что?", error: str | None = N
     )
 
 
-def publish_prompts(run: Folder, prompts: list[Prompt]) -> None:
+def publish_prompts(run: ArtifactStore, prompts: list[Prompt]) -> None:
     """Write the prompts stage of a run."""
     run.create()
     with run.publish("prompts", PROMPT_SCHEMA) as folder:
         folder.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 
-def publish_earlier(output: Folder, run_id: str, tokens: dict[str, list[int | None]], *words: str) -> Folder:
+def publish_past_run(
+    output: ArtifactStore, run_id: str, tokens: dict[str, list[int | None]], *words: str
+) -> ArtifactStore:
     """Write a complete run whose samples took these tokens, by prompt_sha256; `words` are those of `settings`.
 
     A prompt of None tokens has an error. All are of agro_bench's test split.
@@ -121,18 +123,18 @@ class Counting:
         self.num_tokens += num_output_tokens
 
 
-def completions(run: Folder) -> list[dict[str, Any]]:
+def completions(run: ArtifactStore) -> list[dict[str, Any]]:
     """Return the rows of a run's completions stage, by id and repeat."""
-    stage = run.stage("completions", COMPLETION_SCHEMA)
+    stage = run.artifact("completions", COMPLETION_SCHEMA)
     assert stage is not None
     table = stage.dataset().to_table().sort_by([("id", "ascending"), ("repeat", "ascending")])
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
-def engine_facts(run: Folder) -> list[dict[str, Any]]:
+def engine_infos(run: ArtifactStore) -> list[dict[str, Any]]:
     """Return what each replica of a run that is under way last said of its engine."""
-    return list(journal.facts(run.child(journal.FOLDER)).values())
+    return list(journal.read_engine_info(run.child(journal.FOLDER)).values())
 
 
 class Started:

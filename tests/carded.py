@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import manifest
-from pipeline.compose import compose
-from pipeline.config import Config
-from pipeline.publish.card import write_card
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
+from pipeline.publish.card.render import write_card
 from pipeline.records import METRIC_SCHEMA
-from pipeline.store import Folder
+from pipeline.runs import manifest
+from pipeline.storage.artifacts import ArtifactStore
 
 COMMIT = "d53971600112233445566778899aabbccddeeff0"
 REVISIONS = {"agro_bench": "a" * 40, "aqua_bench": "b" * 40, "med_bench": "sha256:" + "c" * 64}
@@ -66,7 +66,7 @@ def domain_score(domain: str, value: float | None, num_total: int, num_scored: i
 class Carded:
     """A run's directory, and the card that is made of it."""
 
-    folder: Folder
+    folder: ArtifactStore
     content: dict[str, Any] = field(default_factory=reference_content)
     scores: list[dict[str, Any]] = field(default_factory=list)
     template: str | None = TEMPLATE

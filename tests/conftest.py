@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from builders import ROOT, publish_prompts, s3_server
 
-from pipeline.config import Config
-from pipeline.prepare import beside, prepare
+from pipeline.config.schema import Config
+from pipeline.prepare import prepare, subprocess_stage
 from pipeline.records import Prompt
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers are processes of their own: they find the scripted engine where the tests find it.
@@ -26,18 +26,24 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
     Runs that are commands prepare beside, and tests/unit/prepare/test_prepare_beside.py does.
     """
 
-    def here(config: Config, run: Folder, *, on_facts: Callable[[beside.Facts], None], meanwhile: object) -> None:  # noqa: ARG001
-        prepare(config, run, on_facts=on_facts)
+    def here(
+        config: Config,
+        run: ArtifactStore,
+        *,
+        on_metadata: Callable[[subprocess_stage.Metadata], None],
+        meanwhile: object,  # noqa: ARG001
+    ) -> None:
+        prepare(config, run, on_metadata=on_metadata)
 
-    monkeypatch.setattr(beside, "prepare_beside", here)
+    monkeypatch.setattr(subprocess_stage, "prepare_in_subprocess", here)
 
 
 @pytest.fixture
-def run_with_prompts(tmp_path: Path) -> Callable[[list[Prompt]], Folder]:
+def run_with_prompts(tmp_path: Path) -> Callable[[list[Prompt]], ArtifactStore]:
     """Make a run's directory that holds these prompts."""
 
-    def make(prompts: list[Prompt]) -> Folder:
-        run = Folder.open(str(tmp_path / "run=test"))
+    def make(prompts: list[Prompt]) -> ArtifactStore:
+        run = ArtifactStore.open(str(tmp_path / "run=test"))
         publish_prompts(run, prompts)
         return run
 

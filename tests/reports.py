@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from archives import Scored, completion, question
 
-from pipeline.comparison.questions import FLIP_SCHEMA
-from pipeline.comparison.room import FLIPS_FILE
+from pipeline.comparison.compare_runs import FLIPS_FILE
+from pipeline.comparison.pairing import FLIP_SCHEMA
 from pipeline.publish import report
 
 MakeReport = Callable[..., Path]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.generate.engine import EngineDead, Output, Request, RowError
+from pipeline.generate.engines.base import EngineCrashed, Output, Request, RowError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ScriptedEngine:
         self._script = script
 
     @property
-    def facts(self) -> dict[str, str | int]:
+    def info(self) -> dict[str, str | int]:
         return {"engine": "scripted", "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
 
     async def generate(self, request: Request) -> Output:
@@ -54,7 +54,7 @@ class ScriptedEngine:
         if self._script.raise_on in question:
             raise RowError("told to raise")
         if self._script.die_on in question:
-            raise EngineDead("told to die")
+            raise EngineCrashed("told to die")
         if self._script.exit_on in question:
             os._exit(1)
         text = self._script.answer

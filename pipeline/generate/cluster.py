@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.engines import EngineConfig
-from pipeline.errors import GOES_ON, ConfigError, Interrupted
+from pipeline.config.engines import EngineConfig
+from pipeline.config.schema import Config
+from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def cluster(config: Config) -> Iterator[Placement]:
             placement = place(config, ray.nodes())
             num_free = int(ray.available_resources().get("GPU", 0))
         except SystemExit as ended:  # Ray's own handler of SIGTERM, which its start puts in place
-            raise Interrupted(GOES_ON) from ended
+            raise Interrupted(CAN_BE_RESUMED) from ended
         yield replace(placement, num_held_gpus=max(0, placement.num_gpus - num_free))
     finally:
         if not joined:  # also after half a start
@@ -202,7 +202,7 @@ def num_groups(gpus: Sequence[int], size: int, *, spans_nodes: bool = False) -> 
 
 def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
     """Return how many replicas run on nodes with these numbers of GPUs, or say why they cannot."""
-    wanted = None if engine.replicas == "auto" else int(engine.replicas)
+    requested = None if engine.replicas == "auto" else int(engine.replicas)
     tensor, size = engine.tensor_parallel_size, engine.gpus_per_replica
     at = f"engine.tensor_parallel_size={tensor}"
     if engine.pipeline_parallel_size > 1:
@@ -212,8 +212,8 @@ def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
     if not any(gpus):
         if size > 1:
             raise ConfigError(f"{at}: the cluster has no GPU; set it to 1")
-        if wanted not in (None, 1):
-            raise ConfigError(f"engine.replicas={wanted}: the cluster has no GPU and holds 1 replica; set auto or 1")
+        if requested not in (None, 1):
+            raise ConfigError(f"engine.replicas={requested}: the cluster has no GPU and holds 1 replica; set auto or 1")
         return 1
     if tensor > max(gpus):
         raise ConfigError(f"{at}: no node has {tensor} GPUs for one tensor parallel group (there are {gpus}); lower it")
@@ -223,10 +223,10 @@ def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
     fitting = num_groups(gpus, size, spans_nodes=spans_nodes)
     if not fitting:
         raise ConfigError(f"{at}: one replica takes {size} GPUs, and the nodes have {gpus}; lower it")
-    if wanted is None and fitting * size != sum(gpus):
+    if requested is None and fitting * size != sum(gpus):
         raise ConfigError(f"{at} does not divide the GPUs of every node ({gpus}): choose another, or engine.replicas")
-    if wanted is not None and wanted > fitting:
+    if requested is not None and requested > fitting:
         raise ConfigError(
-            f"engine.replicas={wanted}: {fitting} of {size} GPUs each fit on the nodes ({gpus}); lower it"
+            f"engine.replicas={requested}: {fitting} of {size} GPUs each fit on the nodes ({gpus}); lower it"
         )
-    return wanted or fitting
+    return requested or fitting

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 POLL_S = 0.25
 """Seconds between two looks for a word."""
@@ -35,51 +35,51 @@ class GivenUp:
 class Control:
     """One session's folder of words."""
 
-    folder: Folder
+    folder: ArtifactStore
 
-    def say(self, word: str) -> None:
+    def send(self, message: str) -> None:
         """Say `stop` or `close` to all workers."""
-        self.folder.write_text(word, "")
+        self.folder.write_text(message, "")
 
-    def said(self, word: str) -> bool:
+    def received(self, message: str) -> bool:
         """Return whether the driver has said the word."""
-        return self.folder.exists(word)
+        return self.folder.exists(message)
 
-    def begins(self, worker: str) -> None:
+    def begins(self, replica: str) -> None:
         """Say that the worker's process has begun: what an earlier one said of itself no longer holds."""
-        self.folder.remove(f"{worker}.ready")
-        self.holds(worker, 0)
+        self.folder.remove(f"{replica}.ready")
+        self.holds(replica, 0)
 
-    def ready(self, worker: str) -> None:
+    def ready(self, replica: str) -> None:
         """Say that the worker's engine is up."""
-        self.folder.write_text(f"{worker}.ready", "")
+        self.folder.write_text(f"{replica}.ready", "")
 
     def all_ready(self) -> frozenset[str]:
         """Return the workers whose engines are up."""
-        return frozenset(self._who_said(".ready"))
+        return frozenset(self._senders(".ready"))
 
-    def drained(self, worker: str) -> None:
+    def drained(self, replica: str) -> None:
         """Say that the worker has nothing under way after `stop`."""
-        self.folder.write_text(f"{worker}.drained", "")
+        self.folder.write_text(f"{replica}.drained", "")
 
     def all_drained(self) -> bool:
         """Return whether every worker with an engine has drained."""
-        return self._who_said(".ready") <= self._who_said(".drained")
+        return self._senders(".ready") <= self._senders(".drained")
 
-    def _who_said(self, suffix: str) -> set[str]:
+    def _senders(self, suffix: str) -> set[str]:
         return {name.removesuffix(suffix) for name in self.folder.files(suffix=suffix)}
 
-    def holds(self, worker: str, num_rows: int) -> None:
+    def holds(self, replica: str, num_rows: int) -> None:
         """Say how many rows the worker has been handed and does not report."""
-        self.folder.write_text(f"{worker}.holds", str(num_rows))
+        self.folder.write_text(f"{replica}.holds", str(num_rows))
 
     def num_held(self) -> int:
         """Return how many rows all workers hold."""
         return sum(int(self.folder.read_text(name)) for name in self.folder.files(suffix=".holds"))
 
-    def gave_up(self, worker: str, given_up: GivenUp) -> None:
+    def gave_up(self, replica: str, given_up: GivenUp) -> None:
         """Say that the worker will not generate again."""
-        self.folder.write_text(f"{worker}.gave_up", json.dumps({"kind": given_up.kind, "text": given_up.text}))
+        self.folder.write_text(f"{replica}.gave_up", json.dumps({"kind": given_up.kind, "text": given_up.text}))
 
     def given_up(self) -> list[GivenUp]:
         """Return what the workers say that have given up."""

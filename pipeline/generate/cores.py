@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
-PARENT_OF_WORKERS = "raylet"
+PARENT_OF_ACTORS = "raylet"
 """Keeps its cores: an actor that it starts later hands them on to a new engine, which binds its workers anew."""
 
 
@@ -23,7 +23,7 @@ class Cores:
 
     def __init__(self) -> None:
         self._all = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
-        self._given: set[int] = set()
+        self._other_cores: set[int] = set()
 
     def leave_to_vllm(self) -> None:
         """Move this process and all below it off the cores that vLLM's workers are bound to.
@@ -32,17 +32,17 @@ class Cores:
         bound, or the bound ones take all cores, nobody moves.
         """
         cores = {pid: _cores(pid) for pid in (os.getpid(), *_below(os.getpid()))}
-        bound = set().union(*(each for each in cores.values() if each < self._all and each != self._given))
+        bound = set().union(*(each for each in cores.values() if each < self._all and each != self._other_cores))
         if not bound or bound == self._all:
             return
-        self._given = self._all - bound
+        self._other_cores = self._all - bound
         for pid, each in cores.items():
-            if each == self._all and _name(pid) != PARENT_OF_WORKERS:
-                _move(pid, self._given)
+            if each == self._all and _name(pid) != PARENT_OF_ACTORS:
+                _move(pid, self._other_cores)
 
     def take_back(self) -> None:
         """Let this process run on all of them again."""
-        if self._given:
+        if self._other_cores:
             _move(os.getpid(), self._all)
 
 

@@ -21,9 +21,9 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from pipeline.errors import DataError
-from pipeline.generate.engine import Facts
+from pipeline.generate.engines.base import EngineInfo
 from pipeline.records import Completion
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 FOLDER = "journal"
 SUFFIX = ".jsonl"
@@ -32,7 +32,7 @@ SUFFIX = ".jsonl"
 class Journal:
     """One worker's journal. `append` is called on one event loop; a thread of its own writes."""
 
-    def __init__(self, folder: Folder, name: str, flush_s: float) -> None:
+    def __init__(self, folder: ArtifactStore, name: str, flush_s: float) -> None:
         """Open a new journal.
 
         Args:
@@ -129,7 +129,7 @@ def _line(record: dict[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def read(folder: Folder, without_errors_of: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+def read(folder: ArtifactStore, without_errors_of: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield every whole line of every journal in the folder, as a completion's fields.
 
     Args:
@@ -161,7 +161,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def keep(folder: Folder, records: Iterator[dict[str, Any]]) -> None:
+def keep(folder: ArtifactStore, records: Iterator[dict[str, Any]]) -> None:
     """Write completions of an earlier commit as a journal that appears whole."""
     folder.create()
     name = f"kept-{uuid.uuid4().hex}"
@@ -176,14 +176,14 @@ def keep(folder: Folder, records: Iterator[dict[str, Any]]) -> None:
             folder.fs.move(partial, whole)
 
 
-def write_facts(folder: Folder, name: str, facts: Facts) -> None:
+def write_engine_info(folder: ArtifactStore, name: str, facts: EngineInfo) -> None:
     """Record what a worker's engine says of itself, beside its journal; what it said before and no more, stays."""
     file = f"{name}.facts.json"
     before = json.loads(folder.read_text(file)) if folder.exists(file) else {}
     folder.write_text(file, json.dumps(before | facts))
 
 
-def facts(folder: Folder) -> dict[str, Any]:
+def read_engine_info(folder: ArtifactStore) -> dict[str, Any]:
     """Return what every engine said of itself, by the worker's name.
 
     Raises:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import PipelineError
-from pipeline.generate.engine import Output
-from pipeline.generate.ledger import Ended
+from pipeline.generate.attempt_log import RowStatus
+from pipeline.generate.engines.base import Output
 from pipeline.records import Completion
 
 STATUS_SCHEMA = pa.schema(
@@ -31,7 +31,7 @@ An exception would do, but Ray hands on only its text, and the driver wants its 
 """
 
 
-def statuses(rows: Sequence[Ended | None]) -> pa.Table:
+def statuses(rows: Sequence[RowStatus | None]) -> pa.Table:
     """Return the status of each row of a block; None is a row that was not begun."""
     found = [
         {
@@ -46,9 +46,9 @@ def statuses(rows: Sequence[Ended | None]) -> pa.Table:
 
 def fatal_status(error: PipelineError) -> pa.Table:
     """Return the one status that ends the run with this error."""
-    unsaid = {"done": False, "failed": False, "num_output_tokens": 0}
-    words = {"fatal_kind": type(error).__name__, "fatal": str(error)}
-    return pa.Table.from_pylist([{**unsaid, **words}], schema=STATUS_SCHEMA)
+    empty = {"done": False, "failed": False, "num_output_tokens": 0}
+    fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
+    return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)
 
 
 def completion_of(

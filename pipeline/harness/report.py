@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import duck
-from pipeline.harness.forms import printable
+from pipeline.harness.normalize import escape_control
 from pipeline.harness.tally import COLUMNS, Tally, Verdict
+from pipeline.storage import query
 
 VERDICTS = get_args(Verdict)
 LEGEND = (
@@ -25,7 +25,7 @@ LEGEND = (
     "lost (exact, though not the letters) or read (the gold is hidden)."
 )
 MAX_KINDS = 20
-SHOWN = 36
+EXCERPT_CHARS = 36
 """Characters of a value in the table."""
 
 _KINDS = """
@@ -41,34 +41,38 @@ def print_report(console: Console, tallies: Mapping[str, Tally], differences: pa
     for task, tally in tallies.items():
         for split in tally.left_out:
             console.print(f"{task}: the log has no question of the split {split}; it is not compared")
-    with duck.connection() as database:
+    with query.connection() as database:
         database.register("differences", differences)
         rows = database.sql(_KINDS, params={"most": MAX_KINDS}).to_arrow_table().to_pylist()
     if rows:
         table = _table("task", "field", "differences", "first id", "theirs", "ours")
         for row in rows:
             first = row["first"]
-            theirs, ours = shown(first["theirs"], first["ours"])
-            cells = [row["task"], printable(row["field"]), f"{row['num']:,}", str(first["id"]), theirs, ours]
+            theirs, ours = excerpts(first["theirs"], first["ours"])
+            cells = [row["task"], escape_control(row["field"]), f"{row['num']:,}", str(first["id"]), theirs, ours]
             table.add_row(*map(Text, cells))
         console.print(table)
 
 
-def shown(theirs: str | None, ours: str | None) -> tuple[str, str]:
+def excerpts(theirs: str | None, ours: str | None) -> tuple[str, str]:
     """Return both values from a little before where they part, cut, without control characters; null for None."""
     start = 0
     if theirs is not None and ours is not None:
         length = min(len(theirs), len(ours))
         parting = next((at for at in range(length) if theirs[at] != ours[at]), length)
-        start = parting - SHOWN // 3 if max(len(theirs), len(ours)) > SHOWN and parting > SHOWN // 3 else 0
-    return _shown(theirs, start), _shown(ours, start)
+        start = (
+            parting - EXCERPT_CHARS // 3
+            if max(len(theirs), len(ours)) > EXCERPT_CHARS and parting > EXCERPT_CHARS // 3
+            else 0
+        )
+    return _excerpt(theirs, start), _excerpt(ours, start)
 
 
-def _shown(value: str | None, start: int) -> str:
+def _excerpt(value: str | None, start: int) -> str:
     if value is None:
         return "null"
-    text = printable(value[start : start + SHOWN])
-    return f"{'…' if start else ''}{text}{'…' if len(value) > start + SHOWN else ''}"
+    text = escape_control(value[start : start + EXCERPT_CHARS])
+    return f"{'…' if start else ''}{text}{'…' if len(value) > start + EXCERPT_CHARS else ''}"
 
 
 def _tasks(tallies: Mapping[str, Tally], with_run: bool) -> Table:

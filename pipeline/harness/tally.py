@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from pipeline.harness.compare import Difference
+from pipeline.harness.diff import Difference
 
 Verdict: TypeAlias = Literal["gained", "lost", "read"]
 

@@ -1,5 +1,5 @@
 """The prepare room: benchmark rows in, prompts/ out. CPU only."""
 
-from pipeline.prepare.room import prepare
+from pipeline.prepare.stage import prepare
 
 __all__ = ["prepare"]

@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import duck
-from pipeline.statistics import (
+from pipeline.metrics.confidence import (
     MOST_OUTCOMES,
     Counts,
     Estimate,
@@ -34,11 +33,12 @@ from pipeline.statistics import (
     normal,
     wilson,
 )
+from pipeline.storage import query
 
 MOST_GROUPS = 200
 """Groups of one category in one task up to which each is resampled, which then takes two seconds."""
 
-_YES_OR_NO = ("em", "correct")
+_BINARY_METRICS = ("em", "correct")
 """Metrics that are 0 or 1 on every row."""
 
 _CELLS = """
@@ -100,7 +100,7 @@ def _by_formula(table: pa.Table, repeats: int) -> tuple[Floats, NDArray[np.bool_
         table.column(name).to_numpy().astype(float) for name in ("value", "stderr", "questions")
     )
     is_task = pc.equal(table["level"], "task").to_numpy() & ~np.isnan(value)
-    is_yes_or_no = (repeats == 1) & pc.is_in(table["metric"], pa.array(_YES_OR_NO)).to_numpy()
+    is_yes_or_no = (repeats == 1) & pc.is_in(table["metric"], pa.array(_BINARY_METRICS)).to_numpy()
     ends = np.full((2, len(value)), np.nan)
     ends[:, is_task] = wilson(value[is_task], num_questions[is_task])
     rough = is_task & ~is_yes_or_no & (stderr > 1e-9)  # Wilson's stays where all questions scored the same
@@ -137,7 +137,7 @@ class _Cell:
 
 def _cells(database: duckdb.DuckDBPyConnection, repeats: int) -> Iterator[_Cell]:
     limits = {"most_outcomes": MOST_OUTCOMES, "most_groups": MOST_GROUPS, "repeats": repeats}
-    for batch in duck.batches(database, _CELLS, limits, rows=256):
+    for batch in query.batches(database, _CELLS, limits, rows=256):
         for place, task, split, group_by, group, metric, *outcomes in zip(*batch.columns, strict=True):
             names = tuple(name.as_py() for name in (task, split, group_by, group, metric))
             yield _Cell(place.as_py(), names, *(column.values.to_numpy() for column in outcomes))

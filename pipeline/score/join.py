@@ -15,9 +15,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import duck
 from pipeline.records import COMPLETION_SCHEMA
-from pipeline.store import Stage
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact
 
 _KEYS = ["task", "split", "id", "prompt_sha256"]
 _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_prompt_tokens"]
@@ -25,7 +25,7 @@ _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_pr
 KEYS_AT_ONCE = 200_000
 """Completions whose keys are counted at a time: DuckDB keeps about a kilobyte of each, and spills none of it."""
 
-_ACCOUNT = """
+_KEY_COUNTS = """
 WITH asked AS (
     SELECT task, split, id, count(*) AS num, min(prompt_sha256) AS sha FROM prompts
     WHERE hash(id) % $num_turns = $turn GROUP BY ALL
@@ -67,7 +67,7 @@ ORDER BY id, repeat
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class KeyCounts:
     """How the completions' keys stand against the prompts'; every field after the first two must be 0.
 
     `num_prompts` counts different questions. A key is (task, split, id), and (task, split, id, repeat) of a completion.
@@ -112,35 +112,39 @@ class Part:
     def rows(self) -> pc.Expression:
         """What is true of this part's rows in both stages."""
         key = pc.field("id")
-        return duck.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
+        return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
 
-def account(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, repeats: int) -> Account:
+def count_keys(
+    database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, repeats: int
+) -> KeyCounts:
     """Return how the keys of both stages add up; only the key columns are read, once for each `KEYS_AT_ONCE`."""
     num_turns = 1 + completions.num_rows // KEYS_AT_ONCE
     counts: Counter[str] = Counter()
     for turn in range(num_turns):
-        database.register("prompts", duck.scanner(prompts, _KEYS))
-        database.register("completions", duck.scanner(completions, [*_KEYS, "repeat"]))
-        (row,) = _rows(database, _ACCOUNT, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
+        database.register("prompts", query.scanner(prompts, _KEYS))
+        database.register("completions", query.scanner(completions, [*_KEYS, "repeat"]))
+        (row,) = _rows(database, _KEY_COUNTS, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
         counts.update({name: int(count) for name, count in row.items()})
-    return Account(**counts)
+    return KeyCounts(**counts)
 
 
-def parts(database: duckdb.DuckDBPyConnection, prompts: Stage, num_prompts: int) -> list[Part]:
+def parts(database: duckdb.DuckDBPyConnection, prompts: Artifact, num_prompts: int) -> list[Part]:
     """Return the parts, of at most `num_prompts` questions each, sorted by task, split and id."""
-    database.register("prompts", duck.scanner(prompts, _KEYS))
+    database.register("prompts", query.scanner(prompts, _KEYS))
     return [Part(**row) for row in _rows(database, _PARTS, {"num_prompts": num_prompts})]
 
 
-def joined(database: duckdb.DuckDBPyConnection, prompts: Stage, completions: Stage, part: Part) -> pa.RecordBatchReader:
+def joined(
+    database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, part: Part
+) -> pa.RecordBatchReader:
     """Return a part's completions with their prompts, sorted by id and repeat, as they are read.
 
     Columns: those of a sample that are not scores, and content and doc.
     """
-    database.register("prompts", duck.scanner(prompts, _OF_PROMPT, part.rows))
-    database.register("completions", duck.scanner(completions, COMPLETION_SCHEMA.names, part.rows))
-    return duck.batches(database, _JOINED, rows=duck.BATCH_ROWS)
+    database.register("prompts", query.scanner(prompts, _OF_PROMPT, part.rows))
+    database.register("completions", query.scanner(completions, COMPLETION_SCHEMA.names, part.rows))
+    return query.batches(database, _JOINED, rows=query.BATCH_ROWS)
 
 
 def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:

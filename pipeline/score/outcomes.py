@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.score.extract import EMPTY
+from pipeline.score.extraction import EMPTY
 
 GROUPS = ("instruction", "num_options", "answer_kind")
 """Columns of samples that metrics are grouped by, besides the categories."""

@@ -29,7 +29,7 @@ from bench.results import Measurement, as_json, summarize, table, targets
 from bench.settings import ROOT, WAYS, Bench, Size, parse
 from bench.steps import metered
 
-from pipeline import manifest
+from pipeline.runs import manifest
 
 LASTING = ("plain", "server", "ceiling")
 """Processes that live through all rounds of a size. Ray's do not: its parts would not survive being stopped."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from bench.settings import Size, parse
 from bench.steps import taken
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 
 MODULES = {
     "plain": "bench.ways.plain",

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.questions import read
 
-from pipeline.generate.engine import Output, Request
-from pipeline.generate.vllm_engine import VllmFactory
+from pipeline.generate.engines.base import Output, Request
+from pipeline.generate.engines.vllm_engine import VllmFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class ForcedEngine:
         engine.sampling = sampling
 
     @property
-    def facts(self) -> dict[str, str | int | float]:
-        facts: dict[str, str | int | float] = self._engine.facts
-        return facts
+    def info(self) -> dict[str, str | int | float]:
+        info: dict[str, str | int | float] = self._engine.info
+        return info
 
     async def generate(self, request: Request) -> Output:
         if "started" not in self._found:

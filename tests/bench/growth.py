@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.results import Target
 
-from pipeline.prepare import beside
+from pipeline.prepare import subprocess_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
@@ -93,7 +93,7 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> dict[str, Any]:
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
         memory = {pid: resident_mb(pid) for pid in descendants(process.pid)}
-        preparing = {pid for pid in memory if beside.__name__ in command(pid)}
+        preparing = {pid for pid in memory if subprocess_stage.__name__ in command(pid)}
         files, disk_mb = on_disk(run)
         seen = {
             "prepare_mb": sum(memory[pid] for pid in preparing),
@@ -118,7 +118,7 @@ def drive(words: list[str]) -> None:
     """Be the driver: run, and write the peak of this process's memory by room into the run's directory."""
     from scripted import ScriptedFactory
 
-    from pipeline.compose import compose
+    from pipeline.config.loading import compose
     from pipeline.run import execute
 
     samples: list[tuple[float, float]] = []

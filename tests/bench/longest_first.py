@@ -12,7 +12,7 @@ from statistics import mean
 from bench.makespan import NUM_REPLICAS, NUM_ROWS, OURS, SLOTS, Cluster, constant, experts, ratios
 from bench.results import Target
 
-from pipeline.generate.portions import Portions
+from pipeline.generate.blocks import BlockPlan
 
 SPREADS = (0.4, 0.6, 0.8, 1.0, 1.2)
 """Standard deviations of a length's logarithm before the cap. The demo's is 0.63; reasoning spreads wider."""
@@ -39,7 +39,7 @@ def tables() -> Iterator[str]:
         ("One token a slot and step; the replicas become ready over 1,800 steps", {"ready_within": 1_800.0}),
         ("128 slots a replica, as in conf/mera.yaml; one token a slot and step", {"slots": 128}),
     ):
-        cluster = Cluster(portions=Portions.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
+        cluster = Cluster(portions=BlockPlan.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
         yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
         yield from _by_spread(cluster)
     yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"
@@ -52,9 +52,9 @@ def _by_spread(cluster: Cluster) -> Iterator[str]:
 
 
 def _by_portions() -> Iterator[str]:
-    portions = {"row by row, 1.25 a slot": Portions(1, math.ceil(1.25 * SLOTS))}
+    portions = {"row by row, 1.25 a slot": BlockPlan(1, math.ceil(1.25 * SLOTS))}
     portions |= {
-        f"{rows} rows a block, {times} a slot": Portions(rows, 1 + math.ceil(times * SLOTS / rows))
+        f"{rows} rows a block, {times} a slot": BlockPlan(rows, 1 + math.ceil(times * SLOTS / rows))
         for rows, times in ((4, 2), (4, 2.5), (4, 3), (8, 4), (16, 6), (32, 8))
     }
     late = {

@@ -25,7 +25,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.generate.portions import Portions
+from pipeline.generate.blocks import BlockPlan
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,7 +61,7 @@ class Cluster:
 
     num_replicas: int = NUM_REPLICAS
     slots: int = SLOTS
-    portions: Portions
+    portions: BlockPlan
     step: Callable[[int], float] = constant
     ready_within: float = 0.0
     greedy: bool = True
@@ -180,4 +180,4 @@ def ratios(
     return [makespan(lengths, cluster) / cluster.bound(lengths) for lengths in orders]
 
 
-OURS = Portions.of(NUM_ROWS, SLOTS, NUM_REPLICAS)
+OURS = BlockPlan.of(NUM_ROWS, SLOTS, NUM_REPLICAS)

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from bench.settings import ROOT, Bench, Size
 
-from pipeline.prepare.room import prepare
+from pipeline.prepare.stage import prepare
 from pipeline.records import PROMPT_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 SEED = 1234
 NOISE = 0.35
@@ -56,10 +56,10 @@ def make_questions(bench: Bench) -> None:
     per_round = max(size.num_questions + size.num_warm_up + size.num_alone for size in bench.sizes)
     _write_data_set(bench.folder / "questions", per_round * bench.rounds)
     config = bench.config(bench.sizes[0], "output_dir=" + str(bench.folder))
-    run = Folder.open(str(bench.folder / "prepared"))
+    run = ArtifactStore.open(str(bench.folder / "prepared"))
     run.create()
     prepare(config, run)
-    prompts = run.require_stage("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
+    prompts = run.require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
     for size in bench.sizes:
         for number in range(bench.rounds):
             part = prompts.slice(number * per_round, per_round)
@@ -85,7 +85,7 @@ def _write_round(folder: Path, size: Size, prompts: pa.Table, rng: random.Random
     asked = as_started(prompts.slice(0, size.num_questions))
     warm_up = prompts.slice(size.num_questions, size.num_warm_up)
     alone = prompts.slice(size.num_questions + size.num_warm_up, size.num_alone)
-    run = Folder.open(str(folder))
+    run = ArtifactStore.open(str(folder))
     run.create()
     with run.publish("prompts", PROMPT_SCHEMA) as stage:
         stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [asked])
@@ -97,7 +97,7 @@ def _write_round(folder: Path, size: Size, prompts: pa.Table, rng: random.Random
 
 
 def as_started(prompts: pa.Table) -> pa.Table:
-    """Return the prompts, longest first, as `pipeline.generate.schedule` sorts them when it knows no lengths."""
+    """Return the prompts, longest first, as `pipeline.generate.work_list` sorts them when it knows no lengths."""
     rows = prompts.select(["id", "num_prompt_tokens", "messages"]).to_pylist()
     order = sorted(
         range(len(rows)), key=lambda at: (-rows[at]["num_prompt_tokens"], rows[at]["messages"][:200], rows[at]["id"])

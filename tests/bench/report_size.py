@@ -23,10 +23,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, ModelConfig, TaskConfig
+from pipeline.config.schema import Config, ModelConfig, TaskConfig
 from pipeline.publish import report
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 TASKS = ("agro", "med")
 REASONING_CHARS, CHUNK = 3_000, 5_000
@@ -34,7 +34,7 @@ REASONING_CHARS, CHUNK = 3_000, 5_000
 
 def main(num_samples: int) -> None:
     with tempfile.TemporaryDirectory() as place:
-        run = Folder.open(str(Path(place) / "run=bench"))
+        run = ArtifactStore.open(str(Path(place) / "run=bench"))
         run.create()
         write_samples(run, num_samples)
         tasks = {name: TaskConfig(dataset="x", domain=name) for name in TASKS}
@@ -52,7 +52,7 @@ def main(num_samples: int) -> None:
         look(page, num_samples)
 
 
-def write_samples(run: Folder, num_samples: int) -> None:
+def write_samples(run: ArtifactStore, num_samples: int) -> None:
     random_words = random.Random(1)
     letters = "оеаинтсрвлкмдпу"
     words = ["".join(random_words.choices(letters, k=random_words.randint(2, 10))) for _ in range(8_000)]

@@ -18,10 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 from bench.results import Target
 
-from pipeline.config import Config, GenerationConfig, ModelConfig, TaskConfig
+from pipeline.config.schema import Config, GenerationConfig, ModelConfig, TaskConfig
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
-from pipeline.score.room import score
-from pipeline.store import Folder
+from pipeline.score.stage import score
+from pipeline.storage.artifacts import ArtifactStore
 
 FORMS = [
     "{}",
@@ -37,7 +37,7 @@ ROWS_A_SECOND = 20_000
 
 def main(num_rows: int, repeats: int = 1) -> None:
     with tempfile.TemporaryDirectory() as place:
-        run = Folder.open(str(Path(place) / "run=bench"))
+        run = ArtifactStore.open(str(Path(place) / "run=bench"))
         run.create()
         for stage, schema, columns, rows_of_id in (
             ("prompts", PROMPT_SCHEMA, prompts, 1),

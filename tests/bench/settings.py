@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.compose import compose
-from pipeline.config import Config
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,16 +14,16 @@ import pytest
 import serving
 from builders import ROOT, command
 
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 
 @pytest.fixture(scope="module")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
     """The demo, run once through the command line."""
     output = tmp_path_factory.mktemp("outputs")
     done = command("pipeline.run", "conf=demo", "run_id=demo", f"output_dir={output}")
     assert done.returncode == 0, done.stdout + done.stderr
-    run = Folder.open(str(output / "run=demo"))
+    run = ArtifactStore.open(str(output / "run=demo"))
     (output / "stdout.txt").write_text(done.stdout)
     return run
 
@@ -36,7 +36,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def plain_outputs(demo_run: Folder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
+def plain_outputs(demo_run: ArtifactStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
     """What `vllm.LLM.generate` makes of the run's own prompts; [text, finish reason, number of tokens] by key."""
     target = tmp_path_factory.mktemp("plain") / "outputs.json"
     script = ROOT / "tests" / "engine" / "plain_generate.py"

@@ -12,18 +12,18 @@ import pytest
 from builders import ROOT, command
 
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 NUM_ROWS = 214
 
 
-def samples(run: Folder) -> dict[str, dict[str, Any]]:
-    stage = run.stage("samples", SAMPLE_SCHEMA)
+def samples(run: ArtifactStore) -> dict[str, dict[str, Any]]:
+    stage = run.artifact("samples", SAMPLE_SCHEMA)
     assert stage is not None
     return {f"{row['task']}/{row['split']}/{row['id']}": row for row in stage.dataset().to_table().to_pylist()}
 
 
-def test_the_demo_really_answers(demo_run: Folder) -> None:
+def test_the_demo_really_answers(demo_run: ArtifactStore) -> None:
     rows = [row for name, row in samples(demo_run).items() if "/test/" in name]
     assert 0.4 <= sum(row["em"] for row in rows) / len(rows) <= 0.95
     assert sum(row["finish_reason"] == "stop" for row in rows) > 0.8 * len(rows)
@@ -32,7 +32,7 @@ def test_the_demo_really_answers(demo_run: Folder) -> None:
     assert not any(row["error"] for row in rows)
 
 
-def test_thinking_is_split_from_the_answer(demo_run: Folder) -> None:
+def test_thinking_is_split_from_the_answer(demo_run: ArtifactStore) -> None:
     for name, row in samples(demo_run).items():
         assert "think>" not in row["response"], name
         if row["finish_reason"] == "stop":
@@ -41,7 +41,7 @@ def test_thinking_is_split_from_the_answer(demo_run: Folder) -> None:
             assert row["response"] == row["response"].lstrip(), name
 
 
-def test_completions_equal_plain_vllm(demo_run: Folder, plain_outputs: dict[str, list[object]]) -> None:
+def test_completions_equal_plain_vllm(demo_run: ArtifactStore, plain_outputs: dict[str, list[object]]) -> None:
     ours = {
         name: [row["completion"], row["finish_reason"], row["num_output_tokens"]]
         for name, row in samples(demo_run).items()
@@ -52,12 +52,14 @@ def test_completions_equal_plain_vllm(demo_run: Folder, plain_outputs: dict[str,
     assert same >= 0.99 * len(ours)
 
 
-def test_an_endpoint_gives_the_same_prompts_and_responses(demo_run: Folder, api_server: str, tmp_path: Path) -> None:
+def test_an_endpoint_gives_the_same_prompts_and_responses(
+    demo_run: ArtifactStore, api_server: str, tmp_path: Path
+) -> None:
     words = ["conf=demo", "run_id=endpoint", f"output_dir={tmp_path}", "model.path=null"]
     words += ["engine.kind=endpoint", f"engine.endpoint.base_url={api_server}"]
     done = command("pipeline.run", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    run = Folder.open(str(tmp_path / "run=endpoint"))
+    run = ArtifactStore.open(str(tmp_path / "run=endpoint"))
     (server,) = json.loads(run.read_text("manifest.json"))["engine"].values()
     assert (server["served_model"], server["max_model_len"]) == ("demo", 1024)
     assert server["server"].startswith("vllm ")
@@ -73,14 +75,14 @@ def test_an_endpoint_gives_the_same_prompts_and_responses(demo_run: Folder, api_
     assert all(row["finish_reason"] == ours[name]["finish_reason"] for name, row in theirs.items())
 
 
-def test_every_question_is_in_every_stage(demo_run: Folder) -> None:
+def test_every_question_is_in_every_stage(demo_run: ArtifactStore) -> None:
     for stage, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA), ("samples", SAMPLE_SCHEMA)):
-        found = demo_run.stage(stage, schema)
+        found = demo_run.artifact(stage, schema)
         assert found is not None
         assert found.num_rows == NUM_ROWS
 
 
-def test_the_manifest_says_what_the_run_is(demo_run: Folder) -> None:
+def test_the_manifest_says_what_the_run_is(demo_run: ArtifactStore) -> None:
     content = json.loads(demo_run.read_text("manifest.json"))
     assert (content["status"], content["run_id"], content["counts"]["num_samples"]) == ("complete", "demo", NUM_ROWS)
     assert content["versions"]["torch"]
@@ -92,7 +94,7 @@ def test_the_manifest_says_what_the_run_is(demo_run: Folder) -> None:
     assert content["timings_s"]["generate"] > 0
 
 
-def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: Folder) -> None:
+def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: ArtifactStore) -> None:
     fields = json.loads(demo_run.read_text("card.json"))["fields"]
     content = json.loads(demo_run.read_text("manifest.json"))
     unknown = {name for name, field in fields.items() if field["source"] == "todo"}
@@ -108,7 +110,7 @@ def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: Folder) 
     assert (fields["precision"]["value"], fields["model_size"]["value"]) == ("float32", "572.9K")
 
 
-def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: Folder) -> None:
+def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: ArtifactStore) -> None:
     text = (Path(demo_run.root).parent / "stdout.txt").read_text()
     for name in (
         "agro_bench",
@@ -126,14 +128,14 @@ def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: Folder) -
     assert (Path(demo_run.root) / "logs" / "driver.log").is_file()
 
 
-def test_a_good_runs_logs_tell_of_nothing_that_failed(demo_run: Folder) -> None:
+def test_a_good_runs_logs_tell_of_nothing_that_failed(demo_run: ArtifactStore) -> None:
     logs = list((Path(demo_run.root) / "logs").glob("*.log"))
     assert len(logs) == 2  # the driver's and the replica's
     for log in logs:
         assert "Traceback" not in log.read_text(errors="replace"), log
 
 
-def test_no_process_is_left_behind(demo_run: Folder) -> None:
+def test_no_process_is_left_behind(demo_run: ArtifactStore) -> None:
     assert demo_run.exists("manifest.json")
     commands = [
         path.read_bytes().replace(b"\0", b" ") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
@@ -141,7 +143,7 @@ def test_no_process_is_left_behind(demo_run: Folder) -> None:
     assert not [line for line in commands if demo_run.root.encode() in line]
 
 
-def test_rescoring_gives_the_same_samples_and_metrics(demo_run: Folder) -> None:
+def test_rescoring_gives_the_same_samples_and_metrics(demo_run: ArtifactStore) -> None:
     before = samples(demo_run)
     metrics = Path(demo_run.path("metrics.parquet")).read_bytes()
     done = command("pipeline.rescore", f"run={demo_run.root}")
@@ -150,7 +152,7 @@ def test_rescoring_gives_the_same_samples_and_metrics(demo_run: Folder) -> None:
     assert Path(demo_run.path("metrics.parquet")).read_bytes() == metrics
 
 
-def test_the_same_run_id_again_says_that_it_is_complete(demo_run: Folder) -> None:
+def test_the_same_run_id_again_says_that_it_is_complete(demo_run: ArtifactStore) -> None:
     done = command("pipeline.run", "conf=demo", "run_id=demo", f"output_dir={Path(demo_run.root).parent}")
     assert done.returncode == 2
     assert re.fullmatch(r"error: run_id='demo' is complete in .*: choose another run_id, or rescore it\n", done.stderr)
@@ -162,6 +164,6 @@ def readme_queries() -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_the_readmes_queries_work_as_printed(demo_run: Folder, number: int) -> None:
+def test_the_readmes_queries_work_as_printed(demo_run: ArtifactStore, number: int) -> None:
     query = readme_queries()[number].replace("outputs/run=*", f"{Path(demo_run.root).parent}/run=*")
     assert duckdb.sql(query).fetchall()

@@ -9,11 +9,11 @@ import pytest
 from builders import ROOT, command
 
 from pipeline import preview
-from pipeline.compose import compose
+from pipeline.config.loading import compose
 from pipeline.errors import ConfigError
-from pipeline.generate.reasoning import parser_of
-from pipeline.prepare.parser_facts import ParserFacts, parser_facts
-from pipeline.prepare.prompt import open_chat
+from pipeline.generate.engines.reasoning import parser_of
+from pipeline.prepare.chat_template import open_chat
+from pipeline.prepare.checks.parser_facts import ParserFacts, parser_facts
 
 pytestmark = [
     pytest.mark.usefixtures("at_root"),

@@ -8,13 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.compose import compose
+from pipeline.config.loading import compose
 from pipeline.errors import TooManyFailedRows
-from pipeline.generate.engine import Engine, Output, Request
-from pipeline.generate.vllm_engine import VllmFactory
+from pipeline.generate.engines.base import Engine, Output, Request
+from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.run import execute
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 
@@ -30,7 +30,7 @@ class Killed:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        return self._engine.facts
+        return self._engine.info
 
     async def generate(self, request: Request) -> Output:
         key = request.request_id.rpartition("/")[0]
@@ -58,7 +58,9 @@ def test_one_row_that_kills_vllm_is_the_only_error_of_the_run(tmp_path: Path) ->
     mark = tmp_path / "mark"
     with pytest.raises(TooManyFailedRows, match="1 rows failed"):
         execute(config, KilledFactory(VllmFactory(config), mark))
-    samples = Folder.open(str(tmp_path / "run=poison")).require_stage("samples", SAMPLE_SCHEMA).dataset().to_table()
+    samples = (
+        ArtifactStore.open(str(tmp_path / "run=poison")).require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table()
+    )
     rows = samples.select(["task", "split", "id", "error"]).to_pylist()
     failed = [row for row in rows if row["error"]]
     assert len(rows) == 214

@@ -8,9 +8,9 @@ import sys
 from builders import ROOT
 
 SCRIPT = """
-from pipeline.compose import compose
+from pipeline.config.loading import compose
 from pipeline.errors import PipelineError
-from pipeline.generate.vllm_engine import VllmFactory
+from pipeline.generate.engines.vllm_engine import VllmFactory
 words = ["reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", "engine.batch_invariant=true"]
 for word in words:
     try:

@@ -25,7 +25,7 @@ import psutil
 
 from pipeline.generate import journal
 from pipeline.records import KEY_COLUMNS, SAMPLE_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 VICTIMS = ["driver"] * 4 + ["driver and all"] * 4 + ["actor"] * 6 + ["engine"] * 6
 COMPARED = (
@@ -90,7 +90,10 @@ class Moment:
 
 
 def moment(run: Path) -> Moment:
-    done = {"/".join(str(row[name]) for name in KEY_COLUMNS) for row in journal.read(Folder.open(str(run / "journal")))}
+    done = {
+        "/".join(str(row[name]) for name in KEY_COLUMNS)
+        for row in journal.read(ArtifactStore.open(str(run / "journal")))
+    }
     started: set[str] = set()
     for session in (run / "journal").glob("session-*"):
         ledgers = Path(tempfile.gettempdir()) / session.name.replace("session-", "pipeline-")
@@ -118,7 +121,7 @@ def kill_when(run: Path, driver: subprocess.Popen[bytes], victim: str, threshold
 
 
 def samples(run: Path) -> list[dict[str, object]]:
-    stage = Folder.open(str(run)).stage("samples", SAMPLE_SCHEMA)
+    stage = ArtifactStore.open(str(run)).artifact("samples", SAMPLE_SCHEMA)
     assert stage is not None
     rows: list[dict[str, object]] = stage.dataset().to_table().to_pylist()
     return rows

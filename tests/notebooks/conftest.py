@@ -13,9 +13,9 @@ import pytest
 from archives import completion, finish, question
 from builders import ROOT, settings
 
-from pipeline import manifest, rundir
+from pipeline.runs import manifest, directory as run_directory
 from pipeline.records import PROMPT_SCHEMA, Completion, Prompt, to_table
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 HOSTILE = "<script>alert(1)</script> $x_{1$ \u202e{{не знаю"
 
@@ -57,8 +57,8 @@ def night(output: Path, run_id: str, started_at: str, *words: str, prompts: list
     """Make a complete run of the questions."""
     config = settings(f"output_dir={output}", f"run_id={run_id}", *words)
     config = replace(config, tasks={name: config.tasks[name] for name in ("agro_bench", "aqua_bench", "med_bench")})
-    run, config = rundir.place(config)
-    rundir.begin(run, config)
+    run, config = run_directory.place(config)
+    run_directory.begin(run, config)
     with run.publish("prompts", PROMPT_SCHEMA) as folder:
         folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
     finish(run, config, reply)
@@ -68,7 +68,7 @@ def night(output: Path, run_id: str, started_at: str, *words: str, prompts: list
 
 def rewrite(run: Path, status: manifest.Status = "complete", **facts: Any) -> None:
     """Write these facts over those in a run's manifest."""
-    folder = Folder.open(str(run))
+    folder = ArtifactStore.open(str(run))
     manifest.write(folder, status, (manifest.read(folder) or {}) | facts)
 
 

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import Counting, completions, engine_facts, make_prompt, settings, wait_until
+from builders import Counting, completions, engine_infos, make_prompt, settings, wait_until
 from scripted import ScriptedFactory
 
-from pipeline.generate import job, journal
+from pipeline.generate import journal
+from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.records import Prompt
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
-Make = Callable[[list[Prompt]], Folder]
+Make = Callable[[list[Prompt]], ArtifactStore]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_one_poison_row_among_200_is_found_and_no_other_row_is_lost(
     prompts = [make_prompt(number) for number in range(200)]
     prompts[77] = make_prompt(77, question="EXIT")
     run, config = run_with_prompts(prompts), settings("engine.endpoint.concurrency=64")
-    facts = job.generate(config, run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
+    facts = generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(200))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {
@@ -49,7 +50,7 @@ def test_one_poison_row_among_200_is_found_and_no_other_row_is_lost(
 class Killing(Counting):
     """Kills a replica's process with -9 when the first rows have arrived and others are under way."""
 
-    def __init__(self, run: Folder, asked: Path) -> None:
+    def __init__(self, run: ArtifactStore, asked: Path) -> None:
         super().__init__()
         self._run, self._asked, self.num_under_way = run, asked, 0
 
@@ -58,7 +59,7 @@ class Killing(Counting):
         if not self.num_under_way and self.num_done:
             wait_until(self._rows_under_way)
             self.num_under_way = self._rows_under_way()
-            os.kill(int(engine_facts(self._run)[0]["pid"]), signal.SIGKILL)
+            os.kill(int(engine_infos(self._run)[0]["pid"]), signal.SIGKILL)
 
     def _rows_under_way(self) -> int:
         num_finished = sum(1 for _ in journal.read(self._run.child(journal.FOLDER)))
@@ -70,7 +71,9 @@ def test_a_process_that_is_killed_from_outside_costs_no_row(
 ) -> None:
     run, asked = run_with_prompts([make_prompt(number) for number in range(24)]), tmp_path / "asked"
     progress, script = Killing(run, asked), ScriptedFactory(seconds=1, asked=str(asked))
-    facts = job.generate(settings("engine.endpoint.concurrency=4"), run, placement, script, progress, progress)
+    facts = generate_stage.generate(
+        settings("engine.endpoint.concurrency=4"), run, placement, script, progress, progress
+    )
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(24))
     assert {row["error"] for row in rows} == {None}

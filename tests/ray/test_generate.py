@@ -12,11 +12,11 @@ from builders import Counting, completions, make_prompt, settings
 from scripted import ScriptedFactory
 
 from pipeline.errors import EndpointError, PipelineError
-from pipeline.generate import job
+from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
-from pipeline.generate.engine import Engine
+from pipeline.generate.engines.base import Engine
 from pipeline.records import COMPLETION_SCHEMA, Prompt
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -28,7 +28,7 @@ def placement() -> Iterator[Placement]:
         yield found
 
 
-Make = Callable[[list[Prompt]], Folder]
+Make = Callable[[list[Prompt]], ArtifactStore]
 
 
 def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Make, placement: Placement) -> None:
@@ -36,7 +36,7 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
     prompts[3] = make_prompt(3, error="too long")
     prompts[7] = make_prompt(7, question="RAISE")
     run, progress = run_with_prompts(prompts), Counting()
-    facts = job.generate(settings(), run, placement, ScriptedFactory(), progress, progress)
+    facts = generate_stage.generate(settings(), run, placement, ScriptedFactory(), progress, progress)
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(50))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {3: "too long", 7: "told to raise"}
@@ -49,13 +49,13 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
 
 def test_half_a_surrogate_pair_in_an_answer_is_replaced(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1)])
-    job.generate(settings(), run, placement, ScriptedFactory(answer="A \ud83d"), Counting(), Counting())
+    generate_stage.generate(settings(), run, placement, ScriptedFactory(answer="A \ud83d"), Counting(), Counting())
     assert [row["completion"] for row in completions(run)] == ["A \ufffd"]
 
 
 def test_each_repeat_is_a_row_of_its_own(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1), make_prompt(2)])
-    job.generate(settings("generation.repeats=3"), run, placement, ScriptedFactory(), Counting(), Counting())
+    generate_stage.generate(settings("generation.repeats=3"), run, placement, ScriptedFactory(), Counting(), Counting())
     assert [(row["id"], row["repeat"]) for row in completions(run)] == [(i, r) for i in (1, 2) for r in (0, 1, 2)]
 
 
@@ -64,9 +64,11 @@ def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Ma
     broken = run_with_prompts([make_prompt(number) for number in range(20)])
     assert broken == run
     with pytest.raises(EndpointError, match="gone"):
-        job.generate(settings("engine.endpoint.concurrency=1"), run, placement, Fading(), Counting(), Counting())
+        generate_stage.generate(
+            settings("engine.endpoint.concurrency=1"), run, placement, Fading(), Counting(), Counting()
+        )
     progress = Counting()
-    job.generate(settings(), run, placement, ScriptedFactory(answer="B"), progress, progress)
+    generate_stage.generate(settings(), run, placement, ScriptedFactory(answer="B"), progress, progress)
     answers = [row["completion"] for row in completions(run)]
     assert answers.count("A") == 20 - progress.num_left == 5
     assert answers.count("B") == progress.num_left
@@ -75,7 +77,7 @@ def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Ma
 def test_a_row_does_not_wait_for_a_slower_neighbour(run_with_prompts: Make, placement: Placement) -> None:
     """With 2 slots and blocks of 4 rows, slots would stand empty if a block's rows ran as a batch."""
     run = run_with_prompts([make_prompt(number) for number in range(40)])
-    job.generate(
+    generate_stage.generate(
         settings("engine.endpoint.concurrency=2"), run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting()
     )
     rows = completions(run)
@@ -91,7 +93,7 @@ def test_rows_that_are_done_at_once_do_not_hold_each_other_back(
     run = run_with_prompts([make_prompt(number) for number in range(400)])
     starts = tmp_path / "starts"
     config = settings("engine.endpoint.concurrency=2")
-    job.generate(config, run, placement, Noting(starts=str(starts)), Counting(), Counting())
+    generate_stage.generate(config, run, placement, Noting(starts=str(starts)), Counting(), Counting())
     assert len(completions(run)) == 400
     assert starts.read_text() == "start\n"
 
@@ -136,5 +138,5 @@ class Refusing:
 def test_an_engine_that_does_not_start_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1)])
     with pytest.raises(PipelineError, match=r"^no such model$"):
-        job.generate(settings(), run, placement, Refusing(), Counting(), Counting())
-    assert run.stage("completions", COMPLETION_SCHEMA) is None
+        generate_stage.generate(settings(), run, placement, Refusing(), Counting(), Counting())
+    assert run.artifact("completions", COMPLETION_SCHEMA) is None

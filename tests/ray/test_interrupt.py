@@ -15,10 +15,10 @@ import pyarrow.dataset as pads
 import pytest
 from builders import ROOT, Started, settings, wait_until
 
-from pipeline import rundir
-from pipeline.prepare.room import prepare
+from pipeline.prepare.stage import prepare
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
-from pipeline.store import Folder
+from pipeline.runs import directory as run_directory
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -108,7 +108,7 @@ def test_a_signal_while_ray_starts_is_an_interruption_too(tmp_path: Path) -> Non
 def test_no_late_call_of_a_thread_starts_ray_again() -> None:
     code = (
         "import threading\n"
-        "from pipeline.compose import compose\nfrom pipeline.generate.cluster import cluster\n"
+        "from pipeline.config.loading import compose\nfrom pipeline.generate.cluster import cluster\n"
         "with cluster(compose(['conf=demo'])):\n"
         "    import ray\n"
         "    assert ray.nodes()\n"
@@ -152,7 +152,7 @@ def test_a_signal_in_prepare_or_score_leaves_no_half_stage(tmp_path: Path, many:
     interrupted(job, number, END_S)
     assert not (run / "prompts").exists()
 
-    folder, config = rundir.place(settings(*words))
+    folder, config = run_directory.place(settings(*words))
     prepare(config, folder)
     answer_all(folder)
     job = Started({}, *words)
@@ -162,9 +162,9 @@ def test_a_signal_in_prepare_or_score_leaves_no_half_stage(tmp_path: Path, many:
     goes_on(run, 2 * MANY_ROWS * len(TASKS), *words)
 
 
-def answer_all(run: Folder) -> None:
+def answer_all(run: ArtifactStore) -> None:
     """Publish the completions stage without an engine."""
-    prompts = run.stage("prompts", PROMPT_SCHEMA)
+    prompts = run.artifact("prompts", PROMPT_SCHEMA)
     assert prompts is not None
     keys = prompts.dataset().to_table(columns=["task", "split", "id", "prompt_sha256"]).to_pylist()
     said = {"repeat": 0, "completion": "A", "content": "A", "finish_reason": "stop", "attempts": 1}

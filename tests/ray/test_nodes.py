@@ -15,17 +15,18 @@ from builders import Counting, completions, make_prompt
 from ray.util.placement_group import placement_group_table
 from scripted import ScriptedEngine, ScriptedFactory
 
-from pipeline.compose import compose
+from pipeline.config.loading import compose
 from pipeline.errors import RunError
-from pipeline.generate import feed, job, journal
+from pipeline.generate import dispatch, journal
+from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster, require_whole_stages
 from pipeline.records import Prompt
-from pipeline.signals import Signals
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.signals import Signals
 
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 
-Make = Callable[[list[Prompt]], Folder]
+Make = Callable[[list[Prompt]], ArtifactStore]
 
 
 @contextmanager
@@ -85,13 +86,13 @@ class RemovingAll(Removing, Signals):
 def test_when_no_machine_is_left_the_run_ends_with_one_line(
     run_with_prompts: Make, one_gpu_node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "LONGEST_STRANDED_S", 10.0)
+    monkeypatch.setattr(dispatch, "LONGEST_STRANDED_S", 10.0)
     config = compose(["conf=demo", "engine.replicas=auto", "engine.max_num_seqs=4"])
     run, progress = run_with_prompts([make_prompt(number) for number in range(200)]), RemovingAll(one_gpu_node)
     with cluster(config) as placement, progress.listen():
         progress.take()
         with pytest.raises(RunError, match="for 10 s there has been no machine for a replica"), progress.deferred():
-            job.generate(config, run, placement, ScriptedFactory(seconds=0.5), progress, progress)
+            generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.5), progress, progress)
     assert 0 < sum(1 for _ in journal.read(run.child("journal"))) < 200
 
 
@@ -100,7 +101,7 @@ def test_a_node_that_is_taken_away_costs_no_row(run_with_prompts: Make, nodes: A
     run, progress = run_with_prompts([make_prompt(number) for number in range(400)]), Removing(nodes)
     with cluster(config) as placement:
         assert (placement.num_replicas, placement.gpus_per_replica) == (8, 1)
-        job.generate(config, run, placement, ScriptedFactory(seconds=0.5), progress, progress)
+        generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.5), progress, progress)
     rows = completions(run)
     assert progress.removed
     assert [row["id"] for row in rows] == list(range(400))
@@ -152,7 +153,7 @@ def test_each_tensor_parallel_group_is_on_one_node(
     with nodes_of(*[gpus] * num_nodes), cluster(config) as placement:
         assert placement.num_replicas == replicas
         script = Whole(seconds=0.2, tensor=config.engine.tensor_parallel_size if placement.spans_nodes else 0)
-        facts = job.generate(config, run, placement, script, progress, progress)
+        facts = generate_stage.generate(config, run, placement, script, progress, progress)
         left = {each["state"] for each in placement_group_table().values()}
     size, tensor = config.engine.gpus_per_replica, config.engine.tensor_parallel_size
     assert len(completions(run)) == 100

@@ -7,34 +7,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import Counting, Started, make_prompt, publish_earlier, settings
+from builders import Counting, Started, make_prompt, publish_past_run, settings
 from scripted import ScriptedFactory
 
-from pipeline.generate import expected_lengths, job, schedule
+from pipeline.generate import length_estimates, work_list
+from pipeline.generate import stage as generate_stage
+from pipeline.generate.blocks import ROWS_AT_ONCE, ROWS_FOR_ONE_REPLICA
 from pipeline.generate.cluster import cluster
-from pipeline.generate.portions import ROWS_ALONE, ROWS_AT_ONCE
 from pipeline.records import PROMPT_SCHEMA, Prompt
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
-Make = Callable[[list[Prompt]], Folder]
+Make = Callable[[list[Prompt]], ArtifactStore]
 
 
 def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     run_with_prompts: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "ROWS_PER_BUCKET", 40)
+    monkeypatch.setattr(work_list, "ROWS_PER_PARTITION", 40)
     prompts = [make_prompt(number) for number in range(200)]
     tokens = {prompt.prompt_sha256: [1 + prompt.id * 7919 % 200] for prompt in prompts}
-    output = Folder.open(str(tmp_path / "outputs"))
-    publish_earlier(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
+    output = ArtifactStore.open(str(tmp_path / "outputs"))
+    publish_past_run(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
     config = settings(f"output_dir={output.root}", "engine.endpoint.concurrency=1", "generation.max_gen_toks=10000")
     asked, progress = tmp_path / "asked", Counting()
     run = run_with_prompts(prompts)
-    lengths, _ = expected_lengths.find(config, run.require_stage("prompts", PROMPT_SCHEMA))
+    lengths, _ = length_estimates.find(config, run.require_artifact("prompts", PROMPT_SCHEMA))
     with cluster(config) as placement:
-        job.generate(
+        generate_stage.generate(
             config, run, placement, ScriptedFactory(seconds=0.01, asked=str(asked)), progress, progress, lengths
         )
     started = [int(line.split("/")[2]) for line in asked.read_text().splitlines()]
@@ -42,7 +43,7 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     assert sorted(started) == sorted(wanted)
     # Blocks overtake each other. The rows that wait go by their places, but the first block may come after the second.
     late = max(abs(started.index(number) - place) for place, number in enumerate(wanted))
-    assert late <= min(ROWS_ALONE)
+    assert late <= min(ROWS_FOR_ONE_REPLICA)
     assert progress.order == "longest first by run 1, which has answered 200 of 200"
 
 
@@ -71,5 +72,5 @@ def test_more_rows_than_the_replicas_and_ray_hold_at_once_all_arrive(run_with_pr
     config, progress = settings("engine.endpoint.concurrency=16"), Counting()
     run = run_with_prompts([make_prompt(number) for number in range(3_000)])
     with cluster(config) as placement:
-        job.generate(config, run, placement, ScriptedFactory(), progress, progress)
+        generate_stage.generate(config, run, placement, ScriptedFactory(), progress, progress)
     assert progress.num_done == 3_000 > 2 * ROWS_AT_ONCE

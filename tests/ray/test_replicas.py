@@ -10,17 +10,17 @@ import ray
 from builders import Counting, completions, make_prompt
 from scripted import ScriptedFactory
 
-from pipeline.compose import compose
-from pipeline.config import Config
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
 from pipeline.errors import ModelError
-from pipeline.generate import job
+from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.records import COMPLETION_SCHEMA, Prompt
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 
-Make = Callable[[list[Prompt]], Folder]
+Make = Callable[[list[Prompt]], ArtifactStore]
 
 
 def settings() -> Config:
@@ -44,7 +44,9 @@ def test_a_replica_that_does_not_start_leaves_its_rows_to_the_other(
 ) -> None:
     assert (placement.num_replicas, placement.gpus_per_replica) == (2, 1)
     run, progress = run_with_prompts([make_prompt(number) for number in range(60)]), Counting()
-    facts = job.generate(settings(), run, placement, ScriptedFactory(broken_gpus="1", seconds=0.05), progress, progress)
+    facts = generate_stage.generate(
+        settings(), run, placement, ScriptedFactory(broken_gpus="1", seconds=0.05), progress, progress
+    )
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(60))
     assert {row["error"] for row in rows} == {None}
@@ -55,8 +57,8 @@ def test_a_replica_that_does_not_start_leaves_its_rows_to_the_other(
 def test_when_no_replica_starts_the_reason_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(number) for number in range(60)])
     with pytest.raises(ModelError, match=r"^GPU [01] is told not to start$"):
-        job.generate(settings(), run, placement, ScriptedFactory(broken_gpus="0,1"), Counting(), Counting())
-    assert run.stage("completions", COMPLETION_SCHEMA) is None
+        generate_stage.generate(settings(), run, placement, ScriptedFactory(broken_gpus="0,1"), Counting(), Counting())
+    assert run.artifact("completions", COMPLETION_SCHEMA) is None
 
 
 def test_a_row_that_kills_engine_after_engine_is_one_error_row(run_with_prompts: Make, placement: Placement) -> None:
@@ -64,7 +66,7 @@ def test_a_row_that_kills_engine_after_engine_is_one_error_row(run_with_prompts:
     prompts = [make_prompt(number) for number in range(60)]
     prompts[5] = make_prompt(5, question="DIE")
     run = run_with_prompts(prompts)
-    job.generate(settings(), run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
+    generate_stage.generate(settings(), run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(60))
     assert [row["id"] for row in rows if row["error"]] == [5]

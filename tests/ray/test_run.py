@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from scripted import ScriptedFactory
 
-from pipeline import pack, rescore, rundir, validate
-from pipeline.compose import compose
-from pipeline.config import Config
+from pipeline import pack, rescore, validate
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, RunError, TooManyFailedRows
 from pipeline.generate.cluster import cluster
 from pipeline.records import COMPLETION_SCHEMA, SAMPLE_SCHEMA
 from pipeline.run import execute
+from pipeline.runs import directory as run_directory
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -50,7 +51,7 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
         "logs",
         ".lock",
     }
-    samples = run.stage("samples", SAMPLE_SCHEMA)
+    samples = run.artifact("samples", SAMPLE_SCHEMA)
     assert samples is not None
     assert samples.num_rows == 3 * 2 * 3
     assert set(samples.dataset().to_table().column("response").to_pylist()) == {"A"}
@@ -101,7 +102,7 @@ def test_failed_rows_are_tried_again_when_the_user_says_so_and_no_other_row_is(t
     num_failed = json.loads((tmp_path / "run=one" / "manifest.json").read_text())["counts"]["num_failed"]
     asked = tmp_path / "asked"
     run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", asked=str(asked)))
-    samples = run.require_stage("samples", SAMPLE_SCHEMA).dataset().to_table()
+    samples = run.require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table()
     assert len(asked.read_text().splitlines()) == num_failed > 0
     assert samples.column("error").null_count == samples.num_rows == 18
     assert sorted(samples.column("response").to_pylist()) == ["A"] * (18 - num_failed) + ["B"] * num_failed
@@ -118,7 +119,7 @@ def test_a_retry_that_cannot_begin_leaves_the_completions_as_they_are(
     def unreachable(config: Config) -> None:
         raise ConfigError(f"cluster.address={config.cluster.address!r}: no Ray cluster answers")
 
-    monkeypatch.setattr("pipeline.rooms.cluster", unreachable)
+    monkeypatch.setattr("pipeline.orchestrator.cluster", unreachable)
     with pytest.raises(ConfigError, match="no Ray cluster answers"):
         execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory())
     assert file.read_bytes() == before
@@ -142,10 +143,10 @@ def test_a_run_goes_on_after_a_mended_error(tmp_path: Path) -> None:
 
 
 def test_another_configuration_under_the_same_id_is_refused_by_name(tmp_path: Path) -> None:
-    rundir.begin(*rundir.place(settings(tmp_path)))
+    run_directory.begin(*run_directory.place(settings(tmp_path)))
     with pytest.raises(RunError, match=r"was begun with generation\.max_gen_toks=192, not 64: choose another run_id"):
         execute(settings(tmp_path, "generation.max_gen_toks=64"), ScriptedFactory())
-    rundir.begin(*rundir.place(settings(tmp_path, "engine.max_num_seqs=3", "max_failed_rows=9")))
+    run_directory.begin(*run_directory.place(settings(tmp_path, "engine.max_num_seqs=3", "max_failed_rows=9")))
 
 
 def test_an_output_directory_that_is_a_file_is_one_line(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_rescore_makes_the_samples_again_without_an_engine(tmp_path: Path) -> No
     run.remove("samples")
     run.remove("metrics.parquet")
     rescore.main([f"run={run.root}"])
-    assert run.stage("samples", SAMPLE_SCHEMA) is not None
+    assert run.artifact("samples", SAMPLE_SCHEMA) is not None
     assert Path(run.path("metrics.parquet")).read_bytes() == before
 
 
@@ -173,7 +174,7 @@ def test_a_share_of_the_questions_is_asked_again_and_counts_nowhere_else(tmp_pat
     assert 0 < noise["num_questions"] < 18
     assert len(asked.read_text().split()) == 36 + noise["num_questions"]
     assert (noise["num_changed"], noise["variance"]["em"]) == (0, 0.0)
-    again = run.child("noise").require_stage("completions", COMPLETION_SCHEMA)
+    again = run.child("noise").require_artifact("completions", COMPLETION_SCHEMA)
     assert again.num_rows == noise["num_questions"]
     assert set(again.dataset().to_table(columns=["repeat"])["repeat"].to_pylist()) == {0}
 

@@ -15,12 +15,12 @@ import pytest
 from builders import completions, settings
 from scripted import ScriptedFactory
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.errors import DataError, EndpointError, PipelineError, RunError
 from pipeline.generate.cluster import cluster
-from pipeline.generate.engine import Engine, Output, Request
+from pipeline.generate.engines.base import Engine, Output, Request
 from pipeline.run import execute
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -73,12 +73,12 @@ class Stopping:
         return StoppingEngine(ScriptedFactory(seconds=0.3))
 
 
-def status(run: Folder) -> str:
+def status(run: ArtifactStore) -> str:
     return str(json.loads(run.read_text("manifest.json"))["status"])
 
 
 def test_a_run_that_was_stopped_goes_on_and_is_whole_on_a_disk_and_in_object_storage(output: str) -> None:
-    run = Folder.open(output).child("run=one")
+    run = ArtifactStore.open(output).child("run=one")
     with pytest.raises(EndpointError, match="the server is gone"):
         execute(configured(output), Stopping(9))
     assert status(run) == "failed"
@@ -121,30 +121,32 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory, _ray: None) -> Path:
 
 
 @pytest.fixture
-def stopped(stopped_once: Path, tmp_path: Path) -> Folder:
+def stopped(stopped_once: Path, tmp_path: Path) -> ArtifactStore:
     """Give a copy of the stopped run."""
     shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
-    return Folder.open(str(tmp_path / "run=one"))
+    return ArtifactStore.open(str(tmp_path / "run=one"))
 
 
-def cut(run: Folder, name: str, num_bytes: int) -> None:
+def cut(run: ArtifactStore, name: str, num_bytes: int) -> None:
     os.truncate(run.path(name), Path(run.path(name)).stat().st_size - num_bytes)
 
 
-def test_a_manifest_cut_in_half_is_refused(stopped: Folder, tmp_path: Path) -> None:
+def test_a_manifest_cut_in_half_is_refused(stopped: ArtifactStore, tmp_path: Path) -> None:
     cut(stopped, "manifest.json", len(stopped.read_text("manifest.json")) // 2)
     with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on with the run"):
         execute(configured(tmp_path), ScriptedFactory())
 
 
-def test_a_config_that_was_cut_is_refused(stopped: Folder, tmp_path: Path) -> None:
+def test_a_config_that_was_cut_is_refused(stopped: ArtifactStore, tmp_path: Path) -> None:
     cut(stopped, "config.yaml", len(stopped.read_text("config.yaml")) // 2)
     with pytest.raises(PipelineError, match=r"config\.yaml|was begun with"):
         execute(configured(tmp_path), ScriptedFactory())
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut"])
-def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(stopped: Folder, tmp_path: Path, harm: str) -> None:
+def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(
+    stopped: ArtifactStore, tmp_path: Path, harm: str
+) -> None:
     name = stopped.files("prompts", suffix=".parquet")[0]
     if harm == "deleted":
         stopped.remove(name)
@@ -157,7 +159,7 @@ def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(stopped: Folder, t
 
 @pytest.mark.slow
 def test_what_the_refusals_advise_mends_the_run_and_a_cut_journal_costs_the_lines_that_were_cut(
-    stopped: Folder, tmp_path: Path
+    stopped: ArtifactStore, tmp_path: Path
 ) -> None:
     (journal,) = (name for name in stopped.files("journal", suffix=".jsonl"))
     cut(stopped, journal, 10)
@@ -190,7 +192,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_disk: Path) -> None:
-    run = Folder.open(str(small_disk / "run=one"))
+    run = ArtifactStore.open(str(small_disk / "run=one"))
     with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Make room"):
         execute(configured(small_disk), ScriptedFactory(answer="A" * 200_000, seconds=0.05))
     assert run.files("samples") == run.files("completions") == []
@@ -207,7 +209,7 @@ def test_a_directory_that_becomes_read_only_is_one_line_and_the_run_goes_on_late
     small_disk: Path, tmp_path: Path
 ) -> None:
     """Root ignores permissions but not a mount; files that are open stay writable, as on a disk none would."""
-    run, asked = Folder.open(str(small_disk / "run=one")), tmp_path / "asked"
+    run, asked = ArtifactStore.open(str(small_disk / "run=one")), tmp_path / "asked"
     lay_over = f"mount --bind {small_disk} {small_disk} && mount -o remount,bind,ro {small_disk}"
     watch = f"while ! [ -s {asked} ]; do sleep 0.05; done; sleep 1; {lay_over}"
     script = ScriptedFactory(seconds=0.4, asked=str(asked))

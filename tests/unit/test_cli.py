@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from builders import ROOT, command
 
-from pipeline import cli, plan_preview, replay, validate
-from pipeline.compose import describe
+from pipeline import cli, replay, validate
+from pipeline.config.loading import describe
 from pipeline.errors import DataError, Interrupted, TooManyFailedRows
+from pipeline.planner import report as plan_report
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["conf=demo", "--help"]])
@@ -30,19 +31,21 @@ def test_each_commands_help_begins_with_its_own_words(name: str) -> None:
     done = command(f"pipeline.{name}", "--help")
     own = cli.COMMANDS[name]
     first, _, what, _, title, *rest = done.stdout.splitlines()
-    assert (done.returncode, first) == (0, f"usage: python -m pipeline.{name} {own.words[0][0]} ...")
+    assert (done.returncode, first) == (0, f"usage: python -m pipeline.{name} {own.arguments[0][0]} ...")
     assert (what, title) == (f"{name}: {own.what}", "words")
-    assert [line.split()[0] for line in rest[: len(own.words)]] == [word for word, _ in own.words]
+    assert [line.split()[0] for line in rest[: len(own.arguments)]] == [word for word, _ in own.arguments]
     keys = {line.split()[0] for line in rest if line.startswith("  ")} & {key for key, *_ in describe()}
     assert keys == {key for key, *_ in describe() if own.keys is not None and key.startswith(own.keys)}
 
 
 def test_every_word_that_a_command_takes_of_its_own_is_in_its_help() -> None:
     """The commands' own lists of their words are the measure."""
-    told = {name: {word.partition("=")[0] for word, _ in own.words} - {"conf"} for name, own in cli.COMMANDS.items()}
-    assert told["preview"] == {*plan_preview.WORDS, "task", "id", "n"}
+    told = {
+        name: {word.partition("=")[0] for word, _ in own.arguments} - {"conf"} for name, own in cli.COMMANDS.items()
+    }
+    assert told["preview"] == {*plan_report.ARGUMENTS, "task", "id", "n"}
     assert told["replay"] == set(replay.OWN)
-    assert told["validate"] == set(validate.OURS)
+    assert told["validate"] == set(validate.OWN_ARGUMENTS)
 
 
 def test_columns_of_the_help_do_not_run_into_each_other() -> None:

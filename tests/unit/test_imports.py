@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
-ROOMS = ("prepare", "generate", "score", "publish", "harness")
+STAGES = ("prepare", "generate", "score", "publish", "harness")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -26,47 +26,32 @@ def imported(file: Path) -> set[str]:
     return found
 
 
-def room_of(file: Path) -> str | None:
+def stage_of(file: Path) -> str | None:
     part = file.relative_to(PACKAGE).parts[0]
-    return part if part in ROOMS else None
+    return part if part in STAGES else None
 
 
 def names(file: Path) -> str:
     return str(file.relative_to(PACKAGE))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room_of(file)], ids=names)
-def test_a_room_imports_nothing_from_another_room_or_a_command(file: Path) -> None:
-    shared = {
-        "config",
-        "errors",
-        "records",
-        "store",
-        "compose",
-        "duck",
-        "fingerprint",
-        "squad",
-        "statistics",
-        "paired",
-        "keys",
-        "engines",
-        "submission",
-        "earlier",
-    }
+@pytest.mark.parametrize("file", [file for file in FILES if stage_of(file)], ids=names)
+def test_a_stage_imports_nothing_from_another_stage_or_a_command(file: Path) -> None:
+    shared = {"config", "errors", "metrics", "records", "runs", "storage", "terminal"}
     own = [module.split(".") for module in imported(file) if module.split(".")[0] == "pipeline"]
-    strangers = {module[1] for module in own if len(module) > 1} - shared - {room_of(file)}
+    strangers = {module[1] for module in own if len(module) > 1} - shared - {stage_of(file)}
     assert not strangers
 
 
 @pytest.mark.parametrize("file", FILES, ids=names)
 def test_ray_and_vllm_are_imported_only_where_they_belong(file: Path) -> None:
     roots = {module.split(".")[0] for module in imported(file)}
-    if room_of(file) != "generate":
+    if stage_of(file) != "generate":
         assert "ray" not in roots
     if names(file) not in (
-        "generate/vllm_engine.py",
-        "generate/vllm_arguments.py",
-        "generate/reasoning.py",
+        "generate/engines/vllm_engine.py",
+        "generate/engines/vllm_arguments.py",
+        "generate/engines/reasoning.py",
     ):
         assert "vllm" not in roots
 

@@ -155,12 +155,12 @@ def test_a_hostile_row_is_shown_and_does_nothing(show, hostile: str) -> None:
 def test_on_a_terminal_only_our_own_colours_are_written(hostile: str, tmp_path: Path) -> None:
     from io import StringIO
 
-    from pipeline.compose import compose
+    from pipeline.config.loading import compose
 
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=100, highlight=False, markup=False, emoji=False)
     config = compose([*PLAIN, hostile, "only=[agro_bench]", f"output_dir={tmp_path}/outputs"])
-    preview.show(config, {}, preview.Wish(), console)
+    preview.show(config, {}, preview.PreviewOptions(), console)
     assert "\x1b[1;35m<|im_end|>" in out.getvalue()
     for attack in ("\x1b[31m", "\x1b]0;", "\x07", "\u202e", "\u2028", "\x1b[2J"):
         assert attack not in out.getvalue()

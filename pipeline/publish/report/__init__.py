@@ -17,10 +17,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline import duck
-from pipeline.config import Config
-from pipeline.publish.report import blocks, facts
-from pipeline.store import Folder
+from pipeline.config.schema import Config
+from pipeline.publish.report import data, sample_blocks
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
 
 FILE = "report.html"
 CHUNKS = "report_samples"
@@ -38,7 +38,7 @@ class Report:
     num_samples: int
 
 
-def write(run: Folder, config: Config, content: dict[str, Any]) -> Report:
+def write(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Report:
     """Write the report into the run's directory. The older one and its chunks are gone first; the new page comes whole.
 
     Memory holds a few row groups of the samples, and of each sample three numbers for the quantiles of its lengths and
@@ -54,25 +54,25 @@ def write(run: Folder, config: Config, content: dict[str, Any]) -> Report:
         DataError: The run has no samples, or they are damaged.
     """
     remove(run)  # a page whose chunks are another's would show wrong texts
-    samples = blocks.Samples(run)
-    with duck.connection() as database:
-        shown = facts.collect(database, run, config, content)
-        beside = shown.num_bytes > config.report.max_inline_mb * 1_000_000
+    samples = sample_blocks.Samples(run)
+    with query.connection() as database:
+        report_data = data.collect(database, run, config, content)
+        separate = report_data.num_bytes > config.report.max_inline_mb * 1_000_000
         page = _environment().get_template("report.html.jinja")
         with run.replacing(FILE) as path:
             stream = page.stream(
-                shown=shown,
+                report_data=report_data,
                 style=_asset("report.css"),
                 scripts=[_asset(name) for name in SCRIPTS],
-                policy=_policy(beside=beside),
-                blocks=samples.blocks(database, CHUNKS if beside else None),
-                chunks=CHUNKS if beside else None,
+                policy=_policy(separate=separate),
+                blocks=samples.blocks(database, CHUNKS if separate else None),
+                chunks=CHUNKS if separate else None,
             )
             stream.dump(str(path), encoding="utf-8")
-    return Report(file=FILE, chunks=CHUNKS if beside else None, num_samples=samples.num_samples)
+    return Report(file=FILE, chunks=CHUNKS if separate else None, num_samples=samples.num_samples)
 
 
-def remove(run: Folder) -> None:
+def remove(run: ArtifactStore) -> None:
     """Remove the report and what lies beside it.
 
     Raises:
@@ -102,14 +102,14 @@ def _asset(name: str) -> Markup:
     return Markup(text)  # noqa: S704  # our own
 
 
-def _policy(*, beside: bool) -> str:
+def _policy(*, separate: bool) -> str:
     """Return the page's Content Security Policy: our own scripts by their hashes, no address at all.
 
     Plot sets style attributes, so inline styles are allowed; without a permitted address they can fetch nothing. A page
     with chunks beside it may load scripts from where it lies.
     """
     hashes = [base64.b64encode(hashlib.sha256(_asset(name).encode()).digest()).decode() for name in SCRIPTS]
-    sources = " ".join([*(f"'sha256-{each}'" for each in hashes), *(("'self'", "file:") if beside else ())])
+    sources = " ".join([*(f"'sha256-{each}'" for each in hashes), *(("'self'", "file:") if separate else ())])
     return (
         f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"

@@ -17,7 +17,7 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 
 MARGIN = 1.25
 """Rows admitted for each slot: the engine always has a row waiting when another ends."""

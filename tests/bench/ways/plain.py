@@ -11,7 +11,7 @@ from bench.questions import read
 from bench.settings import engine_arguments
 from vllm import LLM, SamplingParams
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 
 
 class Plain:

@@ -17,7 +17,7 @@ from bench.child import check, sampling, write_rows
 from bench.questions import read
 from bench.settings import ROOT, engine_arguments
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 
 BATCH_SIZE, NUM_BATCHES = 16, 8
 

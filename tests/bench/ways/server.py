@@ -23,7 +23,7 @@ from bench.child import check, sampling, write_rows
 from bench.questions import read
 from bench.settings import engine_arguments
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 
 START_LIMIT_S = 300
 AT_ONCE = {"server_1": 1, "server_64": 64}

@@ -21,17 +21,18 @@ from bench.questions import read
 from bench.settings import ROOT
 from builders import Counting
 
-from pipeline import duck
-from pipeline.config import Config
-from pipeline.generate import expected_lengths, job
+from pipeline.config.schema import Config
+from pipeline.generate import length_estimates
+from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
-from pipeline.generate.expected_lengths import Lengths
-from pipeline.generate.vllm_engine import VllmFactory
+from pipeline.generate.engines.vllm_engine import VllmFactory
+from pipeline.generate.length_estimates import Lengths
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
 
 
-class Stage:
+class Artifact:
     engine_start_s = None
 
     def __init__(self, config: Config) -> None:
@@ -39,7 +40,7 @@ class Stage:
 
     def run(self, way: str, folder: Path) -> dict[str, Any]:
         asked = read(folder / "questions.parquet")
-        run = Folder.open(str(folder / f"run={way}"))
+        run = ArtifactStore.open(str(folder / f"run={way}"))
         run.remove()
         run.create()
         prompts = _publish_prompts(folder, run)
@@ -47,10 +48,10 @@ class Stage:
         times = folder / f"{way}.json"
         factory = ForcedFactory(VllmFactory(self._config), folder, times)
         with cluster(self._config) as placement:
-            facts = job.generate(self._config, run, placement, factory, Counting(), Counting(), lengths)
+            facts = generate_stage.generate(self._config, run, placement, factory, Counting(), Counting(), lengths)
             ended = time.monotonic()
         found = json.loads(times.read_text(encoding="utf-8"))
-        completions = run.require_stage("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
+        completions = run.require_artifact("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
         counts = {f"{row['task']}/{row['split']}/{row['id']}": row["num_output_tokens"] for row in completions}
         check(way, {row["name"]: row["num_tokens"] for row in asked}, counts)
         assert len(facts) == 1, facts
@@ -68,9 +69,11 @@ class Stage:
         pass
 
 
-def _publish_prompts(folder: Path, run: Folder) -> pa.Table:
+def _publish_prompts(folder: Path, run: ArtifactStore) -> pa.Table:
     """Give the run the round's prompts stage and return it, sorted by id as a run's is."""
-    prompts = Folder.open(str(folder)).require_stage("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
+    prompts = (
+        ArtifactStore.open(str(folder)).require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
+    )
     with run.publish("prompts", PROMPT_SCHEMA) as stage:
         stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])
     return prompts
@@ -80,13 +83,13 @@ def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
     """Return what an earlier run would tell of the completions' lengths."""
     tokens = {int(row["name"].rpartition("/")[2]): row["num_tokens_before"] for row in asked}
     before = pa.table({"sha": prompts["prompt_sha256"], "tokens": [tokens[key] for key in prompts["id"].to_pylist()]})
-    with duck.connection() as database:
+    with query.connection() as database:
         database.register("before", before)
         sql = "SELECT hash(sha)::UBIGINT AS prompt, avg(tokens)::FLOAT AS tokens FROM before GROUP BY ALL"
-        by_prompt = duck.batches(database, sql, rows=duck.BATCH_ROWS).read_all().cast(expected_lengths.PROMPT_LENGTHS)
-    return replace(expected_lengths.none(), run_id="earlier", by_prompt=by_prompt)
+        by_prompt = query.batches(database, sql, rows=query.BATCH_ROWS).read_all().cast(length_estimates.PROMPT_LENGTHS)
+    return replace(length_estimates.none(), run_id="earlier", by_prompt=by_prompt)
 
 
-def start(config: Config) -> Stage:
+def start(config: Config) -> Artifact:
     os.chdir(ROOT)
-    return Stage(config)
+    return Artifact(config)

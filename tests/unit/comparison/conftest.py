@@ -10,8 +10,9 @@ from archives import Reply, Scored, finish
 from builders import settings
 from pairs import MakeRun, reply_right
 
-from pipeline import manifest, rundir
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
+from pipeline.runs import directory as run_directory
+from pipeline.runs import manifest
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
         tasks = ",".join(dict.fromkeys(prompt.task for prompt in prompts))
         config = settings(f"output_dir={tmp_path}", f"run_id={run_id}", f"only=[{tasks}]", *words)
         config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
-        run, config = rundir.place(config)
-        rundir.begin(run, config)
+        run, config = run_directory.place(config)
+        run_directory.begin(run, config)
         with run.publish("prompts", PROMPT_SCHEMA) as folder:
             folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
         scored = finish(run, config, reply)

@@ -12,19 +12,22 @@ from archives import Scored, completion
 from builders import command, settings
 from pairs import MakeRun, train, wrong
 
-from pipeline import compose, gate, manifest, rescore
-from pipeline.comparison.changes import Row, changes
-from pipeline.comparison.questions import Paired
-from pipeline.config import Config
+from pipeline import rescore
+from pipeline.comparison import gate
+from pipeline.comparison.pairing import PairedOutcomes
+from pipeline.comparison.significance import MetricChange, changes
+from pipeline.config import loading
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, GateFailed, RunError
-from pipeline.paired import Pairs, power_of_mcnemar
+from pipeline.metrics.paired_tests import Pairs, power_of_mcnemar
+from pipeline.runs import manifest
 
 STARTED_AT = "2026-11-21T22:38:40Z"
 
 
 def judged(run: Scored, *words: str) -> gate.Verdict:
     """Return what the gate with these words says of a run."""
-    config = compose.load(compose.dump(run.config), "config.yaml", words)
+    config = loading.load(loading.dump(run.config), "config.yaml", words)
     num_truncated, num_failed, num_no_answer = 3, 2, 4
     counts = {"num_samples": 20, "num_truncated": num_truncated, "num_failed": num_failed}
     content = {"started_at": STARTED_AT, "counts": counts | {"num_no_answer": num_no_answer}, **run.content}
@@ -192,7 +195,7 @@ TASKS = {"agro_bench": 400, "aqua_bench": 150, "med_bench": 60}
 
 def night(
     rng: np.random.Generator, config: Config, drop: float, correlation: float, sizes: dict[str, int]
-) -> list[Row]:
+) -> list[MetricChange]:
     """Return a comparison of right answers with these questions, a true drop from 0.65 and a correlation."""
     base, new = 0.65, 0.65 - drop
     both = base * new + correlation * np.sqrt(base * (1 - base) * new * (1 - new))
@@ -200,7 +203,7 @@ def night(
     for task, num in sizes.items():
         cell = rng.choice(4, size=num, p=[both, base - both, new - both, 1 - base - new + both])
         pairs = Pairs.of(np.isin(cell, [0, 1]), np.isin(cell, [0, 2]))
-        found.append(Paired(task=task, split="train", pairs={"score": pairs, "correct": pairs}))
+        found.append(PairedOutcomes(task=task, split="train", pairs={"score": pairs, "correct": pairs}))
     domains = {name: config.tasks[name].domain for name in sizes}
     return changes(found, domains, single=True)
 

@@ -11,11 +11,13 @@ import pytest
 from archives import completion, finish
 from pairs import MakeRun, train, wrong
 
-from pipeline import manifest, noise, rundir
-from pipeline.compose import dump, load
+from pipeline.comparison import noise
+from pipeline.config.loading import dump, load
 from pipeline.errors import RunError
-from pipeline.generate import schedule
+from pipeline.generate import work_list
 from pipeline.records import PROMPT_SCHEMA
+from pipeline.runs import directory as run_directory
+from pipeline.runs import manifest
 
 
 def test_the_share_is_kept_and_a_larger_one_holds_a_smaller() -> None:
@@ -52,7 +54,7 @@ def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun
     num_rows = []
     for share in ("0.5", "0.1", "0.1"):
         folder = noise.choose(load(dump(run.config), "config.yaml", [f"noise.share={share}"]), run.folder)
-        num_rows.append(folder.require_stage("prompts", PROMPT_SCHEMA).num_rows)
+        num_rows.append(folder.require_artifact("prompts", PROMPT_SCHEMA).num_rows)
         folder.write_text("mark", share)
     assert num_rows[0] > 2 * num_rows[1] > 0
     assert num_rows[1] == num_rows[2]
@@ -78,16 +80,16 @@ def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_ru
     content = {"counts": {"num_failed": 0}, "noise": found}
     manifest.write(run.folder, "complete", content)
     with pytest.raises(RunError, match=r"and 2 rows failed: run\.retry_failed=true tries these again"):
-        rundir.begin(run.folder, config)
-    rundir.begin(run.folder, replace(config, run=replace(config.run, retry_failed=True)))
+        run_directory.begin(run.folder, config)
+    run_directory.begin(run.folder, replace(config, run=replace(config.run, retry_failed=True)))
 
 
 def test_the_second_passes_order_has_nothing_to_do_with_the_length(make_run: MakeRun) -> None:
     run = make_run("one", [replace(each, num_prompt_tokens=each.id) for each in train(50)]).folder
-    prompts = run.require_stage("prompts", PROMPT_SCHEMA)
+    prompts = run.require_artifact("prompts", PROMPT_SCHEMA)
 
     def ids(**how: bool) -> list[int]:
-        work = schedule.write_work(run, prompts, [], 1, **how)
+        work = work_list.write_work(run, prompts, [], 1, **how)
         (table,) = [pq.read_table(run.path(name)) for name in work.files]
         found: list[int] = table["id"].to_pylist()
         return found

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from builders import settings
 
-from pipeline import compose
+from pipeline.config import loading
 from pipeline.errors import PipelineError
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.replay import main
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 TASKS = ("agro_bench", "aqua_bench", "med_bench")
 
@@ -99,9 +99,9 @@ def run_of(tmp_path):
     """Make a run whose samples of a task are these responses by id."""
 
     def make(task, responses):
-        run = Folder.open(str(tmp_path / "run=ours"))
+        run = ArtifactStore.open(str(tmp_path / "run=ours"))
         run.create()
-        run.write_text("config.yaml", compose.dump(settings()))
+        run.write_text("config.yaml", loading.dump(settings()))
         same = {"repeat": 0, "categories": {}, "messages": "[]", "prompt_sha256": "", "attempts": 1}
         same |= {"finish_reason": "stop"}
         rows = [same | {"id": row_id, "response": response} for row_id, response in responses.items()]

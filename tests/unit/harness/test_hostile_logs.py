@@ -7,9 +7,9 @@ import zipfile
 import pytest
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.harness import files
-from pipeline.harness.files import choose, find_logs
-from pipeline.harness.lines import MAX_LINE_BYTES, read_line
+from pipeline.harness import log_files
+from pipeline.harness.log_files import choose, find_logs
+from pipeline.harness.log_lines import MAX_LINE_BYTES, read_line
 
 GOOD = {
     "doc": {"instruction": "?", "inputs": {"question": "?"}, "outputs": "A", "meta": {"id": 1}},
@@ -118,7 +118,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path):
 def test_a_nested_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     inner = zipped(tmp_path / "inner.zip", {LOG: b"\n" * 5000}).read_bytes()
     path = zipped(tmp_path / "outer.zip", {"logs_public.zip": inner})
-    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 4000)
+    monkeypatch.setattr(log_files, "MAX_UNPACKED_BYTES", 4000)
     with pytest.raises(DataError, match=r"logs_public.zip unpacks to 5,000 bytes, more than 4,000"):
         find_logs(str(path)).__enter__()
 

@@ -9,11 +9,11 @@ import pytest
 from builders import command, make_prompt, publish_prompts
 
 from pipeline.errors import ConfigError, DataError, Differs
-from pipeline.harness.join import sides
-from pipeline.harness.lines import LOG_SCHEMA
-from pipeline.harness.report import shown
+from pipeline.harness.log_lines import LOG_SCHEMA
+from pipeline.harness.pairing import pair_sources
+from pipeline.harness.report import excerpts
 from pipeline.records import PROMPT_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 
 def test_the_harness_and_we_agree_on_its_own_logs(replay, capsys):
@@ -76,10 +76,10 @@ def set_response(text):
 def test_a_difference_is_reported_with_task_id_and_field(replay, change, field, theirs, ours):
     replay.change("med_bench", 1, change)
     found = {row[2]: row for row in replay()}
-    task, row_id, _, *sides = found[field]
+    task, row_id, _, *pair_sources = found[field]
     assert (task, row_id) == ("med_bench", 1)
-    assert sides[0] == theirs
-    assert ours is ... or sides[1] == ours
+    assert pair_sources[0] == theirs
+    assert ours is ... or pair_sources[1] == ours
     assert isinstance(replay.error, Differs)
     assert replay.error.exit_code == 3
 
@@ -284,21 +284,21 @@ def test_a_log_of_another_data_set_is_refused(replay):
     ],
 )
 def test_long_values_are_shown_from_where_they_part(theirs, ours, expected):
-    assert shown(theirs, ours) == expected
+    assert excerpts(theirs, ours) == expected
 
 
 def test_questions_are_joined_a_range_of_ids_at_a_time_and_none_is_lost(tmp_path):
-    work = Folder.open(str(tmp_path))
+    work = ArtifactStore.open(str(tmp_path))
     line = {"filter": "", "doc": "{}", "gold": "", "arguments": "{}", "response": ""}
     theirs = [line | {"id": number, "line": at} for at, number in enumerate([9, 2, 2, 5, -4, 11], start=1)]
     with work.publish("logs", LOG_SCHEMA) as folder:
         table = pa.Table.from_pylist(theirs, schema=LOG_SCHEMA)
         folder.write_parquet("task=agro_bench/part-00000.parquet", LOG_SCHEMA, [table])
     publish_prompts(work, [make_prompt(number) for number in (5, 1, 2, 9, 7)])
-    logs, prompts = work.require_stage("logs", LOG_SCHEMA), work.require_stage("prompts", PROMPT_SCHEMA)
-    both = sides("agro_bench", logs, prompts, None)
+    logs, prompts = work.require_artifact("logs", LOG_SCHEMA), work.require_artifact("prompts", PROMPT_SCHEMA)
+    both = pair_sources("agro_bench", logs, prompts, None)
     found = [
-        (pair.theirs and pair.theirs.id, pair.ours and pair.ours.id, pair.is_again)
+        (pair.theirs and pair.theirs.id, pair.ours and pair.ours.id, pair.is_duplicate)
         for pair in both.pairs(is_limited=False, ids_per_range=2)
     ]
     assert found == [

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.compose import compose
+from pipeline.config.loading import compose
 from pipeline.prepare import prepare
 from pipeline.records import PROMPT_SCHEMA
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -100,7 +100,7 @@ def endpoint():
 
 @pytest.fixture
 def run(tmp_path):
-    return Folder.open(str(tmp_path / "run"))
+    return ArtifactStore.open(str(tmp_path / "run"))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def prepared(words, run):
 
     def go(*more, **kwargs):
         prepare(compose([*words, *more]), run, **kwargs)
-        rows = run.stage("prompts", PROMPT_SCHEMA).dataset().to_table().to_pylist()
+        rows = run.artifact("prompts", PROMPT_SCHEMA).dataset().to_table().to_pylist()
         return sorted(rows, key=lambda row: row["split"] != "train")
 
     return go

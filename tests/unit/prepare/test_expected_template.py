@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from pipeline import rundir
-from pipeline.compose import compose
+from pipeline.config.loading import compose
 from pipeline.errors import ModelError, RunError
 from pipeline.prepare import prepare
-from pipeline.prepare.template import check_fingerprint
+from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.run import execute
+from pipeline.runs import directory as run_directory
 
 OTHER = f"sha256:{'0' * 64}"
 
@@ -63,13 +63,13 @@ def test_a_run_with_another_template_ends_before_a_prompt_is_made(config, tmp_pa
 @pytest.mark.parametrize("mend", ["prompt.expected_fingerprint=null", "prompt.fingerprint_policy=warn"])
 def test_the_mended_command_goes_on_under_the_same_run_id(config, mend):
     wrong = f"prompt.expected_fingerprint={OTHER}"
-    rundir.begin(*rundir.place(config(wrong)))
-    rundir.begin(*rundir.place(config(wrong, mend)))
+    run_directory.begin(*run_directory.place(config(wrong)))
+    run_directory.begin(*run_directory.place(config(wrong, mend)))
 
 
 def test_a_run_that_goes_on_is_compared_too(config):
-    run, begun = rundir.place(config())
-    rundir.begin(run, begun)
+    run, begun = run_directory.place(config())
+    run_directory.begin(run, begun)
     prepare(begun, run)
     with pytest.raises(ModelError, match=OTHER):
         execute(config(f"prompt.expected_fingerprint={OTHER}"))
@@ -80,18 +80,18 @@ def begun_with_a_file(config, tmp_path):
     """A run whose prompts were made with a template file; returns the file and its configuration."""
     file = tmp_path / "mine.jinja"
     file.write_text("{{ messages[0].content }}\n")
-    run, begun = rundir.place(config(f"prompt.chat_template={file}"))
-    rundir.begin(run, begun)
+    run, begun = run_directory.place(config(f"prompt.chat_template={file}"))
+    run_directory.begin(run, begun)
     prepare(begun, run)
     return file, begun
 
 
 def test_a_template_file_that_has_changed_ends_a_resume_by_the_keys_name(begun_with_a_file, tmp_path):
     file, begun = begun_with_a_file
-    rundir.begin(*rundir.place(begun))
+    run_directory.begin(*run_directory.place(begun))
     file.write_text("{{ messages[0].content }}!\n")
     with pytest.raises(RunError) as error:
-        rundir.begin(*rundir.place(begun))
+        run_directory.begin(*run_directory.place(begun))
     assert str(error.value) == (
         f"prompt.chat_template='{file}' holds another template than when run_id='one' was begun: give back that one, "
         f"kept in {tmp_path}/outputs/run=one/prompts/chat_template.jinja, choose another run_id, or run.restart=true"
@@ -102,7 +102,7 @@ def test_a_template_file_that_is_gone_ends_a_resume(begun_with_a_file):
     file, begun = begun_with_a_file
     file.unlink()
     with pytest.raises(ModelError, match=r"prompt\.chat_template=.*mine\.jinja' cannot be read: No such file"):
-        rundir.begin(*rundir.place(begun))
+        run_directory.begin(*run_directory.place(begun))
 
 
 def test_a_model_directory_whose_template_has_changed_ends_a_resume(config, tokenizer_dir, tmp_path):

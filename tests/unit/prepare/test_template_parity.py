@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from jinja2.lexer import Lexer
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.compose import compose
-from pipeline.prepare.probes import TOOLS
-from pipeline.prepare.prompt import TemplateFailed, open_chat
-from pipeline.prepare.template import template_fingerprint
+from pipeline.config.loading import compose
+from pipeline.prepare.chat_template import TemplateFailed, open_chat
+from pipeline.prepare.template_fingerprint import template_fingerprint
+from pipeline.prepare.template_probes import TOOLS
 
 OWN = (ROOT / "tests/unit/prepare/long_template.jinja").read_text(encoding="utf-8").rstrip()
 SEEDS = ROOT.parent / "shared" / "seeds"

@@ -9,7 +9,7 @@ from archives import MakeRun, Reply, Scored, reply_b, run_of, run_of_demo
 from carded import Carded
 
 from pipeline.records import Prompt
-from pipeline.store import Folder
+from pipeline.storage.artifacts import ArtifactStore
 
 
 @pytest.fixture
@@ -31,4 +31,4 @@ def demo_run(tmp_path: Path, at_root: Path) -> Scored:  # noqa: ARG001
 @pytest.fixture
 def carded(tmp_path: Path, at_root: Path) -> Carded:
     assert at_root  # conf/ is found from the project's directory
-    return Carded(Folder.open(str(tmp_path / "run=night")))
+    return Carded(ArtifactStore.open(str(tmp_path / "run=night")))

@@ -10,10 +10,12 @@ import pytest
 from archives import MakeRun, Scored, completion, question, rows, zipped
 from builders import command
 
-from pipeline import manifest, pack, rescore, rundir, validate
-from pipeline.config import SubmissionConfig
+from pipeline import pack, rescore, validate
+from pipeline.config.schema import SubmissionConfig
 from pipeline.errors import ConfigError, DataError, InvalidArchive, RunError, TooManyFailedRows
-from pipeline.publish import room
+from pipeline.publish import stage as publish_stage
+from pipeline.runs import directory as run_directory
+from pipeline.runs import manifest
 
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 
@@ -98,17 +100,17 @@ def test_a_run_without_its_metrics_is_told_how_to_have_them_again(make_run: Make
 def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> None:
     run = make_run(ONE)
     manifest.write(run.folder, "failed", run.content)
-    rundir.begin(run.folder, replace(run.config, submission=SubmissionConfig(mode="extracted")))
-    assert rundir.open_finished(run.folder.root)[1].submission.mode == "extracted"
+    run_directory.begin(run.folder, replace(run.config, submission=SubmissionConfig(mode="extracted")))
+    assert run_directory.open_finished(run.folder.root)[1].submission.mode == "extracted"
 
 
 def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     run.archive.write_bytes(b"an older one")
-    product, *_ = room.publish(run.folder, run.config, run.content)
+    product, *_ = publish_stage.publish(run.folder, run.config, run.content)
     assert product.line.startswith("  no archive for the leaderboard: limit=1 cuts the test split")
-    assert product.facts["file"] is None
-    assert product.facts["reason"] in product.line
+    assert product.record["file"] is None
+    assert product.record["reason"] in product.line
     assert not run.archive.exists()
 
 

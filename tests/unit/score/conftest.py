@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import Config, GenerationConfig, ModelConfig, TaskConfig
+from pipeline.config.schema import Config, GenerationConfig, ModelConfig, TaskConfig
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt, to_table
-from pipeline.score.room import score
-from pipeline.store import Folder
+from pipeline.score.stage import score
+from pipeline.storage.artifacts import ArtifactStore
 
 
 def prompt(**changes):
@@ -58,7 +58,7 @@ def completion(of, content, repeat=0, **changes):
 class Run:
     """A run's directory and what goes into it; `score` publishes both stages and scores them."""
 
-    folder: Folder
+    folder: ArtifactStore
     prompts: list = field(default_factory=list)
     completions: list = field(default_factory=list)
     domains: dict = field(default_factory=lambda: {"agro": "agriculture"})
@@ -111,6 +111,6 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path):
-    folder = Folder.open(str(tmp_path / "run=test"))
+    folder = ArtifactStore.open(str(tmp_path / "run=test"))
     folder.create()
     return Run(folder)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pipeline.metrics.confidence import MOST_OUTCOMES, Z, wilson
 from pipeline.score.intervals import MOST_GROUPS
-from pipeline.statistics import MOST_OUTCOMES, Z, wilson
 
 
 def ends(row):

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from pipeline import compose, manifest
+from pipeline.config import loading
 from pipeline.errors import UserError
 from pipeline.rescore import main
+from pipeline.runs import manifest
 
 MODULES = (
     "import sys, pipeline.rescore; print([m for m in ('ray', 'torch', 'vllm', 'transformers') if m in sys.modules])"
@@ -20,7 +21,7 @@ MODULES = (
 def scored(run):
     run.ask("B")
     run.publish()
-    run.folder.write_text("config.yaml", compose.dump(run.config))
+    run.folder.write_text("config.yaml", loading.dump(run.config))
     return run
 
 

@@ -1,0 +1,112 @@
+"""Two runs in, what has changed between them out: compare.parquet, flips.parquet and compare.html.
+
+Memory does not grow with the questions: a task and split is paired at a time, and its flips are written as they are
+read. The files replace those of an earlier comparison together, as a stage does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.comparison import html
+from pipeline.comparison.pairing import (
+    FLIP_SCHEMA,
+    ComparedRun,
+    PairedOutcomes,
+    SplitQuestions,
+    flips,
+    pair,
+    require_same,
+)
+from pipeline.comparison.significance import MetricChange, changes, to_table
+from pipeline.runs.environment_diff import Difference, differences
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+CHANGES_FILE = "compare.parquet"
+FLIPS_FILE = "flips.parquet"
+PAGE_FILE = "compare.html"
+
+MOST_SHOWN = 500
+"""Flipped questions that the page shows; flips.parquet has them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What has changed between two runs.
+
+    `flipped` is the first `MOST_SHOWN` rows of flips.parquet, `num_flips` the number of all.
+    """
+
+    base: ComparedRun
+    new: ComparedRun
+    split_questions: Sequence[SplitQuestions]
+    rows: Sequence[MetricChange]
+    differences: Sequence[Difference]
+    flipped: pa.Table
+    num_flips: int
+
+
+def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparison:
+    """Compare two runs and write what is found into `out`.
+
+    Raises:
+        Incomparable: The runs do not ask the same questions.
+        RunError: `out` cannot be written.
+        DataError: A file of theirs is damaged.
+    """
+    split_questions = require_same(base, new)
+    out.create()
+    partial = {name: f".{name}.partial" for name in (FLIPS_FILE, CHANGES_FILE)}
+    try:
+        with query.connection() as database:
+            found: list[PairedOutcomes] = []
+            first: list[pa.RecordBatch] = []
+            batches = _pair_all(database, base, new, split_questions, found, first)
+            num_flips = out.write_parquet(partial[FLIPS_FILE], FLIP_SCHEMA, batches)
+        domains = {name: task.domain for name, task in new.config.active_tasks.items()}
+        single = base.config.generation.repeats == new.config.generation.repeats == 1
+        rows = changes(found, domains, single=single)
+        table = to_table(rows)
+        out.write_parquet(partial[CHANGES_FILE], table.schema, [table])
+        comparison = Comparison(
+            base=base,
+            new=new,
+            split_questions=split_questions,
+            rows=rows,
+            differences=differences(base, new, split_questions),
+            flipped=pa.Table.from_batches(first, schema=FLIP_SCHEMA).slice(0, MOST_SHOWN),
+            num_flips=num_flips,
+        )
+        page_text = html.render(comparison)
+        with out.writing():
+            for name, written in partial.items():
+                out.fs.move(out.path(written), out.path(name))
+        out.write_text(PAGE_FILE, page_text)
+    finally:
+        for written in partial.values():
+            out.remove(written)
+    return comparison
+
+
+def _pair_all(
+    database: duckdb.DuckDBPyConnection,
+    base: ComparedRun,
+    new: ComparedRun,
+    split_questions: Sequence[SplitQuestions],
+    found: list[PairedOutcomes],
+    first: list[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """Give every flip, and on the way gather what was counted and the flips that are shown."""
+    num_first = 0
+    for each in split_questions:
+        found.append(pair(database, base, new, each))
+        for batch in flips(database, base, new, each):
+            if num_first < MOST_SHOWN:
+                first.append(batch)
+                num_first += batch.num_rows
+            yield batch

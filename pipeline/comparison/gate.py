@@ -1,0 +1,257 @@
+"""Whether a finished run is worse than an earlier one: a scored run and its configuration in, a verdict out.
+
+Rules: `max_truncated`, `max_failed` and `max_no_answer` are shares of all rows. `max_drop` looks at `score` (the
+leaderboard's) and `correct` of every task, domain and the run, on questions with a gold. It is broken by a drop that is
+both larger than `gate.max_drop` and significant: the two-sided p-values of the comparison, adjusted together by Holm,
+so that of the nights of an unchanged model at most a share of `gate.alpha` breaks it. A domain of a single task, and a
+run of a single domain, are not tested twice.
+
+Where the run has measured its noise, the variance that noise puts on a change is added to the change's own before it is
+tested. The questions' own differences hold the noise of these two runs already; the addition is for the order of the
+next night, and can only make the gate more patient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.comparison.compare_runs import compare
+from pipeline.comparison.pairing import ComparedRun
+from pipeline.comparison.significance import MetricChange, weights_of
+from pipeline.config.fields import LATEST
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
+from pipeline.metrics.paired_tests import holm
+from pipeline.runs import past_runs
+from pipeline.runs.past_runs import PastRun
+from pipeline.storage.artifacts import ArtifactStore
+
+KEY = "gate.baseline"
+
+FOLDER = "compare"
+"""Where the comparison with the baseline lies in the run's directory."""
+
+METRICS = ("score", "correct")
+
+SHARES = {"max_truncated": "num_truncated", "max_failed": "num_failed", "max_no_answer": "num_no_answer"}
+SHARE_PHRASES = {
+    "max_truncated": "were cut at the token limit",
+    "max_failed": "failed",
+    "max_no_answer": "have no readable answer",
+}
+
+NUM_NAMED = 3
+"""Drops that the line of a broken rule names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A rule of the gate: what it found (None: nothing to look at), its limit, and a line for a person."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    broken: bool
+    line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says of a run. `rows` is the comparison with the baseline, `notes` what a person should know."""
+
+    baseline: str | None
+    rules: Sequence[Rule]
+    notes: Sequence[str]
+    rows: Sequence[MetricChange]
+
+    @property
+    def broken(self) -> list[str]:
+        """Names of the rules that are broken."""
+        return [rule.name for rule in self.rules if rule.broken]
+
+    @property
+    def lines(self) -> list[str]:
+        """What is printed: the notes, then the rules."""
+        printed = [f"gate: {note}" for note in self.notes]
+        return printed + [
+            f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in self.rules
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """Return what the manifest says under `gate`."""
+        rules = [asdict(rule) for rule in self.rules]
+        return {"baseline": self.baseline, "broken": self.broken, "rules": rules, "notes": list(self.notes)}
+
+
+def check(config: Config) -> None:
+    """Make sure, before anything is generated, that the run that `gate.baseline` names can be compared with.
+
+    Raises:
+        ConfigError: There is no such run, it is not complete, it is this one, or what it recorded cannot be read.
+        RunError: output_dir cannot be reached.
+    """
+    if config.gate.baseline not in (None, LATEST):
+        _named(config)
+
+
+def judge(config: Config, run: ArtifactStore, content: Mapping[str, Any]) -> Verdict | None:
+    """Hold a scored run to its configuration's gate, and compare it with its baseline into its directory.
+
+    Args:
+        config: Its configuration.
+        run: Its directory.
+        content: Its manifest, with counts and started_at, and with noise where that was measured.
+
+    Returns:
+        The verdict, or None when the configuration has no rule.
+
+    Raises:
+        RunError: The directory cannot be written, or output_dir not be reached: that says nothing of the runs.
+        DataError: The run's own prompts or samples are damaged.
+    """
+    run.remove(FOLDER)
+    if not config.gate.is_set:
+        return None
+    verdict = Verdict(baseline=None, rules=(), notes=(), rows=())
+    if config.gate.baseline is not None:
+        verdict = _compared(config, run, content)
+    return replace(verdict, rules=[*verdict.rules, *_shares(config, content["counts"])])
+
+
+def _compared(config: Config, run: ArtifactStore, content: Mapping[str, Any]) -> Verdict:
+    notes: list[str] = []
+    name = str(config.gate.baseline)
+    new = ComparedRun.of(run, config, dict(content))
+    try:
+        found = _latest(config, content, notes) if name == LATEST else _named(config)
+        if found is None:
+            note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
+            return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
+        name = found.run_id
+        base = ComparedRun.of(found.folder, found.config, found.manifest)
+        comparison = compare(base, new, run.child(FOLDER))
+    except (Incomparable, DataError, ConfigError) as error:  # the latter two: of the baseline
+        rule = Rule(name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}")
+        return Verdict(baseline=name, rules=[rule], notes=notes, rows=())
+    notes += [each.line for each in comparison.differences]
+    noise = (content.get("noise") or {}).get("variance") or {}
+    rule = drop_rule(config, comparison.rows, noise)
+    return Verdict(baseline=name, rules=[rule], notes=notes, rows=comparison.rows)
+
+
+def manifest_entries(verdict: Verdict | None) -> dict[str, Any]:
+    """Return what the manifest records of a verdict: `gate`, and `compare`, the rows that it is made of."""
+    if verdict is None:
+        return {}
+    return {"gate": verdict.record(), "compare": [asdict(row) for row in verdict.rows]}
+
+
+def require_kept(content: Mapping[str, Any]) -> None:
+    """Raise when the manifest of a complete run says that a rule is broken.
+
+    Raises:
+        GateFailed: It does; the lines that name the rules have been printed.
+    """
+    broken = (content.get("gate") or {}).get("broken")
+    if broken:
+        raise GateFailed(f"run {content['run_id']} is complete, and breaks rules of its gate: {', '.join(broken)}")
+
+
+def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, float]) -> Rule:
+    """Return what the rule `max_drop` says of a comparison.
+
+    Args:
+        config: The new run's configuration.
+        rows: The comparison.
+        noise: Variance that the noise puts on one question's change, by metric.
+    """
+    limit, alpha = config.gate.max_drop, config.gate.alpha
+    domains = {name: task.domain for name, task in config.active_tasks.items()}
+    family = [row for row in rows if row.metric in METRICS and (row.level == "task" or row.num_parts > 1)]
+    if not family:
+        line = "nothing to compare: no question of both runs has a gold, or none was scored"
+        return Rule(name="max_drop", value=None, limit=limit, broken=False, line=line)
+    p_values = [_with_noise(row, noise_of(row, rows, domains, noise)) for row in family]
+    tested = list(zip(family, holm(p_values), strict=True))
+    drops = [(row, p) for row, p in tested if -row.difference > limit and p < alpha]
+    worst = min(row.difference for row, _ in (drops or tested))
+    splits = ", ".join(sorted({row.split for row in family}))
+    if drops:
+        drops.sort(key=lambda each: each[0].difference)
+        named = [_describe(row, p) for row, p in drops[:NUM_NAMED]]
+        more = [f"{len(drops) - NUM_NAMED} more"] if len(drops) > NUM_NAMED else []
+        line = f"{'; '.join(named + more)} (at most {limit:g}; {len(family)} tests on {splits})"
+    else:
+        largest = f"the largest is {max(-worst, 0.0):.3f}" if worst < 0 else "nothing dropped"
+        line = f"no drop above {limit:g} is significant; {largest} ({len(family)} tests on {splits})"
+    return Rule(name="max_drop", value=max(-worst, 0.0), limit=limit, broken=bool(drops), line=line)
+
+
+def noise_of(
+    row: MetricChange, rows: Sequence[MetricChange], domains: Mapping[str, str], noise: Mapping[str, float]
+) -> float:
+    """Return the variance that noise puts on a change: a question's by their number, tasks as the level weighs them."""
+    variance = noise.get(row.metric, 0.0)
+    if row.level == "task" or not variance:
+        return variance / row.num_questions
+    of_task = {
+        each.task: each.num_questions
+        for each in rows
+        if each.level == "task" and (each.split, each.metric) == (row.split, row.metric)
+    }
+    weights = weights_of(domains, row.task if row.level == "domain" else None)
+    return sum(weight**2 * variance / of_task[name] for name, weight in weights.items())
+
+
+def _with_noise(row: MetricChange, variance: float) -> float:
+    """Return the p-value of a change whose variance is larger by so much; as it was where nothing is known of it."""
+    if not variance or not row.stderr:
+        return row.p_value
+    from scipy.stats import norm
+
+    distance = float(norm.isf(row.p_value / 2)) * row.stderr / math.hypot(row.stderr, math.sqrt(variance))
+    return float(2 * norm.sf(distance))
+
+
+def _describe(row: MetricChange, p: float) -> str:
+    p_text = "<0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{row.metric} of {row.task} {row.split} fell from {row.base:.3f} to {row.new:.3f} (adjusted p {p_text})"
+
+
+def _shares(config: Config, counts: Mapping[str, int]) -> Iterator[Rule]:
+    total = counts["num_samples"]
+    for name, column in SHARES.items():
+        limit = getattr(config.gate, name)
+        if limit is not None:
+            share = counts[column] / total
+            line = f"{counts[column]:,} of {total:,} rows ({share:.1%}) {SHARE_PHRASES[name]}, at most {limit:.1%}"
+            yield Rule(name=name, value=share, limit=limit, broken=share > limit, line=line)
+
+
+def _named(config: Config) -> PastRun:
+    name = str(config.gate.baseline)
+    if name == config.run_id:
+        raise ConfigError(f"{KEY}={name!r} is the run itself: give an earlier run_id, or latest")
+    return past_runs.named(config, KEY, name)
+
+
+def _latest(config: Config, content: Mapping[str, Any], notes: list[str]) -> PastRun | None:
+    """Return the newest run that ended before this one began, of the same model, tasks, splits and limit."""
+    unread: list[str] = []
+    started_at = str(content["started_at"])
+
+    def suits(run: PastRun) -> bool:
+        return str(run.manifest.get("ended_at", "")) <= started_at and _questions_of(run.config) == _questions_of(
+            config
+        )
+
+    found = next(past_runs.of_model(config, unread, suits), None)
+    notes += unread
+    return found
+
+
+def _questions_of(config: Config) -> tuple[Any, ...]:
+    return set(config.active_tasks), set(config.splits), config.limit

@@ -1,0 +1,146 @@
+"""How much of a score is the engine's own unsteadiness: a share of the questions, generated a second time.
+
+In: a run's prompts, its samples, and the second pass's. Out: the run's directory `noise/`, laid out as a run is, with
+the chosen prompts; and what the manifest records under `noise`. The second pass has the same seeds and takes its
+questions in an order of its own, so that each shares its batches with others: what differs is rounding and what comes
+of it. Nothing of it is submitted or averaged into a score.
+
+A question's change e has, for one and the same model, the expectation 0, so its variance is the mean of e^2 over the
+questions asked twice; a mean over n questions moves between two runs with the variance of e by n.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.comparison.pairing import SCORES, ComparedRun, SplitQuestions, pair
+from pipeline.comparison.significance import weights_of
+from pipeline.config.schema import Config
+from pipeline.records import PROMPT_SCHEMA
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+FOLDER = "noise"
+ROWS_PER_FILE = 20_000
+
+_COLUMNS = ["task", "split", "id", "repeat", "response", "error"]
+
+# A row that failed has no response, which is no other response.
+_CHANGED = """
+SELECT second.task, second.split, count(*) FILTER (first.error IS NULL AND second.error IS NULL) AS num_questions,
+    count(*) FILTER (first.error IS NULL AND second.error IS NULL
+        AND first.response IS DISTINCT FROM second.response) AS num_changed,
+    count(second.error) AS num_failed
+FROM second JOIN first USING (task, split, id, repeat) GROUP BY ALL ORDER BY ALL
+"""
+
+_GOLDS = """
+SELECT task, split, count(em) FROM samples WHERE repeat = 0 GROUP BY ALL HAVING count(em) > 0 ORDER BY ALL
+"""
+
+
+def second(config: Config) -> Config:
+    """Return the configuration of the second pass: one completion a question, with the seed of the first repeat."""
+    return replace(config, generation=replace(config.generation, repeats=1))
+
+
+def is_chosen(task: str, split: str, row_id: int, *, share: float) -> bool:
+    """Return whether a question is among those asked twice: the same each night, and a larger share holds a smaller."""
+    digest = hashlib.sha256(f"{task}\0{split}\0{row_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def choose(config: Config, run: ArtifactStore) -> ArtifactStore:
+    """Return the directory of the second pass, with its prompts; one that was made for another share is made anew.
+
+    Raises:
+        DataError: The run has no prompts.
+        RunError: The directory cannot be written.
+    """
+    folder, share = run.child(FOLDER), config.noise.share
+    if folder.metadata("prompts") != {"share": str(share)}:
+        folder.remove()
+        folder.create()
+        scanned = query.scanner(run.require_artifact("prompts", PROMPT_SCHEMA), PROMPT_SCHEMA.names).to_batches()
+        with folder.publish("prompts", PROMPT_SCHEMA, {"share": str(share)}) as written:
+            written.write_parts("chosen", PROMPT_SCHEMA, _chosen(scanned, share), ROWS_PER_FILE)
+    return folder
+
+
+def _chosen(batches: Iterator[pa.RecordBatch], share: float) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        tasks, splits, ids = (batch.column(name).to_pylist() for name in ("task", "split", "id"))
+        chosen = [is_chosen(*each, share=share) for each in zip(tasks, splits, ids, strict=True)]
+        kept = batch.filter(pa.array(chosen, pa.bool_()))
+        if kept.num_rows:
+            yield kept
+
+
+def measure(config: Config, run: ArtifactStore) -> dict[str, Any]:
+    """Return what the manifest records of the two passes; both have been scored.
+
+    Returns:
+        `share`, `num_questions` (answered both times), `num_changed` (whose response is another) and `num_failed` (rows
+        of the second pass); `variance`, by metric, of a question's change; and `spread`, by split, one standard
+        deviation of the change of the run's score between two runs.
+
+    Raises:
+        DataError: Samples of one of them are missing or damaged.
+    """
+    first = replace(ComparedRun.of(run, config, {}), repeat=0)
+    repeated = ComparedRun.of(run.child(FOLDER), second(config), {})
+    squares: dict[str, float] = defaultdict(float)
+    numbers: dict[str, int] = defaultdict(int)
+    num_questions = num_changed = num_failed = 0
+    with query.connection() as database:
+        database.register("first", query.scanner(first.samples, _COLUMNS, pc.field("repeat") == 0))
+        database.register("second", query.scanner(repeated.samples, _COLUMNS))
+        for task, split, num, changed, failed in database.execute(_CHANGED).fetchall():
+            num_questions, num_changed, num_failed = num_questions + num, num_changed + changed, num_failed + failed
+            split_questions = SplitQuestions(task=task, split=split, num_questions=num, num_other_prompts=0)
+            for metric, pairs in pair(database, first, repeated, split_questions).pairs.items():
+                if metric in SCORES:
+                    change = pairs.new_totals / pairs.new_scored - pairs.base_totals / pairs.base_scored
+                    squares[metric] += float(pairs.num @ np.square(change))
+                    numbers[metric] += int(pairs.num.sum())
+        database.register("samples", query.scanner(first.samples, ["task", "split", "repeat", "em"]))
+        golds = database.execute(_GOLDS).fetchall()
+    variance = {metric: squares[metric] / num for metric, num in numbers.items()}
+    facts = {"share": config.noise.share, "num_questions": num_questions, "num_changed": num_changed}
+    facts["num_failed"] = num_failed
+    return facts | {"variance": variance, "spread": _spread(config, golds, variance.get("score"))}
+
+
+def _spread(config: Config, golds: list[tuple[str, str, int]], variance: float | None) -> dict[str, float]:
+    """Return the standard deviation of the run's score by split, where every task has golds."""
+    weights = weights_of({name: task.domain for name, task in config.active_tasks.items()}, None)
+    found: dict[str, float] = {}
+    for split in dict.fromkeys(split for _, split, _ in golds):
+        numbers = {task: num for task, of_split, num in golds if of_split == split}
+        if variance is not None and set(numbers) == set(weights):
+            found[split] = math.sqrt(sum(weight**2 * variance / numbers[task] for task, weight in weights.items()))
+    return found
+
+
+def line(facts: dict[str, Any]) -> str:
+    """Return what a person reads of the noise."""
+    num, changed, failed = facts["num_questions"], facts["num_changed"], facts["num_failed"]
+    if not num:
+        fix = f"all {failed:,} of the second pass failed" if failed else "none was chosen, raise noise.share"
+        return f"noise: no question was answered twice: {fix}"
+    text = (
+        f"noise: of {num:,} questions generated a second time {changed:,} ({changed / num:.1%}) have another response"
+    )
+    spreads = [f"{spread:.4f} ({split})" for split, spread in facts["spread"].items()]
+    if spreads:
+        text += f"; between two runs of this model the score moves by {', '.join(spreads)}, one standard deviation"
+    return f"{text}; {failed:,} rows of the second pass failed" if failed else text

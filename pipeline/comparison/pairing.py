@@ -1,0 +1,274 @@
+"""The questions of two runs, paired by task, split and id: prompts/ and samples/ in, counted outcomes and flips out.
+
+A question is its repeats together, as in `pipeline/score/outcomes.py`; runs with different numbers of repeats can be
+compared. A task and split is in DuckDB at a time, its questions' numbers and not their texts, and what it holds spills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config.schema import Config
+from pipeline.errors import Incomparable
+from pipeline.metrics.paired_tests import Pairs
+from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact, ArtifactStore
+
+SCORES = ("em", "f1", "score", "correct")
+"""Metrics that need a gold."""
+BEHAVIOUR_METRICS = ("output_tokens", "truncated", "no_answer", "failed")
+"""What is compared of every question, with or without a gold, task by task."""
+BINARY_METRICS = ("em", "correct", "truncated", "no_answer", "failed")
+"""Metrics that are 0 or 1 on every row."""
+MOST_NAMED = 3
+"""Questions that a refusal names of each kind."""
+
+FLIP_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("flip", pa.string(), nullable=False),
+        pa.field("gold", pa.string()),
+        pa.field("base_value", pa.float64(), nullable=False),
+        pa.field("new_value", pa.float64(), nullable=False),
+        pa.field("base_answer", pa.string()),
+        pa.field("new_answer", pa.string()),
+        pa.field("base_extraction", pa.string()),
+        pa.field("new_extraction", pa.string()),
+        pa.field("base_finish_reason", pa.string()),
+        pa.field("new_finish_reason", pa.string()),
+        pa.field("base_response", pa.string()),
+        pa.field("new_response", pa.string()),
+    ]
+)
+"""One row a flipped question and metric, em or correct: one that is right, by the mean over its repeats being at least
+one half, in one run alone. `flip` is `lost` or `gained`, the values are means over the repeats, the
+texts those of the first repeat."""
+
+# Of the whole row of the data set only a hash is held: 16 bytes, however long the question is.
+_QUESTIONS_OF_RUN = "SELECT id, md5_number(doc) AS doc, gold, prompt_sha256 FROM prompts"
+
+_DIFFERENCES = """
+SELECT
+    count(*) FILTER (new.id IS NULL) AS num_base_only,
+    (min(base.id, $most) FILTER (new.id IS NULL)) AS base_only,
+    count(*) FILTER (base.id IS NULL) AS num_new_only,
+    (min(new.id, $most) FILTER (base.id IS NULL)) AS new_only,
+    count(*) FILTER (is_other) AS num_other_rows,
+    (min(base.id, $most) FILTER (is_other)) AS other_rows,
+    count(*) FILTER (base.prompt_sha256 <> new.prompt_sha256) AS num_other_prompts,
+    count(*) AS num_questions
+FROM (
+    SELECT base, new, base.doc <> new.doc
+        OR (base.id = new.id AND base.gold IS DISTINCT FROM new.gold) AS is_other
+    FROM base_asked base FULL JOIN new_asked new ON base.id = new.id
+)
+"""
+
+# Rows that failed have no score and no length; whether they failed is known of all.
+_QUESTIONS = """
+SELECT id,
+    sum(em) AS em_total, count(em) AS em_scored,
+    sum(f1) AS f1_total, count(f1) AS f1_scored,
+    sum((em + f1) / 2) AS score_total, count(em + f1) AS score_scored,
+    sum(correct) AS correct_total, count(correct) AS correct_scored,
+    sum(num_output_tokens)::DOUBLE AS output_tokens_total, count(num_output_tokens) AS output_tokens_scored,
+    (count(*) FILTER (error IS NULL AND finish_reason = 'length'))::DOUBLE AS truncated_total,
+    count(*) FILTER (error IS NULL) AS truncated_scored,
+    (count(*) FILTER (error IS NULL AND answer IS NULL))::DOUBLE AS no_answer_total,
+    count(*) FILTER (error IS NULL) AS no_answer_scored,
+    count(error)::DOUBLE AS failed_total, count(*) AS failed_scored
+FROM samples GROUP BY id
+"""
+
+_READ = ["id", "em", "f1", "correct", "num_output_tokens", "finish_reason", "answer", "error"]
+_TEXTS = ["id", "repeat", "gold", "answer", "extraction", "finish_reason", "response"]
+
+_OUTCOMES = """
+SELECT base.{m}_total AS base_total, base.{m}_scored::DOUBLE AS base_scored,
+    new.{m}_total AS new_total, new.{m}_scored::DOUBLE AS new_scored, count(*) AS num
+FROM base_questions base JOIN new_questions new USING (id)
+WHERE base.{m}_scored > 0 AND new.{m}_scored > 0
+GROUP BY ALL ORDER BY ALL
+"""
+
+_FLIPPED = """
+CREATE OR REPLACE TEMP TABLE flipped AS
+FROM (
+    SELECT id, unnest([
+        {metric: 'em', base: base.em_total / nullif(base.em_scored, 0), new: new.em_total / nullif(new.em_scored, 0)},
+        {metric: 'correct', base: base.correct_total / nullif(base.correct_scored, 0),
+         new: new.correct_total / nullif(new.correct_scored, 0)}
+    ], recursive := true)
+    FROM base_questions base JOIN new_questions new USING (id)
+) WHERE (base >= 0.5) <> (new >= 0.5)
+"""
+
+_FLIPS = """
+SELECT $task AS task, $split AS split, flipped.id, metric, if(base < new, 'gained', 'lost') AS flip, new_texts.gold,
+    base AS base_value, new AS new_value,
+    base_texts.answer AS base_answer, new_texts.answer AS new_answer,
+    base_texts.extraction AS base_extraction, new_texts.extraction AS new_extraction,
+    base_texts.finish_reason AS base_finish_reason, new_texts.finish_reason AS new_finish_reason,
+    base_texts.response AS base_response, new_texts.response AS new_response
+FROM flipped
+JOIN (SELECT * FROM base_samples WHERE repeat = 0) base_texts USING (id)
+JOIN (SELECT * FROM new_samples WHERE repeat = 0) new_texts USING (id)
+ORDER BY flipped.id, metric
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedRun:
+    """One of the two runs: its directory, its configuration, its manifest, its prompts and samples.
+
+    Of its repeats `repeat` alone counts, or all where it is None.
+    """
+
+    folder: ArtifactStore
+    config: Config
+    content: dict[str, Any]
+    prompts: Artifact
+    samples: Artifact
+    repeat: int | None = None
+
+    @classmethod
+    def of(cls, folder: ArtifactStore, config: Config, content: dict[str, Any]) -> ComparedRun:
+        """Open a run that has been scored.
+
+        Raises:
+            DataError: Its prompts or samples are missing, damaged, or of another version.
+        """
+        prompts = folder.require_artifact("prompts", PROMPT_SCHEMA)
+        samples = folder.require_artifact("samples", SAMPLE_SCHEMA)
+        return cls(folder=folder, config=config, content=content, prompts=prompts, samples=samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitQuestions:
+    """A task and split that both runs have asked: its questions, and those that were asked with another prompt."""
+
+    task: str
+    split: str
+    num_questions: int
+    num_other_prompts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairedOutcomes:
+    """What the questions of a task and split scored in both runs, by metric; one that no question has is left out."""
+
+    task: str
+    split: str
+    pairs: dict[str, Pairs]
+
+
+def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
+    """Return the tasks and splits of the two runs, sorted, when their questions are the same.
+
+    Raises:
+        Incomparable: They are not: other ids, another row of the data set or another gold behind an id; both runs and a
+            few of these questions are named.
+    """
+    found: list[SplitQuestions] = []
+    reasons: list[str] = []
+    with query.connection() as database:
+        for task, split in sorted(_cells(database, base.prompts) | _cells(database, new.prompts)):
+            for name, run in (("base", base), ("new", new)):
+                database.register("prompts", query.scanner(run.prompts, PROMPT_COLUMNS, query.cell(task, split)))
+                database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_asked AS {_QUESTIONS_OF_RUN}")
+            row = database.sql(_DIFFERENCES, params={"most": MOST_NAMED}).to_arrow_table().to_pylist()[0]
+            counted = {name: int(row[name]) for name in ("num_questions", "num_other_prompts")}
+            found.append(SplitQuestions(task=task, split=split, **counted))
+            reasons += _reasons(f"{task} {split}", row)
+    if reasons:
+        raise Incomparable(
+            f"base={base.folder.root} and new={new.folder.root} do not ask the same questions: {'; '.join(reasons)}. "
+            "Compare runs of the same data sets, tasks, splits and limit"
+        )
+    return found
+
+
+def pair(
+    database: duckdb.DuckDBPyConnection, base: ComparedRun, new: ComparedRun, split_questions: SplitQuestions
+) -> PairedOutcomes:
+    """Count what the questions of one task and split scored in both runs.
+
+    Args:
+        database: A connection; temporary tables, which `flips` reads, are replaced in it.
+        base: The earlier run.
+        new: The later one.
+        split_questions: The task and split.
+    """
+    database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
+    for name, run in (("base", base), ("new", new)):
+        where = query.cell(split_questions.task, split_questions.split)
+        if run.repeat is not None:
+            where &= pc.field("repeat") == run.repeat
+        database.register("samples", query.scanner(run.samples, _READ, where))
+        database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_questions AS {_QUESTIONS}")
+    pairs = {metric: _pairs(database, metric) for metric in (*SCORES, *BEHAVIOUR_METRICS)}
+    database.execute(_FLIPPED)
+    return PairedOutcomes(
+        task=split_questions.task,
+        split=split_questions.split,
+        pairs={metric: each for metric, each in pairs.items() if each is not None},
+    )
+
+
+def flips(
+    database: duckdb.DuckDBPyConnection, base: ComparedRun, new: ComparedRun, split_questions: SplitQuestions
+) -> Iterator[pa.RecordBatch]:
+    """Give the flipped questions of the task and split that `pair` counted last, sorted by id, with `FLIP_SCHEMA`."""
+    for name, run in (("base", base), ("new", new)):
+        database.register(
+            f"{name}_samples",
+            query.scanner(run.samples, _TEXTS, query.cell(split_questions.task, split_questions.split)),
+        )
+    reader = query.batches(
+        database, _FLIPS, {"task": split_questions.task, "split": split_questions.split}, rows=query.BATCH_ROWS
+    )
+    for batch in reader:
+        yield batch.cast(FLIP_SCHEMA)
+
+
+PROMPT_COLUMNS = ["id", "doc", "gold", "prompt_sha256"]
+
+
+def _cells(database: duckdb.DuckDBPyConnection, prompts: Artifact) -> set[tuple[str, str]]:
+    database.register("prompts", query.scanner(prompts, ["task", "split"]))
+    return set(database.execute("SELECT DISTINCT task, split FROM prompts").fetchall())
+
+
+def _reasons(cell: str, row: dict[str, Any]) -> list[str]:
+    kinds = (("base_only", "only in base"), ("new_only", "only in new"), ("other_rows", "with another row or gold"))
+    return [
+        f"{cell}: {row[f'num_{name}']} {what} (id {', '.join(map(str, row[name]))}"
+        f"{', ...' if row[f'num_{name}'] > MOST_NAMED else ''})"
+        for name, what in kinds
+        if row[f"num_{name}"]
+    ]
+
+
+def _pairs(database: duckdb.DuckDBPyConnection, metric: str) -> Pairs | None:
+    found = database.execute(_OUTCOMES.format(m=metric)).fetchnumpy()
+    if not len(found["num"]):
+        return None
+    totals = {name: np.asarray(found[name], float) for name in ("base_total", "base_scored", "new_total", "new_scored")}
+    return Pairs(
+        base_totals=totals["base_total"],
+        base_scored=totals["base_scored"],
+        new_totals=totals["new_total"],
+        new_scored=totals["new_scored"],
+        num=np.asarray(found["num"], np.int64),
+    )

@@ -1,0 +1,201 @@
+"""How sure it is that a score has changed: paired questions in, a row for each task, domain and run out.
+
+    em, correct of a task, one repeat in both runs    McNemar's exact test
+    a domain or run of a single task                  as that task
+    all else                                          the paired bootstrap, each task resampled by itself
+
+With repeats a question's mean is no yes or no, and runs with different numbers of them flip for that alone: McNemar's
+test would not hold. Every metric's rows, of all tasks, domains and splits and of the run, are one family of Holm's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
+
+from pipeline.comparison.pairing import BEHAVIOUR_METRICS, BINARY_METRICS, SCORES, PairedOutcomes
+from pipeline.metrics.confidence import generator
+from pipeline.metrics.paired_tests import Pairs, detectable, holm, mcnemar, paired_bootstrap
+
+CHANGE_SCHEMA = pa.schema(
+    [
+        pa.field("level", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("base", pa.float64(), nullable=False),
+        pa.field("new", pa.float64(), nullable=False),
+        pa.field("difference", pa.float64(), nullable=False),
+        pa.field("stderr", pa.float64()),
+        pa.field("ci_low", pa.float64(), nullable=False),
+        pa.field("ci_high", pa.float64(), nullable=False),
+        pa.field("test", pa.string(), nullable=False),
+        pa.field("p_value", pa.float64(), nullable=False),
+        pa.field("p_holm", pa.float64(), nullable=False),
+        pa.field("num_questions", pa.int64(), nullable=False),
+        pa.field("num_lost", pa.int64()),
+        pa.field("num_gained", pa.int64()),
+        pa.field("detectable", pa.float64()),
+    ]
+)
+"""One row a task (or domain, or `all`), split and metric. `base` and `new` are means over the questions that both runs
+scored, `detectable` the smallest true difference that is found 8 times in 10 (null where no question differs).
+`num_lost` and `num_gained` are null for metrics that are no yes or no."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """A row of compare.parquet; columns: `CHANGE_SCHEMA`.
+
+    `num_parts` is the tasks of a domain, or the domains of a run.
+    """
+
+    level: str
+    task: str
+    split: str
+    metric: str
+    base: float
+    new: float
+    difference: float
+    stderr: float | None
+    ci_low: float
+    ci_high: float
+    test: str
+    p_value: float
+    p_holm: float
+    num_questions: int
+    num_lost: int | None
+    num_gained: int | None
+    detectable: float | None
+    num_parts: int = 1
+
+
+def to_table(rows: Iterable[MetricChange]) -> pa.Table:
+    """Return rows as compare.parquet has them."""
+    return pa.Table.from_pylist(
+        [{n: asdict(row)[n] for n in CHANGE_SCHEMA.names} for row in rows], schema=CHANGE_SCHEMA
+    )
+
+
+def changes(found: Sequence[PairedOutcomes], domains: Mapping[str, str], *, single: bool) -> list[MetricChange]:
+    """Return what has changed: the run first, then domains, then tasks, each sorted by name, split and metric.
+
+    A domain with a task that has no questions with this metric in a split has no row, and neither has the run: the
+    mean of the others would pass for the whole.
+
+    Args:
+        found: The tasks and splits of both runs.
+        domains: Domain of every task.
+        single: Each question has one repeat in both runs.
+    """
+    cells: dict[tuple[str, str], dict[str, PairedOutcomes]] = defaultdict(dict)
+    for each in found:
+        for metric in each.pairs:
+            cells[each.split, metric][each.task] = each
+    rows = [_of_task(each, metric, single) for each in found for metric in each.pairs]
+    for (split, metric), tasks in cells.items():
+        if metric in SCORES:
+            for name in [*dict.fromkeys(domains.values()), None]:
+                weights = weights_of(domains, name)
+                if all(task in tasks for task in weights):
+                    rows.append(_of_tasks(name, split, metric, tasks, weights, domains, single))
+    rows = _adjusted(rows)
+    levels, metrics = ["run", "domain", "task"], [*SCORES, *BEHAVIOUR_METRICS]
+    return sorted(rows, key=lambda row: (levels.index(row.level), row.task, row.split, metrics.index(row.metric)))
+
+
+def weights_of(domains: Mapping[str, str], domain: str | None) -> dict[str, float]:
+    """Return what each task weighs in a domain, or in the run: domains weigh the same, and tasks in a domain."""
+    tasks = defaultdict(list)
+    for name, of_domain in domains.items():
+        if domain in (None, of_domain):
+            tasks[of_domain].append(name)
+    return {name: 1 / (len(tasks) * len(names)) for names in tasks.values() for name in names}
+
+
+def means(pairs: Pairs) -> tuple[float, float]:
+    """Return the mean of the base run's rows and that of the new one's."""
+    base = pairs.num @ pairs.base_totals / (pairs.num @ pairs.base_scored)
+    return float(base), float(pairs.num @ pairs.new_totals / (pairs.num @ pairs.new_scored))
+
+
+def _of_task(found: PairedOutcomes, metric: str, single: bool) -> MetricChange:
+    pairs = found.pairs[metric]
+    is_exact = single and metric in BINARY_METRICS
+    lost, gained = _flips(pairs) if metric in BINARY_METRICS else (None, None)
+    row = _row("task", found.task, found.split, metric, [pairs], [1.0])
+    row = replace(row, num_lost=lost, num_gained=gained)
+    if is_exact and lost is not None and gained is not None:
+        return replace(row, test="mcnemar", p_value=mcnemar(lost, gained))
+    return row
+
+
+def _of_tasks(
+    domain: str | None,
+    split: str,
+    metric: str,
+    tasks: Mapping[str, PairedOutcomes],
+    weights: Mapping[str, float],
+    domains: Mapping[str, str],
+    single: bool,
+) -> MetricChange:
+    pairs = [tasks[name].pairs[metric] for name in weights]
+    level, name = ("run", "all") if domain is None else ("domain", domain)
+    if len(weights) == 1:  # the task's own test is the sharper one
+        (only,) = weights
+        return replace(_of_task(tasks[only], metric, single), level=level, task=name)
+    row = _row(level, name, split, metric, pairs, list(weights.values()))
+    num_parts = len(weights) if domain is not None else len(set(domains.values()))
+    if metric not in BINARY_METRICS:
+        return replace(row, num_parts=num_parts)
+    flipped = [_flips(each) for each in pairs]
+    lost, gained = (sum(each[side] for each in flipped) for side in (0, 1))
+    return replace(row, num_parts=num_parts, num_lost=lost, num_gained=gained)
+
+
+def _row(
+    level: str, name: str, split: str, metric: str, pairs: Sequence[Pairs], weights: Sequence[float]
+) -> MetricChange:
+    change = paired_bootstrap(pairs, generator(name, split, metric, "change"), weights)
+    base, new = (
+        sum(weight * mean for weight, mean in zip(weights, side, strict=True))
+        for side in zip(*map(means, pairs), strict=True)
+    )
+    return MetricChange(
+        level=level,
+        task=name,
+        split=split,
+        metric=metric,
+        base=base,
+        new=new,
+        difference=change.difference,
+        stderr=change.stderr,
+        ci_low=change.ci_low,
+        ci_high=change.ci_high,
+        test="bootstrap",
+        p_value=change.p_value,
+        p_holm=1.0,
+        num_questions=sum(int(each.num.sum()) for each in pairs),
+        num_lost=None,
+        num_gained=None,
+        detectable=detectable(change.stderr),
+    )
+
+
+def _flips(pairs: Pairs) -> tuple[int, int]:
+    """Return the questions whose mean over repeats falls below one half, and those that rise to it."""
+    base = pairs.base_totals / pairs.base_scored >= 0.5
+    new = pairs.new_totals / pairs.new_scored >= 0.5
+    return int(pairs.num[base & ~new].sum()), int(pairs.num[~base & new].sum())
+
+
+def _adjusted(rows: Sequence[MetricChange]) -> list[MetricChange]:
+    found: list[MetricChange] = []
+    for metric in dict.fromkeys(row.metric for row in rows):
+        family = [row for row in rows if row.metric == metric]
+        adjusted = holm([row.p_value for row in family])
+        found += [replace(row, p_holm=p) for row, p in zip(family, adjusted, strict=True)]
+    return found

@@ -1,0 +1,231 @@
+"""From conf/*.yaml and `key=value` words to a `Config`.
+
+In: the words of a command line. Out: one checked `Config`. A conf file may begin with `base:`, a list of pieces to
+build on (names in conf/, or paths); what stands later wins, the file wins over its bases, the words over all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config.schema import Config, TaskConfig
+from pipeline.errors import ConfigError
+
+PROJECT = Path(__file__).resolve().parent.parent
+COMMAND_LINE = "command line"
+
+OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the resolved keys are written down
+
+
+def compose(arguments: Sequence[str]) -> Config:
+    """Return the configuration that the words `conf=<name or path> key=value ...` resolve to.
+
+    Raises:
+        ConfigError: A word, a file, a key or a value is wrong; the message is one line that says how to mend it.
+    """
+    layers = _layers_of(arguments)
+    try:
+        return _resolved([layer for _, layer in layers])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _resolved(layers: Sequence[DictConfig]) -> Config:
+    return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
+
+
+def origins(arguments: Sequence[str]) -> dict[str, str]:
+    """Return where each key that the words and their files give has its value from: a conf file, or COMMAND_LINE.
+
+    Keys are flat, as in `flat`. A key that is not in it has the schema's default.
+
+    Raises:
+        ConfigError: As `compose` does.
+    """
+    found: dict[str, str] = {}
+    for origin, layer in _layers_of(arguments):
+        found |= dict.fromkeys(flat(cast("dict[str, Any]", OmegaConf.to_container(layer))), origin)
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one of dotted keys; an empty mapping inside it is a value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _layers_of(arguments: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    """Return what gives keys their values, with where it stands, first to last: a later layer wins."""
+    confs = [argument.removeprefix("conf=") for argument in arguments if argument.startswith("conf=")]
+    overrides = _overrides([argument for argument in arguments if not argument.startswith("conf=")])
+    if len(confs) != 1:
+        raise ConfigError(f"conf= must be given once; there are: {', '.join(conf_names())}")
+    path = find_conf(confs[0])
+    layers = [(_display_path(file), layer) for file, layer in _layers(path, ())]
+    from_arguments = [*overrides, OmegaConf.create({"conf": path.stem})]
+    return [*layers, *((COMMAND_LINE, layer) for layer in from_arguments)]
+
+
+def _overrides(arguments: Sequence[str]) -> list[DictConfig]:
+    for argument in arguments:
+        name, separator, _ = argument.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"{argument!r} is not key=value: write for instance limit=10")
+    try:
+        return [_override(argument) for argument in arguments]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{' '.join(arguments)!r} cannot be read as YAML values: {error}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _display_path(path: Path) -> str:
+    """Return a conf file as a person names it: from the project's directory where it lies in it."""
+    whole = path.resolve()
+    return str(whole.relative_to(PROJECT)) if whole.is_relative_to(PROJECT) else str(path)
+
+
+def _override(argument: str) -> DictConfig:
+    """Return one word as a configuration. A key whose type is text takes the word as it is, without YAML's guesses."""
+    name, _, value = argument.partition("=")
+    if value in ("", "???"):
+        raise ConfigError(f"{name}= has no value: give one, or null for none")
+    schema_name = re.sub(r"^tasks\.[^.]+\.", "tasks.<name>.", name)
+    kind = next((kind for known, kind, _, _ in describe() if known == schema_name), "")
+    if kind in ("str", "str | null") and value != "null" and "${" not in value:
+        literal = OmegaConf.create()
+        OmegaConf.update(literal, name, value)
+        return literal
+    return OmegaConf.from_dotlist([argument])
+
+
+def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
+    """Return the configuration that a run recorded in its config.yaml, with `key=value` words over it.
+
+    Raises:
+        ConfigError: The text is not a resolved configuration, which `where` names in the message; or a word is wrong.
+    """
+    overrides = _overrides(arguments)
+    try:
+        recorded = OmegaConf.create(text)
+        if not isinstance(recorded, DictConfig):
+            raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
+        try:
+            _resolved([recorded])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {error}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+    try:
+        return _resolved([recorded, *overrides])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def dump(config: Config) -> str:
+    """Return the resolved configuration as YAML, as a run records it."""
+    return str(yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True))
+
+
+def conf_names() -> list[str]:
+    """Return the names that `conf=` takes, from ./conf and from the project's own conf/."""
+    directories = {Path("conf").resolve(), PROJECT / "conf"}
+    return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
+
+
+def find_conf(name: str) -> Path:
+    """Return the file that a name in conf/ or a path stands for.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        places = [Path(name), Path("conf", name), PROJECT / "conf" / name]
+    else:
+        places = [Path("conf", f"{name}.yaml"), PROJECT / "conf" / f"{name}.yaml"]
+    for place in places:
+        if place.is_file():
+            return place
+    near = difflib.get_close_matches(name, conf_names(), n=1)
+    hint = f"Did you mean: {near[0]!r}?" if near else f"there are: {', '.join(conf_names())}"
+    raise ConfigError(f"conf={name!r}: no such configuration. {hint}")
+
+
+def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, DictConfig]]:
+    """Return the file's bases, deepest first, then the file itself, each with its path."""
+    if path in above:
+        raise ConfigError(f"{path}: base: goes round in a circle: {' -> '.join(map(str, (*above, path)))}")
+    try:
+        own = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(own, DictConfig):
+        raise ConfigError(f"{path} must hold keys and values, not a list or a single value")
+    bases = own.pop("base", [])
+    if not isinstance(bases, (list, ListConfig)):
+        raise ConfigError(f"{path}: base={bases!r} must be a list of names in conf/, for instance [model/demo]")
+    layers = [layer for base in bases for layer in _layers(find_conf(str(base)), (*above, path))]
+    return [*layers, (path, own)]
+
+
+def _one_line(error: OmegaConfBaseException) -> str:
+    """Return OmegaConf's complaint as `key: what is wrong`, with the nearest keys when the key is unknown."""
+    what = str(error.msg or error).strip().splitlines()[0]
+    name = error.full_key or ""
+    if "Did you mean" not in what and what.startswith("Key "):
+        near = difflib.get_close_matches(name, [row[0] for row in describe()], n=1, cutoff=0.5)
+        hint = f"Did you mean: {near[0]!r}?" if near else "the keys are listed by: python -m pipeline.run --help"
+        what = f"{what}. {hint}"
+    return f"{name}: {what}" if name else what
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """Return (key, type, default, meaning) of every key, in the schema's order; read from the schema alone."""
+    return _describe(Config, "")
+
+
+def _describe(cls: type[Any], prefix: str) -> list[tuple[str, str, str, str]]:
+    rows: list[tuple[str, str, str, str]] = []
+    hints = get_type_hints(cls)
+    for item in fields(cls):
+        name, hint = f"{prefix}{item.name}", hints[item.name]
+        if is_dataclass(hint):
+            rows += _describe(cast("type[Any]", hint), f"{name}.")
+        elif cls is Config and item.name == "tasks":
+            rows += _describe(TaskConfig, "tasks.<name>.")
+        else:
+            default = item.default if item.default is not MISSING else {}
+            default_text = (
+                yaml.safe_dump(_plain(default), default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+            )
+            rows.append((name, _type_name(hint), default_text, item.metadata["meaning"]))
+    return rows
+
+
+def _type_name(hint: Any) -> str:
+    text = hint.__name__ if isinstance(hint, type) and not getattr(hint, "__args__", ()) else str(hint)
+    return text.replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

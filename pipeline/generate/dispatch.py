@@ -1,0 +1,199 @@
+"""One pass of Ray Data over the work: feeds the workers, hears their statuses, and listens to people and to failures.
+
+A thread looks around a few times a second, for a signal of the user and for replicas that have given up, and says the
+word that lets the workers hand back what they hold. Nothing here touches a completion.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import errors
+from pipeline.errors import CAN_BE_RESUMED, Interrupted, PipelineError, RunError
+from pipeline.generate import blocks as work_blocks
+from pipeline.generate.blocks import BlockPlan
+from pipeline.generate.cluster import Placement, remove_groups
+from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
+from pipeline.generate.cores import Cores
+from pipeline.generate.replica import Replica, ReplicaConfig
+from pipeline.generate.work_list import Work
+from pipeline.storage.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from pipeline.generate.stage import Interruptions, Progress
+
+logger = logging.getLogger(__name__)
+
+COUNT_S = 5.0
+"""Seconds between two counts of the machines."""
+
+LONGEST_STRANDED_S = 300.0
+"""Seconds that a pass waits for a machine, when all of them are lost or hold replicas that have given up."""
+
+
+class DispatchPass:
+    """A pass over the work rows with the replicas of a placement."""
+
+    def __init__(
+        self, work: Work, config: ReplicaConfig, placement: Placement, progress: Progress, interruptions: Interruptions
+    ) -> None:
+        self._work, self._config, self._placement = work, config, placement
+        self._progress, self._interruptions = progress, interruptions
+        self._block_plan = BlockPlan.of(work.num_rows, config.slots, placement.num_replicas)
+        self.num_done = 0
+        self._num_returned = 0
+        self._num_given_up = 0
+        self._reason_to_end: PipelineError | None = None
+        self._next_count = 0.0
+        self._stranded_since: float | None = None
+        self._cores = Cores()
+        self._groups: list[Any] = []
+        self._ready: frozenset[str] = frozenset()
+
+    def run(self, run: ArtifactStore) -> int:
+        """Generate the rows of the run's work list; return how many replicas have given up on the way.
+
+        Raises:
+            Interrupted: The user asked to stop, and what was under way has landed or the grace is over.
+            PipelineError: The run cannot go on.
+            RuntimeError: Not one row came back, though no replica has given up.
+        """
+        num_work = self._work.num_rows
+        blocks = self._dataset(run).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        ended = threading.Event()
+        thread = threading.Thread(target=self._look_around, args=(num_work, ended), name="look-around", daemon=True)
+        try:
+            thread.start()
+            with closing(iter(blocks)) as iterator:  # Ray Data stops when its iterator is closed
+                for block in iterator:
+                    self._count(block)
+        finally:
+            ended.set()
+            thread.join()
+            self._cores.take_back()
+            with suppress(PipelineError):  # however the pass ends, no worker waits for a word that nobody will say
+                self._config.control.send(CLOSE)
+            # On another machine the ledgers stay in its temporary directory: a few bytes a row.
+            shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._config.session}", ignore_errors=True)
+            remove_groups(self._groups)  # the next pass makes its own
+        if self._reason_to_end is not None:
+            raise self._reason_to_end
+        if self._interruptions.count and self.num_done < num_work:
+            raise Interrupted(CAN_BE_RESUMED)
+        if not self.num_done and not self._num_given_up:
+            raise RuntimeError(f"{num_work} rows went to the workers, none came back")
+        return self._num_given_up
+
+    def _dataset(self, run: ArtifactStore) -> Any:
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
+        context.memory_usage_poll_interval_s = None  # or each block has a thread that reads /proc for it
+        blocks = work_blocks.blocks(run, self._work, self._block_plan.rows_per_block)
+        # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
+        spread: dict[str, Any] = {}
+        if self._placement.spans_nodes:
+            spread["ray_remote_args_fn"] = lambda: self._placement.group_args(self._groups)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+            return self._mapped(blocks, spread)
+
+    def _mapped(self, blocks: Any, spread: dict[str, Any]) -> Any:
+        import ray.data
+
+        size = self._placement.gpus_per_replica
+        return blocks.map_batches(
+            Replica,
+            fn_constructor_args=(self._config,),
+            batch_size=self._block_plan.rows_per_block,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=self._placement.num_replicas,
+                max_tasks_in_flight_per_actor=self._block_plan.blocks_per_replica,
+                max_concurrent_calls_per_actor=self._block_plan.blocks_per_replica,
+            ),
+            num_gpus=0 if self._placement.spans_nodes else size,
+            num_cpus=0 if size else 1,
+            **spread,
+        )
+
+    def _count(self, block: Any) -> None:
+        """Count a block of statuses, and raise what ends the run."""
+        columns = block.to_pydict()
+        for kind, text in zip(columns["fatal_kind"], columns["fatal"], strict=True):
+            if kind is not None:
+                raise getattr(errors, kind)(text)
+        if self._reason_to_end is not None:
+            raise self._reason_to_end
+        self._num_returned += len(columns["done"])
+        num_done = sum(columns["done"])
+        self.num_done += num_done
+        self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
+
+    def _look_around(self, num_work: int, ended: threading.Event) -> None:
+        """Look until the pass has ended; a fault of the storage is looked over, and the next look comes soon."""
+        last_blocks = self._placement.num_replicas * self._block_plan.rows_per_block
+        while not ended.wait(IDLE_POLL_S if num_work - self._num_returned <= last_blocks else POLL_S):
+            try:
+                if self._look(num_work):
+                    return
+            except Exception:  # were the thread to end, nobody would say the word that ends the pass
+                logger.exception("Looking around has failed; looking again")
+
+    def _look(self, num_work: int) -> bool:
+        """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
+        control = self._config.control
+        if self._placement.shares_cores and (ready := control.all_ready()) != self._ready:
+            self._ready = ready
+            self._cores.leave_to_vllm()
+        if self._interruptions.count:
+            control.send(STOP)
+            if control.all_drained():
+                self._reason_to_end = Interrupted(CAN_BE_RESUMED)
+                self._interruptions.end_now(self._reason_to_end)
+            return self._reason_to_end is not None
+        given_up = control.given_up()
+        self._num_given_up = len(given_up)
+        if self._num_given_up >= self._placement.num_replicas:
+            self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
+            control.send(STOP)
+            return True
+        if self._is_stranded():
+            gave_up = "".join(f"; {self._num_given_up} gave up, the first: {each.text}" for each in given_up[:1])
+            self._reason_to_end = RunError(
+                f"for {LONGEST_STRANDED_S:.0f} s there has been no machine for a replica{gave_up}. "
+                "Bring machines back and run the same run_id again"
+            )
+            self._interruptions.end_now(self._reason_to_end)
+            return True
+        num_left = num_work - self._num_returned
+        in_flight = self._placement.num_replicas * self._block_plan.rows_per_replica
+        if num_left <= in_flight and num_left == control.num_held():
+            control.send(CLOSE)
+            return True
+        return False
+
+    def _is_stranded(self) -> bool:
+        """Return whether machines were lost and none is left, or comes back, for a replica that can generate."""
+        import ray
+
+        now = time.monotonic()
+        if now < self._next_count:
+            return self._stranded_since is not None and now - self._stranded_since > LONGEST_STRANDED_S
+        self._next_count = now + COUNT_S
+        if self._placement.num_fitting(ray.nodes()) > self._num_given_up:
+            self._stranded_since = None
+        elif self._stranded_since is None:
+            self._stranded_since = now
+        return False

@@ -1,0 +1,231 @@
+"""An OpenAI-compatible server as the engine: the message that the harness sends, one request a row.
+
+In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. What may
+pass (429, 5xx, a lost connection) is tried again with back-off by the client; what will not (401, 404) ends the run.
+Try it: `python -m pipeline.run conf=demo engine.kind=endpoint engine.endpoint.base_url=http://127.0.0.1:8000/v1`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import openai
+
+from pipeline.config.engines import EndpointConfig
+from pipeline.config.schema import Config
+from pipeline.errors import EndpointError
+from pipeline.generate.engines.base import Engine, EngineInfo, Output, Request, RowError
+
+AWAY = (502, 503, 504)
+"""What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
+
+VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFactory:
+    """Connects to the server that the configuration names; the key is read from the environment where it is used."""
+
+    config: Config
+
+    def __call__(self) -> Engine:
+        """Ask the server which models it has, so that a wrong address or key ends the run before it begins.
+
+        Raises:
+            EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
+        """
+        return EndpointEngine(self.config, served(self.config.engine.endpoint))
+
+
+def api_key(endpoint: EndpointConfig) -> str:
+    """Return the key from the environment variable that the configuration names.
+
+    Raises:
+        EndpointError: The variable is not set.
+    """
+    if endpoint.api_key_env is None:
+        return "none"  # the client wants some word; servers without a key ignore it
+    value = os.environ.get(endpoint.api_key_env, "")
+    if not value:
+        raise EndpointError(f"engine.endpoint.api_key_env={endpoint.api_key_env!r} is not set: export it with the key")
+    return value
+
+
+def served(endpoint: EndpointConfig) -> EngineInfo:
+    """Return what the server says of itself, after making sure that it has the model.
+
+    Returns:
+        `base_url` and `served_model`; of vLLM's server also `max_model_len` and its version as `server`.
+
+    Raises:
+        EndpointError: The server cannot be reached, refuses us, or does not serve the model.
+    """
+    client = openai.OpenAI(base_url=endpoint.base_url, api_key=api_key(endpoint), max_retries=1, timeout=30.0)
+    with client:
+        try:
+            models = {model.id: model for model in client.models.list()}
+        except openai.OpenAIError as error:
+            raise _hopeless(endpoint, error) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
+        if not models:
+            raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
+        name = endpoint.model or next(iter(models))
+        if name not in models:
+            known = ", ".join(models)
+            raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {known}")
+        info: EngineInfo = {"base_url": endpoint.base_url or "", "served_model": name}
+        context_size = (models[name].model_extra or {}).get("max_model_len")
+        if _is_count(context_size):
+            info["max_model_len"] = context_size
+        if getattr(models[name], "owned_by", None) == "vllm":
+            info |= _vllm_version(client)
+        return info
+
+
+def _vllm_version(client: openai.OpenAI) -> EngineInfo:
+    """Return the version that vLLM's server gives beside /v1, where it does."""
+    try:
+        above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
+        version = above.get("/version", cast_to=dict[str, object]).get("version")
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+        return {}
+    return {"server": f"vllm {version}"} if isinstance(version, str) and VERSION.fullmatch(version) else {}
+
+
+def request_arguments(config: Config, model: str) -> dict[str, Any]:
+    """Return what every request says besides its messages and seed, as the client takes it.
+
+    The client puts `extra_body` into the body as it is: what is in it is vLLM's and not OpenAI's.
+    """
+    sampling = config.generation
+    arguments: dict[str, Any] = {
+        "model": model,
+        "temperature": sampling.temperature if sampling.do_sample else 0.0,
+        "max_tokens": sampling.max_gen_toks,
+    }
+    if sampling.until:
+        arguments["stop"] = list(sampling.until)
+    if sampling.do_sample:
+        arguments["top_p"] = sampling.top_p
+    extra: dict[str, Any] = {}
+    if sampling.do_sample and sampling.top_k:
+        extra["top_k"] = sampling.top_k
+    if config.prompt.template_kwargs:
+        extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
+    if extra:
+        arguments["extra_body"] = extra
+    return arguments
+
+
+def request_body(config: Config, messages: str) -> dict[str, Any]:
+    """Return a row's request as it goes over the wire, for people to read.
+
+    Args:
+        config: The run's configuration.
+        messages: The row's messages, JSON.
+    """
+    arguments = request_arguments(config, config.engine.endpoint.model or "<the first that /models names>")
+    extra = arguments.pop("extra_body", {})
+    return {"messages": json.loads(messages), "seed": config.seed, "stream": False, **arguments, **extra}
+
+
+class EndpointEngine:
+    """A server that generates. Made by `EndpointFactory`."""
+
+    def __init__(self, config: Config, info: EngineInfo) -> None:
+        self.info = info
+        endpoint = config.engine.endpoint
+        self._endpoint = endpoint
+        self._client = openai.AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=api_key(endpoint),
+            max_retries=endpoint.max_retries,
+            timeout=endpoint.timeout_s,
+        )
+        self._arguments = request_arguments(config, str(info["served_model"]))
+
+    async def generate(self, request: Request) -> Output:
+        """Send the row's messages and return the server's answer."""
+        messages = json.loads(request.messages)
+        try:
+            answer = await self._client.chat.completions.create(
+                messages=messages, seed=request.seed, stream=False, **self._arguments
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise _hopeless(self._endpoint, error) from error
+        except openai.APITimeoutError as error:
+            raise RowError(f"no answer within engine.endpoint.timeout_s={self._endpoint.timeout_s}") from error
+        except openai.OpenAIError as error:
+            if isinstance(error, openai.APIConnectionError) or getattr(error, "status_code", None) in AWAY:
+                raise _hopeless(self._endpoint, error) from error
+            raise RowError(_describe(error)) from error
+        except ValueError as error:
+            raise RowError(f"the server's answer is no JSON: {error}") from error
+        return _output(answer)
+
+    def close(self) -> None:
+        """Leave the connections to the end of the process: closing them needs the event loop that is gone by then."""
+
+
+def _output(answer: Any) -> Output:
+    """Read a chat completion; whatever is not one is this row's error."""
+    try:
+        choice = answer.choices[0]
+        content, finish_reason = choice.message.content, choice.finish_reason
+        num_prompt_tokens, num_output_tokens = _tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens")
+        more = choice.message.model_extra or {}
+        reasoning = more.get("reasoning") or more.get("reasoning_content")
+    except (AttributeError, LookupError, TypeError) as error:
+        raise RowError(f"the server's answer is no chat completion: {str(answer)[:200]!r}") from error
+    if finish_reason not in ("stop", "length"):
+        raise RowError(f"the server ended the request with finish_reason={finish_reason!r}")
+    if not isinstance(content, (str, type(None))) or not isinstance(reasoning, (str, type(None))):
+        raise RowError("the server's answer holds content that is not text")
+    return Output(
+        completion=(reasoning or "") + (content or ""),
+        reasoning=reasoning,
+        content=content,
+        finish_reason=finish_reason,
+        num_prompt_tokens=num_prompt_tokens,
+        num_output_tokens=num_output_tokens,
+    )
+
+
+def _tokens(answer: Any, name: str) -> int | None:
+    """Return a count of the server's usage, or None when it gives none that can be one."""
+    count = getattr(answer.usage, name, None)
+    return count if _is_count(count) else None
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _where(endpoint: EndpointConfig) -> str:
+    return f"engine.endpoint.base_url={endpoint.base_url!r}"
+
+
+def _hopeless(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointError:
+    """Return what to tell the user when no request can succeed."""
+    match error:
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            fix = f"the key is refused ({_describe(error)}): put a valid one where engine.endpoint.api_key_env points"
+        case openai.NotFoundError():
+            fix = f"not found ({_describe(error)}): check the address and engine.endpoint.model"
+        case openai.APIConnectionError():
+            fix = "cannot be reached: start the server or mend the address"
+        case _:
+            fix = f"answers with an error ({_describe(error)}): look at the server's log"
+    return EndpointError(f"{_where(endpoint)}: {fix}")
+
+
+def _describe(error: openai.OpenAIError) -> str:
+    """Return an error of the client in a few words; never the request's headers, which hold the key."""
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(error).split())[:300]
+    return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"

@@ -1,0 +1,80 @@
+"""What vLLM is asked for: the configuration in its own words.
+
+In: the run's configuration. Out: `AsyncEngineArgs`, and the keys of `SamplingParams`; a mode that the hardware does not
+have is refused. Try it: `python -m pipeline.preview conf=demo` prints the sampling in force.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError
+
+
+def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
+    """Return vLLM's `AsyncEngineArgs` for the configuration; `engine.extra` wins over what we set.
+
+    Args:
+        config: The run's configuration.
+        spans_nodes: The replica's GPUs are on several nodes, in a placement group that its actor is in.
+
+    Raises:
+        ConfigError: vLLM does not know a key of `engine.extra`, or refuses its value.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    engine, model = config.engine, config.model
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "revision": model.revision,
+        "tokenizer_revision": model.revision,
+        "dtype": model.dtype,
+        "max_model_len": model.context_size,
+        "trust_remote_code": model.trust_remote_code,
+        "seed": config.seed,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
+        "max_num_seqs": engine.max_num_seqs,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+    }
+    if engine.gpus_per_replica > 1:
+        # On one machine the actor holds all GPUs; over several, vLLM's own actors take them from its placement group.
+        arguments["distributed_executor_backend"] = "ray" if spans_nodes else "mp"
+    try:
+        return AsyncEngineArgs(**{**arguments, **engine.extra})
+    except TypeError as error:
+        raise ConfigError(f"engine.extra={dict(engine.extra)!r}: {error}: see vLLM's engine arguments") from error
+
+
+def sampling_arguments(config: Config) -> dict[str, Any]:
+    """Return the sampling in force, in vLLM's words, without the seed; nothing comes from the model's own file."""
+    sampling = config.generation
+    arguments: dict[str, Any] = {"max_tokens": sampling.max_gen_toks, "stop": list(sampling.until)}
+    if sampling.do_sample:
+        return {**arguments, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    return {**arguments, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+
+
+def require_batch_invariance() -> None:
+    """Refuse hardware on which vLLM's batch-invariant mode does not hold; no model is loaded for it.
+
+    Source: vLLM 0.32, envs.py, VLLM_BATCH_INVARIANT: "NVIDIA GPU with compute capability >= 9.0". Elsewhere vLLM starts
+    all the same, with kernels that promise nothing.
+
+    Raises:
+        ConfigError: There is no such GPU.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cuda() and current_platform.has_device_capability(90):
+        return
+    found = str(current_platform.device_type)
+    if current_platform.is_cuda():
+        found = f"{current_platform.get_device_name()} ({current_platform.get_device_capability().as_version_str()})"
+    raise ConfigError(
+        f"engine.batch_invariant=True: vLLM has this mode on NVIDIA GPUs of compute capability 9.0 and up, and this "
+        f"is {found}: set it to false"
+    )

@@ -1,0 +1,217 @@
+"""vLLM in this process: `AsyncLLM`, explicit sampling, vLLM's own reasoning parser.
+
+In: token ids. Out: text, split into reasoning and content, with counts. vllm is imported when an engine starts, so
+that everything else works where it is not installed. Try it: `python -m pipeline.run conf=demo`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import gc
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.cluster import require_whole_stages
+from pipeline.generate.engines.base import Engine, EngineCrashed, EngineInfo, Output, Request, RowError
+from pipeline.generate.engines.hardware import gpu_info
+from pipeline.generate.engines.reasoning import Parser, make_parser, parser_class_of
+from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
+from pipeline.generate.engines.watch import Watch
+from pipeline.generate.engines.weights import num_parameters
+
+CLOSE_S = 10.0
+"""Seconds that vLLM's processes have to end by themselves."""
+
+LONGEST_CLOSE_S = 30.0
+"""Seconds after which an engine that is still ending is left to it, and the log told where each thread stands."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VllmFactory:
+    """Starts vLLM as the configuration says; `spans_nodes` as in `cluster.Placement`."""
+
+    config: Config
+    spans_nodes: bool = False
+
+    def __call__(self) -> Engine:
+        """Start vLLM and wait until it can generate.
+
+        Raises:
+            ModelError: vLLM is not installed, or refuses the model or the arguments.
+            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know, or engine.batch_invariant
+                needs other hardware, or other jobs' GPUs tear the replica's tensor parallel groups.
+        """
+        # A benchmark's questions are nobody's business, and neither is how often they are asked.
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # vLLM's modules read it as they are imported. What the run records is what counts, not who started it where.
+        os.environ["VLLM_BATCH_INVARIANT"] = str(int(self.config.engine.batch_invariant))
+        try:
+            import vllm.v1.engine.async_llm  # noqa: F401
+        except ImportError as error:
+            raise ModelError(
+                f"engine.kind=vllm: vllm cannot be imported ({error}): install the extra gpu or cpu"
+            ) from error
+        if self.config.engine.batch_invariant:
+            require_batch_invariance()
+        if self.spans_nodes:
+            require_whole_stages(self.config.engine.tensor_parallel_size)
+        return self._started(parser_class_of(self.config))
+
+    def _started(self, parser_class: Any) -> Engine:
+        """Start vLLM, once it is imported.
+
+        Apart from the import: some module that vllm imports keeps an exception, and with it every frame that was
+        running then. An engine in one of them would outlive its end.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            engine = AsyncLLM.from_engine_args(
+                engine_arguments(self.config, spans_nodes=self.spans_nodes), start_engine_loop=True
+            )
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever it is, no row can be generated
+            path = self.config.model.path
+            raise ModelError(f"model.path={path!r}: vLLM does not start") from error
+        try:
+            parser = make_parser(self.config, parser_class, engine.get_tokenizer())
+            sampling = sampling_arguments(self.config)
+            return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY)
+        except BaseException:
+            engine.shutdown(timeout=CLOSE_S)
+            raise
+
+
+class VllmEngine:
+    """A running vLLM. Made by `VllmFactory`."""
+
+    def __init__(self, engine: Any, parser: Parser, sampling: dict[str, Any], sampling_params: Any, kind: Any) -> None:
+        self._engine, self._parser = engine, parser
+        self._sampling = {**sampling, "skip_special_tokens": parser.drops_special_tokens, "output_kind": kind}
+        self._sampling_params = sampling_params
+        self._watch = Watch(self._has_crashed)
+
+    @property
+    def info(self) -> EngineInfo:
+        """Return versions, precision, device and the model's shape, as the running engine has resolved them."""
+        import torch
+        import transformers
+        import vllm
+
+        config, model = self._engine.vllm_config, self._engine.model_config
+        device = str(config.device_config.device_type)
+        info: EngineInfo = {
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+        if torch.version.cuda is not None:
+            info["cuda"] = torch.version.cuda
+        info |= {"device": device, "dtype": str(model.dtype).removeprefix("torch.")}
+        info |= {"max_model_len": model.max_model_len, "max_num_seqs": config.scheduler_config.max_num_seqs}
+        info |= _shape(model)
+        if model.quantization is not None:
+            info["quantization"] = str(model.quantization)  # packed weights do not tell how many there are
+        else:
+            counted = num_parameters(model.model, model.revision, config.load_config.download_dir)
+            info |= {} if counted is None else {"num_parameters": counted}
+        if device == "cuda":
+            info |= gpu_info(config.parallel_config.world_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return info
+
+    def sampling(self, request: Request) -> Any:
+        """Return vLLM's `SamplingParams` for one request."""
+        return self._sampling_params(seed=request.seed, **self._sampling)
+
+    async def generate(self, request: Request) -> Output:
+        """Return the generation for `request.prompt_token_ids`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = self.sampling(request)
+        # Marked as tokens, it goes to the engine as it is; a bare list of ids would take a turn through a thread.
+        prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
+        final = None
+        try:
+            with self._watch.over_this_task():
+                async for output in self._engine.generate(prompt, params, request.request_id):
+                    final = output
+        except EngineDeadError as error:
+            raise EngineCrashed(str(error)) from error
+        except asyncio.CancelledError as error:
+            if self._has_crashed():  # by the watch, or by vLLM, which closes its sockets under what waits for them
+                raise EngineCrashed("vLLM's engine is dead, and vLLM has not told this request") from error
+            raise
+        except Exception as error:
+            if self._has_crashed():
+                raise EngineCrashed(str(error)) from error
+            cause = error.__cause__ or error
+            raise RowError(f"{type(cause).__name__}: {cause}") from error
+        if final is None:
+            raise RowError("vLLM ended the request without an output")
+        generated = final.outputs[0]
+        if generated.finish_reason not in ("stop", "length"):
+            raise RowError(f"vLLM ended the request with finish_reason={generated.finish_reason!r}")
+        reasoning, content = self._parser.split(generated.text)
+        return Output(
+            completion=generated.text,
+            reasoning=reasoning,
+            content=content,
+            finish_reason=generated.finish_reason,
+            num_prompt_tokens=len(final.prompt_token_ids),
+            num_output_tokens=len(generated.token_ids),
+        )
+
+    def _has_crashed(self) -> bool:
+        return self._engine is None or bool(self._engine.errored)
+
+    def close(self) -> None:
+        """End vLLM's own processes; those that take too long are left to end by themselves.
+
+        Called from a thread that is not the event loop's.
+        """
+        ending = threading.Thread(target=self._end, name="end-vllm", daemon=True)
+        ending.start()
+        ending.join(LONGEST_CLOSE_S)
+        if ending.is_alive():
+            # An end took 5 minutes once and 15 another time. The second was looked at: waitpid spun in the kernel,
+            # which cleared away the /proc entries of a process that was gone. All rows are on disk: nobody waits.
+            logger.warning("vLLM has not ended after %.0f s; it is left to end by itself", LONGEST_CLOSE_S)
+            faulthandler.dump_traceback(file=2)
+
+    def _end(self) -> None:
+        """End them, however long it takes; what fails here is told in the log."""
+        handler = self._engine.output_handler
+        if handler is not None:
+            # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
+            handler.get_loop().call_soon_threadsafe(handler.cancel)
+        self._engine.shutdown(timeout=CLOSE_S)
+        # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
+        self._engine = None
+        gc.collect()
+
+
+def _shape(model: Any) -> EngineInfo:
+    """Return the model's architecture as vLLM read it from its config.json; what does not apply is left out."""
+    numbers = {
+        "num_layers": model.get_total_num_hidden_layers(),
+        "hidden_size": model.get_hidden_size(),
+        "num_attention_heads": model.model_arch_config.total_num_attention_heads,
+        "num_kv_heads": model.get_total_num_kv_heads(),
+        "head_size": model.get_head_size(),
+        "num_experts": model.get_num_experts(),
+        "num_experts_per_token": model.get_num_experts_per_tok(),
+        "vocab_size": model.get_vocab_size(),
+    }
+    known = {name: int(number) for name, number in numbers.items() if number}
+    return {"architecture": ", ".join(model.architectures), **known}

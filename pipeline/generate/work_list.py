@@ -1,0 +1,194 @@
+"""The work list: what is still to be generated, longest expected first or shuffled.
+
+In: the prompts stage, the journals, and the lengths of an earlier run. Out: Parquet files of `WORK_SCHEMA` in the run's
+work/, in the order in which rows should start. Rows that are finished, or that cannot be asked, are not in it.
+
+A row's rank is the length of the same prompt's completion in the earlier run, else the mean of its task and split
+there, else of its task, else of all; without an earlier run it is the length of the prompt, which is a weak guess.
+Rows of one rank stand by the length of their prompts and then by how these begin, so that an engine that caches
+prefixes finds them. Of a row that is done and of a prompt whose length is known some bytes are held; the rows
+themselves are shared out by rank to buckets on the disk, each of which is sorted alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from pipeline.generate import length_estimates
+from pipeline.generate.length_estimates import Lengths
+from pipeline.records import KEY_COLUMNS
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact, ArtifactStore
+from pipeline.storage.partitions import MAX_PARTITIONS, SpillPartitions, spill_partitions
+
+FOLDER = "work"
+
+ROWS_PER_PARTITION = 20_000
+"""Rows that are sorted at a time; at 1,000 tokens a prompt they are about 100 MB."""
+
+MOST_SORTED_ROWS = 100_000
+"""Rows of a bucket that is not sorted: so many of one rank stay in the order of the prompts."""
+
+WORK_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("repeat", pa.int32(), nullable=False),
+        pa.field("prompt_sha256", pa.string(), nullable=False),
+        pa.field("messages", pa.string()),
+        pa.field("prompt_token_ids", pa.list_(pa.int32())),
+    ]
+)
+
+RANKED_SCHEMA = pa.schema(
+    [*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64()), pa.field("start", pa.string())]
+)
+
+DONE_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
+
+_DONE = "CREATE TABLE done (task VARCHAR, split VARCHAR, id BIGINT, repeat INTEGER, prompt UBIGINT)"
+_MORE_DONE = "INSERT INTO done SELECT task, split, id, repeat, hash(prompt_sha256) FROM chunk"
+
+_TODO = """
+    WITH todo AS (
+        SELECT p.*, CAST(r.repeat AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
+            coalesce(p.num_prompt_tokens, length(p.messages))::BIGINT AS length,
+            if($shuffled, hash(p.task, p.split, p.id, r.repeat) % 100_000, round(coalesce(
+                known.tokens, same.tokens, task.tokens, (SELECT max(tokens) FROM by_task WHERE task IS NULL), length
+            )))::BIGINT AS rank
+        FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
+        LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
+        LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
+        LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
+        ANTI JOIN done d ON d.task = p.task AND d.split = p.split AND d.id = p.id
+            AND d.repeat = r.repeat AND d.prompt = hash(p.prompt_sha256)
+        WHERE p.error IS NULL
+    )
+"""
+_RANKS = "SELECT rank, count(*), count(*) FILTER (is_known) FROM todo GROUP BY rank ORDER BY rank DESC"
+_RANKED = """
+    SELECT task, split, id, repeat, prompt_sha256, CASE WHEN prompt_token_ids IS NULL THEN messages END AS messages,
+        prompt_token_ids, rank, length, left(messages, 200) AS start FROM todo
+"""
+_UNSORTED = "SELECT * EXCLUDE (rank, length, start) FROM bucket"
+_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, start, task, split, id, repeat"
+
+_NARROW = ["task", "split", "id", "prompt_sha256", "messages", "num_prompt_tokens", "error"]
+_WIDE = [*_NARROW, "prompt_token_ids"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The work list: its files, relative to the run, in the order of the work.
+
+    `history` is the run whose lengths give the order, or None; it has answered the prompts of `num_known` of the
+    `num_rows` rows.
+    """
+
+    files: Sequence[str]
+    num_rows: int
+    history: str | None
+    num_known: int
+    is_shuffled: bool = False
+
+    @property
+    def order(self) -> str:
+        """What the order is, for a person."""
+        if self.is_shuffled:
+            return "in an order that has nothing to do with their lengths"
+        if self.history is None:
+            return "no earlier run tells their lengths: longest prompts first"
+        return f"longest first by run {self.history}, which has answered {self.num_known} of {self.num_rows}"
+
+
+def write_work(
+    run: ArtifactStore,
+    prompts: Artifact,
+    finished: Iterable[dict[str, Any]],
+    repeats: int,
+    lengths: Lengths | None = None,
+    *,
+    shuffled: bool = False,
+) -> Work:
+    """Write the work list anew.
+
+    Args:
+        run: The run's directory.
+        prompts: Its prompts.
+        finished: Completions that are not to be made again, as the journals hold them.
+        repeats: Completions a question.
+        lengths: What an earlier run tells of the completions' lengths.
+        shuffled: In an order that has nothing to do with lengths, the same each time.
+
+    Raises:
+        RunError: The run's directory or the temporary one is full.
+    """
+    run.remove(FOLDER)
+    names: list[str] = []
+    with query.connection() as database, spill_partitions(RANKED_SCHEMA) as shared:
+        _load(database, finished, lengths or length_estimates.none())
+        database.register("prompts", query.scanner(prompts, _NARROW))
+        parameters = {"repeats": repeats, "shuffled": shuffled}
+        ranks = database.execute(_TODO + _RANKS, parameters).fetchall()
+        lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, _ in ranks])
+        database.register("prompts", query.scanner(prompts, _WIDE))
+        _share_out(query.batches(database, _TODO + _RANKED, parameters, rows=query.BATCH_ROWS), lowest, shared)
+        for number, num_rows in enumerate(lowest.values()):
+            name = f"{FOLDER}/part-{number:05d}.parquet"
+            database.register("bucket", shared.read(number))
+            sql = _SORTED if num_rows <= MOST_SORTED_ROWS else _UNSORTED
+            run.write_parquet(name, WORK_SCHEMA, query.batches(database, sql, rows=query.BATCH_ROWS))
+            names.append(name)
+    return Work(
+        files=names,
+        num_rows=sum(lowest.values()),
+        history=lengths.run_id if lengths else None,
+        num_known=sum(num_known for _, _, num_known in ranks),
+        is_shuffled=shuffled,
+    )
+
+
+def _load(database: duckdb.DuckDBPyConnection, finished: Iterable[dict[str, Any]], lengths: Lengths) -> None:
+    # Left as they are written, the joins hold what is on their right: keys and lengths, never the prompts.
+    database.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+    database.register("by_prompt", lengths.by_prompt)
+    database.register("by_task", lengths.by_task)
+    database.execute(_DONE)
+    rows = ({name: row[name] for name in DONE_SCHEMA.names} for row in finished)
+    for chunk in _chunks(rows):
+        database.register("chunk", chunk)
+        database.execute(_MORE_DONE)
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[pa.Table]:
+    while chunk := list(islice(rows, ROWS_PER_PARTITION)):
+        yield pa.Table.from_pylist(chunk, schema=DONE_SCHEMA)
+
+
+def _lowest_ranks(ranks: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the lowest rank of each bucket, falling, with the bucket's number of rows.
+
+    Args:
+        ranks: Each rank with its number of rows, falling. A bucket holds whole ranks.
+    """
+    size = max(ROWS_PER_PARTITION, sum(num_rows for _, num_rows in ranks) // MAX_PARTITIONS + 1)
+    lowest: list[tuple[int, int]] = []
+    for rank, num_rows in ranks:
+        before = lowest.pop() if lowest and lowest[-1][1] + num_rows <= size else (rank, 0)
+        lowest.append((rank, before[1] + num_rows))
+    return dict(lowest)
+
+
+def _share_out(batches: Iterable[pa.RecordBatch], lowest: Iterable[int], shared: SpillPartitions) -> None:
+    rising = -np.array(list(lowest), np.int64)
+    for batch in batches:
+        rows = batch.cast(RANKED_SCHEMA)
+        shared.add(rows, np.searchsorted(rising, -rows.column("rank").to_numpy()))

@@ -1,0 +1,98 @@
+"""What both sides are brought to before they are compared, so that only what means something differs.
+
+In: a data set's row, a prompt, generation arguments. Out: the same without what the harness, Arrow or the order of keys
+puts in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config.schema import GenerationConfig
+
+PARTS = ("inputs", "meta")
+"""Objects of a row whose keys are compared one by one."""
+
+
+def flat_row(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row's values as JSON by their names, such as `instruction` and `inputs.option_a`."""
+    flat: dict[str, str] = {}
+    for name, value in row.items():
+        if name in PARTS and isinstance(value, dict):
+            flat |= {f"{name}.{key}": to_json(item) for key, item in value.items()}
+        else:
+            flat[name] = to_json(value)
+    return flat
+
+
+def plain_messages(text: str) -> str | None:
+    """Return a prompt's messages as JSON, or None when the prompt is text that was rendered already.
+
+    The harness puts `"type": "text"` into each message, which no chat template looks at.
+    """
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        messages = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(messages, list) or not all(isinstance(each, dict) and "role" in each for each in messages):
+        return None
+    return to_json([{k: v for k, v in each.items() if (k, v) != ("type", "text")} for each in messages])
+
+
+def their_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the harness asked for by the names of our keys, each as JSON.
+
+    What is not set is what its chat client sends then: temperature 0, whatever `do_sample` says. Arguments that we have
+    no key for stay as they are. Source: lm-eval 0.4.9, models/openai_completions.py, `LocalChatCompletion`.
+    """
+    rest = dict(arguments)
+    until = rest.pop("until", [])
+    most = rest.pop("max_gen_toks", None)
+    named = {
+        "do_sample": rest.pop("do_sample", False),
+        "until": [until] if isinstance(until, str) else until,
+        "max_gen_toks": rest.pop("max_tokens", most),
+        "temperature": rest.pop("temperature", 0),
+        "top_p": rest.pop("top_p", 1),
+        "top_k": rest.pop("top_k", 0),
+    }
+    return _arguments(named) | {name: to_json(value) for name, value in rest.items()}
+
+
+def our_arguments(generation: GenerationConfig) -> dict[str, str]:
+    """Return what the configuration asks for, each as JSON; greedy decoding is temperature 0."""
+    sampled = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
+    return _arguments(
+        {
+            "do_sample": generation.do_sample,
+            "until": list(generation.until),
+            "max_gen_toks": generation.max_gen_toks,
+            **(sampled if generation.do_sample else {"temperature": 0, "top_p": 1, "top_k": 0}),
+        }
+    )
+
+
+def escape_control(text: str) -> str:
+    """Return a text from outside without what a terminal would obey: a dot stands for each control character."""
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON with sorted keys, for people and for comparing."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _arguments(named: dict[str, Any]) -> dict[str, str]:
+    """Return the arguments as JSON: the order of stop strings and the point of 1.0 mean nothing."""
+    until = named["until"]
+    if isinstance(until, list) and all(isinstance(each, str) for each in until):
+        named["until"] = sorted(set(until))
+    plain = (
+        (name, int(value) if isinstance(value, float) and value.is_integer() else value)
+        for name, value in named.items()
+    )
+    return {name: to_json(value) for name, value in plain}

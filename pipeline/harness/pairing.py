@@ -1,0 +1,139 @@
+"""The log's questions with ours and with a run's answers, joined by DuckDB a range of ids at a time.
+
+In: the stages `logs`, `prompts` and, with run=, `samples`. Out: `Pair`s, sorted by id. A split of which the log has no
+question is left out: the harness evaluates one split, and the other is no difference. Files whose rows are in the order
+of their ids, as the benchmark's are, are read once; others once a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow.compute as pc
+
+from pipeline.harness.diff import Answered, Ours, Pair
+from pipeline.harness.log_lines import Logged
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact
+
+BATCH_ROWS = 256
+IDS_PER_RANGE = 20_000
+"""Questions that are joined at once; with 10,000 tokens each they are about a gigabyte."""
+
+_SPLITS = """
+SELECT split, count(*) FILTER (id IN (SELECT id FROM theirs)) AS num_shared FROM ours GROUP BY split ORDER BY split
+"""
+
+_RANGES = """
+WITH ids AS (
+    SELECT id FROM ours WHERE split IN (SELECT unnest($splits)) UNION SELECT id FROM theirs WHERE NOT $is_limited
+), numbered AS (
+    SELECT id, (row_number() OVER (ORDER BY id) - 1) // $num_ids AS number FROM ids
+)
+SELECT min(id) AS first_id, max(id) AS last_id FROM numbered GROUP BY number ORDER BY number
+"""
+
+_PAIRS = """
+SELECT
+    CASE WHEN theirs.id IS NOT NULL THEN theirs END AS theirs,
+    CASE WHEN ours.id IS NOT NULL THEN ours END AS ours,
+    CASE WHEN answered.id IS NOT NULL THEN answered END AS answered
+FROM theirs
+FULL JOIN (FROM ours WHERE split IN (SELECT unnest($splits))) AS ours USING (id)
+LEFT JOIN answered ON answered.id = theirs.id
+WHERE ours.id IS NOT NULL OR NOT $is_limited
+ORDER BY coalesce(theirs.id, ours.id), theirs.line
+"""
+
+_NOBODY = "CREATE OR REPLACE TEMP VIEW answered AS SELECT NULL::BIGINT AS id, NULL::VARCHAR AS response"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedSources:
+    """One task's log, our questions and a run's samples, and the splits that the log has and those it has not."""
+
+    task: str
+    logs: Artifact
+    prompts: Artifact
+    samples: Artifact | None
+    splits: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def pairs(self, *, is_limited: bool, ids_per_range: int = IDS_PER_RANGE) -> Iterator[Pair]:
+        """Yield every question that either side has, sorted by id; each line of the log is a pair.
+
+        Args:
+            is_limited: Ours are the first rows only: what else the log has is not compared.
+            ids_per_range: Questions to join at once.
+        """
+        parameters = {"splits": list(self.splits), "is_limited": is_limited}
+        with query.connection() as database:
+            _register_ids(database, self.task, self.logs, self.prompts)
+            ranges = _rows(database, _RANGES, parameters | {"num_ids": ids_per_range})
+            for bounds in ranges:
+                self._register(database, **bounds)
+                yield from _of_range(database, parameters)
+
+    def _register(self, database: duckdb.DuckDBPyConnection, first_id: int, last_id: int) -> None:
+        key = pc.field("id")
+        rows = (pc.field("task") == self.task) & (key >= first_id) & (key <= last_id)
+        database.register("theirs", query.scanner(self.logs, list(Logged.__dataclass_fields__), rows))
+        database.register("ours", query.scanner(self.prompts, list(Ours.__dataclass_fields__), rows))
+        if self.samples is None:
+            database.execute(_NOBODY)
+        else:
+            first_repeat = rows & (pc.field("repeat") == 0)
+            database.register(
+                "answered", query.scanner(self.samples, list(Answered.__dataclass_fields__), first_repeat)
+            )
+
+
+def pair_sources(task: str, logs: Artifact, prompts: Artifact, samples: Artifact | None) -> PairedSources:
+    """Open a task's sides and see which splits the log has."""
+    with query.connection() as database:
+        _register_ids(database, task, logs, prompts)
+        found = _rows(database, _SPLITS, {})
+    return PairedSources(
+        task=task,
+        logs=logs,
+        prompts=prompts,
+        samples=samples,
+        splits=tuple(row["split"] for row in found if row["num_shared"]),
+        left_out=tuple(row["split"] for row in found if not row["num_shared"]),
+    )
+
+
+def _of_range(database: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -> Iterator[Pair]:
+    last_id: int | None = None
+    filters: set[str] = set()
+    for batch in query.batches(database, _PAIRS, parameters, rows=BATCH_ROWS):
+        for row in batch.to_pylist():
+            theirs = None if row["theirs"] is None else Logged(**row["theirs"])
+            is_duplicate = False
+            if theirs is not None:
+                filters = filters if theirs.id == last_id else set()
+                is_duplicate = theirs.filter in filters
+                filters.add(theirs.filter)
+                last_id = theirs.id
+            yield Pair(
+                theirs=theirs,
+                ours=None if row["ours"] is None else Ours(**row["ours"]),
+                answered=None if row["answered"] is None else Answered(**row["answered"]),
+                is_duplicate=is_duplicate,
+            )
+
+
+def _register_ids(database: duckdb.DuckDBPyConnection, task: str, logs: Artifact, prompts: Artifact) -> None:
+    of_task = pc.field("task") == task
+    database.register("theirs", query.scanner(logs, ["id"], of_task))
+    database.register("ours", query.scanner(prompts, ["id", "split"], of_task))
+
+
+def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    relation = database.sql(sql, params=parameters)
+    assert relation is not None  # a SELECT has a result
+    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
+    return rows

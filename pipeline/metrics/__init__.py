@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: SQuAD's metrics, intervals of a score, tests of two runs."""

@@ -1,0 +1,188 @@
+"""The model's chat template and tokenizer: from messages to the prompt's text and token ids.
+
+In: `model.*` and `prompt.*` of the configuration. Out: a `Chat`. Only tokenizer files are downloaded and read, never
+weights. Without an engine of our own (engine.kind=endpoint) nothing here is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+
+from pipeline.config.fields import require
+from pipeline.config.schema import Config
+from pipeline.errors import ModelError
+from pipeline.runs.model_files import read_template, require_directory, sha256_of
+from pipeline.storage.hub import fetch
+
+Messages = list[dict[str, Any]]
+
+RESERVED_KWARGS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Arguments of `apply_chat_template` that are ours to set; the others reach the template."""
+
+TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+
+
+class TemplateFailed(Exception):
+    """The chat template raised on these messages; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A tokenizer and the chat template in force.
+
+    `origin` names the key that the template comes from; `revision` is the commit of a hub model, else None.
+    """
+
+    tokenizer: Any
+    template: str
+    template_kwargs: dict[str, Any]
+    origin: str
+    revision: str | None
+
+    @property
+    def template_sha256(self) -> str:
+        """Hash of the template's text."""
+        return sha256_of(self.template)
+
+    def render(self, messages: Messages) -> str:
+        """Return the prompt up to where the model's answer begins.
+
+        Raises:
+            TemplateFailed: The template raised.
+            ModelError: The template is not Jinja.
+        """
+        return self.apply(messages, add_generation_prompt=True, **self.template_kwargs)
+
+    def apply(self, messages: Messages, *, add_generation_prompt: bool, **variables: Any) -> str:
+        """Return what the template renders with these variables besides `messages` and the special tokens.
+
+        Raises:
+            TemplateFailed: The template raised.
+            ModelError: The template is not Jinja; names the line.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    chat_template=self.template,
+                    **variables,
+                )
+            )
+        except TemplateSyntaxError as error:
+            raise ModelError(f"{self.origin} is not Jinja: line {error.lineno}: {error.message}") from error
+        except Exception as error:  # a template is a program: it can raise anything
+            raise TemplateFailed(f"{type(error).__name__}: {error}") from error
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each prompt; the template has written the special tokens already."""
+        if not prompts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            list(prompts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+
+def check_template_kwargs(config: Config) -> None:
+    """Raise `ConfigError` when prompt.template_kwargs holds an argument that is not the template's."""
+    taken = sorted(RESERVED_KWARGS & config.prompt.template_kwargs.keys())
+    fix = "is set by the pipeline: only variables of the chat template belong here, such as enable_thinking"
+    require(not taken, "prompt.template_kwargs", taken, fix)
+
+
+def open_chat(config: Config) -> Chat:
+    """Return the model's tokenizer with the chat template that `config` names.
+
+    Raises:
+        ModelError: model.path has no usable tokenizer, or there is no usable template; names the key.
+    """
+    own_template = read_template(config.prompt)
+    tokenizer, revision = _load_tokenizer(config)
+    if own_template is not None:
+        origin = f"prompt.chat_template={config.prompt.chat_template!r}"
+        return Chat(tokenizer, own_template, config.prompt.template_kwargs, origin, revision)
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise ModelError(
+            f"model.path={config.model.path!r} has no chat template of its own: set prompt.chat_template=<file>"
+        ) from error
+    origin = f"model.path={config.model.path!r} (its chat template)"
+    return Chat(tokenizer, template, config.prompt.template_kwargs, origin, revision)
+
+
+def _load_tokenizer(config: Config) -> tuple[Any, str | None]:
+    """Return the tokenizer and, for a hub model, its commit."""
+    model = config.model
+    assert model.path, "Config requires model.path for engine.kind=vllm"
+    at = f"model.path={model.path!r}"
+    directory, revision = model_directory(config)
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=model.trust_remote_code)
+        probe = tokenizer("A", add_special_tokens=False)["input_ids"]
+    except Exception as error:  # parsers in Rust, optional packages and a model's own code raise anything
+        if "trust_remote_code" in str(error):
+            fix = "its tokenizer is Python code: if you trust it, set model.trust_remote_code=true"
+        else:
+            fix = f"no tokenizer can be loaded ({error}): put tokenizer.json and tokenizer_config.json there"
+        raise ModelError(f"{at}: {fix}") from error
+    if not probe:
+        # transformers makes an empty tokenizer out of a config.json alone.
+        raise ModelError(f"{at}: its tokenizer has no vocabulary: put tokenizer.json and tokenizer_config.json there")
+    return tokenizer, revision
+
+
+def model_directory(config: Config) -> tuple[Path, str | None]:
+    """Return the directory with the model's small files and, for a hub model, its commit.
+
+    Raises:
+        ModelError: There is no such directory, or the hub does not give it; says how to mend it.
+    """
+    model, at = config.model, f"model.path={config.model.path!r}"
+    path = Path(str(model.path)).expanduser()
+    if path.is_dir():
+        return path, None
+    require_directory(model)
+    patterns = [*TOKENIZER_PATTERNS, *(["*.py"] if model.trust_remote_code else [])]
+    try:
+        snapshot = fetch(str(model.path), "model", model.revision, patterns)
+    except ConnectionError as error:
+        revision_text = f" model.revision={model.revision!r}" if model.revision else ""
+        raise ModelError(
+            f"{at}{revision_text}: {error}. Set HF_TOKEN to a token with access, or put a copy of the model in a "
+            "directory and set model.path=<dir>"
+        ) from error
+    return snapshot, snapshot.name

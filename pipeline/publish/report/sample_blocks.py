@@ -1,0 +1,141 @@
+"""The samples of a report: rows in, blocks of them out, compressed and safe to stand in a page.
+
+A block is two gzip streams in base64: the columns that the page filters and lists by, which it reads at once, and the
+texts, which it reads when a sample is looked at or searched. The letters of base64 cannot end a script element.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow.dataset as pads
+
+from pipeline.records import KEY_COLUMNS, SAMPLE_SCHEMA
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+BLOCK_ROWS = 256
+BLOCK_CHARS = 1_000_000
+"""A block is full with the first of the two: the page reads a block of this size in some ten milliseconds."""
+
+PREVIEW_CHARS = 120
+
+INDEX = ("task", "split", "id", "repeat", "answer", "gold", "extraction", "finish_reason", "num_output_tokens")
+SCORES = ("em", "f1", "correct")
+TEXTS = ("prompt", "reasoning", "response", "error")
+DETAILS = (
+    *("instruction", "num_options", "answer_kind", "prompt_sha256", "num_prompt_tokens"),
+    *("attempts", "replica", "queued_s", "generated_s"),
+)
+
+FLIPS = "compare/flips.parquet"
+"""The gate's list of questions that one run alone has right; a question has the same flip for all its repeats."""
+
+_COLUMNS = ", ".join(
+    f"s.{name}" for name in (*INDEX, *SCORES, *TEXTS, *DETAILS, "categories", "messages", "completion")
+)
+_SQL = f"SELECT {_COLUMNS}, NULL AS change FROM texts AS s"  # noqa: S608
+_FLIPPED_SQL = f"""
+    SELECT {_COLUMNS}, f.flip AS change FROM texts AS s
+    LEFT JOIN flips AS f ON (s.task, s.split, s.id, 'correct') = (f.task, f.split, f.id, f.metric)
+"""  # noqa: S608
+_READ_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A block as the page holds it; `texts` is None when they lie beside the page."""
+
+    number: int
+    index: str
+    texts: str | None
+
+
+class Samples:
+    """A run's samples as blocks; `num_samples` counts those that were given out."""
+
+    def __init__(self, run: ArtifactStore) -> None:
+        self.num_samples = 0
+        self._run = run
+        self._stage = run.require_artifact("samples", SAMPLE_SCHEMA)
+
+    def blocks(self, database: duckdb.DuckDBPyConnection, chunks: str | None) -> Iterator[Block]:
+        """Yield the blocks; with `chunks` their texts are written into that directory, one script a block.
+
+        Raises:
+            RunError: The directory cannot be written.
+            DataError: The samples are damaged.
+        """
+        for number, rows in enumerate(_full(self._rows(database))):
+            texts = _packed([_texts(row) for row in rows])
+            if chunks is not None:
+                self._run.write_text(f"{chunks}/{number}.js", f'reportChunk({number}, "{texts}");\n')
+            self.num_samples += len(rows)
+            yield Block(number=number, index=_packed(_index(rows)), texts=None if chunks else texts)
+
+    def _rows(self, database: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+        columns = [*KEY_COLUMNS, *(name for name in SAMPLE_SCHEMA.names if name not in KEY_COLUMNS)]
+        database.register("texts", query.reader(self._stage, columns))
+        sql = _SQL
+        if self._run.exists(FLIPS):
+            database.execute("SET threads = 1")  # the join keeps the samples' order then, and the page its bytes
+            database.register("flips", _flips(self._run))
+            sql = _FLIPPED_SQL
+        for batch in query.batches(database, sql, rows=_READ_ROWS):
+            yield from batch.to_pylist()
+
+
+def _flips(run: ArtifactStore) -> pads.Dataset:
+    return pads.dataset(run.path(FLIPS), filesystem=run.fs, format="parquet")
+
+
+def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Gather rows until a block is full."""
+    block: list[dict[str, Any]] = []
+    chars = 0
+    for row in rows:
+        block.append(row)
+        chars += sum(len(row[name] or "") for name in TEXTS)
+        if len(block) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
+            yield block
+            block, chars = [], 0
+    if block:
+        yield block
+
+
+def _index(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (*INDEX, "change")}
+    # An id beyond 2**53 is no number to JavaScript.
+    columns["id"] = [str(row["id"]) for row in rows]
+    columns |= {name: [None if row[name] is None else round(row[name], 6) for row in rows] for name in SCORES}
+    columns["categories"] = [[[name, value] for name, value in row["categories"]] for row in rows]
+    columns["failed"] = [row["error"] is not None for row in rows]
+    columns["preview"] = [_preview(row) for row in rows]
+    return columns
+
+
+def _preview(row: dict[str, Any]) -> str:
+    text = row["error"] or row["response"] or row["reasoning"] or ""
+    return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
+
+
+def _texts(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of a sample; an endpoint's prompt is the messages that it was sent."""
+    texts = {name: row[name] for name in (*TEXTS, *DETAILS) if row[name] is not None}
+    if row["prompt"] is None:
+        texts["prompt"] = "\n\n".join(f"[{each['role']}]\n{each['content']}" for each in json.loads(row["messages"]))
+    if row["response"] is None and row["reasoning"] is None and row["completion"] is not None:
+        texts["completion"] = row["completion"]
+    return texts
+
+
+def _packed(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate, which Arrow never holds, would be our own mistake and is let fail.
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=4, mtime=0)).decode("ascii")

@@ -1,0 +1,196 @@
+"""One run's directory: begun, gone on with, or refused.
+
+In: a configuration. Out: the run's folder with its config.yaml. A run is gone on with only when what determines its
+completions is as it was; where it runs, on how many engines, and how it is watched may change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from pipeline.config import loading
+from pipeline.config.schema import Config
+from pipeline.errors import RunError, TooManyFailedRows
+from pipeline.runs import manifest
+from pipeline.runs.model_files import model_fingerprint, read_template
+from pipeline.storage.artifacts import ArtifactStore
+
+CONFIG_FILE = "config.yaml"
+
+TEMPLATE_FILE = "prompts/chat_template.jinja"
+"""The chat template that the prompts were made with, as prepare/stage.py keeps it."""
+
+MECHANICS = (
+    *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
+    *("max_failed_rows", "only"),
+)
+"""Keys that a completion does not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
+
+ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
+
+CHECKS = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
+"""Keys that only compare: what one of them refused goes on under the same run_id when it is mended."""
+
+
+NEW_ID = "choose another run_id, or run.restart=true"
+
+
+def place(config: Config) -> tuple[ArtifactStore, Config]:
+    """Make the run's directory, or open it again.
+
+    Returns:
+        The directory, and the configuration with its `run_id`.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
+    output = ArtifactStore.open(config.output_dir)
+    run_id = config.run_id or f"{config.conf}-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+    if config.run.restart:
+        names = (run_id if number == 1 else f"{run_id}.{number}" for number in count(1))
+        run_id = next(name for name in names if not output.exists(f"run={name}"))
+    run = output.child(f"run={run_id}")
+    run.create()
+    return run, replace(config, run_id=run_id)
+
+
+def begin(run: ArtifactStore, config: Config) -> None:
+    """Record the configuration in a run's directory, which the caller has locked, or make sure that it is the same.
+
+    Raises:
+        RunError: The run is complete, or it was begun with another configuration, model or template file, or what says
+            so is gone.
+        ModelError: The template file cannot be read.
+        DataError: The run's manifest is damaged.
+    """
+    content = manifest.read(run)
+    if content is not None and content["status"] == "complete":
+        num_failed = sum((content.get(part) or {}).get("num_failed", 0) for part in ("counts", "noise"))
+        if not num_failed:
+            raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
+        if not config.run.retry_failed:
+            raise RunError(
+                f"run_id={config.run_id!r} is complete in {run.root}, and {num_failed} rows failed: "
+                "run.retry_failed=true tries these again, or choose another run_id"
+            )
+    if run.exists(CONFIG_FILE):
+        before = loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
+        difference = _difference(_identity(before), _identity(config))
+        if difference is not None:
+            name, was, comes = difference
+            raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
+    elif run.exists("journal") or run.exists("completions"):
+        raise RunError(f"{run.path(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
+    recorded = (run.metadata("prompts") or content or {}).get("model_fingerprint")
+    if recorded is not None and recorded != model_fingerprint(config.model):
+        raise RunError(
+            f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
+            f"{NEW_ID}"
+        )
+    if run.exists("completions/_stage.json") and not run.exists("prompts/_stage.json"):
+        raise RunError(
+            f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
+        )
+    template = read_template(config.prompt)
+    if template is not None and run.exists(TEMPLATE_FILE) and run.read_text(TEMPLATE_FILE) != template:
+        raise RunError(
+            f"prompt.chat_template={config.prompt.chat_template!r} holds another template than when "
+            f"run_id={config.run_id!r} was begun: give back that one, kept in {run.path(TEMPLATE_FILE)}, "
+            "choose another run_id, or run.restart=true"
+        )
+    _remove_leftovers(run)
+    run.write_text(CONFIG_FILE, loading.dump(config))
+
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
+"""A file that was being written when its process died: see `ArtifactStore.write_text`."""
+
+
+def _remove_leftovers(run: ArtifactStore) -> None:
+    """Delete what a process that died while it wrote a stage has left; nothing reads it."""
+    for name in run.folders():
+        if name.startswith("."):
+            run.remove(name)
+    for name in run.files(recursive=False):
+        if LEFTOVER.fullmatch(name):
+            run.remove(name)
+
+
+def open_finished(directory: str, arguments: Sequence[str] = (), argument: str = "run") -> tuple[ArtifactStore, Config]:
+    """Open the directory of a run that exists, with the configuration that it recorded.
+
+    Args:
+        directory: A path or a URI.
+        arguments: `key=value` words that win over what it recorded.
+        argument: What the user gave it as, for the messages.
+
+    Raises:
+        RunError: There is no such run.
+        ConfigError: Its config.yaml is not of this version, or a word is wrong.
+    """
+    run = ArtifactStore.open(directory)
+    if not run.exists():
+        raise RunError(f"{argument}={directory}: there is no such directory")
+    if not run.exists(CONFIG_FILE):
+        raise RunError(f"{argument}={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
+    return run, recorded(run, arguments)
+
+
+def require_complete(run: ArtifactStore) -> dict[str, Any]:
+    """Return the manifest of a run that has come to its end.
+
+    Raises:
+        RunError: It is not complete.
+        DataError: Its manifest is damaged.
+    """
+    content = manifest.read(run)
+    if content is None or content["status"] != "complete":
+        state = f"without a {manifest.FILE}" if content is None else content["status"]
+        raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
+    return content
+
+
+def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
+    """Return the configuration that a run recorded; `arguments` win over it.
+
+    Raises:
+        DataError: It has none.
+        ConfigError: Its config.yaml is not of this version, or a word is wrong.
+    """
+    return loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), arguments)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """Return the keys that determine the completions, flat."""
+    plain = asdict(config)
+    found = loading.flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
+    found |= loading.flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
+    found["engine.endpoint.model"] = config.engine.endpoint.model
+    found |= loading.flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
+    return {name: value for name, value in found.items() if name not in CHECKS}
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            return name, before.get(name), now.get(name)
+    return None
+
+
+def require_few_failed(run: ArtifactStore, config: Config, content: dict[str, Any]) -> None:
+    """Raise unless a finished run has as few failed rows as its configuration allows.
+
+    Raises:
+        TooManyFailedRows: It has more; `content` is its manifest.
+    """
+    failed = content["counts"]["num_failed"]
+    if failed > config.max_failed_rows:
+        raise TooManyFailedRows(
+            f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
+            f"their reasons are in the column error of {run.path('samples')}"
+        )

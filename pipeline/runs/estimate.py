@@ -1,0 +1,135 @@
+"""What an earlier run of the same questions tells of the next one: tokens and time.
+
+In: a configuration, its prompts, and the runs of its output_dir. Out: `Expected`, from the newest complete run of the
+same model that has the same prompts, else the same tasks; None where there is none. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.runs import past_runs
+from pipeline.runs.past_runs import PastRun
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact
+
+# The same prompt's own mean where the run has it, else the mean of its task.
+TOKENS_SQL = """
+    WITH one AS (SELECT task, split, id, prompt_sha256, avg(num_output_tokens) AS tokens FROM samples
+                 WHERE num_output_tokens IS NOT NULL GROUP BY ALL),
+    whole AS (SELECT task, avg(num_output_tokens) AS tokens,
+                     count(*) FILTER (finish_reason = 'length') / count(*) AS truncated FROM samples
+              WHERE num_output_tokens IS NOT NULL GROUP BY task)
+    SELECT p.task, count(*) AS num_rows, count(one.tokens) AS num_same, any_value(truncated) AS truncated,
+           avg(if(coalesce(one.tokens, whole.tokens) > $most, $most, coalesce(one.tokens, whole.tokens))) AS mean_tokens
+    FROM prompts p LEFT JOIN one USING (task, split, id, prompt_sha256) LEFT JOIN whole ON whole.task = p.task
+    WHERE p.error IS NULL GROUP BY p.task ORDER BY p.task
+"""
+
+BUSY_SQL = "SELECT sum(num_output_tokens) / nullif(sum(generated_s), 0) FROM samples WHERE generated_s IS NOT NULL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTokens:
+    """What to expect of a task: `num_rows` questions, `num_same` of which the earlier run asked with the same prompt.
+
+    `mean_tokens` is a completion's (None: the earlier run has no such task), `truncated` the share that ran into its
+    budget then.
+    """
+
+    task: str
+    num_rows: int
+    num_same: int
+    mean_tokens: float | None
+    truncated: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the run `run_id` tells: tokens by task, and its speed once the engines were there.
+
+    `max_gen_toks` was its budget, `num_replicas` the number of its engines, `engine_start_s` their start. What is None
+    its manifest does not tell.
+    """
+
+    run_id: str
+    ended_at: str
+    max_gen_toks: int
+    tasks: Sequence[TaskTokens]
+    num_replicas: int | None
+    engine_start_s: float | None
+    tokens_per_s: float | None
+
+    def num_tokens(self, repeats: int) -> float | None:
+        """Tokens to generate, or None when a task is not known."""
+        means = [(each.num_rows, each.mean_tokens) for each in self.tasks]
+        if any(mean is None for _, mean in means):
+            return None
+        return repeats * sum(rows * (mean or 0.0) for rows, mean in means)
+
+    def seconds(self, repeats: int) -> float | None:
+        """Seconds of the generate stage on engines like those of the earlier run."""
+        tokens = self.num_tokens(repeats)
+        if tokens is None or self.tokens_per_s is None:
+            return None
+        return (self.engine_start_s or 0.0) + tokens / self.tokens_per_s
+
+
+def expect(config: Config, prompts: Artifact) -> tuple[Expected | None, list[str]]:
+    """Return what to expect of the prompts, and a line for each earlier run that could not be read.
+
+    Raises:
+        RunError: output_dir names no file system.
+    """
+    unread: list[str] = []
+    found = past_runs.each(past_runs.of_model(config, unread), lambda run: _expected(run, config, prompts), unread)
+    return past_runs.best_of(found, _has_same_prompt, _has_lengths), unread
+
+
+def _has_same_prompt(expected: Expected) -> bool:
+    return any(each.num_same for each in expected.tasks)
+
+
+def _has_lengths(expected: Expected) -> bool:
+    return any(each.mean_tokens is not None for each in expected.tasks)
+
+
+def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
+    before, content = run.config, run.manifest
+    samples = run.folder.require_artifact("samples", SAMPLE_SCHEMA)
+    with query.connection() as database:
+        database.register("prompts", prompts.dataset())
+        database.register("samples", samples.dataset())
+        sql = database.sql(TOKENS_SQL, params={"most": config.generation.max_gen_toks})
+        tasks = [TaskTokens(**row) for row in sql.to_arrow_table().to_pylist()]
+        busy = database.execute(BUSY_SQL).fetchone()
+    engines = content.get("engine") or {}
+    starts = [float(info["engine_start_s"]) for info in engines.values() if "engine_start_s" in info]
+    start_s = max(starts, default=None)
+    return Expected(
+        run_id=run.run_id,
+        ended_at=str(content.get("ended_at", "")),
+        max_gen_toks=before.generation.max_gen_toks,
+        tasks=tasks,
+        num_replicas=len(engines) or None,
+        engine_start_s=start_s,
+        tokens_per_s=_rate(content, start_s, busy[0] if busy else None, len(engines) * before.engine.slots),
+    )
+
+
+def _rate(content: dict[str, Any], start_s: float | None, row_rate: float | None, num_slots: int) -> float | None:
+    """Return tokens a second of the generate stage without the engines' start.
+
+    The times of a run that was gone on with are those of its last session alone, so its tokens seem to have come
+    faster than they can: no faster than all slots at the rate of one row.
+    """
+    tokens = content.get("counts", {}).get("num_output_tokens")
+    generate_s = content.get("timings_s", {}).get("generate")
+    if not tokens or not generate_s or generate_s <= (start_s or 0.0):
+        return None
+    rate = float(tokens) / (float(generate_s) - (start_s or 0.0))
+    return min(rate, row_rate * num_slots) if row_rate and num_slots else rate

@@ -1,0 +1,124 @@
+"""One driver a run: the second one that opens a run's directory is told so.
+
+On a disk it is a lock of the operating system on a file, which ends with the process however it ends. Object
+storage has none: there the driver writes an object again and again, and one that is fresh is somebody's. Two drivers
+that start within the same second on object storage may both pass; journals keep every row of both, and one of each
+counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from pipeline.errors import PipelineError, RunError
+from pipeline.storage.artifacts import ArtifactStore
+
+logger = logging.getLogger(__name__)
+
+LOCAL_FILE = ".lock"
+REMOTE_FILE = "lock.json"
+BEAT_S = 10.0
+STALE_S = 45.0
+"""Seconds without a beat after which a lock in object storage is a dead driver's."""
+
+
+@contextmanager
+def locked(run: ArtifactStore) -> Iterator[None]:
+    """Hold the run's lock.
+
+    Raises:
+        RunError: Another driver holds it.
+    """
+    with _locked_file(run) if run.local else _beating(run):
+        yield
+
+
+def _refuse(run: ArtifactStore, owner: str) -> RunError:
+    return RunError(f"{run.root} is being written by another process ({owner}): wait for it, or choose another run_id")
+
+
+@contextmanager
+def _locked_file(run: ArtifactStore) -> Iterator[None]:
+    # The file stays: were it deleted, one driver could hold the lock of a file without a name, another the new one's.
+    with run.writing():
+        descriptor = os.open(run.path(LOCAL_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _refuse(run, os.pread(descriptor, 200, 0).decode(errors="replace")) from error
+        except OSError as error:
+            raise RunError(f"{run.root} cannot be locked ({error.strerror}): use another file system") from error
+        with run.writing():
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _owner().encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _beating(run: ArtifactStore) -> Iterator[None]:
+    token = uuid.uuid4().hex
+    holder = _holder(run)
+    if holder is not None and time.time() - holder.at < STALE_S:
+        raise _refuse(run, holder.owner)
+    ending = threading.Event()
+
+    def beat() -> None:
+        run.write_text(REMOTE_FILE, json.dumps({"owner": _owner(), "token": token, "at": time.time()}))
+
+    def keep_beating() -> None:
+        while not ending.wait(BEAT_S):
+            with suppress(PipelineError):  # a passing fault of the storage: the next beat comes before it is stale
+                now = _holder(run)
+                if now is not None and now.token != token:
+                    logger.error("%s was taken over by %s while this machine slept; this run ends", run.root, now.owner)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                beat()
+
+    beat()
+    thread = threading.Thread(target=keep_beating, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+        last = _holder(run)
+        if last is not None and last.token == token:  # not one that took the lock over while this machine slept
+            run.remove(REMOTE_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    owner: str
+    token: str
+    at: float
+
+
+def _holder(run: ArtifactStore) -> _Holder | None:
+    """Return who has the lock in object storage, or None."""
+    if not run.exists(REMOTE_FILE):
+        return None
+    try:
+        record = json.loads(run.read_text(REMOTE_FILE))
+        return _Holder(str(record["owner"]), str(record["token"]), float(record["at"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run.path(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
+
+
+def _owner() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

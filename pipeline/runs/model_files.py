@@ -1,0 +1,79 @@
+"""Which model, which template file and which text it was, when no commit names them: hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from pipeline.config.schema import ModelConfig, PromptConfig
+from pipeline.errors import ModelError
+
+WHOLE_BYTES = 16 << 20
+"""Size up to which a file's whole content counts; of a larger one, its size and its two ends of 1 MiB."""
+
+END_BYTES = 1 << 20
+
+LOCAL = re.compile(r"~|\.{0,2}/|data/")
+"""How a model.path begins that names a directory and cannot be a repository of the hub."""
+
+
+def require_directory(model: ModelConfig) -> None:
+    """Make sure that a model.path that can only be a directory is one.
+
+    Raises:
+        ModelError: There is no such directory.
+    """
+    if model.path is None:
+        return
+    path = Path(model.path).expanduser()
+    if not path.is_dir() and (path.exists() or LOCAL.match(model.path)):
+        raise ModelError(f"model.path={model.path!r}: there is no such directory (seen from {Path.cwd()})")
+
+
+def sha256_of(text: str) -> str:
+    """Return the hash of a text in UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def model_fingerprint(model: ModelConfig) -> str | None:
+    """Return a hash over the files of a local model directory, or None for a hub id or an endpoint's model.
+
+    It tells a model that was trained further or converted anew from the one before, in less than a second for any
+    size; it is no proof against somebody who changes the middle of a weights file.
+    """
+    folder = Path(model.path).expanduser() if model.path else None
+    if folder is None or not folder.is_dir():
+        return None
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue  # caches and marks of download tools
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            content = file.read(WHOLE_BYTES if size <= WHOLE_BYTES else END_BYTES)
+            if size > WHOLE_BYTES:
+                file.seek(-END_BYTES, 2)
+                content += file.read()
+        whole.update(f"{path.relative_to(folder)} {size} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def read_template(prompt: PromptConfig) -> str | None:
+    """Return the text of the file that `prompt.chat_template` names, or None where the model's own template serves.
+
+    Raises:
+        ModelError: The file cannot be read, is no text, or is empty.
+    """
+    if prompt.chat_template is None:
+        return None
+    at = f"prompt.chat_template={prompt.chat_template!r}"
+    try:
+        template = Path(prompt.chat_template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{at} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{at} is not UTF-8 text: {error}") from error
+    if not template.strip():
+        raise ModelError(f"{at} is empty: write a Jinja chat template into it, or set it to null")
+    return template

@@ -1,0 +1,250 @@
+"""A run made again: `python -m pipeline.run from=<run's directory or manifest.json> key=value ...`.
+
+In: a complete run's config.yaml and manifest.json. Out: its configuration, with the commits that it resolved and the
+words over it, and what is different now: in words over the recorded values, in the environment, in the data sets and
+the template, in the engines, and in the end in the completions. Another model, data set or template file under the
+recorded name is refused; one that a word names is told. The recorded run is read and never written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.config import loading
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.runs import directory as run_directory
+from pipeline.runs import manifest
+from pipeline.runs.environment_diff import PASSING
+from pipeline.runs.model_files import model_fingerprint, read_template, require_directory
+from pipeline.storage.artifacts import ArtifactStore
+
+ENVIRONMENT = ("versions", "codebase", "hardware")
+"""Parts of the manifest that tell where a run was made."""
+
+UNCOMPARED = ("conf", "run_id", "output_dir", "run", "cluster")
+"""Keys that say where a run is made and kept: that they are others is no difference."""
+
+SAME_SQL = """
+    SELECT count(*), count(*) FILTER (a.prompt_sha256 = b.prompt_sha256),
+           count(*) FILTER (a.completion = b.completion)
+    FROM before a JOIN now b USING (task, split, id, repeat)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """The run that is made again: its directory, manifest and configuration, and the recorded values overridden."""
+
+    source: ArtifactStore
+    manifest: dict[str, Any]
+    recorded: Config
+    overridden: tuple[str, ...]
+
+    def environment(self, content: Mapping[str, Any]) -> list[str]:
+        """Return what the new run's manifest says otherwise about where it is made, a line each."""
+        then, now = (
+            loading.flat({name: each.get(name) for name in (*ENVIRONMENT, "model_fingerprint")})
+            for each in (self.manifest, content)
+        )
+        for recorded_values in (then, now):
+            recorded_values.pop("hardware.gpus", None)  # the engines tell of them, when they have started
+        lines = _differences(then, now)
+        if (self.manifest.get("codebase") or {}).get("modified"):
+            lines.append("codebase: the recorded commit had been modified, so it does not tell all of the code")
+        return lines
+
+    def prepared(self, config: Config, facts: Mapping[str, str | int]) -> list[str]:
+        """Return what differs in the data sets and the template, a line each.
+
+        Args:
+            config: The new run's configuration.
+            facts: The facts of its prompts stage.
+
+        Raises:
+            DataError: A data set that no word has changed is not what it was.
+        """
+        before = self.manifest.get("datasets") or {}
+        for name in config.active_tasks:
+            then, now = before.get(f"dataset_revision.{name}"), facts.get(f"dataset_revision.{name}")
+            if then != now and then is not None and not self._reads_other_rows(config, name):
+                raise DataError(
+                    f"tasks.{name}.dataset={config.tasks[name].dataset!r} holds other rows than when "
+                    f"{self.source.root} was made ({now}, recorded {then}): give a copy of those, "
+                    f"tasks.{name}.dataset=<dir>, or make a new run with conf={self.recorded.conf}"
+                )
+        compared = [*(f"dataset_revision.{name}" for name in config.active_tasks), "model_revision"]
+        names = [*compared, "template_fingerprint"]
+        return _differences({name: before.get(name) for name in names}, {name: facts.get(name) for name in names})
+
+    def _reads_other_rows(self, config: Config, name: str) -> bool:
+        """Return whether a word has changed which files of a data set are read."""
+        task, then = config.tasks[name], self.recorded.tasks.get(name)
+        if then is None or set(config.splits) != set(self.recorded.splits):
+            return True
+        return (task.dataset, task.revision, task.train_split) != (then.dataset, then.revision, then.train_split)
+
+    def engines(self, facts: Mapping[str, Any]) -> list[str]:
+        """Return what the engines say of themselves that the recorded ones did not, a line each."""
+        return _differences(_engine_values(self.manifest.get("engine") or {}), _engine_values(facts))
+
+    def agreement(self, run: ArtifactStore) -> str:
+        """Return how many of the questions that both runs asked have the same prompt and the same completion."""
+        from pipeline.storage import query
+
+        try:
+            before = self.source.require_artifact("samples", SAMPLE_SCHEMA)
+            with query.connection() as database:
+                database.register("before", before.dataset())
+                database.register("now", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
+                num_both, num_prompts, num_completions = database.sql(SAME_SQL).fetchall()[0]
+        except PipelineError as error:  # the new run is whole, whatever became of the old one
+            return f"nothing is compared: {error}"
+        return f"{num_both} questions of both runs: {num_prompts} same prompts, {num_completions} same completions"
+
+
+def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
+    """Return the configuration that the words of `run` name, and the run that it makes again if they name one.
+
+    Raises:
+        ConfigError: A word is wrong.
+        RunError: There is no such run, it is not complete, or the new run would be written into it.
+        ModelError: The model's directory or the template file, which no word has changed, is not what it was.
+        DataError: The run's manifest is damaged.
+    """
+    sources = [argument.removeprefix("from=") for argument in arguments if argument.startswith("from=")]
+    if not sources:
+        return loading.compose(arguments), None
+    rest = [argument for argument in arguments if not argument.startswith("from=")]
+    if len(sources) > 1 or not sources[0]:
+        raise ConfigError("from= takes one run, for instance from=outputs/run=2026-11-21")
+    if any(argument.startswith("conf=") for argument in rest):
+        raise ConfigError("from= takes the configuration that the run recorded: leave conf= out")
+    source, recorded = run_directory.open_finished(_directory(sources[0]), argument="from")
+    content = manifest.read(source)
+    if content is None or content["status"] != "complete":
+        state = "has no manifest.json" if content is None else f"is {content['status']}"
+        raise RunError(f"from={sources[0]}: the run {state}: from= takes complete runs; its own run_id goes on with it")
+    facts = content.get("datasets") or {}
+    # `restart` would make the new run anew each time that it is to be gone on with.
+    base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
+    config = loading.load(loading.dump(base), source.path(run_directory.CONFIG_FILE), rest)
+    overridden = _overridden(base, config)
+    config = _pinned(config, base, facts)
+    reproduction = Reproduction(
+        source=source, manifest=content, recorded=_pinned(base, base, facts), overridden=overridden
+    )
+    _refuse_the_same_place(reproduction, config)
+    _refuse_another_model(reproduction, config)
+    _refuse_a_missing_model(config)
+    _refuse_another_template(reproduction, config)
+    return config, reproduction
+
+
+def _directory(place: str) -> str:
+    """Return the run's directory, whether the path or URI ends in it or in its manifest.json."""
+    path, query, rest = place.partition("?")
+    return path.removesuffix(manifest.FILE).rstrip("/") + query + rest if path.endswith(manifest.FILE) else place
+
+
+def _new_id(run_id: str) -> str:
+    suffix = f"-again-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+    return re.sub(r"-again-[0-9T-]{19}$", "", run_id)[: 128 - len(suffix)] + suffix
+
+
+def _pinned(config: Config, recorded: Config, facts: Mapping[str, Any]) -> Config:
+    """Return the configuration with the commits that the recorded run resolved, where no word has named others."""
+
+    def commit(fact: str) -> str | None:
+        found = str(facts.get(fact, "sha256:"))
+        return None if found.startswith("sha256:") else found
+
+    tasks = dict(config.tasks)
+    for name, task in recorded.tasks.items():
+        found, now = commit(f"dataset_revision.{name}"), tasks.get(name)
+        if found is not None and now is not None and (now.dataset, now.revision) == (task.dataset, task.revision):
+            tasks[name] = replace(now, revision=found)
+    found, then, model = commit("model_revision"), recorded.model, config.model
+    if found is not None and (model.path, model.revision) == (then.path, then.revision):
+        model = replace(model, revision=found)
+    return replace(config, tasks=tasks, model=model)
+
+
+def _overridden(recorded: Config, config: Config) -> tuple[str, ...]:
+    then, now = (loading.flat(asdict(each)) for each in (recorded, config))
+    names = [name for name in {**then, **now} if name.split(".")[0] not in UNCOMPARED]
+    return tuple(_differences({name: then.get(name) for name in names}, {name: now.get(name) for name in names}))
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return [f"{name} is {_as_text(now.get(name))}, recorded {_as_text(then.get(name))}" for name in names]
+
+
+def _as_text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _engine_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return each fact that the replicas tell of themselves with all its values."""
+    names = {name for replica in facts.values() for name in replica} - set(PASSING)
+    return {
+        f"engine {name}": ", ".join(sorted({str(replica[name]) for replica in facts.values() if name in replica}))
+        for name in sorted(names)
+    }
+
+
+def _refuse_the_same_place(reproduction: Reproduction, config: Config) -> None:
+    place = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
+    if place.root == reproduction.source.root and not config.run.restart:
+        raise RunError(
+            f"run_id={config.run_id!r} is the run that is made again, in {place.root}: choose another run_id"
+        )
+
+
+def _refuse_another_model(reproduction: Reproduction, config: Config) -> None:
+    then, path = reproduction.manifest.get("model_fingerprint"), config.model.path
+    if then is None or path != reproduction.recorded.model.path:
+        return
+    now = model_fingerprint(config.model)
+    if now != then:
+        what = "is no directory" if now is None else f"holds another model ({now}, recorded {then})"
+        raise ModelError(
+            f"model.path={path!r} {what}: give the directory of the model that {reproduction.source.root} was made "
+            f"with, model.path=<dir>, or make a new run with conf={reproduction.recorded.conf}"
+        )
+
+
+def _refuse_a_missing_model(config: Config) -> None:
+    """What a manifest tells no fingerprint of, and what a word names, is looked for too, before a run is begun."""
+    if config.engine.kind != "vllm":
+        return
+    try:
+        require_directory(config.model)
+    except ModelError as error:
+        raise ModelError(f"{error}: give the directory of the model, model.path=<dir>") from error
+
+
+def _refuse_another_template(reproduction: Reproduction, config: Config) -> None:
+    """A template file is compared with the copy that the run kept."""
+    path, kept = config.prompt.chat_template, reproduction.source.path(run_directory.TEMPLATE_FILE)
+    if (
+        path is None
+        or path != reproduction.recorded.prompt.chat_template
+        or not reproduction.source.exists(run_directory.TEMPLATE_FILE)
+    ):
+        return
+    fix = f"give the one that the run kept, prompt.chat_template={kept}"
+    if reproduction.source.local is None:
+        fix += " copied to this machine"
+    try:
+        now = read_template(config.prompt)
+    except ModelError as error:
+        raise ModelError(f"{error}: {fix}") from error
+    if now != reproduction.source.read_text(run_directory.TEMPLATE_FILE):
+        raise ModelError(f"prompt.chat_template={path!r} is not what it was in {reproduction.source.root}: {fix}")

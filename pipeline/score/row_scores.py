@@ -1,0 +1,157 @@
+"""One batch of joined rows in, the same rows with their scores out: columns as `SAMPLE_SCHEMA` has them.
+
+A failed row and a hidden gold have null scores, never 0. A row that was answered, or cut off, and has a gold is
+scored, so that no answer counts as a wrong one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.metrics.squad import exact_match, f1, tokens
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.score.extraction import FAILED, extract, format_letters
+from pipeline.score.option_letters import Letters, pure_letters
+
+SCORE_COLUMNS = ("response", "answer", "extraction", "em", "f1", "correct")
+QUESTION_COLUMNS = ("instruction", "num_options", "answer_kind")
+"""The columns of a sample that are made here; all others come from the prompt and the completion."""
+
+MOST_OPTIONS = "ABCDEFGH"
+"""Letters of a question whose row does not say what its options are: the benchmark's questions have up to 8."""
+
+_SHORT = 64
+"""Characters up to which a response is likely to come again, so that its scores are worth remembering."""
+
+
+_OPTIONS = re.compile(r"\{option_[a-z]\}.*\{option_[a-z]\}", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one row scored. `em`, `f1` and `correct` are from 0.0 to 1.0, or None where there is nothing to score."""
+
+    response: str | None
+    answer: str | None
+    extraction: str
+    em: float | None
+    f1: float | None
+    correct: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionInfo:
+    """What a data set's row says of its question.
+
+    `options` is the letters that it offers, such as `ABCD`. `num_options` is their number, `instruction` the name of
+    its wording; None where the row does not say.
+    """
+
+    options: str
+    num_options: int | None
+    instruction: str | None
+
+
+_FAILED_ROW = Scores(None, None, FAILED, None, None, None)
+
+
+def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the samples of a batch.
+
+    Args:
+        batch: The columns of `SAMPLE_SCHEMA` except `SCORE_COLUMNS` and `QUESTION_COLUMNS`, and `content` and `doc`;
+            all are read as they are.
+    """
+    read = (batch.column(name).to_pylist() for name in ("content", "gold", "doc", "finish_reason", "error"))
+    made: dict[str, list[Any]] = {name: [] for name in SCORE_COLUMNS + QUESTION_COLUMNS}
+    for content, gold, doc, finish_reason, error in zip(*read, strict=True):
+        question = read_doc(doc)
+        row = _FAILED_ROW
+        if error is None:
+            row = score_row(content, gold, question.options, truncated=finish_reason == "length")
+        for name in SCORE_COLUMNS:
+            made[name].append(getattr(row, name))
+        made["instruction"].append(question.instruction)
+        made["num_options"].append(question.num_options)
+        made["answer_kind"].append(answer_kind(gold, question.options))
+    columns = [
+        pa.array(made[field.name], field.type) if field.name in made else batch.column(field.name)
+        for field in SAMPLE_SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SAMPLE_SCHEMA)
+
+
+def score_row(content: str | None, gold: str | None, options: str, *, truncated: bool) -> Scores:
+    """Return the scores of a row that did not fail.
+
+    Args:
+        content: The completion after the reasoning parser; None when the thoughts never closed, and then the
+            leaderboard receives an empty response.
+        gold: The right answer, or None when it is hidden.
+        options: The letters that the question offers.
+        truncated: The completion ended at the token limit.
+    """
+    response = (content or "").lstrip()
+    if len(response) <= _SHORT:
+        return _short_response(response, gold, options, truncated)
+    return _score(response, gold, options, truncated)
+
+
+@lru_cache(maxsize=1)  # the repeats of a question follow each other
+def read_doc(doc: str) -> QuestionInfo:
+    """Return what a data set's row, as JSON, says of its question; options are its inputs `option_a` ... with text."""
+    row = json.loads(doc)
+    inputs, instruction = row.get("inputs"), row.get("instruction")
+    name = wording_name(instruction) if isinstance(instruction, str) else None
+    named = inputs.items() if isinstance(inputs, dict) else ()
+    offered = ((key.removeprefix("option_"), text) for key, text in named if key.startswith("option_"))
+    letters = {key.upper() for key, text in offered if len(key) == 1 and text is not None and str(text).strip()}
+    if not letters:
+        return QuestionInfo(MOST_OPTIONS, None, name)
+    return QuestionInfo("".join(sorted(letters)), len(letters), name)
+
+
+@lru_cache(maxsize=2**12)
+def answer_kind(gold: str | None, options: str) -> str | None:
+    """Return `single` or `multiple` for the number of right letters; None when the gold is hidden or is no letters."""
+    letters = _letters_of_gold(gold, options) if gold is not None else None
+    if letters is None:
+        return None
+    return "single" if len(letters) == 1 else "multiple"
+
+
+@lru_cache(maxsize=2**12)
+def _letters_of_gold(gold: str, options: str) -> Letters | None:
+    return pure_letters(gold, options)
+
+
+@lru_cache(maxsize=2**12)
+def wording_name(instruction: str) -> str:
+    """Return the first 8 hexadecimal digits of the SHA-256 of an instruction that is not filled in.
+
+    All from the first option's placeholder to the last one's counts as `{options}`: an instruction lists the options
+    that its row has, and the same words around four options or six are one wording.
+    """
+    return hashlib.sha256(_OPTIONS.sub("{options}", instruction).encode()).hexdigest()[:8]
+
+
+def _score(response: str, gold: str | None, options: str, truncated: bool) -> Scores:
+    found = extract(response, options, truncated=truncated)
+    if gold is None:
+        return Scores(response, found.answer, found.rule, None, None, None)
+    right, response_tokens = tokens(gold), tokens(response)
+    letters = _letters_of_gold(gold, options)
+    correct = None if letters is None else float(found.answer == format_letters(letters))
+    return Scores(
+        response, found.answer, found.rule, exact_match(right, response_tokens), f1(right, response_tokens), correct
+    )
+
+
+_short_response = lru_cache(maxsize=2**16)(_score)

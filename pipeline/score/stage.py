@@ -1,0 +1,74 @@
+"""The score room: prompts/ and completions/ in, samples/ and metrics.parquet out; needs no GPU and no model.
+
+    samples/task=<t>/split=<s>/part-00000.parquet    sorted by id and repeat
+    metrics.parquet                                  see `pipeline/score/aggregate.py`
+
+Both replace what was there only when the scoring is done: on a local disk a crash leaves the scores of before, in
+object storage no samples. Memory does not grow with the rows: whole rows are joined and sorted a file of samples at a
+time.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config.schema import Config
+from pipeline.errors import DataError
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.score.aggregate import aggregate
+from pipeline.score.join import count_keys, joined, parts
+from pipeline.score.row_scores import score_batch
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact, ArtifactStore
+
+METRICS_FILE = "metrics.parquet"
+
+ROWS_PER_FILE = 50_000
+"""Rows of a file of samples; at 10,000 tokens a row they are about 4 GB to join, and as much as DuckDB may hold."""
+
+
+def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_FILE) -> None:
+    """Score a run's completions and write its samples and metrics.
+
+    Args:
+        run: The run's directory, with prompts/ and completions/.
+        config: The run's configuration; it gives the repeats and the tasks' domains.
+        rows_per_file: Rows of a file of samples, at most; the repeats of a question stay together.
+
+    Raises:
+        DataError: There are no prompts or no completions, they are damaged, or a task of theirs is not configured.
+        RunError: The run's directory cannot be written.
+        RuntimeError: The completions are not exactly the prompts' (our own bug); the message has the counts.
+    """
+    prompts, completions = (
+        run.require_artifact("prompts", PROMPT_SCHEMA),
+        run.require_artifact("completions", COMPLETION_SCHEMA),
+    )
+    repeats = config.generation.repeats
+    domains = {name: task.domain for name, task in config.active_tasks.items()}
+    with query.connection() as database:
+        count_keys(database, prompts, completions, repeats).require_whole(repeats)
+        with run.publish("samples", SAMPLE_SCHEMA) as folder:
+            num_samples = 0
+            for part in parts(database, prompts, max(1, rows_per_file // repeats)):
+                batches = joined(database, prompts, completions, part)
+                num_samples += folder.write_parquet(part.file, SAMPLE_SCHEMA, map(score_batch, batches))
+            if num_samples != completions.num_rows:
+                raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
+            files = (
+                Artifact(folder, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in folder.files(suffix=".parquet")
+            )
+            metrics = aggregate(database, files, domains, repeats)
+            _require_configured(run, metrics, domains)
+        run.replace_parquet(METRICS_FILE, metrics)
+
+
+def _require_configured(run: ArtifactStore, metrics: pa.Table, domains: dict[str, str]) -> None:
+    """Raise when a task that has samples would be missing in every domain."""
+    tasks = pc.unique(metrics.filter(pc.equal(metrics["level"], "task"))["task"]).to_pylist()
+    strangers = sorted(set(tasks) - set(domains))
+    if strangers:
+        raise DataError(
+            f"{run.root} has rows of {', '.join(strangers)}, which its config.yaml does not run: restore it"
+        )

@@ -1,0 +1,231 @@
+"""Where a run lives: a directory whose stages, sets of Parquet files, appear whole.
+
+In: tables. Out: files. A room writes its directory through `ArtifactStore.publish`, which lists every file with its
+rows in `_stage.json` last; `ArtifactStore.artifact` opens only what that list names and checks it is all there. Nothing
+here knows what the tables mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError
+from pipeline.storage.filesystem import Directory, fsync_directory
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
+ARTIFACT_FILE = "_stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactStore(Directory):
+    """A directory with stages in it. Paths given to its methods are relative to it."""
+
+    @contextmanager
+    def publish(
+        self, artifact: str, schema: pa.Schema, metadata: dict[str, str | int] | None = None
+    ) -> Iterator[ArtifactStore]:
+        """Give a folder to write a stage's Parquet files into, and make it `artifact` when the block ends well.
+
+        On a local disk the directory appears whole, by renaming; in object storage `_stage.json`, written last,
+        is what makes it a stage. A block that raises leaves what was there before.
+
+        Args:
+            artifact: Name of the directory, such as "prompts".
+            schema: What every file must hold.
+            metadata: What else to record in `_stage.json`.
+        """
+        target = self.child(artifact)
+        partial = self.child(f".{artifact}-{uuid.uuid4().hex}") if self.local else target
+        with self.writing():
+            if not self.local:
+                target.remove()
+            partial.fs.create_dir(partial.root, recursive=True)
+        try:
+            yield partial
+            rows = {name: partial.num_rows(name, schema) for name in partial.files(suffix=".parquet")}
+            partial.write_text(ARTIFACT_FILE, json.dumps({"facts": metadata or {}, "files": rows}, indent=1))
+            if self.local:
+                with self.writing():
+                    for folder, _, _ in os.walk(partial.root):
+                        fsync_directory(Path(folder))
+                    _exchange(Path(partial.root), Path(target.root))
+        finally:
+            if self.local:
+                shutil.rmtree(partial.root, ignore_errors=True)
+
+    def artifact(self, artifact: str, schema: pa.Schema) -> Artifact | None:
+        """Open what a room published, or return None when it has not.
+
+        Raises:
+            DataError: `_stage.json` is damaged, or a file that it names is missing or damaged.
+        """
+        folder = self.child(artifact)
+        record = self._record(artifact)
+        if record is None:
+            return None
+        files, metadata = record
+        for name, rows in files.items():
+            found = folder.num_rows(name, schema)
+            if found != rows:
+                raise DataError(
+                    f"{folder.path(name)} holds {found} rows, not {rows}: delete {folder.root} and run again"
+                )
+        return Artifact(folder, schema, files, metadata)
+
+    def metadata(self, artifact: str) -> dict[str, str | int] | None:
+        """Return the facts that a room recorded with its stage, or None when it has not published it.
+
+        Raises:
+            DataError: `_stage.json` is damaged.
+        """
+        record = self._record(artifact)
+        return None if record is None else record[1]
+
+    def _record(self, artifact: str) -> tuple[dict[str, int], dict[str, str | int]] | None:
+        folder = self.child(artifact)
+        if not folder.exists(ARTIFACT_FILE):
+            return None
+        try:
+            record = json.loads(folder.read_text(ARTIFACT_FILE))
+            return {str(name): int(rows) for name, rows in record["files"].items()}, dict(record["facts"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder.path(ARTIFACT_FILE)} is damaged: delete {folder.root} and run again") from error
+
+    def require_artifact(self, artifact: str, schema: pa.Schema) -> Artifact:
+        """Open what a room published.
+
+        Raises:
+            DataError: The room has not published it, or it is damaged.
+        """
+        found = self.artifact(artifact, schema)
+        if found is None:
+            raise DataError(f"{self.path(artifact)} is missing: run again with the same run_id, it goes on from there")
+        return found
+
+    def num_rows(self, name: str, schema: pa.Schema) -> int:
+        """Return the rows of a Parquet file, from its footer.
+
+        Raises:
+            DataError: The file is missing, is no Parquet, or has other columns than `schema`.
+        """
+        try:
+            with self.fs.open_input_file(self.path(name)) as source:
+                footer = pq.ParquetFile(source)
+                names, rows = footer.schema_arrow.names, footer.metadata.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{self.path(name)} is missing or damaged: delete {self.root} and run again") from error
+        if names != schema.names:
+            raise DataError(f"{self.path(name)} has not the columns of this version: choose another run_id")
+        return int(rows)
+
+    def write_parquet(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+        """Write batches of `schema` as one Parquet file (Zstandard) and return the number of rows."""
+        num_rows = 0
+        with self.writing():
+            if self.local:
+                Path(self.path(name)).parent.mkdir(parents=True, exist_ok=True)
+            with pq.ParquetWriter(
+                self.path(name), schema, filesystem=self.fs, compression="zstd", write_page_checksum=True
+            ) as writer:
+                for batch in batches:
+                    if batch.num_rows:
+                        writer.write(batch.cast(schema) if batch.schema != schema else batch)
+                        num_rows += batch.num_rows
+        if self.local:
+            with open(self.path(name), "rb+") as file:
+                os.fsync(file.fileno())
+        return num_rows
+
+    def replace_parquet(self, name: str, table: pa.Table) -> None:
+        """Write one Parquet file so that a reader sees the old or the new one, never a part."""
+        partial = f".{name}.{uuid.uuid4().hex}"
+        try:
+            self.write_parquet(partial, table.schema, [table])
+            with self.writing():
+                self.fs.move(self.path(partial), self.path(name))
+        finally:
+            self.remove(partial)
+
+    def write_parts(
+        self, where: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows_per_file: int
+    ) -> int:
+        """Write batches as `<where>/part-00000.parquet` and so on, and return the number of rows.
+
+        A file is full with the batch that reaches `rows_per_file`; no file is written for no batch.
+        """
+        num_rows = 0
+        rest = iter(batches)
+        for number in count():
+            first = next(rest, None)
+            if first is None:
+                break
+            part = chain([first], _until_full(rest, rows_per_file - first.num_rows))
+            num_rows += self.write_parquet(f"{where}/part-{number:05d}.parquet", schema, part)
+        return num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a room published: its files with their numbers of rows, and the facts recorded with them."""
+
+    folder: ArtifactStore
+    schema: pa.Schema
+    files: dict[str, int]
+    metadata: dict[str, str | int]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files together."""
+        return sum(self.files.values())
+
+    def dataset(self) -> pads.Dataset:
+        """Return the files as an Arrow data set with the stage's schema.
+
+        The columns task and split, where the files do not hold them, are read from the directories' names.
+        """
+        import pyarrow.dataset as pads  # takes pandas along, a third of the time in which a wrong path is answered
+
+        # The pages' checksums are compared: a bit that has flipped on the disk is an error, not another answer.
+        checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+        paths = [self.folder.path(name) for name in self.files]
+        names = [name for name in ("task", "split") if name not in self.schema.names]
+        in_path = pa.schema([pa.field(name, pa.string()) for name in names])
+        return pads.dataset(
+            paths,
+            schema=pa.unify_schemas([self.schema, in_path]),
+            format=pads.ParquetFileFormat(default_fragment_scan_options=checked),
+            filesystem=self.folder.fs,
+            partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
+            partition_base_dir=self.folder.root,
+        )
+
+
+def _until_full(batches: Iterator[pa.RecordBatch | pa.Table], num_rows: int) -> Iterator[pa.RecordBatch | pa.Table]:
+    """Take batches until they hold `num_rows` rows."""
+    while num_rows > 0 and (batch := next(batches, None)) is not None:
+        num_rows -= batch.num_rows
+        yield batch
+
+
+def _exchange(partial: Path, target: Path) -> None:
+    """Put `partial` in the place of `target`; rename alone cannot replace a directory that is not empty."""
+    old = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    fsync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

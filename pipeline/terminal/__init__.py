@@ -1,0 +1,1 @@
+"""What a person sees: console, progress, summary and preview; SIGINT and SIGTERM."""

@@ -1,0 +1,253 @@
+"""The preview for people: each section as lines on a console, one fact a line, so that they can be searched when piped.
+
+In: plain values. Out: lines. What comes from data sets and models is escaped, and stands behind a bar so that no
+prompt can pass for a line of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.config.loading import flat
+from pipeline.config.schema import Config
+from pipeline.terminal.console import escape_control
+
+if TYPE_CHECKING:
+    from pipeline.prepare.checks import CheckResult
+    from pipeline.prepare.checks.facts import ModelFacts
+    from pipeline.prepare.prompt_stats import Lengths
+    from pipeline.prepare.token_view import Piece
+    from pipeline.runs.estimate import Expected
+
+BAR = "  │ "
+STYLES = {"special": "bold magenta", "added": "bold cyan", "text": ""}
+MOST_CHARACTERS, MOST_TOKENS = 6_000, 2_000
+"""Of a prompt among others; one that is asked for by its id is shown whole."""
+
+
+def heading(console: Console, title: str) -> None:
+    """Print a section's title."""
+    console.print()
+    console.rule(Text(title, style="bold"), align="left", style="dim")
+
+
+def line(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print parts of a line, each a text or a text with its style; nothing in them is taken for markup or wrapped."""
+    console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def configuration(console: Console, config: Config, origins: Mapping[str, str]) -> None:
+    """Print every key of the tasks that run and of all else: its value, and where that comes from."""
+    heading(console, "configuration")
+    idle = tuple(f"tasks.{name}." for name in config.tasks if name not in config.active_tasks)
+    rows = {name: _yaml(value) for name, value in flat(asdict(config)).items() if not name.startswith(idle)}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        origin = origins.get(name, "default")
+        style = "dim" if origin == "default" else "bold"
+        line(console, f"  {name:<{width}}  ", (f"{value:<32}", style), ("  " + origin, "dim"))
+    if idle:
+        line(console, f"  ({len(idle)} tasks that do not run are left out: see only, announced)")
+
+
+def template(console: Console, model: ModelFacts | None, metadata: Mapping[str, str | int]) -> None:
+    """Print where the chat template comes from and its fingerprint, unless a server has it."""
+    if model is not None:
+        line(
+            console,
+            f"  chat template: {escape_control(model.origin)}, fingerprint {metadata.get('template_fingerprint')}",
+        )
+
+
+def prompt(
+    console: Console, row: Mapping[str, Any], pieces: Iterable[Piece], model: ModelFacts | None, *, whole: bool
+) -> None:
+    """Print one prompt as text and as tokens, or the messages that a server renders.
+
+    Args:
+        console: Where to.
+        row: A row of the stage `prompts`.
+        pieces: Its tokens.
+        model: Knows the special tokens to mark in the text.
+        whole: Whether to print all of a long one.
+    """
+    size = "" if row["num_prompt_tokens"] is None else f", {row['num_prompt_tokens']:,} tokens"
+    gold = "hidden" if row["gold"] is None else escape_control(row["gold"])
+    console.print()
+    line(console, (f"{row['task']} {row['split']} id={row['id']}", "bold"), f"{size}, gold {gold}")
+    if row["error"] is not None:
+        line(console, ("  error: ", "bold red"), escape_control(row["error"]))
+    if row["prompt"] is None:
+        for message in json.loads(row["messages"]):
+            line(console, f"  {message['role']}")
+            _barred(console, Text(escape_control(_cut(message["content"], whole), keep="\n")))
+        return
+    text = Text(escape_control(_cut(row["prompt"], whole), keep="\n"))
+    marks = "|".join(re.escape(each) for each in (model.special.values() if model else ()))
+    if marks:
+        text.highlight_regex(marks, style=STYLES["special"])
+    line(console, "  text")
+    _barred(console, text)
+    tokens = _tokens(pieces if whole else islice(pieces, MOST_TOKENS))
+    tokens.rstrip()
+    if tokens:
+        line(console, "  tokens")
+        _barred(console, tokens)
+
+
+def _tokens(pieces: Iterable[Piece]) -> Text:
+    """Return tokens between dots; those that are none of the text's own stand in brackets, with their ids."""
+    text = Text()
+    for piece in pieces:
+        piece_text = escape_control(piece.text.replace("\n", "⏎"))
+        if piece.kind == "text":
+            text.append(piece_text + "·")
+        else:
+            text.append(f"⟦{piece_text} {piece.token_ids[0]}⟧", STYLES[piece.kind])
+        if piece.text.endswith("\n"):
+            text.append("\n")
+    return text
+
+
+def _cut(text: str, whole: bool) -> str:
+    if whole or len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[:MOST_CHARACTERS]}\n... {len(text) - MOST_CHARACTERS:,} more characters: id= shows them"
+
+
+def _barred(console: Console, text: Text) -> None:
+    for part in text.split("\n", allow_blank=True):
+        console.print(Text.assemble((BAR, "dim"), part), soft_wrap=True)
+
+
+def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
+    """Print the lengths of the prompts, and the rows that cannot be asked."""
+    in_tokens = config.engine.kind == "vllm"
+    heading(console, "prompt tokens" if in_tokens else "characters of the messages (the server counts tokens)")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("task", "split"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "min", "mean", "median", "p95", "max", "unfit", "refused"):
+        table.add_column(name, justify="right")
+    for each in rows:
+        sizes = [_number(value) for value in (each.least, each.mean, each.median, each.p95, each.most)]
+        counts = [f"{each.num_unfit:,}", f"{each.num_failed:,}"]
+        table.add_row(each.task, each.split, f"{each.num_rows:,}", *sizes, *counts)
+    console.print(table)
+    if in_tokens:
+        max_tokens, context_size = config.generation.max_gen_toks, config.model.context_size
+        sums = f"{context_size - max_tokens:,} tokens (context {context_size:,} - max_gen_toks {max_tokens:,})"
+        line(console, f"  unfit: longer than {sums}; refused: the chat template fails on the row")
+    for each in rows:
+        if each.num_unfit:
+            more = each.num_unfit - len(each.unfit_ids)
+            ids = ", ".join(map(str, each.unfit_ids)) + (f" and {more:,} more" if more else "")
+            line(console, ("  unfit", "bold red"), f": {each.task} {each.split} id {ids}")
+
+
+def vllm(console: Console, config: Config, sampling: Mapping[str, Any], model: ModelFacts | None) -> None:
+    """Print what vLLM is told with each prompt's token ids, and what of the model's own settings is in force."""
+    line(console, "  vLLM, in this run's own processes; a request is a prompt's token ids and")
+    _values(console, {**sampling, "seed": f"{config.seed} + repeat", "all else": "vLLM's neutral default"})
+    if model is None:
+        return
+    line(console, "  a completion ends, besides stop, at the tokens")
+    _values(console, {text: token_id for token_id, text in model.ends.items()})
+    if model.generation_config is None:
+        line(console, "  the model has no generation_config.json")
+        return
+    left_out = {name: value for name, value in model.generation_config.items() if name != "eos_token_id"}
+    line(console, "  left out of the model's generation_config.json (in use: eos_token_id)")
+    _values(console, left_out or {"nothing": None})
+
+
+def endpoint(console: Console, config: Config, body: Mapping[str, Any]) -> None:
+    """Print a request to an endpoint, and what only its server decides."""
+    address = config.engine.endpoint
+    line(
+        console,
+        f"  POST {escape_control(address.base_url or '')}/chat/completions",
+        ("  a request a row, such as", "dim"),
+    )
+    if address.api_key_env is not None:
+        line(console, f"  the key is read from ${address.api_key_env}")
+    _barred(console, Text(escape_control(json.dumps(body, ensure_ascii=False, indent=2), keep="\n")))
+    line(console, "  seed is that of the first repeat. The server decides on what is not said: vLLM's takes top_k,")
+    line(console, "  repetition_penalty and the like from the model's generation_config.json, unless it was started")
+    line(
+        console, "  with --generation-config vllm, and splits reasoning only if it was started with --reasoning-parser."
+    )
+
+
+def _values(console: Console, rows: Mapping[str, Any]) -> None:
+    width = max((len(name) for name in rows), default=0)
+    for name, value in rows.items():
+        line(console, f"    {escape_control(str(name)):<{width}}  ", (_yaml(value), "bold"))
+
+
+def expected(console: Console, found: Expected | None, unread: Sequence[str], config: Config) -> None:
+    """Print what an earlier run tells of this one, or that there is none."""
+    heading(console, "expected tokens and time")
+    for each in unread:
+        line(console, f"  {escape_control(each)}")
+    if found is None:
+        line(console, f"  unknown: no complete run of this model and these tasks in {config.output_dir}")
+        return
+    line(console, f"  from run {found.run_id}, ended {found.ended_at}, generation.max_gen_toks={found.max_gen_toks}")
+    for task in found.tasks:
+        if task.mean_tokens is None:
+            line(console, f"  {task.task}: {task.num_rows:,} rows, unknown: that run has no such task")
+            continue
+        line(
+            console,
+            f"  {task.task}: {task.num_rows:,} rows, {task.num_same:,} of them with the same prompt then, ",
+            f"{task.mean_tokens:,.0f} tokens each, {task.truncated or 0:.1%} ran into that run's budget",
+        )
+    repeats = config.generation.repeats
+    tokens, seconds = found.num_tokens(repeats), found.seconds(repeats)
+    line(console, "  output tokens: ", (_number(tokens), "bold"), f" with generation.repeats={repeats}")
+    if seconds is None or found.tokens_per_s is None:
+        line(console, "  time: unknown: that run's manifest does not tell its speed")
+        return
+    replicas = "1 replica" if found.num_replicas == 1 else f"{found.num_replicas} replicas"
+    rate = f"{found.tokens_per_s:,.0f} tokens/s as then, on {replicas}, with the engine's start"
+    line(console, "  time: ", (_duration(seconds), "bold"), f" at {rate}")
+
+
+def check_results(console: Console, found: Sequence[CheckResult], warnings: Sequence[str | None]) -> None:
+    """Print the lints, two lines each, after what else a run would warn of or what could not be looked at."""
+    heading(console, "lints")
+    for warning in warnings:
+        if warning is not None:
+            line(console, ("warning", "bold yellow"), f": {escape_control(warning)}")
+    for each in found:
+        line(console, ("lint ", "bold yellow"), (each.name, "bold"), f": {escape_control(each.reason)}")
+        line(console, ("  mend: ", "dim"), escape_control(each.fix))
+    if not found:
+        line(console, "  no lint")
+
+
+def _yaml(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return escape_control(text.removesuffix("\n...\n").strip())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s"

@@ -1,0 +1,165 @@
+"""The end of a run for people: counts, the table per task and domain, and where everything lies.
+
+In: metrics.parquet and samples/. Out: lines on a console. What is unknown is shown as a dash.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config.schema import Config
+from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+COUNTS_SQL = """
+    SELECT count(*) AS num_samples, count(em) AS num_scored,
+           count(*) FILTER (finish_reason = 'length') AS num_truncated,
+           count(*) FILTER (answer IS NULL AND error IS NULL) AS num_no_answer,
+           count(error) AS num_failed,
+           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
+           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens
+    FROM samples
+"""
+
+TASKS_SQL = """
+    WITH tokens AS (SELECT task, split, sum(num_output_tokens)::BIGINT AS num_tokens FROM samples GROUP BY task, split),
+    scores AS (
+        SELECT level, task, split, any_value(COLUMNS('^num_(total|truncated|no_answer|failed|doubtful)$')),
+            max(value) FILTER (metric = 'em') AS em, max(value) FILTER (metric = 'f1') AS f1,
+            max(value) FILTER (metric = 'correct') AS correct,
+            max(COLUMNS('^(value|ci_low|ci_high|bound_low|bound_high)$')) FILTER (metric = 'score')
+        FROM metrics WHERE group_by IS NULL AND level <> 'run' GROUP BY level, task, split
+    )
+    SELECT * FROM scores LEFT JOIN tokens USING (task, split) ORDER BY level DESC, split, task
+"""
+
+REPEATS_SQL = """
+    SELECT task, split, metric, value, ci_low, ci_high FROM metrics
+    WHERE group_by IS NULL AND level <> 'run' AND metric NOT IN ('em', 'f1', 'score', 'correct')
+    ORDER BY level DESC, split, task, string_split(metric, '@')[1] DESC, string_split(metric, '@')[2]::INTEGER
+"""
+
+
+def counts(run: ArtifactStore) -> dict[str, int]:
+    """Return how many samples there are, of which kinds, and how many tokens they took.
+
+    Raises:
+        DataError: The run has no samples yet.
+    """
+    with query.connection() as database:
+        database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
+        row = database.sql(COUNTS_SQL).to_arrow_table().to_pylist()[0]
+    return {str(name): int(value) for name, value in row.items()}
+
+
+def print_summary(
+    run: ArtifactStore, config: Config, console: Console, timings: dict[str, float] | None = None
+) -> None:
+    """Print the scores, the counts and the places of a run that has been scored."""
+    import pyarrow.parquet as pq
+
+    metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA)
+    with query.connection() as database:
+        database.register("metrics", metrics)
+        database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
+        rows = database.sql(TASKS_SQL).to_arrow_table().to_pylist()
+        of_repeats = database.sql(REPEATS_SQL).to_arrow_table().to_pylist()
+    console.print(_table(rows))
+    if of_repeats:
+        console.print(f"over {config.generation.repeats} repeats of each question, of which the scores are means:")
+        console.print(_repeats_table(of_repeats))
+    for row in filter(is_wide, rows):
+        console.print(_bounds_line(row), soft_wrap=True)
+    total = counts(run)
+    parts = [f"{total['num_samples']:,} samples", f"{total['num_output_tokens']:,} output tokens"]
+    if timings:
+        rate = total["num_output_tokens"] / timings["generate"]
+        parts += [f"{timings['total']:.1f} s in all", f"{rate:,.0f} tokens/s with the engine's start"]
+    console.print(", ".join(parts))
+    for name, what in (
+        ("samples/", "every question and answer"),
+        ("metrics.parquet", "every score"),
+        ("logs/", "logs"),
+    ):
+        if run.exists(name.rstrip("/")):
+            console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
+
+
+def is_wide(row: dict[str, Any]) -> bool:
+    """Return whether the rows that were cut, empty or failed may move a score by more than chance does.
+
+    Args:
+        row: `bound_low`, `bound_high`, `ci_low` and `ci_high` of a metric. Its bounds are wide when they are further
+            apart than the ends of its 95% interval, or when it has bounds that differ and no interval.
+    """
+    if row["bound_low"] is None:
+        return False
+    doubt = row["bound_high"] - row["bound_low"]
+    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
+    return bool(doubt > chance)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = _columns(
+        "task or domain", "split", "n", "EM", "F1", "score ±95%", "correct", "cut", "no answer", "failed", "tokens"
+    )
+    level = None
+    for row in rows:
+        if level not in (None, row["level"]):
+            table.add_section()
+        level = row["level"]
+        scores = [_number(row["em"]), _number(row["f1"]), _score(row), _number(row["correct"])]
+        tallies = [str(row[f"num_{name}"]) for name in ("truncated", "no_answer", "failed")]
+        tokens = "" if level == "domain" else _count(row["num_tokens"])
+        table.add_row(row["task"], row["split"], str(row["num_total"]), *scores, *tallies, tokens)
+    return table
+
+
+def _repeats_table(rows: list[dict[str, Any]]) -> Table:
+    """Return a row a task and split and a column a metric."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    table = _columns("task or domain", "split", *metrics)
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        found.setdefault((row["task"], row["split"]), {})[row["metric"]] = _score(row)
+    for key, values in found.items():
+        table.add_row(*key, *(values[metric] for metric in metrics))
+    return table
+
+
+def _columns(*names: str) -> Table:
+    """Return a table without rows: two columns of words, then numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names[:2]:
+        table.add_column(name, no_wrap=True)
+    for name in names[2:]:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _bounds_line(row: dict[str, Any]) -> str:
+    value, low, high = (_number(row[name]) for name in ("value", "bound_low", "bound_high"))
+    return (
+        f"{row['task']} {row['split']}: score {value} could be {low} to {high}: "
+        f"{row['num_doubtful']:,} of {row['num_total']:,} rows were cut, empty or failed"
+    )
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Return a value with half the width of its interval, `0.652 ±0.11`."""
+    if row["ci_low"] is None:
+        return _number(row["value"])
+    return f"{_number(row['value'])} ±{(row['ci_high'] - row['ci_low']) / 2:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"

@@ -1,0 +1,196 @@
+"""Configurations compose, and whatever is wrong with one is a line that names the key, the value and the mend."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from builders import ENDPOINT
+
+from pipeline.config.loading import compose, describe, dump, flat, load, origins
+from pipeline.errors import ConfigError
+from pipeline.generate.cluster import place
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+BAD = [
+    (["conf=mer"], "conf='mer': no such configuration. Did you mean: 'mera'"),
+    (["conf=conf/nowhere.yaml"], "no such configuration"),
+    (["limit=3"], "conf= must be given once; there are: .*demo.*mera"),
+    (["conf=demo", "conf=mera"], "conf= must be given once"),
+    (["conf=demo", "limit"], "'limit' is not key=value"),
+    (["conf=demo", "engine.repliccas=2"], "engine.repliccas: .*Did you mean: 'replicas'"),
+    (["conf=demo", "limt=1"], "limt: .*Did you mean.*'limit'"),
+    (["conf=demo", "qqqq=red"], "qqqq: .*python -m pipeline.run --help"),
+    (["conf=demo", "tasks.agro_bench.datset=x"], "tasks.agro_bench.datset: .*Did you mean: 'dataset'"),
+    (["conf=demo", "limit=many"], "limit: Value 'many'"),
+    (["conf=demo", "limit=-1"], "limit=-1: must be null or at least 1"),
+    (["conf=demo", "seed=-5"], "seed=-5"),
+    (["conf=demo", "splits=[dev]"], r"splits=\['dev'\]: only train and test"),
+    (["conf=demo", "splits=[]"], r"splits=\[\]: name at least one"),
+    (["conf=demo", "splits=[test,test]"], "names a split twice"),
+    (["conf=demo", "run_id=a/b"], "run_id='a/b'"),
+    (["conf=demo", "run_id=.."], r"run_id='\.\.'"),
+    (["conf=demo", "output_dir=s3://key:word@bucket/x"], "output_dir holds credentials"),
+    (["conf=demo", "engine.kind=llama"], "engine.kind: Invalid value 'llama', expected one of"),
+    (["conf=demo", "engine.replicas=0"], "engine.replicas=0: must be auto or a number from 1"),
+    (["conf=demo", "engine.replicas=all"], "engine.replicas='all'"),
+    (["conf=demo", "engine.tensor_parallel_size=0"], "engine.tensor_parallel_size=0"),
+    (["conf=demo", "engine.gpu_memory_utilization=1.5"], "engine.gpu_memory_utilization=1.5"),
+    (["conf=demo", "engine.kind=endpoint"], "engine.endpoint.base_url=None: give the server's address"),
+    (["conf=demo", "engine.endpoint.base_url=http://x/"], "engine.endpoint.base_url='http://x/': must end in /v1"),
+    (["conf=demo", "engine.endpoint.base_url=ftp://x/v1"], "must be http"),
+    (["conf=demo", "engine.endpoint.base_url=http://me:pw@x/v1"], "holds credentials"),
+    (["conf=demo", "generation.max_gen_toks=0"], "generation.max_gen_toks=0"),
+    (["conf=demo", "generation.max_gen_toks=99999"], "generation.max_gen_toks=99999: must be below model.context_size"),
+    (["conf=demo", "generation.temperature=0"], "generation.temperature=0.0: .*do_sample=false"),
+    (["conf=demo", "generation.top_p=2"], "generation.top_p=2.0"),
+    (["conf=demo", "generation.until=['']"], "an empty stop string"),
+    (["conf=demo", "model.path=null"], "model.path=None: give a hub id or a directory"),
+    (["conf=demo", "tasks.new.dataset=x"], "tasks.new.domain=''"),
+    (["conf=demo", "tasks.agro_bench.submission_name=../x"], "tasks.agro_bench.submission_name='../x'"),
+    (["conf=demo", "tasks.agro_bench.prompt_fields=[outputs]"], "tasks.agro_bench.prompt_fields='outputs'"),
+    (["conf=demo", "seed=???"], "seed= has no value: give one, or null"),
+    (["conf=demo", "limit="], "limit= has no value"),
+    (["conf=demo", "only=[agro]"], r"only=\['agro'\]: there are agro_bench, aqua_bench"),
+    (["conf=demo", "run.grace_s=inf"], "run.grace_s=inf: must be from 0 to 86400"),
+    (["conf=demo", "generation.repeats=2147483648"], "generation.repeats=2147483648"),
+    (["conf=demo", "engine.endpoint.base_url=http://[::1/v1"], "is no URL"),
+    (["conf=demo", "engine.endpoint.base_url=http:///v1"], r"must be http\(s\)"),
+    (["conf=demo", "engine.endpoint.api_key_env=sk-123"], "give the name, never the key"),
+    (["conf=demo", "engine.extra.model=other"], "engine.extra.model='other': has a key of its own"),
+    (["conf=demo", "engine.extra.data_parallel_size=2"], "engine.extra.data_parallel_size=2: copies of a model are"),
+    (["conf=demo", "run_id=latest"], "run_id='latest': elsewhere means the newest run"),
+    (["conf=demo", "engine.extra.hf_token=abc"], "engine.extra.hf_token: a secret would be written into the run"),
+    (["conf=demo", "tasks.agro_bench.prompt_fields=[]"], "tasks.agro_bench.prompt_fields"),
+    (["conf=demo", "engine.extra=[1"], "cannot be read as YAML"),
+    (["conf=demo", "submission.tema=x"], "submission.tema: .*Did you mean: 'team'"),
+    (["conf=demo", "submission.team= "], "submission.team=' ': give some text, or null"),
+    (["conf=demo", "submission.additional_links=['']"], "submission.additional_links='': give some text, or null"),
+    (["conf=demo", "submission.unmeasured.gpu=8"], "submission.unmeasured.gpu: .*Did you mean: 'gpus'"),
+    (["conf=demo", "submission.model_link=https://me:pw@x/y"], "submission.model_link holds credentials"),
+    (["conf=demo", "submission.additional_links=['https://x/?token=1']"], "additional_links holds credentials"),
+    (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
+    (["conf=demo", "prompt.expected_fingerprint=abc"], "prompt.expected_fingerprint='abc': must be null, or sha256:"),
+    (["conf=demo", "prompt.fingerprint_policy=ask"], "prompt.fingerprint_policy: Invalid value 'ask'"),
+    (
+        ["conf=demo", *ENDPOINT, "prompt.chat_template=t.jinja"],
+        "prompt.chat_template='t.jinja': a server renders: start it with this template",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_a_wrong_word_is_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as caught:
+        compose(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_mera_is_the_reference_run() -> None:
+    config = compose(["conf=mera"])
+    assert list(config.active_tasks) == ["agro_bench", "aqua_bench", "med_bench"]
+    assert (config.seed, config.splits) == (1234, ("train", "test"))
+    assert (config.model.path, config.model.dtype, config.model.context_size) == (
+        "Qwen/Qwen3.6-35B-A3B",
+        "bfloat16",
+        262144,
+    )
+    wanted = config.generation
+    assert (wanted.do_sample, wanted.until, wanted.max_gen_toks) == (False, ("<|im_end|>",), 10000)
+    assert (config.prompt.template_kwargs, config.reasoning_parser) == ({"enable_thinking": True}, "qwen3")
+    assert (config.engine.replicas, config.engine.tensor_parallel_size) == (8, 1)
+    assert config.engine.extra["language_model_only"] is True
+    said = config.submission
+    assert (said.team, said.mera_version, said.describes) == ("MERA", "v1.0.0", config.model.path)
+    assert config.tasks["med_bench"].strip
+    assert config.tasks["med_bench"].prompt_fields == ("inputs",)
+
+
+def test_a_word_for_a_text_key_is_taken_as_it_is() -> None:
+    for word in ("0123", "1e3", "1_0", "2026-11-21", "true"):
+        assert compose(["conf=demo", f"run_id={word}"]).run_id == word
+    assert compose(["conf=demo", "tasks.agro_bench.revision=123e4"]).tasks["agro_bench"].revision == "123e4"
+    assert compose(["conf=demo", "model.revision=null"]).model.revision is None
+
+
+def test_one_task_can_be_run_alone() -> None:
+    assert list(compose(["conf=mera", "only=[med_bench]"]).active_tasks) == ["med_bench"]
+
+
+def test_every_run_command_of_the_readme_resolves() -> None:
+    text = Path("README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split("#")[0] for line in text.splitlines() if "-m pipeline.run conf=" in line]
+    assert len(lines) >= 7
+    for line in lines:
+        words = line.split("pipeline.run", 1)[1].split()
+        place(compose(words), [{"Alive": True, "Resources": {"GPU": 8.0}}])
+
+
+def test_the_announced_tasks_are_one_switch_away() -> None:
+    config = compose(["conf=mera", "announced=true"])
+    assert len(config.active_tasks) == 11
+    assert config.active_tasks["etmlu_bench"].train_split == "dev"
+
+
+def test_the_last_layer_wins(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: [demo, cluster/a100x8_tp2]\nlimit: 5\nseed: 7\n")
+    config = compose([f"conf={tmp_path}/mine.yaml", "seed=8"])
+    assert (config.limit, config.seed, config.engine.tensor_parallel_size, config.conf) == (5, 8, 2, "mine")
+
+
+def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "round.yaml"
+    file.write_text(f"base: [{file}]\n")
+    with pytest.raises(ConfigError, match="base: goes round in a circle"):
+        compose([f"conf={file}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: [", "is not YAML"), ("- 1\n", "must hold keys and values"), ("base: demo\n", "must be a list of names")],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=line):
+        compose([f"conf={tmp_path}/bad.yaml"])
+
+
+def test_what_a_run_records_reads_back_the_same() -> None:
+    config = compose(["conf=mera", "engine.extra.nested={a: [1, x]}"])
+    assert load(dump(config), "config.yaml") == config
+
+
+def test_every_key_is_described() -> None:
+    assert all(meaning for *_, meaning in describe())
+    assert {"run_id", "engine.endpoint.api_key_env", "tasks.<name>.strip"} <= {name for name, *_ in describe()}
+
+
+def test_each_value_has_an_origin() -> None:
+    words = ["conf=demo", "seed=8", "engine.extra.max_num_batched_tokens=512", "tasks.agro_bench.revision=v1"]
+    found, values = origins(words), flat(asdict(compose(words)))
+    for name, value, origin in (
+        ("conf", "demo", "command line"),
+        ("seed", 8, "command line"),
+        ("generation.max_gen_toks", 192, "conf/demo.yaml"),
+        ("model.context_size", 1024, "conf/model/demo.yaml"),
+        ("tasks.agro_bench.dataset", "data/demo/agro_bench", "conf/tasks/demo.yaml"),
+        ("tasks.agro_bench.domain", "agriculture", "conf/tasks/mera_industrial.yaml"),
+        ("tasks.agro_bench.revision", "v1", "command line"),
+        ("prompt.template_kwargs.enable_thinking", True, "conf/model/demo.yaml"),
+        ("engine.extra.enforce_eager", True, "conf/cluster/cpu.yaml"),
+        ("engine.extra.max_num_batched_tokens", 512, "command line"),
+        ("generation.top_p", 1.0, None),
+        ("run.flush_s", 2.0, None),
+    ):
+        assert (name, values[name], found.get(name)) == (name, value, origin)
+    assert found.keys() <= values.keys()
+
+
+def test_the_origin_is_the_layer_that_wins(tmp_path: Path) -> None:
+    (tmp_path / "piece.yaml").write_text("limit: 5\nseed: 7\nsplits: [train]\n")
+    (tmp_path / "mine.yaml").write_text(f"base: [demo, {tmp_path}/piece.yaml]\nseed: 9\n")
+    found = origins([f"conf={tmp_path}/mine.yaml", "limit=3"])
+    assert (found["seed"], found["splits"]) == (f"{tmp_path}/mine.yaml", f"{tmp_path}/piece.yaml")
+    assert found["limit"] == "command line"

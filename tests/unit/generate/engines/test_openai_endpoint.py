@@ -1,0 +1,239 @@
+"""The endpoint engine against a real HTTP server that behaves as badly as servers do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pipeline.config.loading import compose
+from pipeline.config.schema import Config
+from pipeline.errors import EndpointError
+from pipeline.generate.engines.base import Output, Request, RowError
+from pipeline.generate.engines.openai_endpoint import EndpointFactory
+
+MODELS = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+OF_VLLM = {"id": "tiny", "object": "model", "owned_by": "vllm", "max_model_len": 4096, "root": "models/tiny"}
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+
+
+def answer(message: dict[str, Any], finish_reason: str = "stop") -> tuple[int, dict[str, Any]]:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
+    return 200, {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "tiny",
+        "choices": [choice],
+        "usage": USAGE,
+    }
+
+
+@contextmanager
+def server(
+    *replies: tuple[int, Any], models: tuple[int, Any] = MODELS, version: tuple[int, Any] = (404, {})
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Serve the replies one after the other, the last one for ever; give the address and the requests that came."""
+    waiting, seen = list(replies), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/version":
+                seen.append({"path": self.path, "authorization": self.headers["Authorization"]})
+            self.reply(*(version if self.path == "/version" else models))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append({"path": self.path, "authorization": self.headers["Authorization"], "body": body})
+            self.reply(*(waiting.pop(0) if len(waiting) > 1 else waiting[0]))
+
+        def reply(self, status: int, content: Any) -> None:
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}/v1", seen
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+def config(url: str, *words: str) -> Config:
+    return compose(
+        [
+            "conf=demo",
+            "engine.kind=endpoint",
+            f"engine.endpoint.base_url={url}",
+            "engine.endpoint.max_retries=1",
+            *words,
+        ]
+    )
+
+
+def ask(settings: Config) -> Output:
+    async def generate() -> Output:
+        messages = json.dumps([{"role": "user", "content": "Вопрос {x}?"}])
+        request = Request(request_id="1", messages=messages, prompt_token_ids=None, seed=1234)
+        return await EndpointFactory(settings)().generate(request)
+
+    return asyncio.run(generate())
+
+
+@pytest.mark.usefixtures("at_root")
+class TestEndpoint:
+    def test_the_request_is_the_harness_own(self) -> None:
+        with server(answer({"content": "A"})) as (url, seen):
+            ask(config(url))
+        assert seen[0]["path"] == "/v1/chat/completions"
+        assert seen[0]["body"] == {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "Вопрос {x}?"}],
+            "temperature": 0.0,
+            "max_tokens": 192,
+            "stop": ["<|im_end|>"],
+            "seed": 1234,
+            "stream": False,
+            "chat_template_kwargs": {"enable_thinking": True},
+        }
+
+    @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+    def test_reasoning_comes_from_the_message(self, field: str) -> None:
+        with server(answer({"content": "\n\nA", field: "думаю"})) as (url, _):
+            output = ask(config(url))
+        assert (output.reasoning, output.content, output.completion) == ("думаю", "\n\nA", "думаю\n\nA")
+        assert (output.num_prompt_tokens, output.num_output_tokens, output.finish_reason) == (11, 7, "stop")
+
+    def test_content_that_is_null_stays_null(self) -> None:
+        with server(answer({"content": None, "reasoning": "думаю"}, "length")) as (url, _):
+            output = ask(config(url))
+        assert (output.content, output.finish_reason) == (None, "length")
+
+    @pytest.mark.parametrize("status", [429, 500, 503])
+    def test_what_passes_is_tried_again(self, status: int) -> None:
+        with server((status, {"error": {"message": "later"}}), answer({"content": "A"})) as (url, seen):
+            assert ask(config(url)).content == "A"
+        assert len(seen) == 2
+
+    @pytest.mark.parametrize("status", [400, 429, 500])
+    def test_what_does_not_pass_is_the_rows_error(self, status: int) -> None:
+        with (
+            server((status, {"error": {"message": "no"}})) as (url, _),
+            pytest.raises(RowError, match=f"HTTP {status}"),
+        ):
+            ask(config(url))
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            (200, b"<html>"),
+            (200, {}),
+            (200, []),
+            (200, {"choices": []}),
+            (200, {"choices": {"a": 1}}),
+            answer({"content": 5}),
+            answer({"content": "A"}, "odd"),
+        ],
+    )
+    def test_rubbish_is_the_rows_error(self, reply: tuple[int, Any]) -> None:
+        with server(reply) as (url, _), pytest.raises(RowError):
+            ask(config(url))
+
+    @pytest.mark.parametrize(
+        "usage", [None, [1], "many", {"prompt_tokens": "11"}, {"prompt_tokens": 2**40, "completion_tokens": -5}]
+    )
+    def test_usage_that_cannot_be_is_unknown(self, usage: Any) -> None:
+        status, reply = answer({"content": "A"})
+        with server((status, {**reply, "usage": usage})) as (url, _):
+            output = ask(config(url))
+        assert (output.content, output.num_prompt_tokens, output.num_output_tokens) == ("A", None, None)
+
+    @pytest.mark.parametrize("status", [401, 403, 404, 502, 503, 504])
+    def test_a_refusal_in_the_middle_ends_the_run(self, status: int) -> None:
+        with (
+            server((status, {"error": {"message": "no"}})) as (url, _),
+            pytest.raises(EndpointError, match=f"HTTP {status}"),
+        ):
+            ask(config(url))
+
+    @pytest.mark.parametrize("status", [401, 404, 500])
+    def test_a_refusal_at_the_start_ends_the_run(self, status: int) -> None:
+        with (
+            server(answer({"content": "A"}), models=(status, {"error": {"message": "no"}})) as (url, _),
+            pytest.raises(EndpointError, match=f"engine.endpoint.base_url='{url}': .*HTTP {status}"),
+        ):
+            ask(config(url))
+
+    @pytest.mark.parametrize("models", [b"<html>", {}, [], {"data": "x"}])
+    def test_rubbish_at_the_start_ends_the_run(self, models: Any) -> None:
+        with server(answer({"content": "A"}), models=(200, models)) as (url, _), pytest.raises(EndpointError):
+            ask(config(url))
+
+    def test_a_server_that_is_not_there_is_one_line(self) -> None:
+        with pytest.raises(EndpointError, match="cannot be reached: start the server or mend the address"):
+            ask(config("http://127.0.0.1:9/v1"))
+
+    def test_a_model_that_is_not_served_is_one_line(self) -> None:
+        with (
+            server(answer({"content": "A"})) as (url, _),
+            pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: choose of tiny"),
+        ):
+            ask(config(url, "engine.endpoint.model=huge"))
+
+    def test_vllms_server_tells_its_version_and_its_context(self) -> None:
+        models = (200, {"object": "list", "data": [OF_VLLM]})
+        with server(models=models, version=(200, {"version": "0.32.0"})) as (url, _):
+            facts = EndpointFactory(config(url))().info
+        assert facts == {"base_url": url, "served_model": "tiny", "max_model_len": 4096, "server": "vllm 0.32.0"}
+
+    @pytest.mark.parametrize(
+        "version",
+        [
+            *[(404, {}), (500, {}), (200, b"<html>"), (200, []), (200, {}), (200, {"version": 5})],
+            *[(200, {"version": "1\n# 2"}), (200, {"version": "1" * 65}), (200, {"version": ""})],
+        ],
+    )
+    def test_a_version_that_is_none_is_unknown(self, version: tuple[int, Any]) -> None:
+        models = (200, {"object": "list", "data": [OF_VLLM]})
+        with server(models=models, version=version) as (url, _):
+            assert "server" not in EndpointFactory(config(url))().info
+
+    @pytest.mark.parametrize("length", [None, "4096", -1, 2**40, True, [1], 40.5])
+    def test_a_context_that_cannot_be_is_unknown(self, length: Any) -> None:
+        models = (200, {"object": "list", "data": [{**OF_VLLM, "max_model_len": length}]})
+        with server(models=models) as (url, _):
+            assert "max_model_len" not in EndpointFactory(config(url))().info
+
+    def test_only_vllms_server_is_asked_for_its_version(self) -> None:
+        with server(version=(200, {"version": "1"})) as (url, seen):
+            assert EndpointFactory(config(url))().info == {"base_url": url, "served_model": "tiny"}
+        assert seen == []
+
+    def test_the_key_comes_from_the_environment_and_from_nowhere_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MY_KEY", "sesame-7")
+        with server(answer({"content": "A"})) as (url, seen):
+            settings = config(url, "engine.endpoint.api_key_env=MY_KEY")
+            ask(settings)
+        assert seen[0]["authorization"] == "Bearer sesame-7"
+        assert "sesame-7" not in repr(settings)
+
+    def test_a_key_that_is_not_set_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("MY_KEY", raising=False)
+        with server(answer({"content": "A"})) as (url, _), pytest.raises(EndpointError, match="'MY_KEY' is not set"):
+            ask(config(url, "engine.endpoint.api_key_env=MY_KEY"))

@@ -1,0 +1,158 @@
+"""Lanes: how many rows the engine has at once, and who may be beside whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.generate.admission import AdmissionQueue
+from pipeline.generate.attempt_log import GROUPED, ISOLATED, NONE
+
+WIDTHS = {NONE: 64, GROUPED: 8, ISOLATED: 1}
+
+
+class Watch:
+    """Runs rows in lanes and writes down what it sees."""
+
+    def __init__(self, slots: int = 64) -> None:
+        self.lanes = AdmissionQueue(slots)
+        self.order: list[object] = []
+        self.most: Counter[int] = Counter()
+        self.mixed = False
+        self._running: Counter[int] = Counter()
+
+    async def row(self, level: int, name: object = None, num_turns: int = 1, place: int = 0) -> None:
+        async with self.lanes.slot(level, place):
+            self.order.append(name)
+            self._running[level] += 1
+            self.most[level] = max(self.most[level], self._running[level])
+            self.mixed |= len(+self._running) > 1
+            try:
+                for _ in range(num_turns):
+                    await asyncio.sleep(0)
+            finally:
+                self._running[level] -= 1
+
+
+def run(scene: Callable[[Watch], Awaitable[None]], slots: int = 64) -> Watch:
+    async def play() -> Watch:
+        watch = Watch(slots)
+        async with asyncio.timeout(10):
+            await scene(watch)
+        return watch
+
+    return asyncio.run(play())
+
+
+@pytest.mark.parametrize(("level", "width"), WIDTHS.items())
+def test_a_lane_is_as_wide_as_its_level_allows(level: int, width: int) -> None:
+    async def scene(watch: Watch) -> None:
+        await asyncio.gather(*(watch.row(level) for _ in range(200)))
+
+    watch = run(scene)
+    assert watch.most[level] == width
+    assert len(watch.order) == 200
+
+
+def test_few_slots_make_the_crowd_lane_narrower_too() -> None:
+    async def scene(watch: Watch) -> None:
+        await asyncio.gather(*(watch.row(level) for level in (GROUPED,) * 20 + (NONE,) * 20))
+
+    watch = run(scene, slots=3)
+    assert (watch.most[GROUPED], watch.most[NONE]) == (3, 3)
+
+
+def test_within_a_level_rows_go_in_the_order_in_which_they_came() -> None:
+    async def scene(watch: Watch) -> None:
+        await asyncio.gather(*(watch.row(NONE, number) for number in range(100)))
+
+    assert run(scene, slots=4).order == list(range(100))
+
+
+def test_the_most_suspicious_go_first_once_the_running_have_left() -> None:
+    async def scene(watch: Watch) -> None:
+        first = asyncio.ensure_future(watch.row(NONE, "running", num_turns=5))
+        await asyncio.sleep(0)
+        rows = [(GROUPED, "crowd"), (ISOLATED, "alone"), (NONE, "normal"), (ISOLATED, "alone too")]
+        await asyncio.gather(first, *(watch.row(level, name) for level, name in rows))
+
+    watch = run(scene)
+    assert watch.order == ["running", "alone", "alone too", "crowd", "normal"]
+    assert not watch.mixed
+
+
+def test_of_the_rows_that_wait_the_first_of_the_work_list_is_first() -> None:
+    """Whatever block it came with: two blocks may have changed places on their way."""
+
+    async def scene(watch: Watch) -> None:
+        places = [4, 5, 2, 3, 0, 1]
+        await asyncio.gather(*(watch.row(NONE, place, place=place) for place in places))
+
+    assert run(scene, slots=1).order == [4, 0, 1, 2, 3, 5]
+
+
+def test_a_row_that_raises_gives_its_slot_back() -> None:
+    async def scene(watch: Watch) -> None:
+        with pytest.raises(ValueError, match="row"):
+            async with watch.lanes.slot(ISOLATED, 0):
+                raise ValueError("row")
+        await watch.row(ISOLATED)
+
+    assert run(scene).lanes.num_running == 0
+
+
+@pytest.mark.parametrize("num_turns", [0, 1, 2, 3])
+def test_a_waiter_that_is_cancelled_leaks_no_slot(num_turns: int) -> None:
+    """It is cancelled before its turn, at the very turn, and after it."""
+
+    async def scene(watch: Watch) -> None:
+        holder = asyncio.ensure_future(watch.row(ISOLATED, "holder", num_turns=2))
+        await asyncio.sleep(0)
+        waiter = asyncio.ensure_future(watch.row(ISOLATED, "waiter", num_turns=5))
+        last = asyncio.ensure_future(watch.row(ISOLATED, "last"))
+        await asyncio.sleep(0)
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.gather(holder, waiter, last, return_exceptions=True)
+
+    watch = run(scene)
+    assert watch.order[-1] == "last"
+    assert watch.lanes.num_running == 0
+    assert watch.most[ISOLATED] == 1
+
+
+LEVELS = st.sampled_from([NONE, GROUPED, ISOLATED])
+ROWS = st.lists(st.tuples(LEVELS, st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=60)
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 12))
+def test_never_more_than_the_width_nor_two_levels_at_once_and_everything_runs(
+    rows: list[tuple[int, int, int, bool]], slots: int
+) -> None:
+    async def late(watch: Watch, name: int, level: int, num_before: int, num_turns: int) -> None:
+        for _ in range(num_before):
+            await asyncio.sleep(0)
+        await watch.row(level, name, num_turns)
+
+    async def scene(watch: Watch) -> None:
+        tasks = [asyncio.ensure_future(late(watch, name, *row[:3])) for name, row in enumerate(rows)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task, (_, _, _, is_cancelled) in zip(tasks, rows, strict=True):
+            if is_cancelled:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    watch = run(scene, slots)
+    widths = {NONE: slots, GROUPED: min(8, slots), ISOLATED: 1}
+    assert all(watch.most[level] <= width for level, width in widths.items())
+    assert not watch.mixed
+    assert {name for name, row in enumerate(rows) if not row[3]} <= set(watch.order)
+    assert watch.lanes.num_running == 0

@@ -1,0 +1,172 @@
+"""Replicas are placed on what the nodes have, or one line says why not."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+import ray
+
+from pipeline.config.loading import compose
+from pipeline.errors import ConfigError, Interrupted
+from pipeline.generate.cluster import cluster, place, remove_groups, require_whole_stages
+from pipeline.generate.engines.vllm_arguments import engine_arguments
+from pipeline.generate.engines.vllm_engine import VllmFactory
+from pipeline.generate.stage import engine_factory
+
+
+def nodes(*gpus: int) -> list[dict[str, object]]:
+    return [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": float(count)} if count else {"CPU": 8.0}} for count in gpus
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "num_replicas"),
+    [
+        ((8,), [], 8),
+        ((4, 4), [], 8),
+        ((2, 2, 2, 2), [], 8),
+        ((8,), ["engine.tensor_parallel_size=2"], 4),
+        ((4, 4), ["engine.tensor_parallel_size=4"], 2),
+        ((8,), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], 2),
+        ((4, 4), ["engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"], 1),
+        ((2, 2, 2, 2), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], 2),
+        ((4, 4, 4), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=3"], 2),
+        ((8,), ["engine.replicas=3"], 3),
+        ((7,), ["engine.replicas=3", "engine.tensor_parallel_size=2"], 3),
+        ((0,), [], 1),
+    ],
+)
+def test_replicas_fill_the_gpus(gpus: tuple[int, ...], words: list[str], num_replicas: int) -> None:
+    config = compose(["conf=mera", "engine.replicas=auto", *words])
+    assert place(config, nodes(*gpus)).num_replicas == num_replicas
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "line"),
+    [
+        ((8,), ["engine.replicas=9"], "engine.replicas=9: 8 of 1 GPUs each fit"),
+        ((8,), ["engine.replicas=5", "engine.tensor_parallel_size=2"], "engine.replicas=5: 4 of 2 GPUs each fit"),
+        ((8,), ["engine.tensor_parallel_size=3"], "engine.tensor_parallel_size=3 does not divide"),
+        ((4, 4), ["engine.tensor_parallel_size=8"], "no node has 8 GPUs for one tensor parallel group"),
+        (
+            (4, 4),
+            ["engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=3"],
+            "engine.pipeline_parallel_size=3: one replica takes 12 GPUs",
+        ),
+        (
+            (3, 3),
+            ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=3"],
+            "a replica over several nodes needs nodes whose GPUs it divides",
+        ),
+        ((0,), ["engine.tensor_parallel_size=2"], "engine.tensor_parallel_size=2: the cluster has no GPU"),
+        ((0,), ["engine.replicas=8"], "engine.replicas=8: the cluster has no GPU"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(gpus: tuple[int, ...], words: list[str], line: str) -> None:
+    config = compose(["conf=mera", "engine.replicas=auto", *words])
+    with pytest.raises(ConfigError, match=line):
+        place(config, nodes(*gpus))
+
+
+def test_a_dead_node_does_not_count() -> None:
+    alive, dead = nodes(4, 4)
+    config = compose(["conf=mera", "engine.replicas=auto"])
+    assert place(config, [alive, {**dead, "Alive": False}]).num_replicas == 4
+
+
+def test_only_a_replica_larger_than_a_node_spans_nodes() -> None:
+    two = ["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=2"]
+    assert not place(compose(two), nodes(4, 4)).spans_nodes
+    assert not place(compose([*two, "engine.pipeline_parallel_size=2"]), nodes(4, 4)).spans_nodes
+    assert place(compose([*two, "engine.pipeline_parallel_size=2"]), nodes(2, 2)).spans_nodes
+
+
+@pytest.mark.parametrize(
+    ("num_held", "replicas", "line"),
+    [
+        (0, "auto", None),
+        (4, "2", None),
+        (4, "auto", "other jobs hold 4 of the 8 GPUs; of 4 replicas of 2 some start only when 4 are given back"),
+        (6, "2", "other jobs hold 6 of the 8 GPUs; of 2 replicas of 2 some start only when 2 are given back"),
+    ],
+)
+def test_gpus_that_others_hold_are_told(num_held: int, replicas: str, line: str | None) -> None:
+    config = compose(["conf=mera", f"engine.replicas={replicas}", "engine.tensor_parallel_size=2"])
+    waits_for = replace(place(config, nodes(4, 4)), num_held_gpus=num_held).waits_for
+    assert waits_for == (line and f"engine.replicas: {line}")
+
+
+def test_without_gpus_nobody_waits_for_them() -> None:
+    assert place(compose(["conf=demo"]), nodes(0)).waits_for is None
+
+
+@pytest.mark.parametrize(("gpus", "executor"), [((8,), "mp"), ((4, 4), "ray")])
+def test_vllm_starts_its_workers_where_the_replica_is(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple[int, ...], executor: str
+) -> None:
+    """Workers of one machine are its processes; over several they are actors in the replica's placement group."""
+    words = ["engine.replicas=1", "engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"]
+    config = compose(["conf=mera", *words])
+    factory = engine_factory(config, place(config, nodes(*gpus)))
+    arguments = ModuleType("vllm.engine.arg_utils")
+    arguments.AsyncEngineArgs = dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", arguments)
+    assert isinstance(factory, VllmFactory)
+    given = engine_arguments(config, spans_nodes=factory.spans_nodes)
+    assert (given["distributed_executor_backend"], given["tensor_parallel_size"]) == (executor, 4)
+
+
+def test_when_nodes_go_there_is_room_for_fewer_replicas() -> None:
+    placement = place(compose(["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=2"]), nodes(4, 4))
+    one, other = nodes(4, 4)
+    assert placement.num_fitting([one, {**other, "Alive": False}]) == 2
+    assert placement.num_fitting([]) == 0
+    assert place(compose(["conf=demo"]), nodes(0)).num_fitting([]) == 1
+
+
+def test_sigterm_while_ray_starts_is_an_interruption_and_ray_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+
+    def start(**_: object) -> None:
+        raise SystemExit(15)  # what Ray's own handler does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
+    with pytest.raises(Interrupted, match="goes on"), cluster(compose(["conf=demo"])):
+        pytest.fail("it has not started")
+    assert stopped == [True]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tensor", "torn"), [((4, 4), 4, False), ((4, 4), 2, False), ((2, 6), 2, False), ((3, 5), 4, True)]
+)
+def test_a_group_that_tears_a_tensor_parallel_group_is_refused(
+    gpus: tuple[int, ...], tensor: int, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = dict(enumerate(f"node-{node}" for node, count in enumerate(gpus) for _ in range(count)))
+    module = import_module("ray.util.placement_group")  # ray.util has a function of this name
+    monkeypatch.setattr(module, "get_current_placement_group", lambda: "group")
+    monkeypatch.setattr(module, "placement_group_table", lambda _: {"bundles_to_node_id": nodes})
+    if not torn:
+        require_whole_stages(tensor)
+        return
+    with pytest.raises(ConfigError, match=r"^engine\.tensor_parallel_size=4: .* of the 8 .* nodes have \[3, 5\]"):
+        require_whole_stages(tensor)
+
+
+def test_a_group_that_cannot_be_given_back_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def remove(group: str) -> None:
+        tried.append(group)
+        raise ConnectionError("Ray is gone")
+
+    monkeypatch.setattr(import_module("ray.util.placement_group"), "remove_placement_group", remove)
+    remove_groups(["one", "two"])
+    assert tried == ["one", "two"]

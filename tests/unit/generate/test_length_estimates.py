@@ -1,0 +1,196 @@
+"""Which earlier run's lengths give the order, and what is said of those that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from builders import make_prompt, publish_past_run, publish_prompts, settings
+
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError
+from pipeline.generate import length_estimates
+from pipeline.generate.length_estimates import Lengths
+from pipeline.records import PROMPT_SCHEMA
+from pipeline.runs import manifest, past_runs
+from pipeline.storage.artifacts import ArtifactStore
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore.open(str(tmp_path))
+
+
+def find(output: ArtifactStore, *words: str, prompts: Sequence[str] = ("a",)) -> tuple[Lengths | None, list[str]]:
+    """Look for lengths for a run that asks these prompts, by prompt_sha256."""
+    run = output.child("mine")
+    run.remove()
+    run.create()
+    publish_prompts(run, [replace(make_prompt(number), prompt_sha256=sha) for number, sha in enumerate(prompts)])
+    return length_estimates.find(config(output, *words), run.require_artifact("prompts", PROMPT_SCHEMA))
+
+
+def config(output: ArtifactStore, *words: str) -> Config:
+    return settings(f"output_dir={output.root}", *words)
+
+
+def found(output: ArtifactStore, *words: str, prompts: Sequence[str] = ("a",)) -> Lengths | None:
+    lengths, unread = find(output, *words, prompts=prompts)
+    assert unread == []
+    return lengths
+
+
+def means(lengths: Lengths | None) -> dict[tuple[str | None, str | None], float]:
+    assert lengths is not None
+    return {(row["task"], row["split"]): row["tokens"] for row in lengths.by_task.to_pylist()}
+
+
+def test_without_an_earlier_run_there_are_no_lengths(output: ArtifactStore) -> None:
+    assert found(output) is None
+
+
+def test_null_looks_for_nothing(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [10]})
+    assert found(output, "schedule.history=null") is None
+
+
+def test_lengths_are_means_over_repeats_without_the_rows_that_failed(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [10, 30], "b": [None], "c": [100]})
+    lengths = found(output)
+    assert lengths is not None
+    assert sorted(lengths.by_prompt.column("tokens").to_pylist()) == [20, 100]
+    mean = pytest.approx(140 / 3)
+    assert means(lengths) == {("agro_bench", "test"): mean, ("agro_bench", None): mean, (None, None): mean}
+
+
+def test_a_length_is_at_most_what_this_run_allows(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [500]})
+    lengths = found(output, "generation.max_gen_toks=64")
+    assert lengths is not None
+    assert lengths.by_prompt.column("tokens").to_pylist() == [64]
+
+
+def test_latest_is_the_newest_complete_run(output: ArtifactStore) -> None:
+    for run_id in ("1", "3", "2"):
+        publish_past_run(output, run_id, {"a": [10]})
+    manifest.write(output.child("run=3"), "running", {"ended_at": "3"})
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.run_id == "2"
+
+
+def test_a_run_of_a_few_rows_does_not_hide_the_whole_one_before(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [10]})
+    publish_past_run(output, "2", {"a": [10]}, "limit=1")
+    publish_past_run(output, "3", {"a": [10]}, "only=[agro_bench]")
+    publish_past_run(output, "4", {"a": [10]}, "splits=[test]")
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.run_id == "1"
+    small = found(output, "limit=1", "only=[agro_bench]", "splits=[test]")
+    assert small is not None
+    assert small.run_id == "4"
+
+
+def test_a_run_of_other_prompts_does_not_hide_one_of_the_same(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [10]})
+    publish_past_run(output, "2", {"a": [20], "b": [20]}, "limit=1")
+    publish_past_run(output, "3", {"c": [30]})
+    publish_past_run(output, "4", {"d": [40]}, "limit=1")
+    assert [lengths.run_id for asked in "abcd" if (lengths := found(output, prompts=[asked]))] == ["1", "2", "3", "4"]
+    unknown = found(output, prompts=["e"])
+    assert unknown is not None
+    assert unknown.run_id == "3"
+
+
+@pytest.mark.parametrize("words", [["engine.endpoint.model=other"], ["only=[med_bench]"]])
+def test_runs_of_another_model_or_of_other_tasks_tell_nothing(output: ArtifactStore, words: list[str]) -> None:
+    publish_past_run(output, "1", {"a": [10]}, *words)
+    assert found(output, "only=[agro_bench]") is None
+
+
+def test_a_run_whose_server_told_no_tokens_is_passed_over(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [10]})
+    publish_past_run(output, "2", {"a": [None]})
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.run_id == "1"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "samples/_stage.json", "samples"])
+def test_a_damaged_run_is_told_and_the_one_before_taken(output: ArtifactStore, name: str) -> None:
+    publish_past_run(output, "1", {"a": [10]})
+    damaged = publish_past_run(output, "2", {"a": [20]})
+    if name == "samples":
+        file = Path(damaged.path("samples/task=agro_bench/split=test/part-00000.parquet"))
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        damaged.write_text(name, "{")
+    lengths, unread = find(output)
+    assert lengths is not None
+    assert lengths.run_id == "1"
+    assert len(unread) == 1
+    assert unread[0].startswith(f"{damaged.root} is left out: ")
+
+
+def test_a_flipped_bit_in_the_samples_is_told(output: ArtifactStore) -> None:
+    damaged = publish_past_run(output, "1", {f"{number:064x}": [number] for number in range(500)})
+    file = Path(damaged.path("samples/task=agro_bench/split=test/part-00000.parquet"))
+    columns = pq.ParquetFile(file).metadata.row_group(0)
+    prompts = next(
+        columns.column(i) for i in range(columns.num_columns) if "sha256" in columns.column(i).path_in_schema
+    )
+    data = bytearray(file.read_bytes())
+    data[prompts.data_page_offset + prompts.total_compressed_size // 4] ^= 255
+    file.write_bytes(data)
+    lengths, unread = find(output)
+    assert lengths is None
+    assert len(unread) == 1
+
+
+def test_a_run_can_be_named(output: ArtifactStore) -> None:
+    for run_id in ("1", "2"):
+        publish_past_run(output, run_id, {"a": [10]})
+    lengths = found(output, "schedule.history=1")
+    assert lengths is not None
+    assert lengths.run_id == "1"
+
+
+def test_a_named_run_that_cannot_be_used_is_one_line(output: ArtifactStore) -> None:
+    publish_past_run(output, "1", {"a": [10]})
+    manifest.write(output.child("run=1"), "failed", {})
+    publish_past_run(output, "2", {"a": [None]})
+    publish_past_run(output, "3", {"a": [10]}).write_text("samples/_stage.json", "{")
+    lines = {
+        "0": "there is no run .*run=0: name a complete one of output_dir",
+        "1": "run=1 is failed, not complete",
+        "2": "tell no output tokens",
+        "3": "_stage.json is damaged",
+    }
+    for run_id, line in lines.items():
+        with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
+            find(output, f"schedule.history={run_id}")
+        if run_id in "01":  # the samples are not read before the prompts are there
+            with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
+                length_estimates.check(config(output, f"schedule.history={run_id}"))
+
+
+def test_a_name_that_is_no_run_id_is_one_line(output: ArtifactStore) -> None:
+    with pytest.raises(ConfigError, match=r"^schedule.history='\.\./x': must be latest, a run_id in output_dir, or"):
+        config(output, "schedule.history=../x")
+
+
+def test_only_so_many_runs_are_looked_into(output: ArtifactStore) -> None:
+    for number in range(past_runs.MOST_RUNS + 2):
+        publish_past_run(output, f"{number:02}", {"a": [10]})
+    runs = list(past_runs.of_model(config(output), []))
+    assert len(runs) == past_runs.MOST_RUNS
+    assert runs[0].run_id == f"{past_runs.MOST_RUNS + 1:02}"
+    assert f"{past_runs.MOST_RUNS:02}" not in [
+        run.run_id for run in past_runs.of_model(config(output, f"run_id={past_runs.MOST_RUNS:02}"), [])
+    ]

@@ -1,0 +1,297 @@
+"""The plan's arithmetic against figures worked out by hand, and its shapes against models built in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import command
+
+from pipeline.config.loading import compose
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.cluster import place
+from pipeline.planner.model_shape import Shape, read_shape
+from pipeline.planner.report import assumed
+from pipeline.planner.roofline import ALL_REDUCE_LATENCY_S, GPUS, RESERVED_BYTES, Workload, plans
+from pipeline.preview import main
+from pipeline.runs import directory as run_directory
+from pipeline.runs import manifest
+from pipeline.runs.past_runs import MOST_RUNS
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+A100 = GPUS["A100-SXM4-80GB"]
+WORK = Workload(num_rows=9137, num_prompt_tokens=250, num_output_tokens=2000, max_num_seqs=128)
+
+DENSE = Shape(
+    name="dense",
+    num_params=8_000_000_000,
+    num_lookup_params=0,
+    num_expert_params=0,
+    num_experts=0,
+    num_experts_per_token=0,
+    weights_bytes=16_000_000_000,
+    hidden_size=4096,
+    num_layers=32,
+    num_attention_layers=32,
+    num_window_layers=0,
+    window=0,
+    num_attention_heads=32,
+    num_kv_heads=8,
+    head_size=128,
+    kv_bytes=2,
+    num_recurrent_layers=0,
+    num_recurrent_heads=0,
+    recurrent_bytes=0,
+)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Shape:
+    """The reference model's shape, from a config.json as transformers writes it for that architecture."""
+    from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
+
+    folder = tmp_path / "Qwen3.6-35B-A3B"
+    Qwen3_5MoeTextConfig(dtype="bfloat16", mamba_ssm_dtype="float32").save_pretrained(folder)
+    return read_shape(compose(["conf=mera", f"model.path={folder}"]), folder)
+
+
+def test_the_reference_model_has_the_sizes_that_it_is_known_for(reference: Shape) -> None:
+    assert reference.num_params == pytest.approx(34.7e9, rel=0.002)  # and 0.45e9 of vision and prediction heads: 35B
+    assert reference.num_active_params == pytest.approx(3e9, rel=0.03)  # A3B
+    assert reference.num_lookup_params == 248_320 * 2048
+    assert (reference.num_attention_layers, reference.num_recurrent_layers) == (10, 30)
+    assert reference.kv_bytes_per_token == 2 * 10 * 2 * 256 * 2
+    assert reference.recurrent_bytes == 30 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
+
+
+def test_a_dense_model_on_one_gpu_is_as_worked_out_by_hand() -> None:
+    (first, *_) = [each for each in plans(DENSE, A100, 8, 8, 0.9, WORK) if each.tensor_parallel_size == 1]
+    kv_per_token = 2 * 32 * 8 * 128 * 2
+    assert first.kv_bytes_per_sequence == kv_per_token * 2256  # in blocks of 16 tokens
+    room = A100.memory_bytes * 0.9 - RESERVED_BYTES - 16e9
+    assert first.num_fitting == math.floor(room / (kv_per_token * 2256))
+    assert first.num_running == 128
+    step_s = (16e9 + 128 * kv_per_token * 1250) / 2.039e12
+    assert first.step_s == pytest.approx(step_s)
+    prefill_s = 2 * 8e9 * 250 / 312e12
+    assert first.wall_s == pytest.approx(9137 * (2000 * step_s / 128 + prefill_s) / 8)
+    assert first.tokens_per_s == pytest.approx(9137 * 2000 / first.wall_s)
+    assert first.bound == "memory"
+
+
+def test_two_gpus_halve_what_is_read_and_add_what_they_tell_each_other() -> None:
+    one, two = (
+        next(each for each in plans(DENSE, A100, 2, 8, 0.9, WORK) if each.tensor_parallel_size == size)
+        for size in (1, 2)
+    )
+    telling_s = 2 * 32 * (ALL_REDUCE_LATENCY_S + 128 * 4096 * 2 / 300e9)
+    assert two.step_s == pytest.approx(one.step_s / 2 + telling_s)
+    assert (one.num_replicas, two.num_replicas) == (2, 1)
+
+
+def test_the_reference_model_is_faster_on_two_gpus_because_more_sequences_fit(reference: Shape) -> None:
+    found = plans(reference, A100, 8, 8, 0.92, WORK)
+    by_size = {each.tensor_parallel_size: each for each in found}
+    assert found[0].tensor_parallel_size == 2
+    assert by_size[1].num_fitting < 64 < 512 < by_size[2].num_fitting
+    assert by_size[2].wall_s < 0.6 * by_size[1].wall_s
+
+
+def test_with_as_few_sequences_as_one_gpu_holds_two_gpus_a_replica_win_nothing_like_that(reference: Shape) -> None:
+    few = replace(WORK, max_num_seqs=16)
+    by_size = {each.tensor_parallel_size: each for each in plans(reference, A100, 8, 8, 0.92, few)}
+    assert by_size[1].wall_s < by_size[2].wall_s * 1.05
+
+
+def test_weights_that_a_step_reads_grow_with_the_experts_that_its_tokens_touch(reference: Shape) -> None:
+    one, many = reference.weights_read(1), reference.weights_read(100_000)
+    assert one == pytest.approx(2 * reference.num_active_params)
+    assert many == pytest.approx(reference.weights_bytes - 2 * reference.num_lookup_params)
+
+
+def test_kv_heads_fewer_than_gpus_are_copied() -> None:
+    few = replace(DENSE, num_kv_heads=2)
+    by_size = {each.tensor_parallel_size: each for each in plans(few, A100, 8, 8, 0.9, WORK)}
+    assert by_size[8].kv_bytes_per_sequence == 4 * by_size[2].kv_bytes_per_sequence
+
+
+def test_a_layers_state_and_a_block_of_keys_and_values_are_of_one_size(reference: Shape) -> None:
+    """1,056 tokens is the least multiple of 16 in which 2,048 bytes each take as much as a state of 2,146,304 bytes."""
+    by_size = {each.tensor_parallel_size: each for each in plans(reference, A100, 8, 8, 0.92, WORK)}
+    assert reference.recurrent_bytes == 30 * 2_146_304
+    for size in (1, 2):
+        assert by_size[size].kv_bytes_per_sequence == 3 * 1056 * 20_480
+        assert by_size[size].recurrent_bytes_per_sequence == 30 * 1056 * 2_048
+
+
+def test_a_layer_with_a_window_keeps_no_more_than_that() -> None:
+    windows = replace(DENSE, num_window_layers=24, window=512)
+    (full, some) = (
+        next(each for each in plans(shape, A100, 1, 8, 0.9, WORK) if each.tensor_parallel_size == 1)
+        for shape in (DENSE, windows)
+    )
+    assert some.kv_bytes_per_sequence == full.kv_bytes_per_sequence * (8 * 2256 + 24 * 512) / (32 * 2256)
+    assert some.step_s < full.step_s
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "gpus_per_node", "size", "num_replicas"), [(12, 6, 4, 2), (8, 3, 2, 3), (10, 5, 2, 4), (16, 12, 8, 1)]
+)
+def test_no_group_is_over_two_nodes(num_gpus: int, gpus_per_node: int, size: int, num_replicas: int) -> None:
+    by_size = {each.tensor_parallel_size: each for each in plans(DENSE, A100, num_gpus, gpus_per_node, 0.9, WORK)}
+    assert by_size[size].num_replicas == num_replicas
+    nodes = [gpus_per_node] * (num_gpus // gpus_per_node) + [num_gpus % gpus_per_node]
+    config = compose(["conf=mera", f"engine.tensor_parallel_size={size}", f"engine.replicas={num_replicas}"])
+    alive = [{"Alive": True, "Resources": {"GPU": float(count)}} for count in nodes if count]
+    assert place(config, alive).num_replicas == num_replicas
+
+
+def test_an_engine_runs_no_more_rows_than_it_gets() -> None:
+    few = replace(WORK, num_rows=80, max_num_seqs=1000)
+    by_size = {each.tensor_parallel_size: each for each in plans(DENSE, A100, 8, 8, 0.9, few)}
+    assert (by_size[1].num_running, by_size[8].num_running) == (10, 80)
+
+
+def test_sizes_that_do_not_divide_the_heads_are_not_offered() -> None:
+    odd = replace(DENSE, num_attention_heads=12, num_kv_heads=3)
+    assert {each.tensor_parallel_size for each in plans(odd, A100, 8, 8, 0.9, WORK)} == {1}
+
+
+def test_a_model_that_fits_nowhere_is_one_line() -> None:
+    huge = replace(DENSE, weights_bytes=2_000_000_000_000)
+    with pytest.raises(ConfigError, match=r"dense weighs 2000\.0 GB, and 8 x A100-SXM4-80GB of a node hold no"):
+        plans(huge, A100, 8, 8, 0.9, WORK)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "what"),
+    [
+        ("Mamba2Config", {"num_heads": 2}, "a model without linear_conv_kernel_dim"),
+        ("DeepseekV3Config", {}, "'multi-head latent attention'"),
+    ],
+)
+def test_what_an_architecture_keeps_is_known_or_refused(
+    tmp_path: Path, name: str, sizes: dict[str, int], what: str
+) -> None:
+    import transformers
+
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 99, **sizes}
+    getattr(transformers, name)(**sizes).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"model.path=.*: what .*{what}.* keeps for a sequence is not known here"):
+        read_shape(compose(["conf=demo", f"model.path={tmp_path}"]), tmp_path)
+
+
+def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobody_knows"}))
+    with pytest.raises(ModelError, match=r"model\.path=.*: its config\.json does not tell its shape: .*nobody_knows"):
+        read_shape(compose(["conf=demo", f"model.path={tmp_path}"]), tmp_path)
+
+
+def test_the_demo_models_parameters_are_counted() -> None:
+    shape = read_shape(compose(["conf=demo"]), Path("data/demo/model"))
+    from safetensors import safe_open
+
+    with safe_open("data/demo/model/model.safetensors", framework="np") as file:
+        stored = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert shape.num_params == stored
+    assert shape.weights_bytes == 4 * stored
+
+
+def preview(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    main(list(words))
+    return capsys.readouterr().out
+
+
+def test_the_preview_shows_the_plans_fastest_first_and_says_which_to_choose(
+    tmp_path: Path, reference: Shape, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["conf=mera", f"model.path={tmp_path / reference.name}", f"output_dir={tmp_path / 'none'}", "plan=true"]
+    out = preview(capsys, *words)
+    work = replace(WORK, max_num_seqs=compose(["conf=mera"]).engine.max_num_seqs)
+    (best, *_) = plans(reference, A100, 8, 8, 0.92, work)
+    (freest, *_) = plans(reference, A100, 8, 8, 0.92, replace(work, max_num_seqs=9137))
+    assert "34.66 B parameters, 2.95 B active, 69.3 GB of weights" in out
+    slots = f"engine.max_num_seqs={work.max_num_seqs}"
+    assert f"fastest with {slots}: engine.tensor_parallel_size={best.tensor_parallel_size} " in out
+    assert f"engine.max_num_seqs={freest.num_running}: {freest.tokens_per_s:,.0f} tokens/s" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["plan=maybe"], r"plan='maybe': give true or false"),
+        (["gpus=8"], r"gpus= is a word of the plan: give plan=true with it"),
+        (["plan=true", "gpu=TPU"], r"gpu='TPU': there are A100-SXM4-40GB, A100-SXM4-80GB"),
+        (["plan=true", "gpus=0"], r"gpus='0': give a number from 1"),
+        (["plan=true", "task=med_bench"], r"task, id, n have no part in a plan: leave them out, or plan=true"),
+        (["plan=true", "rows=many"], r"rows='many': give a number from 1"),
+        (["plan=true", "engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], r"plan=true: an endpoint"),
+        (["plan=true", "engine.pipeline_parallel_size=2"], r"plan=true: engine\.pipeline_parallel_size=2 has no plan"),
+        (["plan=true", "engine.extra.quantization=fp8"], r"plan=true: engine\.extra\.quantization='fp8'"),
+    ],
+)
+def test_words_of_the_plan_that_are_wrong_are_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        main(["conf=demo", *words])
+
+
+def test_a_small_models_sizes_are_shown_in_units_that_say_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = preview(capsys, "conf=demo", f"output_dir={tmp_path}", "plan=true")
+    assert "model: 572.86 k parameters, 572.86 k active, 2.3 MB of weights\n" in out
+    (row,) = [line.split() for line in out.splitlines() if line.split()[:2] == ["1", "1"]]
+    assert row[2:6] == ["2.3", "MB", "688.1", "kB"]
+    assert not [word for word in row[2:] if float(re.sub(r"[^0-9.]", "", word) or 1) == 0 and word != "0"]
+
+
+def test_a_model_that_cannot_be_had_is_one_line_with_the_mend(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = command("pipeline.preview", "conf=mera", f"output_dir={tmp_path}", "plan=true")
+    assert time.monotonic() - began < 60  # the hub's client alone goes on trying for minutes
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: model.path='Qwen/Qwen3.6-35B-A3B'")
+    assert done.stderr.endswith("or put a copy of the model in a directory and set model.path=<dir>\n")
+    with pytest.raises(ModelError, match=r"model\.path='\./none': there is no such directory"):
+        main(["conf=demo", "model.path=./none", "plan=true"])
+
+
+def test_an_earlier_runs_length_is_at_most_the_budget_and_few_runs_are_looked_into(tmp_path: Path) -> None:
+    config = compose(["conf=demo", f"output_dir={tmp_path}"])
+
+    def made(run_id: str, **content: object) -> None:
+        run, mine = run_directory.place(replace(config, run_id=run_id))
+        run_directory.begin(run, mine)
+        manifest.write(run, "complete", {"ended_at": run_id} | content)
+
+    made("000", counts={"num_samples": 1, "num_output_tokens": 5_000})
+    found = assumed(config, {})
+    assert (found.num_output_tokens, found.origin) == (192, "of run 000")
+    for number in range(1, MOST_RUNS):
+        made(f"{number:03}")
+    assert assumed(config, {}).origin == "of run 000"
+    made(f"{MOST_RUNS:03}")
+    assert assumed(config, {}).origin == "assumed"
+
+
+def test_the_length_of_a_completion_is_an_earlier_runs_where_there_is_one(tmp_path: Path) -> None:
+    config = compose(["conf=demo", f"output_dir={tmp_path}"])
+    assert (assumed(config, {}).num_output_tokens, assumed(config, {}).origin) == (192, "assumed")
+    run, config = run_directory.place(replace(config, run_id="before"))
+    run_directory.begin(run, config)
+    manifest.write(run, "complete", {"counts": {"num_samples": 10, "num_output_tokens": 570, "num_failed": 0}})
+    again = replace(config, run_id="again")
+    assert (assumed(again, {}).num_output_tokens, assumed(again, {}).origin) == (57, "of run before")
+    assert (
+        assumed(again, {"output_tokens": "9"}).num_output_tokens,
+        assumed(again, {"output_tokens": "9"}).origin,
+    ) == (
+        9,
+        "as given",
+    )

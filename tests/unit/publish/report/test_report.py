@@ -1,0 +1,183 @@
+"""report.html as a file: what stands in it, what lies beside it, and that nothing in it is taken for HTML."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import MakeRun, Scored, completion, question
+from reports import HOSTILE, flip, report_of
+
+from pipeline import rescore
+from pipeline.comparison import gate
+from pipeline.config import loading
+from pipeline.errors import ConfigError
+from pipeline.publish import report
+from pipeline.publish import stage as publish_stage
+from pipeline.publish.report import sample_blocks
+from pipeline.runs import manifest
+
+DATA = re.compile(r'<script type="application/(json|gzip)" (?:id|class)="(\w+)">(.*?)</script>', re.DOTALL)
+
+
+def unpacked(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def data(file: Path) -> dict[str, list[Any]]:
+    """Return what the page's script reads, by the name of its element."""
+    found: dict[str, list[Any]] = {}
+    for kind, name, text in DATA.findall(file.read_text(encoding="utf-8")):
+        found.setdefault(name, []).append(json.loads(text) if kind == "json" else unpacked(text))
+    return found
+
+
+def ids(file: Path) -> list[tuple[str, str, str]]:
+    columns = [data(file)["index"][0][name] for name in ("task", "split", "id")]
+    return list(zip(*columns, strict=True))
+
+
+def test_publish_makes_the_report_and_the_manifest_records_it(demo_run: Scored) -> None:
+    products = {
+        product.name: product for product in publish_stage.publish(demo_run.folder, demo_run.config, demo_run.content)
+    }
+    assert products["report"].record == {"file": "report.html", "chunks": None, "num_samples": 214}
+    assert products["report"].line.endswith("report.html  the report: scores, plots and 214 samples")
+
+
+def test_every_sample_is_in_the_report_once(demo_run: Scored) -> None:
+    found = ids(report_of(demo_run))
+    assert (len(found), len(set(found))) == (214, 214)
+
+
+def test_a_samples_texts_stand_in_its_block_at_its_place(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", 7, text="Где?"), question("agro_bench", 3)])
+    found = data(report_of(run))
+    texts = found["texts"][0][found["index"][0]["id"].index("7")]
+    assert "Где?" in texts["prompt"]
+    assert texts["response"] == "B"
+
+
+def test_what_is_unknown_is_null(make_run: MakeRun) -> None:
+    index = data(report_of(make_run([question("agro_bench", 7)])))["index"][0]
+    assert (index["gold"], index["em"], index["correct"], index["change"]) == ([None], [None], [None], [None])
+
+
+def test_an_id_beyond_javascripts_numbers_is_kept_to_the_digit(make_run: MakeRun) -> None:
+    assert ids(report_of(make_run([question("agro_bench", 2**63 - 1)]))) == [("agro_bench", "test", str(2**63 - 1))]
+
+
+def test_hostile_text_never_stands_in_the_page_as_it_is(make_run: MakeRun) -> None:
+    prompts = [question("agro_bench", 1, text=HOSTILE, gold=HOSTILE[:500], split="train")]
+    run = make_run(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, HOSTILE))
+    manifest.write(run.folder, "complete", run.content | {"warnings": [HOSTILE], "run_id": HOSTILE[:99]})
+    page = report_of(run).read_text(encoding="utf-8")
+    assert "<script>globalThis.hacked" not in page
+    assert "&lt;script&gt;globalThis.hacked" in page
+    assert not re.search("<(img|svg|iframe|/pre></div)", page.split("<script type", 1)[0])
+    assert page.count("</script>") == page.count("<script")
+
+
+def test_the_page_allows_its_own_scripts_alone_and_no_address(make_run: MakeRun) -> None:
+    page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+    assert "http" not in policy[1]
+    assert "file:" not in policy[1]
+    assert not re.search(r'<(script|link|img)[^>]*(src|href)="(?!data:)', page)
+
+
+def test_past_the_size_the_texts_lie_beside_the_page(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", 1), question("med_bench", 1)], "report.max_inline_mb=0")
+    page = report_of(run)
+    found = data(page)
+    assert "texts" not in found
+    assert found["settings"] == [{"chunks": "report_samples", "num_samples": 2}]
+    chunk = (page.parent / "report_samples" / "0.js").read_text(encoding="utf-8")
+    packed = re.fullmatch(r'reportChunk\(0, "([A-Za-z0-9+/=]+)"\);\n', chunk)
+    assert packed is not None
+    assert [text["response"] for text in unpacked(packed[1])] == ["B", "B"]
+
+
+def test_chunks_of_an_older_report_go(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", 1)])
+    stale = Path(run.folder.path("report_samples/5.js"))
+    stale.parent.mkdir()
+    stale.write_text("older")
+    report_of(run)
+    assert not stale.parent.exists()
+
+
+def test_blocks_are_full_by_rows_or_by_size(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run([question("agro_bench", number) for number in range(sample_blocks.BLOCK_ROWS + 1)])
+    assert [len(each["id"]) for each in data(report_of(run))["index"]] == [sample_blocks.BLOCK_ROWS, 1]
+    monkeypatch.setattr(sample_blocks, "BLOCK_CHARS", 1)
+    assert len(data(report_of(run))["texts"]) == sample_blocks.BLOCK_ROWS + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["report.reference={agriculture: 0.646}"], True),
+        (["report.reference={agriculture: 0.646}", "limit=1"], False),
+        (["report.reference={medicine: 0.858}"], False),
+        ([], False),
+    ],
+)
+def test_a_reference_is_shown_where_it_applies(make_run: MakeRun, words: list[str], shown: bool) -> None:
+    prompts = [question("agro_bench", 1, gold="B"), question("agro_bench", 1, split="train", gold="B")]
+    page = report_of(make_run(prompts, *words)).read_text(encoding="utf-8")
+    assert page.count("reference submission 0.646") == shown
+
+
+def test_a_score_that_is_hidden_is_a_dash_and_says_why(make_run: MakeRun) -> None:
+    page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
+    assert "not scored: the golds are hidden" in page
+    assert "no sample has a score" in page
+
+
+def test_what_the_gate_has_found_is_shown(make_run: MakeRun) -> None:
+    prompts = [question("agro_bench", number, split="train", gold="B") for number in range(9)]
+    make_run(prompts, "run_id=last-night")
+    words = ["run_id=tonight", "gate.baseline=last-night", "gate.max_drop=0.03"]
+    run = make_run(prompts, *words, reply=lambda prompt, repeat: completion(prompt, repeat, "A"))
+    content = run.content | {"counts": {"num_samples": 9, "num_truncated": 0, "num_failed": 0, "num_no_answer": 0}}
+    verdict = gate.judge(run.config, run.folder, content)
+    report.write(run.folder, run.config, content | gate.manifest_entries(verdict))
+    file = Path(run.folder.path("report.html"))
+    page = file.read_text(encoding="utf-8")
+    for text in ("Since the baseline", "-1.000", "broken</span>"):
+        assert text in page
+    assert data(file)["index"][0]["change"] == ["lost"] * 9
+
+
+def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", number) for number in range(3)])
+    flip(run, [("agro_bench", "test", 1, "gained")])
+    index = data(report_of(run))["index"][0]
+    assert dict(zip(index["id"], index["change"], strict=True)) == {"0": None, "1": "gained", "2": None}
+
+
+def test_rescore_makes_the_report_again(demo_run: Scored) -> None:
+    report_of(demo_run).write_text("older")
+    rescore.main([f"run={demo_run.folder.root}"])
+    assert len(ids(Path(demo_run.folder.path("report.html")))) == 214
+    assert demo_run.content["published"]["report"]["num_samples"] == 214
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("report.max_inline_mb=-1", r"report\.max_inline_mb=-1: must be 0 or more"),
+        ("report.reference={agriculture: 64.6}", r"report\.reference\.agriculture=64\.6: must be from 0 to 1"),
+    ],
+)
+def test_a_wrong_key_is_one_line(at_root: Path, word: str, line: str) -> None:  # noqa: ARG001
+    with pytest.raises(ConfigError, match=line):
+        loading.compose(["conf=demo", word])

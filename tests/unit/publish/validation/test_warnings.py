@@ -1,0 +1,73 @@
+"""What costs points, or wins them by accident, is told; a plain answer is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.publish.validation.warnings import answer_warnings
+
+ACCIDENT = "no word that counts in 1 of 1 output (id 5): they match the gold A"
+LOOK_ALIKE = "Cyrillic look-alikes (АВСЕНКМОРТХ) for letters in 1 of 1 output (id 5): they match no gold: write"
+THINKING = "<think> or </think> in 1 of 1 output (id 5): the thoughts are scored as the answer: give the"
+LONG = "more than 2,000 characters in 1 of 1 output (id 5): the gold is a few letters: submit them alone"
+SAME = "of 20 outputs are"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("A", None),
+        ("a.", None),
+        ("(A)", None),
+        ("A, B", None),
+        ("B", None),
+        ("Ответ: B", None),
+        ("В почве", None),
+        ("А. Белов прав", None),
+        ("x" * 2_000, None),
+        ("", ACCIDENT),
+        (" \n", ACCIDENT),
+        (".", ACCIDENT),
+        ("..." * 40, ACCIDENT),
+        ("the", ACCIDENT),
+        ("А", LOOK_ALIKE),
+        ("А, C", LOOK_ALIKE),
+        ("(В)", LOOK_ALIKE),
+        ("в", LOOK_ALIKE),
+        ("B С", LOOK_ALIKE),
+        ("мысль</think>B", THINKING),
+        ("<think>", THINKING),
+        ("x" * 2_001, LONG),
+    ],
+)
+def test_a_text_is_told_for_its_reason_or_not_at_all(text: str, told: str | None) -> None:
+    found = answer_warnings({5: text})
+    if told is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert line.startswith(told)
+
+
+def test_the_first_ids_are_shown_in_order_with_the_number_of_the_rest() -> None:
+    (line,) = answer_warnings(dict.fromkeys((9, 3, 7, 1, 5, 8, 2), ""))
+    assert line.startswith("no word that counts in 7 of 7 outputs (id 1, 2, 3, 5, 7 and 2 more): ")
+
+
+@pytest.mark.parametrize(("num_same", "is_told"), [(10, False), (11, True), (20, True)])
+def test_one_answer_to_more_than_half_of_the_questions_is_told(num_same: int, is_told: bool) -> None:
+    outputs = {number: " B" if number < num_same else f"C, {number}" for number in range(20)}
+    found = answer_warnings(outputs)
+    assert [SAME in line for line in found] == ([True] if is_told else [])
+    if is_told:
+        assert found[0].startswith(f"{num_same * 5}% of 20 outputs are 'B', more than 50%")
+
+
+def test_fewer_than_twenty_answers_are_too_few_to_tell() -> None:
+    assert answer_warnings(dict.fromkeys(range(19), "B")) == []
+
+
+def test_half_a_character_is_shown_as_its_number() -> None:
+    (line,) = answer_warnings(dict.fromkeys(range(20), "\ud83d"))
+    assert "'\\ud83d'" in line
+    line.encode()

@@ -1,0 +1,193 @@
+"""Tokens and time that an earlier run tells of the next, from runs that are made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from builders import make_prompt, publish_prompts, settings
+
+from pipeline.config import loading
+from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.runs import manifest
+from pipeline.runs.estimate import expect
+from pipeline.storage.artifacts import Artifact, ArtifactStore
+
+pytestmark = pytest.mark.usefixtures("at_root")
+
+PROMPTS = [make_prompt(number) for number in range(1, 5)]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Artifact:
+    """The prompts of the run that is to come: 1 to 4 of agro_bench."""
+    run = ArtifactStore.open(str(tmp_path / "next"))
+    publish_prompts(run, PROMPTS)
+    return run.require_artifact("prompts", PROMPT_SCHEMA)
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Callable[..., ArtifactStore]:
+    """Write a run of 1 to 4 that took 100, 200, 300 and 400 tokens, 100 s and one engine of 20 s start."""
+
+    def make(run_id: str, *words: str, ended_at: str = "2026-11-20T00:00:00Z", asked: str = "Что?", **changes: Any):
+        run = ArtifactStore.open(f"{tmp_path}/outputs/run={run_id}")
+        rows = [
+            sample(replace(make_prompt(number, question=asked)), tokens=100 * number, length=number == 4)
+            for number in range(1, 5)
+        ]
+        run.create()
+        with run.publish("samples", SAMPLE_SCHEMA) as folder:
+            table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+            folder.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 100)
+        run.write_text("config.yaml", loading.dump(settings(f"run_id={run_id}", "engine.endpoint.model=m", *words)))
+        content = {
+            "ended_at": ended_at,
+            "counts": {"num_output_tokens": 1000},
+            "timings_s": {"generate": 120.0},
+            "engine": {"a": {"engine_start_s": 20.0}},
+        }
+        manifest.write(run, "complete", content | changes)
+        return run
+
+    return make
+
+
+def sample(prompt: Any, *, tokens: int, length: bool) -> dict[str, Any]:
+    row = dict.fromkeys(SAMPLE_SCHEMA.names)
+    row |= {name: getattr(prompt, name) for name in ("id", "categories", "messages", "prompt_sha256")}
+    finish_reason = "length" if length else "stop"
+    return row | {
+        "repeat": 0,
+        "finish_reason": finish_reason,
+        "num_output_tokens": tokens,
+        "attempts": 1,
+        "generated_s": tokens / 10,
+    }
+
+
+def config(tmp_path: Path, *words: str) -> Any:
+    return settings(f"output_dir={tmp_path}/outputs", "engine.endpoint.model=m", *words)
+
+
+def test_the_same_prompts_lengths_are_expected(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("before", "generation.max_gen_toks=400")
+    found, unread = expect(config(tmp_path, "generation.max_gen_toks=400"), prompts)
+    assert found is not None
+    assert unread == []
+    (task,) = found.tasks
+    assert (task.task, task.num_rows, task.num_same, task.mean_tokens, task.truncated) == (
+        "agro_bench", 4, 4, 250.0, 0.25,
+    )  # fmt: skip
+    assert (found.run_id, found.max_gen_toks, found.num_replicas) == ("before", 400, 1)
+    assert found.tokens_per_s == pytest.approx(1000 / 100)
+    assert found.num_tokens(2) == 2000
+    assert found.seconds(2) == pytest.approx(20 + 2000 / 10)
+
+
+def test_no_more_is_expected_than_the_budget_allows(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("before")
+    found, _ = expect(config(tmp_path, "generation.max_gen_toks=150"), prompts)
+    assert found is not None
+    assert found.num_tokens(1) == 100 + 3 * 150
+
+
+def test_a_run_of_the_same_prompts_comes_before_a_newer_one_of_others(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("same", ended_at="2026-11-19T00:00:00Z")
+    earlier("other", ended_at="2026-11-20T00:00:00Z", asked="Где?")
+    found, _ = expect(config(tmp_path), prompts)
+    assert found is not None
+    assert found.run_id == "same"
+
+
+def test_without_the_same_prompts_the_tasks_mean_is_expected(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("other", asked="Где?")
+    found, _ = expect(config(tmp_path, "generation.max_gen_toks=1000", "model.context_size=2000"), prompts)
+    assert found is not None
+    assert (found.run_id, found.tasks[0].num_same, found.tasks[0].mean_tokens) == ("other", 0, 250.0)
+
+
+@pytest.mark.parametrize(
+    "difference", [["engine.endpoint.model=another"], ["engine.endpoint.base_url=http://127.0.0.1:8/v1"]]
+)
+def test_another_models_run_tells_nothing(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore], difference: list[str]
+) -> None:
+    earlier("before", *difference)
+    assert expect(config(tmp_path), prompts) == (None, [])
+
+
+def test_a_run_that_is_not_complete_tells_nothing(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    manifest.write(earlier("before"), "failed", {"ended_at": "2026-11-20T00:00:00Z"})
+    assert expect(config(tmp_path), prompts) == (None, [])
+
+
+def test_without_any_run_nothing_is_expected(tmp_path: Path, prompts: Artifact) -> None:
+    assert expect(config(tmp_path), prompts) == (None, [])
+
+
+def test_a_task_that_the_run_did_not_ask_makes_the_sum_unknown(
+    tmp_path: Path, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("before")
+    run = ArtifactStore.open(str(tmp_path / "two"))
+    run.create()
+    other = replace(make_prompt(9), task="med_bench")
+    with run.publish("prompts", PROMPT_SCHEMA) as folder:
+        table = pa.Table.from_pylist([vars_of(PROMPTS[0]), vars_of(other)], schema=PROMPT_SCHEMA)
+        folder.write_parts("task=any/split=test", PROMPT_SCHEMA, [table], 10)
+    found, _ = expect(config(tmp_path), run.require_artifact("prompts", PROMPT_SCHEMA))
+    assert found is not None
+    assert {each.task: each.mean_tokens for each in found.tasks} == {"agro_bench": 100.0, "med_bench": None}
+    assert (found.num_tokens(1), found.seconds(1)) == (None, None)
+
+
+def vars_of(prompt: Any) -> dict[str, Any]:
+    return {name: getattr(prompt, name) for name in PROMPT_SCHEMA.names}
+
+
+def test_the_speed_of_a_run_that_was_gone_on_with_is_not_believed(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    # A row takes 0.1 s a token: 64 requests at once make at most 640 tokens/s.
+    earlier("before", timings_s={"generate": 20.5})
+    found, _ = expect(config(tmp_path), prompts)
+    assert found is not None
+    assert found.tokens_per_s == pytest.approx(640)
+
+
+def test_a_manifest_without_times_tells_tokens_alone(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("before", timings_s={}, engine={})
+    found, _ = expect(config(tmp_path), prompts)
+    assert found is not None
+    assert (found.num_tokens(1) is not None, found.seconds(1), found.num_replicas) == (True, None, None)
+
+
+def test_a_damaged_run_is_named_and_another_taken(
+    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+) -> None:
+    earlier("good", ended_at="2026-11-18T00:00:00Z")
+    (Path(earlier("torn").root) / "manifest.json").write_text("{")
+    (Path(earlier("old").root) / "config.yaml").write_text("nothing: here\n")
+    part = Path(earlier("cut").root) / "samples/task=agro_bench/split=test/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    found, unread = expect(config(tmp_path), prompts)
+    assert found is not None
+    assert found.run_id == "good"
+    assert sorted(line.split(" ")[0].rpartition("=")[2] for line in unread) == ["cut", "old", "torn"]

@@ -1,0 +1,133 @@
+"""The lock on a run's directory: on a disk it dies with its process, in object storage with its beat."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders import ROOT
+
+from pipeline.errors import RunError
+from pipeline.runs import lock
+from pipeline.runs.lock import REMOTE_FILE, STALE_S, locked
+from pipeline.storage.artifacts import ArtifactStore
+
+HOLDER = """
+import sys, time
+from pipeline.runs.lock import locked
+from pipeline.storage.artifacts import ArtifactStore
+with locked(ArtifactStore.open(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(uri: str, seconds: float = 60) -> subprocess.Popen[str]:
+    """Start a process that holds the run's lock, and return when it has it."""
+    line = [sys.executable, "-c", HOLDER, uri, str(seconds)]
+    process = subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    run = ArtifactStore.open(str(tmp_path))
+    with holder(str(tmp_path)) as first:
+        refusal = rf"^{tmp_path} is being written by another process \(.+\): wait for it, or choose another run_id$"
+        for _ in range(2):  # to be refused does not free it
+            with pytest.raises(RunError, match=refusal), locked(run):
+                pass
+        first.kill()
+    with locked(run):
+        pass
+
+
+def test_the_lock_is_free_after_an_error_and_for_another_run(tmp_path: Path) -> None:
+    one, two = ArtifactStore.open(str(tmp_path / "one")), ArtifactStore.open(str(tmp_path / "two"))
+    one.create()
+    two.create()
+    with pytest.raises(ValueError, match="inside"), locked(one), locked(two):
+        raise ValueError("inside")
+    with locked(one), locked(two):
+        pass
+
+
+def test_a_process_started_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
+    """Ray's daemons outlive a driver that is killed by a moment or more."""
+    run = ArtifactStore.open(str(tmp_path))
+    with locked(run):
+        child = subprocess.Popen(["sleep", "60"])
+    try:
+        with locked(run):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture(scope="module")
+def s3(s3_query: str) -> str:
+    """Serve S3 on loopback; give the URI of a place for runs, with `{}` for the run."""
+    return "s3://runs/{}?" + s3_query
+
+
+def test_in_object_storage_a_second_process_is_refused_until_the_first_ends(s3: str) -> None:
+    uri = s3.format("run=one")
+    run = ArtifactStore.open(uri)
+    with holder(uri, 2) as first, pytest.raises(RunError, match=rf"process {first.pid} on"), locked(run):
+        pass
+    with locked(run):
+        assert run.exists(REMOTE_FILE)
+    assert not run.exists(REMOTE_FILE)
+
+
+def test_in_object_storage_a_lock_whose_process_was_killed_is_taken_over_when_it_is_stale(s3: str) -> None:
+    uri = s3.format("run=two")
+    run = ArtifactStore.open(uri)
+    with holder(uri) as first:
+        first.kill()
+    left = json.loads(run.read_text(REMOTE_FILE))
+    with pytest.raises(RunError, match="is being written by another process"), locked(run):
+        pass
+    run.write_text(REMOTE_FILE, json.dumps({**left, "at": time.time() - STALE_S - 1}))
+    with locked(run):
+        assert json.loads(run.read_text(REMOTE_FILE))["token"] != left["token"]
+
+
+def test_in_object_storage_the_holder_beats(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    run = ArtifactStore.open(s3.format("run=three"))
+    with locked(run):
+        first = json.loads(run.read_text(REMOTE_FILE))
+        time.sleep(1)
+        later = json.loads(run.read_text(REMOTE_FILE))
+    assert later["at"] > first["at"]
+    assert (later["token"], later["owner"]) == (first["token"], first["owner"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"owner": "x"}'])
+def test_in_object_storage_a_damaged_lock_is_one_line(s3: str, text: str) -> None:
+    run = ArtifactStore.open(s3.format("run=four"))
+    run.write_text(REMOTE_FILE, text)
+    with pytest.raises(RunError, match="lock"), locked(run):
+        pass
+
+
+def test_in_object_storage_a_run_whose_lock_was_taken_over_is_ended(s3: str) -> None:
+    uri = s3.format("run=five")
+    run = ArtifactStore.open(uri)
+    script = HOLDER.replace("with locked", "import pipeline.runs.lock\npipeline.runs.lock.BEAT_S = 0.2\nwith locked")
+    line = [sys.executable, "-c", script, uri, "60"]
+    with subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        word = {"owner": "another", "token": "another", "at": time.time()}
+        run.write_text(REMOTE_FILE, json.dumps(word))
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert json.loads(run.read_text(REMOTE_FILE)) == word

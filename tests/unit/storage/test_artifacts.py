@@ -1,0 +1,133 @@
+"""A stage appears whole or not at all, and damage to it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import DataError, RunError
+from pipeline.storage.artifacts import ArtifactStore
+
+SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False)])
+
+
+def batch(*numbers: int) -> pa.Table:
+    return pa.table({"id": list(numbers)}, schema=SCHEMA)
+
+
+def publish(run: ArtifactStore, *numbers: int) -> None:
+    with run.publish("stage", SCHEMA, {"a": 1}) as folder:
+        folder.write_parts("part", SCHEMA, [batch(number) for number in numbers], rows_per_file=2)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> ArtifactStore:
+    folder = ArtifactStore.open(str(tmp_path / "run"))
+    folder.create()
+    return folder
+
+
+def ids(run: ArtifactStore) -> list[int]:
+    stage = run.artifact("stage", SCHEMA)
+    assert stage is not None
+    return [int(value) for value in stage.dataset().to_table().column("id").to_pylist()]
+
+
+def test_what_is_published_is_read_back_in_order(run: ArtifactStore) -> None:
+    publish(run, 1, 2, 3, 4, 5)
+    stage = run.artifact("stage", SCHEMA)
+    assert stage is not None
+    assert (list(stage.files.values()), stage.num_rows, stage.metadata) == ([2, 2, 1], 5, {"a": 1})
+    assert ids(run) == [1, 2, 3, 4, 5]
+
+
+def test_a_stage_that_fails_half_way_leaves_the_old_one(run: ArtifactStore) -> None:
+    publish(run, 1)
+    with pytest.raises(ZeroDivisionError), run.publish("stage", SCHEMA) as folder:  # noqa: PT012
+        folder.write_parts("part", SCHEMA, [batch(2)], 10)
+        raise ZeroDivisionError
+    assert ids(run) == [1]
+    assert run.files() == ["stage/_stage.json", "stage/part/part-00000.parquet"]
+
+
+def test_publishing_again_replaces_the_stage(run: ArtifactStore) -> None:
+    publish(run, 1, 2, 3)
+    publish(run, 9)
+    assert ids(run) == [9]
+
+
+def test_a_stage_that_was_never_published_is_none(run: ArtifactStore) -> None:
+    assert run.artifact("stage", SCHEMA) is None
+
+
+@pytest.mark.parametrize("damage", ["delete", "cut", "fewer"])
+def test_a_damaged_file_is_named(run: ArtifactStore, damage: str) -> None:
+    publish(run, 1, 2, 3)
+    file = Path(run.path("stage/part/part-00000.parquet"))
+    if damage == "delete":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        run.write_parquet("stage/part/part-00000.parquet", SCHEMA, [batch(1)])
+    with pytest.raises(DataError, match=r"part-00000\.parquet .*delete .* and run again"):
+        run.artifact("stage", SCHEMA)
+
+
+def test_a_damaged_list_of_files_is_named(run: ArtifactStore) -> None:
+    publish(run, 1)
+    file = Path(run.path("stage/_stage.json"))
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(DataError, match=r"_stage\.json is damaged"):
+        run.artifact("stage", SCHEMA)
+
+
+def test_other_columns_are_refused(run: ArtifactStore) -> None:
+    publish(run, 1)
+    with pytest.raises(DataError, match="has not the columns of this version"):
+        run.artifact("stage", pa.schema([("id", pa.int64()), ("more", pa.int64())]))
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        ArtifactStore.open(str(tmp_path / "file" / "run")).create()
+
+
+def test_an_unknown_scheme_is_one_line() -> None:
+    with pytest.raises(RunError, match="'foo://bar' cannot be opened"):
+        ArtifactStore.open("foo://bar")
+
+
+def test_a_file_is_replaced_whole_with_nothing_left_beside_it(run: ArtifactStore) -> None:
+    for content in (b"one", b"two"):
+        with run.replacing("a.bin") as path:
+            path.write_bytes(content)
+            path.with_name("helper").write_text("beside")
+    assert Path(run.path("a.bin")).read_bytes() == b"two"
+    assert [path.name for path in Path(run.root).iterdir()] == ["a.bin"]
+
+
+def test_a_file_whose_making_fails_leaves_the_old_one(run: ArtifactStore) -> None:
+    run.write_text("a.bin", "old")
+    with pytest.raises(ZeroDivisionError), run.replacing("a.bin") as path:  # noqa: PT012
+        path.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert run.read_text("a.bin") == "old"
+    assert [path.name for path in Path(run.root).iterdir()] == ["a.bin"]
+
+
+def test_text_is_replaced_whole(run: ArtifactStore) -> None:
+    run.write_text("a.txt", "один")
+    run.write_text("a.txt", "два")
+    assert run.read_text("a.txt") == "два"
+    assert run.files() == ["a.txt"]
+
+
+def test_a_uri_that_cannot_be_opened_is_named_without_its_keys() -> None:
+    with pytest.raises(RunError, match="'s4://bucket/x' cannot be opened") as raised:
+        ArtifactStore.open("s4://me:secret@bucket/x?access_key=AAA")
+    assert "secret" not in str(raised.value)
+    assert "AAA" not in str(raised.value)
