@@ -26,10 +26,11 @@ bench: $(VENV)/.dev  ## speed beside plain vLLM, ray.data.llm and vLLM's server;
 	taskset -c 0 $(BIN)/python -m bench.score_rate 200000
 	$(BIN)/python -m bench.growth 10000 100000 1000000
 
-check: $(VENV)/.dev  ## lint, format and types
+check: $(VENV)/.dev  ## lint, format, types and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 lock:  ## pin requirements/*.txt anew from pyproject.toml (needs uv)
 	$(LOCK) --extra cpu -o requirements/cpu.txt

@@ -1,46 +1,332 @@
-"""The rooms of a run in their order, which is known here and nowhere else.
+"""The order of a run's stages: prepare, generate, score, publish.
 
-In: a run's directory, locked, and its configuration. Out: all that the run yields, and its manifest.
+In: a configuration, or the directory of a run. Out: that directory with all that the run yields, and its manifest.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import re
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
 
 from pipeline.comparison import gate, noise
+from pipeline.config.loading import plain
 from pipeline.config.schema import Config
+from pipeline.errors import ConfigError, DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
 from pipeline.generate import length_estimates
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster, load
+from pipeline.generate.engines.base import EngineFactory
+from pipeline.preflight.preview import PreviewOptions
+from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
+from pipeline.prepare.dataset import find_source
+from pipeline.prepare.dataset_rows import read_rows
+from pipeline.prepare.question import read_question
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
+from pipeline.publish.leaderboard import archive
+from pipeline.publish.leaderboard.answers import question_ids
+from pipeline.publish.validation.findings import Finding, counted, listed
+from pipeline.publish.validation.rows import Expected
+from pipeline.publish.validation.rules import Report, check
 from pipeline.records import PROMPT_SCHEMA
-from pipeline.runs import manifest
+from pipeline.runs import directory as run_directory
+from pipeline.runs import environment
+from pipeline.runs.counts import count_samples
+from pipeline.runs.lock import locked
+from pipeline.runs.manifest import (
+    CompletionMetadata,
+    EngineInfo,
+    Manifest,
+    PromptMetadata,
+    ReproductionRecord,
+    read_manifest,
+    write_manifest,
+)
+from pipeline.runs.model_files import model_fingerprint
+from pipeline.runs.reproduce import Reproduction
+from pipeline.runs.settings import settings_hash
 from pipeline.score.stage import score
-from pipeline.terminal import run_summary
-from pipeline.terminal.console import GenerateProgress, escape_control
+from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import without_credentials
+from pipeline.terminal.console import escape_control, quiet
+from pipeline.terminal.progress import GenerateProgress
+from pipeline.terminal.run_summary import print_summary
+from pipeline.terminal.signals import Signals
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-    from pipeline.generate.engines.base import EngineFactory
-    from pipeline.runs.reproduce import Reproduction
-    from pipeline.storage.artifacts import ArtifactStore
-    from pipeline.terminal.signals import Signals
+def execute(
+    config: Config, factory: EngineFactory | None = None, reproduction: Reproduction | None = None
+) -> ArtifactStore:
+    """Run every stage and return the run's directory.
+
+    Args:
+        config: What to run.
+        factory: What starts the engine; by default what the configuration names.
+        reproduction: The run that this one reproduces; what differs from it is printed and recorded.
+
+    Raises:
+        PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id resumes.
+    """
+    _check_named_runs(config)
+    run, config = run_directory.place(config)
+    signals = Signals(config.run.grace_s)
+    manifest = _begun(config)
+    with locked(run), signals.listen():
+        run_directory.begin(run, config)
+        before = read_manifest(run)  # a run is as old as its first session
+        manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
+        write_manifest(run, manifest)
+        with _log(run) as console:
+            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
+            stages = Orchestrator(
+                config=config,
+                run=run,
+                factory=factory,
+                console=console,
+                signals=signals,
+                reproduction=reproduction,
+                manifest=manifest,
+            )
+            try:
+                stages.run_stages()
+            except BaseException as error:
+                # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
+                _record_failure(run, stages.manifest, signals.ended or error, stages.timings)
+                if signals.ended is not None and signals.ended is not error:
+                    raise signals.ended from error
+                raise
+    _require_good(run, config, stages.manifest)
+    return run
+
+
+def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:
+    """Print what a run of the configuration would ask and what is wrong with it.
+
+    Args:
+        config: What would be run.
+        origins: Where each key has its value from.
+        options: What of it to print.
+        console: Where to.
+
+    Raises:
+        PipelineError: What the run would end with before its engine starts; or there is no such question.
+    """
+    _check_named_runs(config)
+    show_preview(config, origins, options, console)
+
+
+def _check_named_runs(config: Config) -> None:
+    """Make sure, before anything is prepared, that the earlier runs that the configuration names are there."""
+    gate.check(config)
+    length_estimates.check(config)
+
+
+def rescore(directory: str) -> None:
+    """Score a run's completions again, print its summary, and make its products again if it is complete.
+
+    Raises:
+        RunError: There is no run in the directory, it cannot be written, or another process writes it.
+        ConfigError: Its config.yaml is damaged.
+        DataError: The run has no prompts or completions.
+        GateFailed: It is scored, and breaks a rule of its gate.
+        TooManyFailedRows: It is scored, and has more failed rows than its configuration allows.
+    """
+    run, config = run_directory.open_finished(directory)
+    lines: Sequence[str] = ()
+    with locked(run):
+        manifest = read_manifest(run)
+        if manifest is None or not manifest.is_complete:
+            manifest = None
+        else:  # until both samples and metrics are new; `run` resumes from here too
+            write_manifest(run, replace(manifest, status="running"))
+        publish_stage.remove_products(run, config)
+        score(run, config)
+        counts = count_samples(run)
+        if manifest is not None:
+            manifest = replace(manifest, counts=counts)
+            if manifest.noise is not None:
+                score(run.child(noise.FOLDER), noise.second(config))
+                manifest = replace(manifest, noise=noise.measure(config, run, manifest))
+            manifest, lines = finish(run, config, replace(manifest, rescored_at=environment.now()))
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
+    print_summary(run, config, counts, console)
+    _print(console, lines)
+    if manifest is not None:
+        _require_good(run, config, manifest)
+
+
+def pack(directory: str, overrides: Sequence[str]) -> None:
+    """Make the products of a complete run again, with `submission.<key>=<value>` over what it recorded.
+
+    Raises:
+        ConfigError: A task has no submission_name, or an override is wrong.
+        RunError: The archive would be incomplete, the run is not complete, or its directory cannot be written.
+        DataError: The run's samples are damaged.
+    """
+    run, config = run_directory.open_finished(directory, overrides)
+    with locked(run):
+        manifest = read_manifest(run)
+        if manifest is None or not manifest.is_complete:
+            status = "has no manifest" if manifest is None else f"is {manifest.status}"
+            raise RunError(f"run={directory} {status}: only a complete run is packed; run it again to its end")
+        reason = archive.reason_not_packable(run, config)
+        if reason is not None:
+            raise reason
+        products = publish_stage.publish(run, config, manifest)
+        write_manifest(run, replace(manifest, published=products.published))
+    _print(Console(highlight=False), products.lines)
+
+
+def validate(archive_path: str, directory: str | None, config: Config | None, console: Console) -> None:
+    """Apply the leaderboard server's checks to an archive and print the findings.
+
+    Args:
+        archive_path: A path or URI of a zip, whoever packed it.
+        directory: A run whose test ids it is compared with, in place of the data sets' ids.
+        config: Which tasks the archive is for; by default those of the run.
+        console: Where to print.
+
+    Raises:
+        InvalidArchive: The server would refuse it.
+        ConfigError: It cannot be read.
+        RunError, DataError: There is no such run, or it is damaged.
+    """
+    run, recorded = run_directory.open_finished(directory) if directory is not None else (None, None)
+    config = config or recorded
+    assert config is not None, "a configuration or a run is given"
+    files = archive.task_files(config)
+    ids, unchecked = _ids_of_run(run, files) if run is not None else _ids_of_data_sets(config, files)
+    report = _check_archive(archive_path, [Expected(task=t, file=file, ids=ids.get(t)) for t, file in files.items()])
+    for finding in [*report.findings, *unchecked]:
+        console.print(str(finding), soft_wrap=True)
+    if report.num_refusals:
+        reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
+        raise InvalidArchive(
+            f"{without_credentials(archive_path)} would be refused, for {reasons}: mend what the lines "
+            "that begin with refused: name, and pack again"
+        )
+    what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
+    console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}", soft_wrap=True)
+
+
+def _check_archive(path: str, expected: list[Expected]) -> Report:
+    """Open the archive, on a disk or in object storage, and check it."""
+    place = ArtifactStore.open(path)  # a URI's query may hold keys, so only the path is printed
+    try:
+        with place.fs.open_input_file(place.root) as stream:
+            return check(place.root.rpartition("/")[2], stream, expected)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"archive={place.root}: cannot be read: {reason}: give a zip file") from error
+
+
+def _ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
+    """Return the test ids that a run was asked; a task that it was not asked has none."""
+    found = {task: frozenset(question_ids(run, task)) for task in files}
+    unknown = [file for task, file in files.items() if not found[task]]
+    return {task: ids for task, ids in found.items() if ids}, _not_compared(
+        unknown,
+        "the run has no test rows of them: give a run that asked them, or conf= in place of it",
+    )
+
+
+def _ids_of_data_sets(config: Config, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
+    """Return the data sets' test ids, without those that cannot be had."""
+    found: dict[str, frozenset[int]] = {}
+    reasons: dict[str, str] = {}
+    for task, file in files.items():
+        try:
+            found[task] = frozenset(_ids_of_data_set(config, task))
+        except DataError as error:
+            reasons[file] = str(error)
+    return found, _not_compared(list(reasons), next(iter(reasons.values()), ""))
+
+
+def _ids_of_data_set(config: Config, task: str) -> Iterator[int]:
+    source = find_source(task, config.tasks[task], ["test"])
+    for number, row in enumerate(read_rows(source, "test"), start=1):
+        yield read_question(task, config.tasks[task], "test", number, row).id
+
+
+def _not_compared(files: list[str], reason: str) -> list[Finding]:
+    """Return one line for all files whose ids were not compared."""
+    return [Finding("unchecked", listed(files), f"the ids were not compared: {reason}")] if files else []
+
+
+def finish(
+    run: ArtifactStore, config: Config, manifest: Manifest, timings: Timings | None = None
+) -> tuple[Manifest, list[str]]:
+    """Judge a scored run, make its products and write the manifest of a complete run.
+
+    Args:
+        run: The run's directory, scored.
+        config: Its configuration.
+        manifest: Its manifest, with counts and, where it was measured, noise.
+        timings: Of the session that ran it; without them the manifest keeps those that it has.
+
+    Returns:
+        The manifest as written, and the lines to print: what was made, and the gate's.
+    """
+    timings, keeps_timings = timings or Timings(), timings is None
+    with timings.stage("gate"):
+        verdict = gate.judge(config, run, manifest)
+    manifest = replace(
+        manifest,
+        gate=verdict.result if verdict else None,
+        compare=tuple(verdict.rows) if verdict else None,
+        timings_s=manifest.timings_s if keeps_timings else timings.rounded(),  # the report shows them
+    )
+    with timings.stage("publish"):
+        products = publish_stage.publish(run, config, manifest)
+    manifest = replace(manifest, status="complete", published=products.published)
+    if not keeps_timings:
+        timings.end()
+        manifest = replace(manifest, ended_at=environment.now(), timings_s=timings.rounded())
+    write_manifest(run, manifest)
+    return manifest, [*products.lines, *(verdict.lines if verdict else ())]
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds of each stage of a session, and after `end` their `total`."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began
+
+    def end(self) -> None:
+        """Record the time since these timings were made."""
+        self.seconds["total"] = time.monotonic() - self._began
+
+    def rounded(self) -> dict[str, float]:
+        """Return the seconds, to the millisecond."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
 
 
 @dataclass(slots=True, kw_only=True)
 class Orchestrator:
-    """One walk through them.
+    """One session of a run.
 
     `factory` starts the engine, by default the one that the configuration names; `reproduction` is the run that this
-    one makes again. `content` becomes the manifest; `timings` are each room's seconds. Both are filled on the way.
+    one reproduces. `manifest` and `timings` are filled on the way.
     """
 
     config: Config
@@ -49,50 +335,38 @@ class Orchestrator:
     console: Console
     signals: Signals
     reproduction: Reproduction | None
-    content: dict[str, Any]
-    timings: dict[str, float]
+    manifest: Manifest
+    timings: Timings = field(default_factory=Timings)
 
     def run_stages(self) -> None:
         """Do what is not done yet, publish, and write the manifest of a complete run."""
-        began = time.monotonic()
         self._begin_reproduction()
         self._prepare()
         self._pin_revision()
-        with self._timed("generate"):
-            self.content["engine"] = self._generate(self.config, self.run)
-        self._after_generate()
+        with self.timings.stage("generate"):
+            made = self._generate(self.config, self.run)
+        self._record(engine=made.engine, schedule=made.schedule)
+        self._report_engines(made.engine)
         publish_stage.remove_products(self.run, self.config)  # what an earlier session made of other samples
-        with self._timed("score"):
+        with self.timings.stage("score"):
             score(self.run, self.config)
         self._compare_reproduction()
-        self.content |= {"counts": run_summary.counts(self.run), "ended_at": manifest.now()}
+        counts = count_samples(self.run)
+        self._record(counts=counts, ended_at=environment.now())
         if self.config.noise.share:
-            with self._timed("noise"):
-                self._noise()
-        with self._timed("gate"):
-            verdict = gate.judge(self.config, self.run, self.content)
-        self.content |= gate.manifest_entries(verdict)
-        self.content["timings_s"] = self._rounded()  # the report shows them
-        with self._timed("publish"):
-            products = publish_stage.publish(self.run, self.config, self.content)
-        self.timings["total"] = time.monotonic() - began
-        self.content |= {
-            "published": publish_stage.record(products),
-            "ended_at": manifest.now(),
-            "timings_s": self._rounded(),
-        }
-        manifest.write(self.run, "complete", self.content)
-        run_summary.print_summary(self.run, self.config, self.console, self.timings)
-        for line in [product.line for product in products] + (verdict.lines if verdict else []):
-            self._print(line)
+            with self.timings.stage("noise"):
+                self._measure_noise()
+        self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
+        print_summary(self.run, self.config, counts, self.console, self.timings.seconds)
+        _print(self.console, lines)
 
     def _prepare(self) -> None:
         """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
         prompts = self.run.artifact("prompts", PROMPT_SCHEMA)
         if prompts is not None:
-            self._check_prompts(prompts.metadata)
+            self._check_prompts(PromptMetadata.from_flat(prompts.metadata))
         else:
-            with self._timed("prepare"):
+            with self.timings.stage("prepare"):
                 subprocess_stage.prepare_in_subprocess(
                     self.config, self.run, on_metadata=self._check_prompts, meanwhile=self._import_ray
                 )
@@ -104,38 +378,36 @@ class Orchestrator:
         if self.signals.ended is not None:  # a module that is being imported may catch what a signal raises in it
             raise self.signals.ended
 
-    def _check_prompts(self, facts: Mapping[str, str | int]) -> None:
-        datasets = {name: fact for name, fact in facts.items() if not name.startswith(checks.RECORDED)}
-        self.content |= {"datasets": datasets, "template_fingerprint": facts.get("template_fingerprint")}
-        warning = check_fingerprint(self.config, facts)
+    def _check_prompts(self, prompts: PromptMetadata) -> None:
+        self._record(datasets=replace(prompts, warnings={}), template_fingerprint=prompts.template_fingerprint)
+        warning = check_fingerprint(self.config, prompts)
         if warning:
             self._warn([warning])
         if self.reproduction is not None:
-            self._differs(self.reproduction.prepared(self.config, facts))
+            self._add_differences(self.reproduction.prepared(self.config, prompts))
 
     def _pin_revision(self) -> None:
-        """Take the weights from the tokenizer's commit, however often the run is gone on with."""
-        commit = self.content["datasets"].get("model_revision")
+        """Take the weights from the tokenizer's commit, however often the run is resumed."""
+        commit = self.manifest.datasets.model_revision
         if commit is not None:
-            self.config = replace(self.config, model=replace(self.config.model, revision=str(commit)))
+            self.config = replace(self.config, model=replace(self.config.model, revision=commit))
 
-    def _generate(self, config: Config, run: ArtifactStore, *, shuffled: bool = False) -> dict[str, Any]:
-        """Generate what is missing; return what the engines said of themselves."""
+    def _generate(self, config: Config, run: ArtifactStore, *, shuffled: bool = False) -> CompletionMetadata:
+        """Generate what is missing; return what is stored with the completions."""
         retries = config.run.retry_failed and generate_stage.has_failed_rows(run)
-        engine = None if retries else generate_stage.done(run)
-        if engine is not None:
-            return engine
+        made = None if retries else generate_stage.done(run)
+        if made is not None:
+            return made
         lengths, unread = (
             (None, []) if shuffled else length_estimates.find(config, run.require_artifact("prompts", PROMPT_SCHEMA))
         )
-        for line in unread:
-            self._print(f"{length_estimates.KEY}={config.schedule.history}: {line}")
+        _print(self.console, [f"{length_estimates.KEY}={config.schedule.history}: {line}" for line in unread])
         progress = GenerateProgress(self.console)
         with cluster(config) as placement:
             self.signals.take()
             factory = self.factory or generate_stage.engine_factory(config, placement)
             if placement.waits_for is not None:
-                self._print(f"generate: {placement.waits_for}")
+                _print(self.console, [f"generate: {placement.waits_for}"])
             if retries:  # not before all else is there: until now the run is complete
                 generate_stage.reopen(run)
             try:
@@ -146,64 +418,113 @@ class Orchestrator:
             finally:
                 progress.end()
 
-    def _after_generate(self) -> None:
-        """Record how the completions were made, and say what went wrong on the way."""
-        engines = self.content["engine"]
-        self.content["hardware"]["gpus"] = manifest.gpus(engines)
-        self.content["schedule"] = json.loads(str((self.run.metadata("completions") or {}).get("schedule", "null")))
-        num_restarts = sum(int(facts.get("restarts", 0)) for facts in engines.values())
-        if num_restarts:
-            self._print(f"generate: {num_restarts} restarts of engines that died; logs/ tells why")
-        for name, facts in engines.items():
-            if "gave_up" in facts:
-                self._print(f"generate: replica {name} gave up: {facts['gave_up']}")
+    def _report_engines(self, engines: Mapping[str, EngineInfo]) -> None:
+        """Record the GPUs that generated, and print what went wrong on the way."""
+        self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
+        num_restarts = sum(info.restarts or 0 for info in engines.values())
+        lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
+        gave_up = {name: info.gave_up for name, info in engines.items() if info.gave_up is not None}
+        lines += [f"generate: replica {name} gave up: {reason}" for name, reason in gave_up.items()]
+        _print(self.console, lines)
 
-    def _noise(self) -> None:
+    def _measure_noise(self) -> None:
         """Generate a share of the questions a second time, and record how much that changes."""
         folder, second = noise.choose(self.config, self.run), noise.second(self.config)
         self._generate(second, folder, shuffled=True)
         score(folder, second)
-        self.content["noise"] = noise.measure(self.config, self.run)
-        self._print(noise.line(self.content["noise"]))
+        measured = noise.measure(self.config, self.run, self.manifest)
+        self._record(noise=measured)
+        _print(self.console, [noise.line(measured)])
 
     def _begin_reproduction(self) -> None:
         if self.reproduction is None:
             return
-        source, overridden = self.reproduction.source.root, list(self.reproduction.overridden)
-        self.content["again"] = {"run": source, "overridden": overridden, "differences": []}
+        source, overridden = self.reproduction.source.root, self.reproduction.overridden
+        self._record(again=ReproductionRecord(run=source, overridden=overridden, differences=()))
         self._print_reproduction([source, *(f"overridden: {line}" for line in overridden)])
-        self._differs(self.reproduction.environment(self.content))
+        self._add_differences(self.reproduction.environment(self.manifest))
 
     def _compare_reproduction(self) -> None:
-        if self.reproduction is None:
+        if self.reproduction is None or self.manifest.again is None:
             return
-        self._differs(self.reproduction.engines(self.content["engine"]))
-        self.content["again"]["agreement"] = self.reproduction.agreement(self.run)
-        self._print_reproduction([self.content["again"]["agreement"]])
+        self._add_differences(self.reproduction.engines(self.manifest.engine))
+        agreement = self.reproduction.agreement(self.run)
+        self._record(again=replace(self.manifest.again, agreement=agreement))
+        self._print_reproduction([agreement])
 
-    def _differs(self, lines: list[str]) -> None:
-        self.content["again"]["differences"] += lines
+    def _add_differences(self, lines: Sequence[str]) -> None:
+        assert self.manifest.again is not None
+        again = replace(self.manifest.again, differences=(*self.manifest.again.differences, *lines))
+        self._record(again=again)
         self._print_reproduction([f"differs: {line}" for line in lines])
 
-    def _print_reproduction(self, lines: list[str]) -> None:
-        for line in lines:
-            self._print(f"again: {line}")
+    def _print_reproduction(self, lines: Sequence[str]) -> None:
+        _print(self.console, [f"again: {line}" for line in lines])
 
-    def _warn(self, lines: list[str]) -> None:
-        self.content["warnings"] += lines
-        for line in lines:
-            self._print(f"warning: {line}")
+    def _warn(self, lines: Sequence[str]) -> None:
+        self._record(warnings=(*self.manifest.warnings, *lines))
+        _print(self.console, [f"warning: {line}" for line in lines])
 
-    def _print(self, line: str) -> None:
-        self.console.print(escape_control(line), soft_wrap=True, markup=False)
+    def _record(self, **changes: object) -> None:
+        self.manifest = replace(self.manifest, **changes)  # type: ignore[arg-type]
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.timings[name] = time.monotonic() - began
 
-    def _rounded(self) -> dict[str, float]:
-        return {name: round(seconds, 3) for name, seconds in self.timings.items()}
+def _begun(config: Config) -> Manifest:
+    """Return the manifest of a run that begins."""
+    return Manifest(
+        status="running",
+        run_id=config.run_id,
+        conf=config.conf,
+        started_at=environment.now(),
+        versions=environment.versions(),
+        codebase=environment.codebase(),
+        hardware=environment.hardware(),
+        model_fingerprint=model_fingerprint(config.model),
+        settings_hash=settings_hash(config),
+        config=plain(config),
+    )
+
+
+def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException, timings: Timings) -> None:
+    """Record in the manifest that the run has failed and why, unless it was complete already."""
+    with suppress(PipelineError):  # the disk may be full, which is what `error` says then
+        before = read_manifest(run)
+        if before is None or not before.is_complete:
+            failed = replace(
+                manifest, status="failed", reason=_reason(error), ended_at=environment.now(), timings_s=timings.seconds
+            )
+            write_manifest(run, failed)
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error on one line without a terminal's colours, which Ray puts into its own."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split())
+
+
+@contextmanager
+def _log(run: ArtifactStore) -> Iterator[Console]:
+    """Give the terminal, and send all other output to a log in the run's directory, or in a temporary one."""
+    folder = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
+    with quiet(folder / "driver.log") as console:
+        yield console
+
+
+def _print(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(escape_control(line), soft_wrap=True, markup=False)
+
+
+def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> None:
+    """Raise unless a complete run has few enough failed rows and kept its gate.
+
+    Raises:
+        TooManyFailedRows: It has more than `max_failed_rows`.
+        GateFailed: A rule of its gate is broken.
+    """
+    num_failed = manifest.counts.num_failed if manifest.counts else None
+    if num_failed is not None and num_failed > config.max_failed_rows:
+        raise TooManyFailedRows(
+            f"{num_failed} rows failed, max_failed_rows={config.max_failed_rows}: "
+            f"their reasons are in the column error of {run.path('samples')}"
+        )
+    gate.require_kept(manifest)

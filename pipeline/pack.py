@@ -6,7 +6,7 @@ python -m pipeline.pack run=outputs/run=2026-11-21 submission.mode=extracted
 from __future__ import annotations
 
 from pipeline.cli import command
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
@@ -24,30 +24,9 @@ def main(arguments: list[str]) -> None:
     for argument in changes:
         if not argument.startswith("submission."):
             raise ConfigError(f"{argument!r}: only keys of submission can be given, such as submission.mode=extracted")
-    from pipeline.runs import directory as run_directory
+    from pipeline.orchestrator import pack
 
-    run, config = run_directory.open_finished(directories[0], changes)
-
-    # What is heavy comes after what the user may have got wrong.
-    from rich.console import Console
-
-    from pipeline.publish import stage as publish_stage
-    from pipeline.publish.leaderboard import archive as leaderboard_archive
-    from pipeline.runs import manifest
-    from pipeline.runs.lock import locked
-
-    with locked(run):
-        content = manifest.read(run)
-        if content is None or content["status"] != "complete":
-            status = "has no manifest" if content is None else f"is {content['status']}"
-            raise RunError(f"run={directories[0]} {status}: only a complete run is packed; run it again to its end")
-        reason = leaderboard_archive.reason_not_packable(run, config)
-        if reason is not None:
-            raise reason
-        products = publish_stage.publish(run, config, content)
-        manifest.write(run, "complete", content | {"published": publish_stage.record(products)})
-    for product in products:
-        Console().print(product.line, soft_wrap=True, highlight=False, markup=False)
+    pack(directories[0], changes)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,30 @@ METRIC_SCHEMA = pa.schema(
 failed; `bound_low` and `bound_high` are the value if they were all wrong, and if they were all right.
 """
 
+FLIP_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("flip", pa.string(), nullable=False),
+        pa.field("gold", pa.string()),
+        pa.field("base_value", pa.float64(), nullable=False),
+        pa.field("new_value", pa.float64(), nullable=False),
+        pa.field("base_answer", pa.string()),
+        pa.field("new_answer", pa.string()),
+        pa.field("base_extraction", pa.string()),
+        pa.field("new_extraction", pa.string()),
+        pa.field("base_finish_reason", pa.string()),
+        pa.field("new_finish_reason", pa.string()),
+        pa.field("base_response", pa.string()),
+        pa.field("new_response", pa.string()),
+    ]
+)
+"""One row a flipped question and metric, em or correct: one that is right, by the mean over its repeats being at least
+one half, in one run alone. `flip` is `lost` or `gained`, the values are means over the repeats, the
+texts those of the first repeat."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
@@ -171,11 +195,77 @@ class Completion:
     generated_s: float | None
 
 
-def to_table(records: Iterable[Prompt | Completion], schema: pa.Schema) -> pa.Table:
+CHANGE_SCHEMA = pa.schema(
+    [
+        pa.field("level", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("base", pa.float64(), nullable=False),
+        pa.field("new", pa.float64(), nullable=False),
+        pa.field("difference", pa.float64(), nullable=False),
+        pa.field("stderr", pa.float64()),
+        pa.field("ci_low", pa.float64(), nullable=False),
+        pa.field("ci_high", pa.float64(), nullable=False),
+        pa.field("test", pa.string(), nullable=False),
+        pa.field("p_value", pa.float64(), nullable=False),
+        pa.field("p_holm", pa.float64(), nullable=False),
+        pa.field("num_questions", pa.int64(), nullable=False),
+        pa.field("num_lost", pa.int64()),
+        pa.field("num_gained", pa.int64()),
+        pa.field("detectable", pa.float64()),
+    ]
+)
+"""One row a task (or domain, or `all`), split and metric. `base` and `new` are means over the questions that both runs
+scored, `detectable` the smallest true difference that is found 8 times in 10 (null where no question differs).
+`num_lost` and `num_gained` are null for metrics that are no yes or no."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """A row of compare.parquet; columns: `CHANGE_SCHEMA`.
+
+    `num_parts` is the tasks of a domain, or the domains of a run.
+    """
+
+    level: str
+    task: str
+    split: str
+    metric: str
+    base: float
+    new: float
+    difference: float
+    stderr: float | None
+    ci_low: float
+    ci_high: float
+    test: str
+    p_value: float
+    p_holm: float
+    num_questions: int
+    num_lost: int | None
+    num_gained: int | None
+    detectable: float | None
+    num_parts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Rows of samples/ by kind, and tokens; None where an older run did not count it."""
+
+    num_samples: int | None = None
+    num_scored: int | None = None
+    num_truncated: int | None = None
+    num_no_answer: int | None = None
+    num_failed: int | None = None
+    num_prompt_tokens: int | None = None
+    num_output_tokens: int | None = None
+
+
+def to_table(records: Iterable[Prompt | Completion | MetricChange], schema: pa.Schema) -> pa.Table:
     """Return the records as a table with exactly `schema`.
 
     Args:
-        records: Records of one kind, whose fields are the columns of `schema`.
+        records: Records of one kind; fields that are no column of `schema` are left out.
         schema: One of this module's schemas.
 
     Raises:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builders import make_prompt, settings
+from builders import make_prompt, record_manifest, settings
 
 from pipeline.config.schema import Config
 from pipeline.prepare.stage import prepare
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt, to_table
 from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
+from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.score.stage import score
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -32,9 +32,15 @@ class Scored:
     config: Config
 
     @property
+    def manifest(self) -> Manifest:
+        manifest = read_manifest(self.folder)
+        assert manifest is not None
+        return manifest
+
+    @property
     def content(self) -> dict[str, Any]:
-        content = manifest.read(self.folder)
-        assert content is not None
+        """The manifest's file."""
+        content: dict[str, Any] = json.loads(self.folder.read_text("manifest.json"))
         return content
 
     @property
@@ -93,7 +99,7 @@ def finish(run: ArtifactStore, config: Config, reply: Reply) -> Scored:
         "versions": {"pipeline": "0.1.0"},
     }
     content |= {"datasets": dict(stage.metadata), "codebase": {"commit": "c0ffee", "modified": False}}
-    manifest.write(run, "complete", content)
+    record_manifest(run, "complete", **content)
     return Scored(run, config)
 
 

@@ -25,7 +25,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, Prompt, to_table
-from pipeline.runs import manifest
+from pipeline.runs.manifest import EngineInfo, load, write_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +66,11 @@ def publish_prompts(run: ArtifactStore, prompts: list[Prompt]) -> None:
         folder.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 
+def record_manifest(run: ArtifactStore, status: str, **content: Any) -> None:
+    """Write a run's manifest with this content, as manifest.json has it."""
+    write_manifest(run, load(content | {"status": status}))
+
+
 def publish_past_run(
     output: ArtifactStore, run_id: str, tokens: dict[str, list[int | None]], *words: str
 ) -> ArtifactStore:
@@ -94,7 +99,7 @@ def publish_past_run(
     with run.publish("samples", SAMPLE_SCHEMA) as folder:
         table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
         folder.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 1_000)
-    manifest.write(run, "complete", {"ended_at": run_id})
+    record_manifest(run, "complete", ended_at=run_id)
     return run
 
 
@@ -132,7 +137,7 @@ def completions(run: ArtifactStore) -> list[dict[str, Any]]:
     return rows
 
 
-def engine_infos(run: ArtifactStore) -> list[dict[str, Any]]:
+def engine_infos(run: ArtifactStore) -> list[EngineInfo]:
     """Return what each replica of a run that is under way last said of its engine."""
     return list(journal.read_engine_info(run.child(journal.FOLDER)).values())
 

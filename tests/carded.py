@@ -12,7 +12,8 @@ from pipeline.config.loading import compose
 from pipeline.config.schema import Config
 from pipeline.publish.card.render import write_card
 from pipeline.records import METRIC_SCHEMA
-from pipeline.runs import manifest
+from pipeline.runs import environment
+from pipeline.runs.manifest import load, load_engines
 from pipeline.storage.artifacts import ArtifactStore
 
 COMMIT = "d53971600112233445566778899aabbccddeeff0"
@@ -47,7 +48,7 @@ def reference_content() -> dict[str, Any]:
     return {
         "versions": {"pipeline": "0.1.0", "torch": "the driver's", "transformers": "the driver's"},
         "codebase": {"commit": COMMIT, "modified": False},
-        "hardware": {"gpus": manifest.gpus(engine)},
+        "hardware": {"gpus": list(environment.gpus(load_engines(engine)) or ())},
         "datasets": datasets | {"model_revision": "e" * 40, "chat_template_sha256": "f" * 64},
         "engine": engine,
     }
@@ -80,7 +81,7 @@ class Carded:
         self.folder.replace_parquet("metrics.parquet", pa.Table.from_pylist(self.scores, schema=METRIC_SCHEMA))
         if self.template is not None:
             self.folder.write_text("prompts/chat_template.jinja", self.template)
-        write_card(self.folder, config, self.content)
+        write_card(self.folder, config, load(self.content | {"status": "complete"}))
         card: dict[str, Any] = json.loads(self.folder.read_text("card.json"))
         return card
 

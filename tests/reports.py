@@ -68,7 +68,7 @@ def listening() -> Iterator[tuple[str, list[str]]]:
 
 def report_of(run: Scored) -> Path:
     """Write a run's report and return its file."""
-    return Path(run.folder.path(report.write(run.folder, run.config, run.content).file))
+    return Path(run.folder.path(report.write(run.folder, run.config, run.manifest).file))
 
 
 def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:

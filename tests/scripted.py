@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.generate.engines.base import EngineCrashed, Output, Request, RowError
+from pipeline.runs.manifest import EngineInfo
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class ScriptedEngine:
         self._script = script
 
     @property
-    def info(self) -> dict[str, str | int]:
-        return {"engine": "scripted", "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    def info(self) -> EngineInfo:
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return EngineInfo(other={"engine": "scripted", "pid": os.getpid(), "gpus": gpus})
 
     async def generate(self, request: Request) -> Output:
         if self._script.asked:

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from pipeline.comparison import html
 from pipeline.comparison.pairing import (
-    FLIP_SCHEMA,
     ComparedRun,
     PairedOutcomes,
     SplitQuestions,
@@ -22,7 +21,9 @@ from pipeline.comparison.pairing import (
     pair,
     require_same,
 )
-from pipeline.comparison.significance import MetricChange, changes, to_table
+from pipeline.comparison.significance import changes
+from pipeline.records import CHANGE_SCHEMA, FLIP_SCHEMA, MetricChange, to_table
+from pipeline.runs.directory import open_finished, require_complete
 from pipeline.runs.environment_diff import Difference, differences
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -51,6 +52,33 @@ class Comparison:
     num_flips: int
 
 
+def compare_directories(base: str, new: str, out: str | None) -> tuple[Comparison, ArtifactStore]:
+    """Compare the runs in two directories; return what was found and where it was written.
+
+    Args:
+        base: Path or URI of the run to compare with.
+        new: The run that is compared.
+        out: Where to write; by default `compare=<base>..<new>` next to the new run.
+
+    Raises:
+        RunError: There is no such run, one is not complete, or their questions differ.
+        DataError: A file of theirs is damaged.
+    """
+    runs = _open(base, "base"), _open(new, "new")
+    store = _default_output(*runs) if out is None else ArtifactStore.open(out)
+    return compare(*runs, store), store
+
+
+def _open(directory: str, argument: str) -> ComparedRun:
+    store, config = open_finished(directory, argument=argument)
+    return ComparedRun.of(store, config, require_complete(store))
+
+
+def _default_output(base: ComparedRun, new: ComparedRun) -> ArtifactStore:
+    parent = ArtifactStore(new.folder.fs, new.folder.root.rpartition("/")[0])
+    return parent.child(f"compare={base.config.run_id}..{new.config.run_id}")
+
+
 def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparison:
     """Compare two runs and write what is found into `out`.
 
@@ -71,14 +99,14 @@ def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparis
         domains = {name: task.domain for name, task in new.config.active_tasks.items()}
         single = base.config.generation.repeats == new.config.generation.repeats == 1
         rows = changes(found, domains, single=single)
-        table = to_table(rows)
+        table = to_table(rows, CHANGE_SCHEMA)
         out.write_parquet(partial[CHANGES_FILE], table.schema, [table])
         comparison = Comparison(
             base=base,
             new=new,
             split_questions=split_questions,
             rows=rows,
-            differences=differences(base, new, split_questions),
+            differences=_differences(base, new, split_questions),
             flipped=pa.Table.from_batches(first, schema=FLIP_SCHEMA).slice(0, MOST_SHOWN),
             num_flips=num_flips,
         )
@@ -110,3 +138,13 @@ def _pair_all(
                 first.append(batch)
                 num_first += batch.num_rows
             yield batch
+
+
+def _differences(base: ComparedRun, new: ComparedRun, questions: Sequence[SplitQuestions]) -> list[Difference]:
+    """Return what differs in how the runs were made, and how many prompts have another text."""
+    found = differences(base.recorded, new.recorded)
+    num_prompts = sum(each.num_other_prompts for each in questions)
+    if num_prompts:
+        what = f"{num_prompts:,} of {sum(each.num_questions for each in questions):,} questions"
+        found.append(Difference(kind="template", name="prompt", base="its own", new=f"another text for {what}"))
+    return sorted(found, key=lambda each: each.order)

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.comparison.compare_runs import compare
 from pipeline.comparison.pairing import ComparedRun
-from pipeline.comparison.significance import MetricChange, weights_of
+from pipeline.comparison.significance import weights_of
 from pipeline.config.fields import LATEST
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
 from pipeline.metrics.paired_tests import holm
+from pipeline.records import Counts, MetricChange
 from pipeline.runs import past_runs
+from pipeline.runs.manifest import GateResult, GateRule, Manifest
 from pipeline.runs.past_runs import PastRun
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -48,22 +50,11 @@ NUM_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """A rule of the gate: what it found (None: nothing to look at), its limit, and a line for a person."""
-
-    name: str
-    value: float | None
-    limit: float | None
-    broken: bool
-    line: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What the gate says of a run. `rows` is the comparison with the baseline, `notes` what a person should know."""
 
     baseline: str | None
-    rules: Sequence[Rule]
+    rules: Sequence[GateRule]
     notes: Sequence[str]
     rows: Sequence[MetricChange]
 
@@ -80,10 +71,11 @@ class Verdict:
             f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in self.rules
         ]
 
-    def record(self) -> dict[str, Any]:
-        """Return what the manifest says under `gate`."""
-        rules = [asdict(rule) for rule in self.rules]
-        return {"baseline": self.baseline, "broken": self.broken, "rules": rules, "notes": list(self.notes)}
+    @property
+    def result(self) -> GateResult:
+        """What the manifest records under `gate`."""
+        rules, notes = tuple(self.rules), tuple(self.notes)
+        return GateResult(baseline=self.baseline, broken=tuple(self.broken), rules=rules, notes=notes)
 
 
 def check(config: Config) -> None:
@@ -97,13 +89,13 @@ def check(config: Config) -> None:
         _named(config)
 
 
-def judge(config: Config, run: ArtifactStore, content: Mapping[str, Any]) -> Verdict | None:
+def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | None:
     """Hold a scored run to its configuration's gate, and compare it with its baseline into its directory.
 
     Args:
         config: Its configuration.
         run: Its directory.
-        content: Its manifest, with counts and started_at, and with noise where that was measured.
+        manifest: Its manifest, with counts and started_at, and with noise where that was measured.
 
     Returns:
         The verdict, or None when the configuration has no rule.
@@ -117,16 +109,16 @@ def judge(config: Config, run: ArtifactStore, content: Mapping[str, Any]) -> Ver
         return None
     verdict = Verdict(baseline=None, rules=(), notes=(), rows=())
     if config.gate.baseline is not None:
-        verdict = _compared(config, run, content)
-    return replace(verdict, rules=[*verdict.rules, *_shares(config, content["counts"])])
+        verdict = _compared(config, run, manifest)
+    return replace(verdict, rules=[*verdict.rules, *_shares(config, manifest.counts)])
 
 
-def _compared(config: Config, run: ArtifactStore, content: Mapping[str, Any]) -> Verdict:
+def _compared(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict:
     notes: list[str] = []
     name = str(config.gate.baseline)
-    new = ComparedRun.of(run, config, dict(content))
+    new = ComparedRun.of(run, config, manifest)
     try:
-        found = _latest(config, content, notes) if name == LATEST else _named(config)
+        found = _latest(config, manifest, notes) if name == LATEST else _named(config)
         if found is None:
             note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
             return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
@@ -134,33 +126,27 @@ def _compared(config: Config, run: ArtifactStore, content: Mapping[str, Any]) ->
         base = ComparedRun.of(found.folder, found.config, found.manifest)
         comparison = compare(base, new, run.child(FOLDER))
     except (Incomparable, DataError, ConfigError) as error:  # the latter two: of the baseline
-        rule = Rule(name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}")
+        rule = GateRule(
+            name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}"
+        )
         return Verdict(baseline=name, rules=[rule], notes=notes, rows=())
     notes += [each.line for each in comparison.differences]
-    noise = (content.get("noise") or {}).get("variance") or {}
-    rule = drop_rule(config, comparison.rows, noise)
+    rule = drop_rule(config, comparison.rows, manifest.noise.variance if manifest.noise else {})
     return Verdict(baseline=name, rules=[rule], notes=notes, rows=comparison.rows)
 
 
-def manifest_entries(verdict: Verdict | None) -> dict[str, Any]:
-    """Return what the manifest records of a verdict: `gate`, and `compare`, the rows that it is made of."""
-    if verdict is None:
-        return {}
-    return {"gate": verdict.record(), "compare": [asdict(row) for row in verdict.rows]}
-
-
-def require_kept(content: Mapping[str, Any]) -> None:
-    """Raise when the manifest of a complete run says that a rule is broken.
+def require_kept(manifest: Manifest) -> None:
+    """Raise when the manifest of a complete run records that a rule is broken.
 
     Raises:
         GateFailed: It does; the lines that name the rules have been printed.
     """
-    broken = (content.get("gate") or {}).get("broken")
-    if broken:
-        raise GateFailed(f"run {content['run_id']} is complete, and breaks rules of its gate: {', '.join(broken)}")
+    if manifest.gate is not None and manifest.gate.broken:
+        names = ", ".join(manifest.gate.broken)
+        raise GateFailed(f"run {manifest.run_id} is complete, and breaks rules of its gate: {names}")
 
 
-def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, float]) -> Rule:
+def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, float]) -> GateRule:
     """Return what the rule `max_drop` says of a comparison.
 
     Args:
@@ -173,7 +159,7 @@ def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, 
     family = [row for row in rows if row.metric in METRICS and (row.level == "task" or row.num_parts > 1)]
     if not family:
         line = "nothing to compare: no question of both runs has a gold, or none was scored"
-        return Rule(name="max_drop", value=None, limit=limit, broken=False, line=line)
+        return GateRule(name="max_drop", value=None, limit=limit, broken=False, line=line)
     p_values = [_with_noise(row, noise_of(row, rows, domains, noise)) for row in family]
     tested = list(zip(family, holm(p_values), strict=True))
     drops = [(row, p) for row, p in tested if -row.difference > limit and p < alpha]
@@ -187,7 +173,7 @@ def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, 
     else:
         largest = f"the largest is {max(-worst, 0.0):.3f}" if worst < 0 else "nothing dropped"
         line = f"no drop above {limit:g} is significant; {largest} ({len(family)} tests on {splits})"
-    return Rule(name="max_drop", value=max(-worst, 0.0), limit=limit, broken=bool(drops), line=line)
+    return GateRule(name="max_drop", value=max(-worst, 0.0), limit=limit, broken=bool(drops), line=line)
 
 
 def noise_of(
@@ -221,14 +207,17 @@ def _describe(row: MetricChange, p: float) -> str:
     return f"{row.metric} of {row.task} {row.split} fell from {row.base:.3f} to {row.new:.3f} (adjusted p {p_text})"
 
 
-def _shares(config: Config, counts: Mapping[str, int]) -> Iterator[Rule]:
-    total = counts["num_samples"]
+def _shares(config: Config, counts: Counts | None) -> Iterator[GateRule]:
+    assert counts is not None, "a run is counted before it is judged"
+    total = counts.num_samples
+    assert total, "a run has samples"
     for name, column in SHARES.items():
         limit = getattr(config.gate, name)
         if limit is not None:
-            share = counts[column] / total
-            line = f"{counts[column]:,} of {total:,} rows ({share:.1%}) {SHARE_PHRASES[name]}, at most {limit:.1%}"
-            yield Rule(name=name, value=share, limit=limit, broken=share > limit, line=line)
+            num = getattr(counts, column)
+            share = num / total
+            line = f"{num:,} of {total:,} rows ({share:.1%}) {SHARE_PHRASES[name]}, at most {limit:.1%}"
+            yield GateRule(name=name, value=share, limit=limit, broken=share > limit, line=line)
 
 
 def _named(config: Config) -> PastRun:
@@ -238,15 +227,13 @@ def _named(config: Config) -> PastRun:
     return past_runs.named(config, KEY, name)
 
 
-def _latest(config: Config, content: Mapping[str, Any], notes: list[str]) -> PastRun | None:
+def _latest(config: Config, manifest: Manifest, notes: list[str]) -> PastRun | None:
     """Return the newest run that ended before this one began, of the same model, tasks, splits and limit."""
     unread: list[str] = []
-    started_at = str(content["started_at"])
+    started_at = manifest.started_at or ""
 
     def suits(run: PastRun) -> bool:
-        return str(run.manifest.get("ended_at", "")) <= started_at and _questions_of(run.config) == _questions_of(
-            config
-        )
+        return (run.manifest.ended_at or "") <= started_at and _questions_of(run.config) == _questions_of(config)
 
     found = next(past_runs.of_model(config, unread, suits), None)
     notes += unread

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from pipeline.comparison.significance import MetricChange
+from pipeline.records import MetricChange
 
 if TYPE_CHECKING:
     from pipeline.comparison.compare_runs import Comparison

@@ -16,7 +16,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ from pipeline.comparison.pairing import SCORES, ComparedRun, SplitQuestions, pai
 from pipeline.comparison.significance import weights_of
 from pipeline.config.schema import Config
 from pipeline.records import PROMPT_SCHEMA
+from pipeline.runs.manifest import Manifest, Noise
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -85,7 +85,7 @@ def _chosen(batches: Iterator[pa.RecordBatch], share: float) -> Iterator[pa.Reco
             yield kept
 
 
-def measure(config: Config, run: ArtifactStore) -> dict[str, Any]:
+def measure(config: Config, run: ArtifactStore, manifest: Manifest) -> Noise:
     """Return what the manifest records of the two passes; both have been scored.
 
     Returns:
@@ -96,8 +96,8 @@ def measure(config: Config, run: ArtifactStore) -> dict[str, Any]:
     Raises:
         DataError: Samples of one of them are missing or damaged.
     """
-    first = replace(ComparedRun.of(run, config, {}), repeat=0)
-    repeated = ComparedRun.of(run.child(FOLDER), second(config), {})
+    first = replace(ComparedRun.of(run, config, manifest), repeat=0)
+    repeated = ComparedRun.of(run.child(FOLDER), second(config), manifest)
     squares: dict[str, float] = defaultdict(float)
     numbers: dict[str, int] = defaultdict(int)
     num_questions = num_changed = num_failed = 0
@@ -115,9 +115,14 @@ def measure(config: Config, run: ArtifactStore) -> dict[str, Any]:
         database.register("samples", query.scanner(first.samples, ["task", "split", "repeat", "em"]))
         golds = database.execute(_GOLDS).fetchall()
     variance = {metric: squares[metric] / num for metric, num in numbers.items()}
-    facts = {"share": config.noise.share, "num_questions": num_questions, "num_changed": num_changed}
-    facts["num_failed"] = num_failed
-    return facts | {"variance": variance, "spread": _spread(config, golds, variance.get("score"))}
+    return Noise(
+        share=config.noise.share,
+        num_questions=num_questions,
+        num_changed=num_changed,
+        num_failed=num_failed,
+        variance=variance,
+        spread=_spread(config, golds, variance.get("score")),
+    )
 
 
 def _spread(config: Config, golds: list[tuple[str, str, int]], variance: float | None) -> dict[str, float]:
@@ -131,16 +136,16 @@ def _spread(config: Config, golds: list[tuple[str, str, int]], variance: float |
     return found
 
 
-def line(facts: dict[str, Any]) -> str:
+def line(noise: Noise) -> str:
     """Return what a person reads of the noise."""
-    num, changed, failed = facts["num_questions"], facts["num_changed"], facts["num_failed"]
+    num, changed, failed = noise.num_questions, noise.num_changed, noise.num_failed or 0
     if not num:
         fix = f"all {failed:,} of the second pass failed" if failed else "none was chosen, raise noise.share"
         return f"noise: no question was answered twice: {fix}"
     text = (
         f"noise: of {num:,} questions generated a second time {changed:,} ({changed / num:.1%}) have another response"
     )
-    spreads = [f"{spread:.4f} ({split})" for split, spread in facts["spread"].items()]
+    spreads = [f"{spread:.4f} ({split})" for split, spread in noise.spread.items()]
     if spreads:
         text += f"; between two runs of this model the score moves by {', '.join(spreads)}, one standard deviation"
     return f"{text}; {failed:,} rows of the second pass failed" if failed else text

@@ -18,7 +18,9 @@ import pyarrow.compute as pc
 from pipeline.config.schema import Config
 from pipeline.errors import Incomparable
 from pipeline.metrics.paired_tests import Pairs
-from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.runs.environment_diff import RecordedRun
+from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
@@ -30,30 +32,6 @@ BINARY_METRICS = ("em", "correct", "truncated", "no_answer", "failed")
 """Metrics that are 0 or 1 on every row."""
 MOST_NAMED = 3
 """Questions that a refusal names of each kind."""
-
-FLIP_SCHEMA = pa.schema(
-    [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("flip", pa.string(), nullable=False),
-        pa.field("gold", pa.string()),
-        pa.field("base_value", pa.float64(), nullable=False),
-        pa.field("new_value", pa.float64(), nullable=False),
-        pa.field("base_answer", pa.string()),
-        pa.field("new_answer", pa.string()),
-        pa.field("base_extraction", pa.string()),
-        pa.field("new_extraction", pa.string()),
-        pa.field("base_finish_reason", pa.string()),
-        pa.field("new_finish_reason", pa.string()),
-        pa.field("base_response", pa.string()),
-        pa.field("new_response", pa.string()),
-    ]
-)
-"""One row a flipped question and metric, em or correct: one that is right, by the mean over its repeats being at least
-one half, in one run alone. `flip` is `lost` or `gained`, the values are means over the repeats, the
-texts those of the first repeat."""
 
 # Of the whole row of the data set only a hash is held: 16 bytes, however long the question is.
 _QUESTIONS_OF_RUN = "SELECT id, md5_number(doc) AS doc, gold, prompt_sha256 FROM prompts"
@@ -137,13 +115,13 @@ class ComparedRun:
 
     folder: ArtifactStore
     config: Config
-    content: dict[str, Any]
+    manifest: Manifest
     prompts: Artifact
     samples: Artifact
     repeat: int | None = None
 
     @classmethod
-    def of(cls, folder: ArtifactStore, config: Config, content: dict[str, Any]) -> ComparedRun:
+    def of(cls, folder: ArtifactStore, config: Config, manifest: Manifest) -> ComparedRun:
         """Open a run that has been scored.
 
         Raises:
@@ -151,7 +129,12 @@ class ComparedRun:
         """
         prompts = folder.require_artifact("prompts", PROMPT_SCHEMA)
         samples = folder.require_artifact("samples", SAMPLE_SCHEMA)
-        return cls(folder=folder, config=config, content=content, prompts=prompts, samples=samples)
+        return cls(folder=folder, config=config, manifest=manifest, prompts=prompts, samples=samples)
+
+    @property
+    def recorded(self) -> RecordedRun:
+        """What it recorded of how it was made."""
+        return RecordedRun(config=self.config, manifest=self.manifest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,73 +11,13 @@ test would not hold. Every metric's rows, of all tasks, domains and splits and o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-
-import pyarrow as pa
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pipeline.comparison.pairing import BEHAVIOUR_METRICS, BINARY_METRICS, SCORES, PairedOutcomes
 from pipeline.metrics.confidence import generator
 from pipeline.metrics.paired_tests import Pairs, detectable, holm, mcnemar, paired_bootstrap
-
-CHANGE_SCHEMA = pa.schema(
-    [
-        pa.field("level", pa.string(), nullable=False),
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("base", pa.float64(), nullable=False),
-        pa.field("new", pa.float64(), nullable=False),
-        pa.field("difference", pa.float64(), nullable=False),
-        pa.field("stderr", pa.float64()),
-        pa.field("ci_low", pa.float64(), nullable=False),
-        pa.field("ci_high", pa.float64(), nullable=False),
-        pa.field("test", pa.string(), nullable=False),
-        pa.field("p_value", pa.float64(), nullable=False),
-        pa.field("p_holm", pa.float64(), nullable=False),
-        pa.field("num_questions", pa.int64(), nullable=False),
-        pa.field("num_lost", pa.int64()),
-        pa.field("num_gained", pa.int64()),
-        pa.field("detectable", pa.float64()),
-    ]
-)
-"""One row a task (or domain, or `all`), split and metric. `base` and `new` are means over the questions that both runs
-scored, `detectable` the smallest true difference that is found 8 times in 10 (null where no question differs).
-`num_lost` and `num_gained` are null for metrics that are no yes or no."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricChange:
-    """A row of compare.parquet; columns: `CHANGE_SCHEMA`.
-
-    `num_parts` is the tasks of a domain, or the domains of a run.
-    """
-
-    level: str
-    task: str
-    split: str
-    metric: str
-    base: float
-    new: float
-    difference: float
-    stderr: float | None
-    ci_low: float
-    ci_high: float
-    test: str
-    p_value: float
-    p_holm: float
-    num_questions: int
-    num_lost: int | None
-    num_gained: int | None
-    detectable: float | None
-    num_parts: int = 1
-
-
-def to_table(rows: Iterable[MetricChange]) -> pa.Table:
-    """Return rows as compare.parquet has them."""
-    return pa.Table.from_pylist(
-        [{n: asdict(row)[n] for n in CHANGE_SCHEMA.names} for row in rows], schema=CHANGE_SCHEMA
-    )
+from pipeline.records import MetricChange
 
 
 def changes(found: Sequence[PairedOutcomes], domains: Mapping[str, str], *, single: bool) -> list[MetricChange]:

@@ -140,7 +140,13 @@ def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
 
 def dump(config: Config) -> str:
     """Return the resolved configuration as YAML, as a run records it."""
-    return str(yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Return the resolved configuration as plain values, as JSON and YAML take them."""
+    values: dict[str, Any] = _plain(asdict(config))
+    return values
 
 
 def conf_names() -> list[str]:

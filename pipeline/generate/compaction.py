@@ -7,7 +7,7 @@ buckets on the disk, one a range of ids, and each bucket is cleared of doubles a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -81,7 +81,7 @@ class Part:
         return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
 
-def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: dict[str, str | int]) -> None:
+def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mapping[str, Any]) -> None:
     """Publish the completions stage.
 
     Args:

@@ -28,7 +28,7 @@ from pipeline.generate.work_list import Work
 from pipeline.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
-    from pipeline.generate.stage import Interruptions, Progress
+    from pipeline.generate.progress import Interruptions, Progress
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from pipeline.errors import DataError
-from pipeline.generate.engines.base import EngineInfo
 from pipeline.records import Completion
+from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 
 FOLDER = "journal"
@@ -176,23 +176,26 @@ def keep(folder: ArtifactStore, records: Iterator[dict[str, Any]]) -> None:
             folder.fs.move(partial, whole)
 
 
-def write_engine_info(folder: ArtifactStore, name: str, facts: EngineInfo) -> None:
-    """Record what a worker's engine says of itself, beside its journal; what it said before and no more, stays."""
-    file = f"{name}.facts.json"
+INFO_SUFFIX = ".facts.json"
+
+
+def write_engine_info(folder: ArtifactStore, name: str, info: EngineInfo) -> None:
+    """Store what a replica reports, beside its journal; what it reported earlier and does not now is kept."""
+    file = f"{name}{INFO_SUFFIX}"
     before = json.loads(folder.read_text(file)) if folder.exists(file) else {}
-    folder.write_text(file, json.dumps(before | facts))
+    folder.write_text(file, json.dumps(before | info.to_flat()))
 
 
-def read_engine_info(folder: ArtifactStore) -> dict[str, Any]:
-    """Return what every engine said of itself, by the worker's name.
+def read_engine_info(folder: ArtifactStore) -> dict[str, EngineInfo]:
+    """Return what every replica reported, by its name.
 
     Raises:
         DataError: A file of them is damaged.
     """
-    found: dict[str, Any] = {}
-    for name in folder.files(suffix=".facts.json"):
+    found: dict[str, EngineInfo] = {}
+    for name in folder.files(suffix=INFO_SUFFIX):
         try:
-            found[name.removesuffix(".facts.json")] = json.loads(folder.read_text(name))
-        except ValueError as error:
+            found[name.removesuffix(INFO_SUFFIX)] = EngineInfo.from_flat(json.loads(folder.read_text(name)))
+        except (ValueError, AttributeError) as error:
             raise DataError(f"{folder.path(name)} is damaged: delete it and run the same run_id again") from error
     return found

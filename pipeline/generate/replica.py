@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from pipeline.errors import PipelineError, RunError
 from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
-from pipeline.generate.engines.base import Engine, EngineFactory, EngineInfo
+from pipeline.generate.engines.base import Engine, EngineFactory
 from pipeline.generate.journal import Journal, write_engine_info
 from pipeline.generate.results import fatal_status, statuses
 from pipeline.generate.row_runner import RowRunner
+from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
-from pipeline.terminal.output import redirect_output, root_cause
+from pipeline.terminal.console import redirect_output, root_cause
 
 LONGEST_BACKOFF_S = 30.0
 """Longest pause before an engine that has died is started again."""
@@ -79,7 +80,8 @@ class Replica:
         self._closed = threading.Event()
         self._closing = threading.Lock()
         try:
-            self._log = redirect_output(Path(config.log_dir), self._name)
+            self._log = Path(config.log_dir) / f"{self._name}.log"
+            redirect_output(self._log)
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
             self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
             self._runner = RowRunner(
@@ -119,15 +121,15 @@ class Replica:
             logger.exception("The engine does not start")
             self._give_up(type(error)(f"{error}{cause}"))
             return
-        info: EngineInfo = {"engine_start_s": round(time.monotonic() - began, 3), "restarts": num_crashes}
-        info["session"] = self._config.session
-        write_engine_info(self._config.journal, self._name, {**self._engine.info, **info})
+        start_s = round(time.monotonic() - began, 3)
+        info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
+        write_engine_info(self._config.journal, self._name, info)
         self._config.control.ready(self._actor)
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
         write_engine_info(
-            self._config.journal, self._name, {"gave_up": str(reason), "restarts": self._attempt_log.num_crashes}
+            self._config.journal, self._name, EngineInfo(gave_up=str(reason), restarts=self._attempt_log.num_crashes)
         )
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
 

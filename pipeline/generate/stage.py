@@ -8,14 +8,12 @@ given up; then the next pass goes on without those.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import uuid
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
 
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
@@ -24,32 +22,14 @@ from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
 from pipeline.generate.dispatch import DispatchPass
 from pipeline.generate.engines.base import EngineFactory
-from pipeline.generate.engines.openai_endpoint import EndpointFactory
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.generate.length_estimates import Lengths
+from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
 from pipeline.generate.work_list import Work
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
+from pipeline.runs.manifest import CompletionMetadata, Schedule, dump
 from pipeline.storage.artifacts import ARTIFACT_FILE, Artifact, ArtifactStore
-
-
-class Progress(Protocol):
-    """Hears how far the stage is."""
-
-    def begin(self, num_rows: int, num_left: int, order: str) -> None:
-        """`num_left` of the stage's `num_rows` rows are still to be generated, in an order that `order` tells."""
-
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        """So many rows have finished since the last call."""
-
-
-class Interruptions(Protocol):
-    """Tells whether the user has asked to stop."""
-
-    count: int
-
-    def end_now(self, reason: PipelineError) -> None:
-        """Raise the reason in the main thread, whatever it waits for."""
 
 
 def engine_factory(config: Config, placement: Placement) -> EngineFactory:
@@ -58,10 +38,12 @@ def engine_factory(config: Config, placement: Placement) -> EngineFactory:
         case "vllm":
             return VllmFactory(config, placement.spans_nodes)
         case "endpoint":
+            from pipeline.generate.engines.openai_endpoint import EndpointFactory  # its client takes 0.3 s to import
+
             return EndpointFactory(config)
 
 
-def done(run: ArtifactStore) -> dict[str, Any] | None:
+def done(run: ArtifactStore) -> CompletionMetadata | None:
     """Return what the engines said of themselves if the completions stage is there, so that none is needed; else None.
 
     What the stage was made of is removed then.
@@ -69,17 +51,21 @@ def done(run: ArtifactStore) -> dict[str, Any] | None:
     stage = run.artifact("completions", COMPLETION_SCHEMA)
     if stage is None:
         return None
+    remove_journals(run)
+    return CompletionMetadata.from_stored(stage.metadata)
+
+
+def remove_journals(run: ArtifactStore) -> None:
+    """Remove what the completions were made from, once they are published."""
     with suppress(PipelineError):  # an actor that is still ending may write there: it is in nobody's way
         run.remove(work_list.FOLDER)
         run.remove(journal.FOLDER)
-    engine: dict[str, Any] = json.loads(str(stage.metadata.get("engine", "{}")))
-    return engine
 
 
 def has_failed_rows(run: ArtifactStore) -> bool:
     """Return whether the completions stage is there and holds rows that failed."""
     stage = run.artifact("completions", COMPLETION_SCHEMA)
-    return stage is not None and stage.dataset().count_rows(filter=~pads.field("error").is_null()) > 0
+    return stage is not None and stage.dataset().count_rows(filter=~pc.field("error").is_null()) > 0
 
 
 def reopen(run: ArtifactStore) -> None:
@@ -89,10 +75,10 @@ def reopen(run: ArtifactStore) -> None:
         return
     folder = run.child(journal.FOLDER)
     run.remove(journal.FOLDER)
-    batches = stage.dataset().to_batches(filter=pads.field("error").is_null(), batch_size=1_000)
+    batches = stage.dataset().to_batches(filter=pc.field("error").is_null(), batch_size=1_000)
     journal.keep(folder, (row for batch in batches for row in batch.to_pylist()))
-    for name, facts in json.loads(str(stage.metadata.get("engine", "{}"))).items():
-        journal.write_engine_info(folder, name, facts)
+    for name, info in CompletionMetadata.from_stored(stage.metadata).engine.items():
+        journal.write_engine_info(folder, name, info)
     run.remove(f"completions/{ARTIFACT_FILE}")  # first: without it what is left is no stage
     run.remove("completions")
 
@@ -107,7 +93,7 @@ def generate(
     lengths: Lengths | None = None,
     *,
     shuffled: bool = False,
-) -> dict[str, Any]:
+) -> CompletionMetadata:
     """Generate what is missing and publish the completions stage. Ray is running.
 
     Args:
@@ -121,7 +107,7 @@ def generate(
         shuffled: Rows start in an order that has nothing to do with their lengths.
 
     Returns:
-        What each replica's engine said of itself, by the replica's name; none where nothing was left to do.
+        What is stored with the completions.
 
     Raises:
         Interrupted: The user asked to stop; finished rows stay.
@@ -134,7 +120,7 @@ def generate(
     earlier_journals = frozenset(run.child(journal.FOLDER).files(suffix=journal.SUFFIX))
     work = _work(run, prompts, repeats, earlier_journals, lengths, shuffled)
     progress.begin(prompts.num_rows * repeats, work.num_rows, work.order)
-    order = {"history": work.history, "num_known": work.num_known, "num_rows": work.num_rows}
+    order = Schedule(history=work.history, num_known=work.num_known, num_rows=work.num_rows)
     while work.num_rows:
         replica_config = _replica_config(config, run, factory)
         dispatch_pass = DispatchPass(work, replica_config, placement, progress, interruptions)
@@ -143,10 +129,10 @@ def generate(
             break
         placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
         work = _work(run, prompts, repeats, earlier_journals, lengths, shuffled)
-    facts: dict[str, str | int] = {"schedule": json.dumps(order)}
-    facts["engine"] = json.dumps(journal.read_engine_info(run.child(journal.FOLDER)))
-    compaction.commit(run, prompts, repeats, facts)
-    return done(run) or {}
+    metadata = CompletionMetadata(schedule=order, engine=journal.read_engine_info(run.child(journal.FOLDER)))
+    compaction.commit(run, prompts, repeats, dump(metadata))
+    remove_journals(run)
+    return metadata
 
 
 def _work(

@@ -7,9 +7,8 @@ is markup, and no control character reaches the terminal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-import pyarrow.dataset as pads
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,9 @@ from rich.text import Text
 from pipeline.harness.normalize import escape_control
 from pipeline.harness.tally import COLUMNS, Tally, Verdict
 from pipeline.storage import query
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 VERDICTS = get_args(Verdict)
 LEGEND = (

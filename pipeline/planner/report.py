@@ -98,9 +98,9 @@ def _past_mean(config: Config) -> tuple[int, str] | None:
     from pipeline.runs import past_runs
 
     for run in past_runs.of_model(config, []):
-        counts = run.manifest.get("counts") or {}
-        if counts.get("num_samples") and counts.get("num_output_tokens"):
-            mean = max(1, round(counts["num_output_tokens"] / counts["num_samples"]))
+        counts = run.manifest.counts
+        if counts is not None and counts.num_samples and counts.num_output_tokens:
+            mean = max(1, round(counts.num_output_tokens / counts.num_samples))
             return min(mean, config.generation.max_gen_toks), f"of run {run.run_id}"
     return None
 

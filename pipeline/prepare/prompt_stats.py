@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.storage import query
-from pipeline.storage.artifacts import Artifact
+from pipeline.storage.artifacts import Artifact, parquet_files
 
 MOST_IDS = 50
 """Ids that a list of rows names; the rest of it is a number."""
@@ -106,8 +106,8 @@ def pick(
     rows: list[dict[str, Any]] = []
     for split in splits:
         prefix = f"task={task}/split={split}/"
-        files = [prompts.folder.path(name) for name in prompts.files if name.startswith(prefix)]
-        where = None if row_id is None else pads.field("id") == row_id
-        part = pads.dataset(files, schema=PROMPT_SCHEMA, format="parquet", filesystem=prompts.folder.fs)
+        files = [name for name in prompts.files if name.startswith(prefix)]
+        where = None if row_id is None else pc.field("id") == row_id
+        part = parquet_files(prompts.folder, files, PROMPT_SCHEMA)
         rows += part.head(num_rows - len(rows), filter=where).to_pylist()
     return rows

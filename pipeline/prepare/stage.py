@@ -8,12 +8,11 @@ set as a whole; a row that alone cannot be asked is written with `error` set.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, ModelError
@@ -25,8 +24,9 @@ from pipeline.prepare.dataset_rows import read_rows
 from pipeline.prepare.question import Question, read_question
 from pipeline.prepare.template_fingerprint import template_fingerprint
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
+from pipeline.runs.manifest import PromptMetadata
 from pipeline.runs.model_files import model_fingerprint, sha256_of
-from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.artifacts import ArtifactStore, parquet_files
 from pipeline.storage.query import connection
 
 STAGE = "prompts"
@@ -67,7 +67,7 @@ def prepare(
     run: ArtifactStore,
     inputs: Inputs | None = None,
     on_rows: Callable[[int], None] | None = None,
-    on_metadata: Callable[[Mapping[str, str | int]], None] | None = None,
+    on_metadata: Callable[[PromptMetadata], None] | None = None,
 ) -> None:
     """Write the stage `prompts` of a run.
 
@@ -91,19 +91,17 @@ def prepare(
     """
     inputs = inputs or open_inputs(config)
     sources, chat = inputs.sources, inputs.chat
-    metadata: dict[str, str | int] = {f"dataset_revision.{source.task}": source.revision for source in sources}
-    metadata |= checks.recorded(facts_of(config, sources, chat))
-    fingerprint = model_fingerprint(config.model)
-    if fingerprint is not None:
-        metadata["model_fingerprint"] = fingerprint
-    if chat is not None:
-        metadata["chat_template_sha256"] = chat.template_sha256
-        metadata["template_fingerprint"] = template_fingerprint(chat)
-        if chat.revision is not None:
-            metadata["model_revision"] = chat.revision
+    metadata = PromptMetadata(
+        dataset_revisions={source.task: source.revision for source in sources},
+        warnings=checks.warnings_by_name(facts_of(config, sources, chat)),
+        model_fingerprint=model_fingerprint(config.model),
+        chat_template_sha256=chat.template_sha256 if chat else None,
+        template_fingerprint=template_fingerprint(chat) if chat else None,
+        model_revision=chat.revision if chat else None,
+    )
     if on_metadata is not None:
         on_metadata(metadata)
-    with run.publish(STAGE, PROMPT_SCHEMA, metadata=metadata) as folder:
+    with run.publish(STAGE, PROMPT_SCHEMA, metadata=metadata.to_flat()) as folder:
         if chat is not None:
             folder.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
@@ -190,8 +188,7 @@ def _with_tokens(prompt: Prompt, ids: list[int], config: Config) -> Prompt:
 
 def _check_unique(folder: ArtifactStore, task: str) -> None:
     """Raise `DataError` when two rows of a task have the same id."""
-    paths = [folder.path(name) for name in folder.files(f"task={task}", suffix=".parquet")]
-    prompts = pads.dataset(paths, schema=PROMPT_SCHEMA, format="parquet", filesystem=folder.fs)
+    prompts = parquet_files(folder, folder.files(f"task={task}", suffix=".parquet"), PROMPT_SCHEMA)
     with connection() as database:
         database.register("prompts", prompts)
         twice = database.execute(

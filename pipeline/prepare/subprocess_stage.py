@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -21,16 +21,15 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.prepare.stage import prepare
+from pipeline.runs.manifest import PromptMetadata
 from pipeline.storage.artifacts import ArtifactStore
 
 END_S = 10.0
 """Seconds that the process has to clear away what it was writing."""
 
-Metadata = Mapping[str, str | int]
-
 
 def prepare_in_subprocess(
-    config: Config, run: ArtifactStore, *, on_metadata: Callable[[Metadata], None], meanwhile: Callable[[], None]
+    config: Config, run: ArtifactStore, *, on_metadata: Callable[[PromptMetadata], None], meanwhile: Callable[[], None]
 ) -> None:
     """Prepare a run in another process, which has ended when this returns or raises.
 
@@ -64,9 +63,9 @@ def prepare_in_subprocess(
             _end(process)
 
 
-def _hear(connection: Connection[Any, Any], process: subprocess.Popen[bytes]) -> Metadata | None:
+def _hear(connection: Connection[Any, Any], process: subprocess.Popen[bytes]) -> PromptMetadata | None:
     """Return what the prompts will be made of, or None at the end of the preparation; raise what it failed with."""
-    metadata: Metadata | None
+    metadata: PromptMetadata | None
     failure: PipelineError | str | None
     try:
         metadata, failure = connection.recv()
@@ -110,7 +109,7 @@ def _serve(number: int) -> None:
     with Connection(number) as connection:
         config, run = connection.recv()
 
-        def on_metadata(metadata: Metadata) -> None:
+        def on_metadata(metadata: PromptMetadata) -> None:
             connection.send((metadata, None))
             connection.recv()
 

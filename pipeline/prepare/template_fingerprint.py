@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pipeline.config.schema import Config
 from pipeline.errors import ModelError
 from pipeline.prepare.chat_template import Chat, TemplateFailed
 from pipeline.prepare.template_probes import CONVERSATIONS, VARIABLES
+from pipeline.runs.manifest import PromptMetadata
 
 CLOCK = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
 """What time it is for a probe. transformers gives templates a global `strftime_now`; a variable goes before it."""
@@ -43,7 +43,7 @@ def template_fingerprint(chat: Chat) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def check_fingerprint(config: Config, metadata: Mapping[str, str | int]) -> str | None:
+def check_fingerprint(config: Config, metadata: PromptMetadata) -> str | None:
     """Compare the template that prompts are made with with `prompt.expected_fingerprint`.
 
     Args:
@@ -57,7 +57,7 @@ def check_fingerprint(config: Config, metadata: Mapping[str, str | int]) -> str 
     Raises:
         ModelError: The template is not the expected one, and prompt.fingerprint_policy is error.
     """
-    expected, found = config.prompt.expected_fingerprint, metadata.get("template_fingerprint")
+    expected, found = config.prompt.expected_fingerprint, metadata.template_fingerprint
     if expected is None or expected == found:
         return None
     at = f"prompt.expected_fingerprint={expected}"

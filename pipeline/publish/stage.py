@@ -7,34 +7,33 @@ is recorded in its place.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pipeline.config.schema import Config
 from pipeline.errors import DataError
 from pipeline.publish import report
 from pipeline.publish.card.render import write_card
-from pipeline.publish.leaderboard import archive as leaderboard_archive
+from pipeline.publish.leaderboard import archive
 from pipeline.publish.validation.findings import counted
+from pipeline.runs.manifest import ArchiveRecord, CardRecord, Manifest, NoArchive, Published, ReportRecord
 from pipeline.storage.artifacts import ArtifactStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """Something made from a run, or the reason why it was not: `record` for the manifest, `line` for a person."""
+class Products:
+    """What was made of a run, or the reason why it was not: for the manifest, and a line each for a person."""
 
-    name: str
-    record: dict[str, Any]
-    line: str
+    published: Published
+    lines: tuple[str, ...]
 
 
-def publish(run: ArtifactStore, config: Config, content: dict[str, Any]) -> list[Product]:
+def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
     """Make everything that leaves the pipeline; what was made before is replaced or, when it cannot be, removed.
 
     Args:
         run: The run's directory, scored.
         config: Its configuration.
-        content: Its manifest; what is made must depend on nothing in it that a later making would find changed.
+        manifest: Its manifest; what is made must depend on nothing in it that a later making would find changed.
 
     Raises:
         RunError: The directory cannot be written.
@@ -42,7 +41,10 @@ def publish(run: ArtifactStore, config: Config, content: dict[str, Any]) -> list
     """
     if not run.exists("metrics.parquet"):  # said before anything is replaced
         raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
-    return [make(run, config, content) for make in (_submission, _card, _report)]
+    submission, card = _submission(run, config, manifest), _card(run, config, manifest)
+    made = report.write(run, config, manifest)
+    lines = (_archive_line(run, submission), _card_line(run, card), _report_line(run, made))
+    return Products(published=Published(submission=submission, card=card, report=made), lines=lines)
 
 
 def remove_products(run: ArtifactStore, config: Config) -> None:
@@ -52,40 +54,40 @@ def remove_products(run: ArtifactStore, config: Config) -> None:
         RunError: The directory cannot be written.
     """
     with run.writing():
-        run.remove(leaderboard_archive.archive_name(config))
+        run.remove(archive.archive_name(config))
         for name in ("card.md", "card.json", "compare"):
             run.remove(name)
         report.remove(run)
 
 
-def record(products: list[Product]) -> dict[str, dict[str, Any]]:
-    """Return what the manifest records under `published`."""
-    return {product.name: product.record for product in products}
+def _submission(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecord | NoArchive:
+    reason = archive.reason_not_packable(run, config)
+    if reason is None:
+        return archive.pack(run, config, manifest)
+    run.remove(archive.archive_name(config))
+    return NoArchive(file=None, reason=str(reason))
 
 
-def _submission(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Product:
-    reason = leaderboard_archive.reason_not_packable(run, config)
-    if reason is not None:
-        run.remove(leaderboard_archive.archive_name(config))
-        line = f"  no archive for the leaderboard: {reason}"
-        return Product(name="submission", record={"file": None, "reason": str(reason)}, line=line)
-    packed = leaderboard_archive.pack(run, config, content)
-    what = f"the leaderboard's archive: {counted(packed.num_tasks, 'task')}, {counted(packed.num_answers, 'answer')}"
-    if packed.mode == "extracted":
-        what += f", {packed.num_extracted:,} of them the letters alone"
-    return Product(name="submission", record=asdict(packed), line=f"  {run.path(packed.file)}  {what}")
+def _archive_line(run: ArtifactStore, made: ArchiveRecord | NoArchive) -> str:
+    if isinstance(made, NoArchive):
+        return f"  no archive for the leaderboard: {made.reason}"
+    what = f"the leaderboard's archive: {counted(made.num_tasks, 'task')}, {counted(made.num_answers, 'answer')}"
+    if made.mode == "extracted":
+        what += f", {made.num_extracted:,} of them the letters alone"
+    return f"  {run.path(made.file)}  {what}"
 
 
-def _card(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Product:
-    todo = write_card(run, config, content)
-    left = f"; still to do: {', '.join(todo)}" if todo else ""
-    line = f"  {run.path('card.md')}  the submission form, filled in{left}"
-    return Product(name="card", record={"file": "card.md", "todo": todo}, line=line)
+def _card(run: ArtifactStore, config: Config, manifest: Manifest) -> CardRecord:
+    return CardRecord(file="card.md", todo=tuple(write_card(run, config, manifest)))
 
 
-def _report(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Product:
-    made = report.write(run, config, content)
+def _card_line(run: ArtifactStore, made: CardRecord) -> str:
+    left = f"; still to do: {', '.join(made.todo)}" if made.todo else ""
+    return f"  {run.path(made.file)}  the submission form, filled in{left}"
+
+
+def _report_line(run: ArtifactStore, made: ReportRecord) -> str:
     what = f"the report: scores, plots and {counted(made.num_samples, 'sample')}"
     if made.chunks is not None:
         what += f", whose texts are in {made.chunks}/: keep the two together"
-    return Product(name="report", record=asdict(made), line=f"  {run.path(made.file)}  {what}")
+    return f"  {run.path(made.file)}  {what}"

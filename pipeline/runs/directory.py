@@ -8,34 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
 from pipeline.config import loading
 from pipeline.config.schema import Config
-from pipeline.errors import RunError, TooManyFailedRows
-from pipeline.runs import manifest
+from pipeline.errors import RunError
+from pipeline.runs.manifest import FILE, Manifest, PromptMetadata, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template
+from pipeline.runs.settings import identity
 from pipeline.storage.artifacts import ArtifactStore
 
 CONFIG_FILE = "config.yaml"
 
 TEMPLATE_FILE = "prompts/chat_template.jinja"
 """The chat template that the prompts were made with, as prepare/stage.py keeps it."""
-
-MECHANICS = (
-    *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
-    *("max_failed_rows", "only"),
-)
-"""Keys that a completion does not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
-
-ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
-
-CHECKS = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
-"""Keys that only compare: what one of them refused goes on under the same run_id when it is mended."""
-
 
 NEW_ID = "choose another run_id, or run.restart=true"
 
@@ -68,25 +57,26 @@ def begin(run: ArtifactStore, config: Config) -> None:
         ModelError: The template file cannot be read.
         DataError: The run's manifest is damaged.
     """
-    content = manifest.read(run)
-    if content is not None and content["status"] == "complete":
-        num_failed = sum((content.get(part) or {}).get("num_failed", 0) for part in ("counts", "noise"))
-        if not num_failed:
+    manifest = read_manifest(run)
+    if manifest is not None and manifest.is_complete:
+        if not manifest.num_failed:
             raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
         if not config.run.retry_failed:
             raise RunError(
-                f"run_id={config.run_id!r} is complete in {run.root}, and {num_failed} rows failed: "
+                f"run_id={config.run_id!r} is complete in {run.root}, and {manifest.num_failed} rows failed: "
                 "run.retry_failed=true tries these again, or choose another run_id"
             )
     if run.exists(CONFIG_FILE):
         before = loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
-        difference = _difference(_identity(before), _identity(config))
+        difference = _difference(identity(before), identity(config))
         if difference is not None:
             name, was, comes = difference
             raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
     elif run.exists("journal") or run.exists("completions"):
         raise RunError(f"{run.path(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
-    recorded = (run.metadata("prompts") or content or {}).get("model_fingerprint")
+    stored = run.metadata("prompts")
+    made_with = PromptMetadata.from_flat(stored) if stored else manifest
+    recorded = made_with.model_fingerprint if made_with is not None else None
     if recorded is not None and recorded != model_fingerprint(config.model):
         raise RunError(
             f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
@@ -141,18 +131,18 @@ def open_finished(directory: str, arguments: Sequence[str] = (), argument: str =
     return run, recorded(run, arguments)
 
 
-def require_complete(run: ArtifactStore) -> dict[str, Any]:
+def require_complete(run: ArtifactStore) -> Manifest:
     """Return the manifest of a run that has come to its end.
 
     Raises:
         RunError: It is not complete.
         DataError: Its manifest is damaged.
     """
-    content = manifest.read(run)
-    if content is None or content["status"] != "complete":
-        state = f"without a {manifest.FILE}" if content is None else content["status"]
+    manifest = read_manifest(run)
+    if manifest is None or not manifest.is_complete:
+        state = f"without a {FILE}" if manifest is None else manifest.status
         raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
-    return content
+    return manifest
 
 
 def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
@@ -165,32 +155,8 @@ def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
     return loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), arguments)
 
 
-def _identity(config: Config) -> dict[str, Any]:
-    """Return the keys that determine the completions, flat."""
-    plain = asdict(config)
-    found = loading.flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
-    found |= loading.flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
-    found["engine.endpoint.model"] = config.engine.endpoint.model
-    found |= loading.flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    return {name: value for name, value in found.items() if name not in CHECKS}
-
-
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
             return name, before.get(name), now.get(name)
     return None
-
-
-def require_few_failed(run: ArtifactStore, config: Config, content: dict[str, Any]) -> None:
-    """Raise unless a finished run has as few failed rows as its configuration allows.
-
-    Raises:
-        TooManyFailedRows: It has more; `content` is its manifest.
-    """
-    failed = content["counts"]["num_failed"]
-    if failed > config.max_failed_rows:
-        raise TooManyFailedRows(
-            f"{failed} rows failed, max_failed_rows={config.max_failed_rows}: "
-            f"their reasons are in the column error of {run.path('samples')}"
-        )

@@ -5,13 +5,14 @@ Whatever is listed here may be the cause of a change; what only says where a run
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.comparison.pairing import ComparedRun, SplitQuestions
-from pipeline.config import loading
-from pipeline.runs.directory import MECHANICS
+from pipeline.config.loading import flat
+from pipeline.config.schema import Config
+from pipeline.runs.manifest import EngineInfo, Manifest, dump
+from pipeline.runs.settings import MECHANICS
 
 RECORDED = {
     "model": ("model_fingerprint",),
@@ -37,32 +38,48 @@ class Difference:
     new: str
 
     @property
+    def order(self) -> tuple[int, str]:
+        """By kind, then by name."""
+        return KINDS.index(self.kind), self.name
+
+    @property
     def line(self) -> str:
         """The difference as one line."""
         return f"{self.kind} differs: {self.name}: base {self.base}, new {self.new}"
 
 
-def differences(base: ComparedRun, new: ComparedRun, split_questions: Sequence[SplitQuestions]) -> list[Difference]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    """What a run recorded of how it was made."""
+
+    config: Config
+    manifest: Manifest
+
+
+def differences(base: RecordedRun, new: RecordedRun) -> list[Difference]:
     """Return what differs, in the order of `KINDS`."""
+    stored = dump(base.manifest), dump(new.manifest)
     found = [
-        *_configuration(base, new),
-        *(each for kind, names in RECORDED.items() for each in _of_manifest(kind, names, base, new)),
-        *_changed("data sets", _datasets(base), _datasets(new)),
-        *_engines(base, new),
+        *_configuration(base.config, new.config),
+        *(
+            each
+            for kind, names in RECORDED.items()
+            for each in _changed(kind, *(_flat_parts(s, names) for s in stored))
+        ),
+        *_changed("data sets", *(_revisions(run.manifest) for run in (base, new))),
+        *_engines(base.manifest, new.manifest),
     ]
-    num_prompts = sum(each.num_other_prompts for each in split_questions)
-    if num_prompts:
-        total = sum(each.num_questions for each in split_questions)
-        what = f"{num_prompts:,} of {total:,} questions"
-        found.append(Difference(kind="template", name="prompt", base="its own", new=f"another text for {what}"))
-    return sorted(found, key=lambda each: (KINDS.index(each.kind), each.name))
+    return sorted(found, key=lambda each: each.order)
 
 
-def _configuration(base: ComparedRun, new: ComparedRun) -> list[Difference]:
-    def keys(run: ComparedRun) -> dict[str, Any]:
-        plain = {name: value for name, value in asdict(run.config).items() if name not in (*MECHANICS, "tasks")}
-        tasks = {name: asdict(task) for name, task in run.config.active_tasks.items()}
-        return loading.flat(plain | {"tasks": tasks})
+def _flat_parts(stored: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return flat({name: stored.get(name) for name in names})
+
+
+def _configuration(base: Config, new: Config) -> list[Difference]:
+    def keys(config: Config) -> dict[str, Any]:
+        plain = {name: value for name, value in asdict(config).items() if name not in (*MECHANICS, "tasks")}
+        return flat(plain | {"tasks": {name: asdict(task) for name, task in config.active_tasks.items()}})
 
     kinds = {"model": "model", "prompt": "template", "generation": "sampling", "seed": "sampling"}
     kinds |= {"tasks": "data sets", "engine": "engine"}
@@ -72,42 +89,36 @@ def _configuration(base: ComparedRun, new: ComparedRun) -> list[Difference]:
     ]
 
 
-def _of_manifest(kind: str, names: Iterable[str], base: ComparedRun, new: ComparedRun) -> list[Difference]:
-    then, now = (loading.flat({name: run.content.get(name) for name in names}) for run in (base, new))
-    return _changed(kind, then, now)
+def _revisions(manifest: Manifest) -> dict[str, str]:
+    return {f"dataset_revision.{task}": found for task, found in manifest.datasets.dataset_revisions.items()}
 
 
-def _datasets(run: ComparedRun) -> dict[str, Any]:
-    facts = run.content.get("datasets")
-    if not isinstance(facts, Mapping):
-        return {}
-    return {name: fact for name, fact in facts.items() if name.startswith("dataset_revision.")}
-
-
-def _engines(base: ComparedRun, new: ComparedRun) -> list[Difference]:
-    """Return what both runs' engines tell, and otherwise; what one of them does not tell is left out."""
-    then, now = _engine(base), _engine(new)
-    both = then.keys() & now.keys()
+def _engines(base: Manifest, new: Manifest) -> list[Difference]:
+    """Return what the engines of both runs report differently; what one of them does not report is left out."""
+    then, now = (engine_values(each.engine) | {"replicas": str(len(each.engine))} for each in (base, new))
+    both = then.keys() & now.keys() if base.engine and new.engine else set()
     return _changed("engine", {name: then[name] for name in both}, {name: now[name] for name in both})
 
 
-def _engine(run: ComparedRun) -> dict[str, Any]:
-    """Return each fact that the replicas tell of themselves with all its values; how many there are is one of them."""
-    replicas = run.content.get("engine")
-    if not isinstance(replicas, Mapping) or not replicas:
-        return {}
-    names = {name for facts in replicas.values() for name in facts} - set(PASSING)
-    recorded = {name: sorted({str(facts[name]) for facts in replicas.values() if name in facts}) for name in names}
-    return {name: ", ".join(values) for name, values in recorded.items()} | {"replicas": len(replicas)}
+def engine_values(engines: Mapping[str, EngineInfo]) -> dict[str, str]:
+    """Return each thing that the replicas report of their engines, with all its values, by name."""
+    infos = [info.to_flat() for info in engines.values()]
+    names = sorted({name for info in infos for name in info} - set(PASSING))
+    return {name: ", ".join(sorted({str(info[name]) for info in infos if name in info})) for name in names}
 
 
 def _changed(kind: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     return [
-        Difference(kind=kind, name=name, base=_as_text(then.get(name)), new=_as_text(now.get(name)))
-        for name in {**then, **now}
-        if then.get(name) != now.get(name)
+        Difference(kind=kind, name=name, base=as_text(then.get(name)), new=as_text(now.get(name)))
+        for name in changed_names(then, now)
     ]
 
 
-def _as_text(value: Any) -> str:
+def changed_names(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names whose values differ, in the order of `then`, then of `now`."""
+    return [name for name in {**then, **now} if then.get(name) != now.get(name)]
+
+
+def as_text(value: Any) -> str:
+    """Return a recorded value for a line."""
     return "none" if value is None else str(value)

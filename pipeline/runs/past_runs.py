@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, UserError
-from pipeline.runs import manifest
 from pipeline.runs.directory import recorded, require_complete
+from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 Found = TypeVar("Found")
@@ -29,7 +29,7 @@ class PastRun:
     run_id: str
     folder: ArtifactStore
     config: Config
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     def shares_tasks(self, config: Config) -> bool:
         """Return whether it asked a task that `config` asks."""
@@ -54,21 +54,21 @@ def of_model(config: Config, unread: list[str], suits: Callable[[PastRun], bool]
         RunError: output_dir cannot be reached.
     """
     output = ArtifactStore.open(config.output_dir)
-    complete: list[tuple[str, str, dict[str, Any]]] = []
+    complete: list[tuple[str, str, Manifest]] = []
     for name in output.folders():
         if not name.startswith("run=") or name == f"run={config.run_id}":
             continue
         try:
-            content = manifest.read(output.child(name))
+            manifest = read_manifest(output.child(name))
         except UserError as error:
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
-        if content is not None and content["status"] == "complete":
-            complete.append((str(content.get("ended_at", "")), name, content))
+        if manifest is not None and manifest.is_complete:
+            complete.append((manifest.ended_at or "", name, manifest))
     num_found = 0
-    for _, name, content in sorted(complete, key=lambda each: each[:2], reverse=True):
+    for _, name, manifest in sorted(complete, key=lambda each: each[:2], reverse=True):
         try:
-            found = _open(output.child(name), name.removeprefix("run="), content)
+            found = _open(output.child(name), name.removeprefix("run="), manifest)
         except UserError as error:
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
@@ -119,8 +119,8 @@ def best_of(
     return second_best
 
 
-def _open(folder: ArtifactStore, run_id: str, content: dict[str, Any]) -> PastRun:
-    return PastRun(run_id=run_id, folder=folder, config=recorded(folder), manifest=content)
+def _open(folder: ArtifactStore, run_id: str, manifest: Manifest) -> PastRun:
+    return PastRun(run_id=run_id, folder=folder, config=recorded(folder), manifest=manifest)
 
 
 def _model(config: Config) -> tuple[str | None, ...]:

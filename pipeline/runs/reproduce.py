@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.config import loading
+from pipeline.config.loading import compose, flat, load
+from pipeline.config.loading import dump as dump_config
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
-from pipeline.runs.environment_diff import PASSING
+from pipeline.runs.directory import CONFIG_FILE, TEMPLATE_FILE, open_finished
+from pipeline.runs.environment_diff import as_text, changed_names, engine_values
+from pipeline.runs.manifest import FILE, EngineInfo, Manifest, PromptMetadata, dump, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template, require_directory
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -42,36 +43,36 @@ class Reproduction:
     """The run that is made again: its directory, manifest and configuration, and the recorded values overridden."""
 
     source: ArtifactStore
-    manifest: dict[str, Any]
+    manifest: Manifest
     recorded: Config
     overridden: tuple[str, ...]
 
-    def environment(self, content: Mapping[str, Any]) -> list[str]:
+    def environment(self, new: Manifest) -> list[str]:
         """Return what the new run's manifest says otherwise about where it is made, a line each."""
         then, now = (
-            loading.flat({name: each.get(name) for name in (*ENVIRONMENT, "model_fingerprint")})
-            for each in (self.manifest, content)
+            flat({name: dump(each).get(name) for name in (*ENVIRONMENT, "model_fingerprint")})
+            for each in (self.manifest, new)
         )
         for recorded_values in (then, now):
             recorded_values.pop("hardware.gpus", None)  # the engines tell of them, when they have started
         lines = _differences(then, now)
-        if (self.manifest.get("codebase") or {}).get("modified"):
+        if self.manifest.codebase is not None and self.manifest.codebase.modified:
             lines.append("codebase: the recorded commit had been modified, so it does not tell all of the code")
         return lines
 
-    def prepared(self, config: Config, facts: Mapping[str, str | int]) -> list[str]:
+    def prepared(self, config: Config, prompts: PromptMetadata) -> list[str]:
         """Return what differs in the data sets and the template, a line each.
 
         Args:
             config: The new run's configuration.
-            facts: The facts of its prompts stage.
+            prompts: The metadata of its prompts.
 
         Raises:
             DataError: A data set that no word has changed is not what it was.
         """
-        before = self.manifest.get("datasets") or {}
+        before = self.manifest.datasets
         for name in config.active_tasks:
-            then, now = before.get(f"dataset_revision.{name}"), facts.get(f"dataset_revision.{name}")
+            then, now = before.dataset_revisions.get(name), prompts.dataset_revisions.get(name)
             if then != now and then is not None and not self._reads_other_rows(config, name):
                 raise DataError(
                     f"tasks.{name}.dataset={config.tasks[name].dataset!r} holds other rows than when "
@@ -80,7 +81,7 @@ class Reproduction:
                 )
         compared = [*(f"dataset_revision.{name}" for name in config.active_tasks), "model_revision"]
         names = [*compared, "template_fingerprint"]
-        return _differences({name: before.get(name) for name in names}, {name: facts.get(name) for name in names})
+        return _differences(*({name: each.to_flat().get(name) for name in names} for each in (before, prompts)))
 
     def _reads_other_rows(self, config: Config, name: str) -> bool:
         """Return whether a word has changed which files of a data set are read."""
@@ -89,9 +90,9 @@ class Reproduction:
             return True
         return (task.dataset, task.revision, task.train_split) != (then.dataset, then.revision, then.train_split)
 
-    def engines(self, facts: Mapping[str, Any]) -> list[str]:
+    def engines(self, engines: Mapping[str, EngineInfo]) -> list[str]:
         """Return what the engines say of themselves that the recorded ones did not, a line each."""
-        return _differences(_engine_values(self.manifest.get("engine") or {}), _engine_values(facts))
+        return _differences(*(_engine_values(each) for each in (self.manifest.engine, engines)))
 
     def agreement(self, run: ArtifactStore) -> str:
         """Return how many of the questions that both runs asked have the same prompt and the same completion."""
@@ -119,25 +120,24 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
     """
     sources = [argument.removeprefix("from=") for argument in arguments if argument.startswith("from=")]
     if not sources:
-        return loading.compose(arguments), None
+        return compose(arguments), None
     rest = [argument for argument in arguments if not argument.startswith("from=")]
     if len(sources) > 1 or not sources[0]:
         raise ConfigError("from= takes one run, for instance from=outputs/run=2026-11-21")
     if any(argument.startswith("conf=") for argument in rest):
         raise ConfigError("from= takes the configuration that the run recorded: leave conf= out")
-    source, recorded = run_directory.open_finished(_directory(sources[0]), argument="from")
-    content = manifest.read(source)
-    if content is None or content["status"] != "complete":
-        state = "has no manifest.json" if content is None else f"is {content['status']}"
+    source, recorded = open_finished(_directory(sources[0]), argument="from")
+    manifest = read_manifest(source)
+    if manifest is None or not manifest.is_complete:
+        state = "has no manifest.json" if manifest is None else f"is {manifest.status}"
         raise RunError(f"from={sources[0]}: the run {state}: from= takes complete runs; its own run_id goes on with it")
-    facts = content.get("datasets") or {}
     # `restart` would make the new run anew each time that it is to be gone on with.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
-    config = loading.load(loading.dump(base), source.path(run_directory.CONFIG_FILE), rest)
+    config = load(dump_config(base), source.path(CONFIG_FILE), rest)
     overridden = _overridden(base, config)
-    config = _pinned(config, base, facts)
+    config = _pinned(config, base, manifest.datasets)
     reproduction = Reproduction(
-        source=source, manifest=content, recorded=_pinned(base, base, facts), overridden=overridden
+        source=source, manifest=manifest, recorded=_pinned(base, base, manifest.datasets), overridden=overridden
     )
     _refuse_the_same_place(reproduction, config)
     _refuse_another_model(reproduction, config)
@@ -149,7 +149,7 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
 def _directory(place: str) -> str:
     """Return the run's directory, whether the path or URI ends in it or in its manifest.json."""
     path, query, rest = place.partition("?")
-    return path.removesuffix(manifest.FILE).rstrip("/") + query + rest if path.endswith(manifest.FILE) else place
+    return path.removesuffix(FILE).rstrip("/") + query + rest if path.endswith(FILE) else place
 
 
 def _new_id(run_id: str) -> str:
@@ -157,46 +157,35 @@ def _new_id(run_id: str) -> str:
     return re.sub(r"-again-[0-9T-]{19}$", "", run_id)[: 128 - len(suffix)] + suffix
 
 
-def _pinned(config: Config, recorded: Config, facts: Mapping[str, Any]) -> Config:
+def _pinned(config: Config, recorded: Config, prompts: PromptMetadata) -> Config:
     """Return the configuration with the commits that the recorded run resolved, where no word has named others."""
-
-    def commit(fact: str) -> str | None:
-        found = str(facts.get(fact, "sha256:"))
-        return None if found.startswith("sha256:") else found
+    commits = {name: found for name, found in prompts.dataset_revisions.items() if not found.startswith("sha256:")}
 
     tasks = dict(config.tasks)
     for name, task in recorded.tasks.items():
-        found, now = commit(f"dataset_revision.{name}"), tasks.get(name)
+        found, now = commits.get(name), tasks.get(name)
         if found is not None and now is not None and (now.dataset, now.revision) == (task.dataset, task.revision):
             tasks[name] = replace(now, revision=found)
-    found, then, model = commit("model_revision"), recorded.model, config.model
+    found, then, model = prompts.model_revision, recorded.model, config.model
     if found is not None and (model.path, model.revision) == (then.path, then.revision):
         model = replace(model, revision=found)
     return replace(config, tasks=tasks, model=model)
 
 
 def _overridden(recorded: Config, config: Config) -> tuple[str, ...]:
-    then, now = (loading.flat(asdict(each)) for each in (recorded, config))
+    then, now = (flat(asdict(each)) for each in (recorded, config))
     names = [name for name in {**then, **now} if name.split(".")[0] not in UNCOMPARED]
     return tuple(_differences({name: then.get(name) for name in names}, {name: now.get(name) for name in names}))
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    return [f"{name} is {_as_text(now.get(name))}, recorded {_as_text(then.get(name))}" for name in names]
+    return [
+        f"{name} is {as_text(now.get(name))}, recorded {as_text(then.get(name))}" for name in changed_names(then, now)
+    ]
 
 
-def _as_text(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _engine_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return each fact that the replicas tell of themselves with all its values."""
-    names = {name for replica in facts.values() for name in replica} - set(PASSING)
-    return {
-        f"engine {name}": ", ".join(sorted({str(replica[name]) for replica in facts.values() if name in replica}))
-        for name in sorted(names)
-    }
+def _engine_values(engines: Mapping[str, EngineInfo]) -> dict[str, str]:
+    return {f"engine {name}": value for name, value in engine_values(engines).items()}
 
 
 def _refuse_the_same_place(reproduction: Reproduction, config: Config) -> None:
@@ -208,7 +197,7 @@ def _refuse_the_same_place(reproduction: Reproduction, config: Config) -> None:
 
 
 def _refuse_another_model(reproduction: Reproduction, config: Config) -> None:
-    then, path = reproduction.manifest.get("model_fingerprint"), config.model.path
+    then, path = reproduction.manifest.model_fingerprint, config.model.path
     if then is None or path != reproduction.recorded.model.path:
         return
     now = model_fingerprint(config.model)
@@ -232,11 +221,11 @@ def _refuse_a_missing_model(config: Config) -> None:
 
 def _refuse_another_template(reproduction: Reproduction, config: Config) -> None:
     """A template file is compared with the copy that the run kept."""
-    path, kept = config.prompt.chat_template, reproduction.source.path(run_directory.TEMPLATE_FILE)
+    path, kept = config.prompt.chat_template, reproduction.source.path(TEMPLATE_FILE)
     if (
         path is None
         or path != reproduction.recorded.prompt.chat_template
-        or not reproduction.source.exists(run_directory.TEMPLATE_FILE)
+        or not reproduction.source.exists(TEMPLATE_FILE)
     ):
         return
     fix = f"give the one that the run kept, prompt.chat_template={kept}"
@@ -246,5 +235,5 @@ def _refuse_another_template(reproduction: Reproduction, config: Config) -> None
         now = read_template(config.prompt)
     except ModelError as error:
         raise ModelError(f"{error}: {fix}") from error
-    if now != reproduction.source.read_text(run_directory.TEMPLATE_FILE):
+    if now != reproduction.source.read_text(TEMPLATE_FILE):
         raise ModelError(f"prompt.chat_template={path!r} is not what it was in {reproduction.source.root}: {fix}")

@@ -16,14 +16,17 @@ ones among them; every repeat of a question is a row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from pipeline.records import METRIC_SCHEMA
 from pipeline.score.intervals import add_intervals
 from pipeline.score.outcomes import count_outcomes
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 _OF_TASKS = """
 CREATE TEMP TABLE of_tasks AS

@@ -24,13 +24,16 @@ of which each question has one value however many repeats did not fail, and none
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import EMPTY
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 GROUPS = ("instruction", "num_options", "answer_kind")
 """Columns of samples that metrics are grouped by, besides the categories."""
@@ -41,7 +44,7 @@ COLUMNS = [
 ]
 """What is read of the samples."""
 
-_NO_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())]).empty_table()
+_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())])
 
 _ROWS = """
 CREATE TEMP VIEW rows AS
@@ -175,7 +178,7 @@ def count_outcomes(database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dat
     database.execute("SET VARIABLE empty = $1", [EMPTY])
     database.execute("SET VARIABLE groups = $1", [list(GROUPS)])
     database.execute("SET VARIABLE passes = $1::BIGINT[]", [passes])
-    database.register("samples", _NO_SAMPLES)
+    database.register("samples", _SAMPLES.empty_table())
     for statement in (_ROWS, _REPEATS if repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OF_A_FILE):
         database.execute(statement)
     database.execute("CREATE TEMP TABLE outcomes_of_files AS FROM outcomes_of_file")

@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ class ArtifactStore(Directory):
 
     @contextmanager
     def publish(
-        self, artifact: str, schema: pa.Schema, metadata: dict[str, str | int] | None = None
+        self, artifact: str, schema: pa.Schema, metadata: Mapping[str, Any] | None = None
     ) -> Iterator[ArtifactStore]:
         """Give a folder to write a stage's Parquet files into, and make it `artifact` when the block ends well.
 
@@ -86,7 +86,7 @@ class ArtifactStore(Directory):
                 )
         return Artifact(folder, schema, files, metadata)
 
-    def metadata(self, artifact: str) -> dict[str, str | int] | None:
+    def metadata(self, artifact: str) -> Mapping[str, Any] | None:
         """Return the facts that a room recorded with its stage, or None when it has not published it.
 
         Raises:
@@ -95,7 +95,7 @@ class ArtifactStore(Directory):
         record = self._record(artifact)
         return None if record is None else record[1]
 
-    def _record(self, artifact: str) -> tuple[dict[str, int], dict[str, str | int]] | None:
+    def _record(self, artifact: str) -> tuple[dict[str, int], Mapping[str, Any]] | None:
         folder = self.child(artifact)
         if not folder.exists(ARTIFACT_FILE):
             return None
@@ -185,7 +185,7 @@ class Artifact:
     folder: ArtifactStore
     schema: pa.Schema
     files: dict[str, int]
-    metadata: dict[str, str | int]
+    metadata: Mapping[str, Any]
 
     @property
     def num_rows(self) -> int:
@@ -212,6 +212,14 @@ class Artifact:
             partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
             partition_base_dir=self.folder.root,
         )
+
+
+def parquet_files(store: ArtifactStore, names: Iterable[str], schema: pa.Schema) -> pads.Dataset:
+    """Return Parquet files of a store, of an artifact or not, as an Arrow data set; names are relative to `store`."""
+    import pyarrow.dataset as pads  # see `Artifact.dataset`
+
+    paths = [store.path(name) for name in names]
+    return pads.dataset(paths, schema=schema, format="parquet", filesystem=store.fs)
 
 
 def _until_full(batches: Iterator[pa.RecordBatch | pa.Table], num_rows: int) -> Iterator[pa.RecordBatch | pa.Table]:

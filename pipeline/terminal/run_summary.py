@@ -5,6 +5,7 @@ In: metrics.parquet and samples/. Out: lines on a console. What is unknown is sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -12,19 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.schema import Config
-from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, Counts
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
-
-COUNTS_SQL = """
-    SELECT count(*) AS num_samples, count(em) AS num_scored,
-           count(*) FILTER (finish_reason = 'length') AS num_truncated,
-           count(*) FILTER (answer IS NULL AND error IS NULL) AS num_no_answer,
-           count(error) AS num_failed,
-           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
-           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens
-    FROM samples
-"""
 
 TASKS_SQL = """
     WITH tokens AS (SELECT task, split, sum(num_output_tokens)::BIGINT AS num_tokens FROM samples GROUP BY task, split),
@@ -45,20 +36,8 @@ REPEATS_SQL = """
 """
 
 
-def counts(run: ArtifactStore) -> dict[str, int]:
-    """Return how many samples there are, of which kinds, and how many tokens they took.
-
-    Raises:
-        DataError: The run has no samples yet.
-    """
-    with query.connection() as database:
-        database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
-        row = database.sql(COUNTS_SQL).to_arrow_table().to_pylist()[0]
-    return {str(name): int(value) for name, value in row.items()}
-
-
 def print_summary(
-    run: ArtifactStore, config: Config, console: Console, timings: dict[str, float] | None = None
+    run: ArtifactStore, config: Config, counts: Counts, console: Console, timings: Mapping[str, float] | None = None
 ) -> None:
     """Print the scores, the counts and the places of a run that has been scored."""
     import pyarrow.parquet as pq
@@ -75,10 +54,9 @@ def print_summary(
         console.print(_repeats_table(of_repeats))
     for row in filter(is_wide, rows):
         console.print(_bounds_line(row), soft_wrap=True)
-    total = counts(run)
-    parts = [f"{total['num_samples']:,} samples", f"{total['num_output_tokens']:,} output tokens"]
-    if timings:
-        rate = total["num_output_tokens"] / timings["generate"]
+    parts = [f"{counts.num_samples:,} samples", f"{counts.num_output_tokens:,} output tokens"]
+    if timings and counts.num_output_tokens is not None:
+        rate = counts.num_output_tokens / timings["generate"]
         parts += [f"{timings['total']:.1f} s in all", f"{rate:,.0f} tokens/s with the engine's start"]
     console.print(", ".join(parts))
     for name, what in (

@@ -29,7 +29,8 @@ from bench.results import Measurement, as_json, summarize, table, targets
 from bench.settings import ROOT, WAYS, Bench, Size, parse
 from bench.steps import metered
 
-from pipeline.runs import manifest
+from pipeline.runs import environment
+from pipeline.runs.manifest import dump
 
 LASTING = ("plain", "server", "ceiling")
 """Processes that live through all rounds of a size. Ray's do not: its parts would not survive being stopped."""
@@ -106,7 +107,7 @@ def main(words: list[str]) -> None:
         with closing(_measure(bench, size, words)) as passes:  # its engines end with it, whatever fails here
             for each in passes:
                 found.append(each)
-                _write(bench, found, {"date": manifest.now(), "took_s": round(time.monotonic() - began), **about})
+                _write(bench, found, {"date": environment.now(), "took_s": round(time.monotonic() - began), **about})
     print(f"{(bench.folder / 'bench.md').read_text(encoding='utf-8')}\n{(time.monotonic() - began) / 60:.0f} min")
     print(f"{bench.folder}/bench.json, bench.md, bench.svg")
 
@@ -175,7 +176,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, Any]:
-    return {"versions": manifest.versions(), "codebase": manifest.codebase()}
+    return {"versions": environment.versions(), "codebase": dump(environment.codebase())}
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ finished or lost: that is the worker's business.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from pipeline.records import FinishReason
-
-EngineInfo: TypeAlias = dict[str, str | int | float]
-"""What an engine says of itself: flat, and what is unknown is left out."""
+from pipeline.runs.manifest import EngineInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ asking costs the engine nothing. It counts all GPUs of the machine, whatever the
 
 from __future__ import annotations
 
-from pipeline.generate.engines.base import EngineInfo
+from pipeline.runs.manifest import EngineInfo
 
 
 def gpu_info(num_gpus: int, visible_devices: str | None) -> EngineInfo:
@@ -28,17 +28,17 @@ def gpu_info(num_gpus: int, visible_devices: str | None) -> EngineInfo:
             devices = range(pynvml.nvmlDeviceGetCount()) if visible_devices is None else visible_devices.split(",")
             handles = [_handle(str(device).strip()) for device in devices[:num_gpus]]
             if len(handles) < num_gpus:
-                return {"gpu_error": f"{num_gpus} GPUs are used, {len(handles)} are visible"}
-            return {
-                "gpu_names": ", ".join(pynvml.nvmlDeviceGetName(handle) for handle in handles),
-                "gpu_uuids": ", ".join(pynvml.nvmlDeviceGetUUID(handle) for handle in handles),
-                "gpu_memory_bytes": min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles),
-                "gpu_driver": pynvml.nvmlSystemGetDriverVersion(),
-            }
+                return EngineInfo(gpu_error=f"{num_gpus} GPUs are used, {len(handles)} are visible")
+            return EngineInfo(
+                gpu_names=", ".join(pynvml.nvmlDeviceGetName(handle) for handle in handles),
+                gpu_uuids=", ".join(pynvml.nvmlDeviceGetUUID(handle) for handle in handles),
+                gpu_memory_bytes=min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles),
+                gpu_driver=pynvml.nvmlSystemGetDriverVersion(),
+            )
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        return {"gpu_error": f"NVML: {error}"}
+        return EngineInfo(gpu_error=f"NVML: {error}")
 
 
 def _handle(device: str) -> object:

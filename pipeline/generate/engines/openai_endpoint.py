@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import openai
@@ -18,7 +18,8 @@ import openai
 from pipeline.config.engines import EndpointConfig
 from pipeline.config.schema import Config
 from pipeline.errors import EndpointError
-from pipeline.generate.engines.base import Engine, EngineInfo, Output, Request, RowError
+from pipeline.generate.engines.base import Engine, Output, Request, RowError
+from pipeline.runs.manifest import EngineInfo
 
 AWAY = (502, 503, 504)
 """What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
@@ -78,23 +79,23 @@ def served(endpoint: EndpointConfig) -> EngineInfo:
         if name not in models:
             known = ", ".join(models)
             raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {known}")
-        info: EngineInfo = {"base_url": endpoint.base_url or "", "served_model": name}
+        info = EngineInfo(base_url=endpoint.base_url, served_model=name)
         context_size = (models[name].model_extra or {}).get("max_model_len")
         if _is_count(context_size):
-            info["max_model_len"] = context_size
+            info = replace(info, max_model_len=context_size)
         if getattr(models[name], "owned_by", None) == "vllm":
-            info |= _vllm_version(client)
+            info = replace(info, server=_vllm_version(client))
         return info
 
 
-def _vllm_version(client: openai.OpenAI) -> EngineInfo:
+def _vllm_version(client: openai.OpenAI) -> str | None:
     """Return the version that vLLM's server gives beside /v1, where it does."""
     try:
         above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
         version = above.get("/version", cast_to=dict[str, object]).get("version")
     except (openai.OpenAIError, ValueError, TypeError, AttributeError):
-        return {}
-    return {"server": f"vllm {version}"} if isinstance(version, str) and VERSION.fullmatch(version) else {}
+        return None
+    return f"vllm {version}" if isinstance(version, str) and VERSION.fullmatch(version) else None
 
 
 def request_arguments(config: Config, model: str) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class EndpointEngine:
             max_retries=endpoint.max_retries,
             timeout=endpoint.timeout_s,
         )
-        self._arguments = request_arguments(config, str(info["served_model"]))
+        self._arguments = request_arguments(config, str(info.served_model))
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's answer."""

@@ -12,18 +12,19 @@ import gc
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.cluster import require_whole_stages
-from pipeline.generate.engines.base import Engine, EngineCrashed, EngineInfo, Output, Request, RowError
+from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
 from pipeline.generate.engines.hardware import gpu_info
 from pipeline.generate.engines.reasoning import Parser, make_parser, parser_class_of
 from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
 from pipeline.generate.engines.watch import Watch
 from pipeline.generate.engines.weights import num_parameters
+from pipeline.runs.manifest import EngineInfo
 
 CLOSE_S = 10.0
 """Seconds that vLLM's processes have to end by themselves."""
@@ -111,24 +112,26 @@ class VllmEngine:
 
         config, model = self._engine.vllm_config, self._engine.model_config
         device = str(config.device_config.device_type)
-        info: EngineInfo = {
-            "vllm": vllm.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-        if torch.version.cuda is not None:
-            info["cuda"] = torch.version.cuda
-        info |= {"device": device, "dtype": str(model.dtype).removeprefix("torch.")}
-        info |= {"max_model_len": model.max_model_len, "max_num_seqs": config.scheduler_config.max_num_seqs}
-        info |= _shape(model)
+        info = EngineInfo(
+            vllm=vllm.__version__,
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            cuda=torch.version.cuda,
+            device=device,
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=model.max_model_len,
+            max_num_seqs=config.scheduler_config.max_num_seqs,
+            **_shape(model),
+        )
         if model.quantization is not None:
-            info["quantization"] = str(model.quantization)  # packed weights do not tell how many there are
+            info = replace(info, quantization=str(model.quantization))  # packed weights do not tell how many there are
         else:
             counted = num_parameters(model.model, model.revision, config.load_config.download_dir)
-            info |= {} if counted is None else {"num_parameters": counted}
-        if device == "cuda":
-            info |= gpu_info(config.parallel_config.world_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return info
+            info = replace(info, num_parameters=counted)
+        if device != "cuda":
+            return info
+        gpus = gpu_info(config.parallel_config.world_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return EngineInfo.from_flat(info.to_flat() | gpus.to_flat())
 
     def sampling(self, request: Request) -> Any:
         """Return vLLM's `SamplingParams` for one request."""
@@ -201,7 +204,7 @@ class VllmEngine:
         gc.collect()
 
 
-def _shape(model: Any) -> EngineInfo:
+def _shape(model: Any) -> dict[str, Any]:
     """Return the model's architecture as vLLM read it from its config.json; what does not apply is left out."""
     numbers = {
         "num_layers": model.get_total_num_hidden_layers(),

@@ -14,13 +14,11 @@ from pipeline.prepare.checks import settings, template, thinking
 from pipeline.prepare.checks.check import CheckResult
 from pipeline.prepare.checks.facts import Facts
 from pipeline.prepare.prompt_stats import lengths, row_facts
+from pipeline.runs.manifest import PromptMetadata
 from pipeline.storage.artifacts import Artifact
 
-__all__ = ["CHECKS", "CheckResult", "recorded", "run_checks", "warnings"]
+__all__ = ["CHECKS", "CheckResult", "run_checks", "warnings", "warnings_by_name"]
 
-
-RECORDED = "warning."
-"""Prefix of the facts of the stage `prompts` that hold what the lints said when it was prepared."""
 
 CHECKS: Sequence[Callable[[Facts], CheckResult | None]] = (
     template.doubled_begin_of_text,
@@ -50,14 +48,14 @@ def run_checks(facts: Facts) -> list[CheckResult]:
     return [result for each in CHECKS if (result := each(facts)) is not None]
 
 
-def recorded(facts: Facts) -> dict[str, str]:
-    """Return what the lints say as facts of a stage, for `warnings`."""
-    return {f"{RECORDED}{result.name}": result.line for result in run_checks(facts)}
+def warnings_by_name(facts: Facts) -> dict[str, str]:
+    """Return the line of each check that has a result, by the check's name."""
+    return {result.name: result.line for result in run_checks(facts)}
 
 
 def warnings(config: Config, prompts: Artifact) -> list[str]:
-    """Return, a line each, what the lints said when the prompts were prepared, and what they say of its rows."""
-    lines = [str(text) for name, text in prompts.metadata.items() if name.startswith(RECORDED)]
+    """Return the lines that were recorded when the prompts were prepared, and those that their rows give now."""
+    lines = list(PromptMetadata.from_flat(prompts.metadata).warnings.values())
     if config.engine.kind != "vllm":  # without a tokenizer every row fits
         return lines
     rows = row_facts(lengths(prompts, in_tokens=True))

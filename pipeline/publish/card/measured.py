@@ -5,11 +5,9 @@ In: a configuration and a manifest's content, in which each replica's engine has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pipeline.config.schema import Config
 from pipeline.publish.card.fields import Value
+from pipeline.runs.manifest import Manifest
 
 SHAPE = {
     "num_layers": ("layers", "слоёв"),
@@ -23,20 +21,20 @@ SHAPE = {
 }
 
 
-def of_software(config: Config, content: Mapping[str, Any]) -> dict[str, Value]:
+def of_software(config: Config, manifest: Manifest) -> dict[str, Value]:
     """Return what the run was made with: the engine's own software, not the driver's."""
-    found = {name: engine_fact(content, name) for name in ("torch", "cuda", "transformers")}
-    if found["cuda"].text is None and engine_fact(content, "device").text == "cpu":
+    found = {name: engine_value(manifest, name) for name in ("torch", "cuda", "transformers")}
+    if found["cuda"].text is None and engine_value(manifest, "device").text == "cpu":
         found["cuda"] = Value("none", "engine.device", "нет", ("torch for the CPU", "torch для CPU"))
-    gpus = (content.get("hardware") or {}).get("gpus")
+    gpus = manifest.hardware.gpus
     if gpus is not None:
         found["gpus"] = Value("; ".join(gpus) or "0 (CPU)", "hardware.gpus")
-    found |= {"codebase": _codebase(content), "seed": Value(str(config.seed), "seed")}
-    found["context_size"] = engine_fact(content, "max_model_len")
+    found |= {"codebase": _codebase(manifest), "seed": Value(str(config.seed), "seed")}
+    found["context_size"] = engine_value(manifest, "max_model_len")
     if config.engine.kind == "endpoint":
         return found | {"engine": Value("local-chat-completions", "engine.kind"), "batch": _batch_of_endpoint(config)}
-    version = engine_fact(content, "vllm").text
-    batch = engine_fact(content, "max_num_seqs")
+    version = engine_value(manifest, "vllm").text
+    batch = engine_value(manifest, "max_num_seqs")
     note = (
         "max_num_seqs: the most sequences at once in one engine, which composes its batches on the fly",
         "max_num_seqs: больше стольких последовательностей один движок не ведёт; батч он составляет на ходу",
@@ -54,61 +52,55 @@ def _batch_of_endpoint(config: Config) -> Value:
     return Value("1", "engine.kind", note=note)
 
 
-def _codebase(content: Mapping[str, Any]) -> Value:
+def _codebase(manifest: Manifest) -> Value:
     """Return this project's commit and, shortened, the revisions of the benchmark's data."""
-    code, version = content.get("codebase"), (content.get("versions") or {}).get("pipeline")
+    code, version = manifest.codebase, manifest.versions.get("pipeline")
     if code:
-        parts = [code["commit"][:7] + ("+modified" if code["modified"] else "")]
+        parts = [code.commit[:7] + ("+modified" if code.modified else "")]
     elif version:
         parts = [f"pipeline {version}"]
     else:
         return Value()
-    for task, revision in data_revisions(content).items():
+    for task, revision in manifest.datasets.dataset_revisions.items():
         kind, _, digest = revision.rpartition(":")
         parts.append(f"{task} {kind}{':' if kind else ''}{digest[:12]}")
     return Value("; ".join(parts), "codebase, datasets")
 
 
-def of_model(config: Config, content: Mapping[str, Any]) -> dict[str, Value]:
+def of_model(config: Config, manifest: Manifest) -> dict[str, Value]:
     """Return what the engine and the model's own files tell of the model."""
-    found = {"precision": engine_fact(content, "dtype")}
-    quantization = engine_fact(content, "quantization").text
+    found = {"precision": engine_value(manifest, "dtype")}
+    quantization = engine_value(manifest, "quantization").text
     if quantization is not None:
         dtype = found["precision"].text
         ru = f"{quantization} (вычисления в {dtype})"
         found["precision"] = Value(f"{quantization} (computed in {dtype})", "engine.quantization", ru)
-    sizes = _engine_values(content, "num_parameters")
+    sizes = _engine_values(manifest, "num_parameters")
     if len(sizes) == 1:
         found["model_size"] = Value(_size(int(sizes[0])), "engine.num_parameters")
-    architecture = engine_fact(content, "architecture")
+    architecture = engine_value(manifest, "architecture")
     if architecture.text is not None:
-        known = {parts: engine_fact(content, name).text for name, parts in SHAPE.items()}
+        known = {parts: engine_value(manifest, name).text for name, parts in SHAPE.items()}
         en, ru = (", ".join(f"{parts[i]} {n}" for parts, n in known.items() if n is not None) for i in (0, 1))
         found["architecture_description"] = Value(
             f"{architecture.text}: {en}", "engine.architecture", f"{architecture.text}: {ru}"
         )
-    if (content.get("datasets") or {}).get("model_revision"):  # only a model of the hub has a commit
+    if manifest.datasets.model_revision:  # only a model of the hub has a commit
         path = str(config.model.path)
         found["model_name"] = Value(path.rpartition("/")[2], "model.path")
         found["model_link"] = Value(f"https://huggingface.co/{path}", "model.path")
     return found
 
 
-def data_revisions(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return each task's commit of its data set, or `sha256:` of its local files."""
-    prefix, info = "dataset_revision.", content.get("datasets") or {}
-    return {name.removeprefix(prefix): str(info[name]) for name in info if name.startswith(prefix)}
-
-
-def _engine_values(content: Mapping[str, Any], name: str) -> list[str]:
+def _engine_values(manifest: Manifest, name: str) -> list[str]:
     """Return the different values that the replicas' engines gave for a fact."""
-    replicas = (content.get("engine") or {}).values()
+    replicas = (info.to_flat() for info in manifest.engine.values())
     return list(dict.fromkeys(str(info[name]) for info in replicas if info.get(name) not in (None, "")))
 
 
-def engine_fact(content: Mapping[str, Any], name: str) -> Value:
+def engine_value(manifest: Manifest, name: str) -> Value:
     """Return what the engines said of one thing; several values when they differ."""
-    return Value(", ".join(_engine_values(content, name)) or None, f"engine.{name}")
+    return Value(", ".join(_engine_values(manifest, name)) or None, f"engine.{name}")
 
 
 def _size(num_parameters: int) -> str:

@@ -19,6 +19,7 @@ from pipeline.config.schema import Config
 from pipeline.config.submission import SubmissionConfig, UnmeasuredConfig
 from pipeline.publish.card.fields import BEYOND, CREATED, INFERENCE, SUBMISSION, Field, Value, results_of
 from pipeline.publish.card.values import values
+from pipeline.runs.manifest import Manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 SOURCES = {"measured": "измерено · measured", "configured": "из конфигурации · configured", "todo": "TODO"}
@@ -34,19 +35,19 @@ comes from.
 """
 
 
-def write_card(run: ArtifactStore, config: Config, content: Mapping[str, Any]) -> list[str]:
+def write_card(run: ArtifactStore, config: Config, manifest: Manifest) -> list[str]:
     """Write card.md and card.json; return the names of the fields that people have yet to say.
 
     Args:
         run: The run's directory, scored.
         config: Its configuration.
-        content: What its manifest holds.
+        manifest: Its manifest.
 
     Raises:
         DataError: The chat template that the run recorded cannot be read.
         RunError: The directory cannot be written.
     """
-    found = values(run, config, content)
+    found = values(run, config, manifest)
     domains = dict.fromkeys(task.domain for task in config.active_tasks.values())
     sections = {
         "Информация о сабмите · The submission": SUBMISSION,

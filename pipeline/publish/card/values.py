@@ -7,13 +7,13 @@ value that neither the run nor the configuration knows has no text, and becomes 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from pipeline.config.schema import Config, GenerationConfig
 from pipeline.publish.card.fields import MODEL_TYPES, Value, results_of
-from pipeline.publish.card.measured import data_revisions, engine_fact, of_model, of_software
+from pipeline.publish.card.measured import engine_value, of_model, of_software
+from pipeline.runs.manifest import Manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 CHAT_TEMPLATE_FILE = "prompts/chat_template.jinja"
@@ -28,20 +28,20 @@ PEOPLE_FIRST = ("model_name", "model_link", "architecture_description")
 """What people call or describe better than the model's address and its config.json."""
 
 
-def values(run: ArtifactStore, config: Config, content: Mapping[str, Any]) -> dict[str, Value]:
+def values(run: ArtifactStore, config: Config, manifest: Manifest) -> dict[str, Value]:
     """Return the value of every field of the form and beyond it that this run has.
 
     Args:
         run: The run's directory, scored.
         config: Its configuration.
-        content: What its manifest holds.
+        manifest: Its manifest.
     """
-    found = of_software(config, content) | of_model(config, content) | _of_prompt(run, config, content)
+    found = of_software(config, manifest) | of_model(config, manifest) | _of_prompt(run, config, manifest)
     for name, stated in _of_people(config).items():
         measured = found.get(name, Value())
         choices = (stated, measured) if name in PEOPLE_FIRST else (measured, stated)
         found[name] = next((value for value in choices if value.text is not None), Value())
-    return found | _results(run, config) | _beyond(config, content)
+    return found | _results(run, config) | _beyond(config, manifest)
 
 
 def _of_people(config: Config) -> dict[str, Value]:
@@ -60,7 +60,7 @@ def _of_people(config: Config) -> dict[str, Value]:
     return found
 
 
-def _of_prompt(run: ArtifactStore, config: Config, content: Mapping[str, Any]) -> dict[str, Value]:
+def _of_prompt(run: ArtifactStore, config: Config, manifest: Manifest) -> dict[str, Value]:
     per_task = (f"{task} - {notation(config.generation)};" for task in config.active_tasks)
     note = None
     if config.engine.kind == "endpoint":
@@ -70,7 +70,7 @@ def _of_prompt(run: ArtifactStore, config: Config, content: Mapping[str, Any]) -
         )
     # The form shows one line: the published submission separates its tasks with a backslash and an n.
     found = {"generation": Value("\\n".join(per_task), "generation", note=note)}
-    digest = (content.get("datasets") or {}).get("chat_template_sha256")
+    digest = manifest.datasets.chat_template_sha256
     if run.exists(CHAT_TEMPLATE_FILE):
         found["chat_template"] = Value(run.read_text(CHAT_TEMPLATE_FILE), CHAT_TEMPLATE_FILE)
     elif digest is not None and config.prompt.chat_template is None:
@@ -126,10 +126,10 @@ def _results(run: ArtifactStore, config: Config) -> dict[str, Value]:
     return found
 
 
-def _beyond(config: Config, content: Mapping[str, Any]) -> dict[str, Value]:
+def _beyond(config: Config, manifest: Manifest) -> dict[str, Value]:
     """Return what the form has no field for and a repetition needs; what does not apply is left out."""
-    metadata = content.get("datasets") or {}
-    lines = [f"{task}: {revision}" for task, revision in data_revisions(content).items()]
+    prompts = manifest.datasets
+    lines = [f"{task}: {revision}" for task, revision in prompts.dataset_revisions.items()]
     limits = [] if config.limit is None else [f"limit={config.limit}"]
     limits += [] if "test" in config.splits else [f"splits={json.dumps(list(config.splits))}"]
     limits += [f"only={json.dumps(list(config.only))}"] if config.only else []
@@ -137,16 +137,16 @@ def _beyond(config: Config, content: Mapping[str, Any]) -> dict[str, Value]:
     found = {
         "coverage": Value("; ".join(limits) or None, "limit, splits, only"),
         "submission_mode": Value(config.submission.mode, "submission.mode"),
-        "server": engine_fact(content, "server"),
-        "served_model": engine_fact(content, "served_model"),
-        "model_revision": Value(metadata.get("model_revision"), "datasets.model_revision"),
-        "model_fingerprint": Value(content.get("model_fingerprint"), "model_fingerprint"),
+        "server": engine_value(manifest, "server"),
+        "served_model": engine_value(manifest, "served_model"),
+        "model_revision": Value(prompts.model_revision, "datasets.model_revision"),
+        "model_fingerprint": Value(manifest.model_fingerprint, "model_fingerprint"),
         "data_revisions": Value("\n".join(lines) or None, "datasets"),
-        "chat_template_sha256": Value(metadata.get("chat_template_sha256"), "datasets.chat_template_sha256"),
-        "template_fingerprint": Value(content.get("template_fingerprint"), "template_fingerprint"),
+        "chat_template_sha256": Value(prompts.chat_template_sha256, "datasets.chat_template_sha256"),
+        "template_fingerprint": Value(manifest.template_fingerprint, "template_fingerprint"),
         "template_kwargs": Value(json.dumps(kwargs, ensure_ascii=False) if kwargs else None, "prompt.template_kwargs"),
         "system_prompt": Value(config.prompt.system, "prompt.system"),
         "reasoning_parser": Value(config.reasoning_parser, "reasoning_parser"),
-        "gpu_driver": engine_fact(content, "gpu_driver"),
+        "gpu_driver": engine_value(manifest, "gpu_driver"),
     }
     return {name: value for name, value in found.items() if value.text is not None}

@@ -16,9 +16,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from pipeline.config.schema import Config
@@ -28,12 +26,12 @@ from pipeline.publish.leaderboard.answers import (
     Answer,
     Artifacts,
     KeyCounts,
-    Mode,
     answers,
     count_test_ids,
     num_questions,
 )
 from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, generation_kwargs, results, stamp
+from pipeline.runs.manifest import ArchiveRecord, Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -41,18 +39,6 @@ LOGS = "logs_public.zip"
 
 _REGULAR_FILE = 0o100644 << 16
 _UNIX = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
-    """An archive that was written. `num_extracted` counts the answers that are the letters read from the response."""
-
-    file: str
-    mode: Mode
-    num_tasks: int
-    num_answers: int
-    num_extracted: int
-    sha256: str
 
 
 def archive_name(config: Config) -> str:
@@ -111,13 +97,13 @@ def reason_not_packable(run: ArtifactStore, config: Config) -> UserError | None:
     )
 
 
-def pack(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Packed:
+def pack(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecord:
     """Write the archive into the run's directory; a reader sees the old one or the new one.
 
     Args:
         run: The run's directory, scored.
         config: Its configuration; `submission.mode` says what is submitted.
-        content: Its manifest; its time and versions go into the logs.
+        manifest: Its manifest; its time and versions go into the logs.
 
     Raises:
         UserError: The archive would be incomplete; see `reason_not_packable`.
@@ -136,15 +122,15 @@ def pack(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Packed:
                     submitted, logged = path.with_name("submitted.json"), path.with_name("logged.jsonl")
                     _write_task(answers(database, stages, task), log, submitted, logged)
                     _require_all(task, log.num_answers, num_questions(stages, task))
-                    _add(archive, submitted, name, content)
-                    _add(log_archive, logged, f"samples_{task}_{stamp(content)}.jsonl", content)
+                    _add(archive, submitted, name, manifest)
+                    _add(log_archive, logged, f"samples_{task}_{stamp(manifest)}.jsonl", manifest)
                 summary = path.with_name("results.json")
-                summary.write_text(results(config, content, logs), encoding="utf-8")
-                _add(log_archive, summary, f"results_{stamp(content)}.json", content)
-            _add(archive, inner, LOGS, content, method=ZIP_STORED)
+                summary.write_text(results(config, manifest, logs), encoding="utf-8")
+                _add(log_archive, summary, f"results_{stamp(manifest)}.json", manifest)
+            _add(archive, inner, LOGS, manifest, method=ZIP_STORED)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Packed(
+    return ArchiveRecord(
         file=archive_name(config),
         mode=config.submission.mode,
         num_tasks=len(logs),
@@ -177,9 +163,9 @@ def _require_all(task: str, num_answers: int, num_questions: int) -> None:
         raise RuntimeError(f"{task}: {num_answers} answers were packed for {num_questions} questions")
 
 
-def _add(archive: ZipFile, path: Path, name: str, content: dict[str, Any], *, method: int = ZIP_DEFLATED) -> None:
+def _add(archive: ZipFile, path: Path, name: str, manifest: Manifest, *, method: int = ZIP_DEFLATED) -> None:
     """Move a file into a zip, with nothing in it that another making of the same archive would change."""
-    member = ZipInfo(name, date_time=begun_at(content).timetuple()[:6])
+    member = ZipInfo(name, date_time=begun_at(manifest).timetuple()[:6])
     member.compress_type, member.external_attr, member.create_system = method, _REGULAR_FILE, _UNIX
     member.file_size = path.stat().st_size  # from it zipfile knows whether the member needs Zip64
     with path.open("rb") as source, archive.open(member, "w") as target:

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
+from pipeline.runs.manifest import Manifest, dump
 from pipeline.runs.model_files import sha256_of
 
 FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
@@ -29,14 +30,14 @@ METRICS = ("f1", "em")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
-def begun_at(content: dict[str, Any]) -> datetime:
+def begun_at(manifest: Manifest) -> datetime:
     """Return when the run of a manifest began."""
-    return datetime.strptime(str(content["started_at"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return datetime.strptime(str(manifest.started_at), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
-def stamp(content: dict[str, Any]) -> str:
+def stamp(manifest: Manifest) -> str:
     """Return the time in the names of the files; the benchmark's packer reads it with `%Y-%m-%dT%H-%M-%S.%f`."""
-    return begun_at(content).strftime("%Y-%m-%dT%H-%M-%S.%f")
+    return begun_at(manifest).strftime("%Y-%m-%dT%H-%M-%S.%f")
 
 
 def generation_kwargs(config: Config) -> dict[str, Any]:
@@ -134,25 +135,25 @@ class TaskLog:
         return found
 
 
-def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -> str:
+def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str:
     """Return results_<stamp>.json.
 
     Args:
         config: The run's configuration.
-        content: The run's manifest; only what is known before its end is read.
+        manifest: The run's manifest; only what is known before its end is read.
         logs: By task, the log of all its lines.
     """
-    versions, codebase = content.get("versions", {}), content.get("codebase") or {}
+    versions, codebase = manifest.versions, manifest.codebase
     name = public_name(config.model.path or config.engine.endpoint.model)
     system = config.prompt.system
     kind = "vllm" if config.engine.kind == "vllm" else "local-chat-completions"
-    revisions = content.get("datasets", {})
+    prompts = manifest.datasets
     tasks = {task: config.tasks[task] for task in logs}
     whole = {
         "results": {task: log.results(task) for task, log in logs.items()},
         "group_subtasks": {task: [] for task in logs},
         "configs": {
-            task: _task_config(task, settings, revisions.get(f"dataset_revision.{task}"), config)
+            task: _task_config(task, settings, prompts.dataset_revisions.get(task), config)
             for task, settings in tasks.items()
         },
         "versions": dict.fromkeys(logs),
@@ -161,14 +162,14 @@ def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -
         "n-samples": {task: {"original": log.num_answers, "effective": log.num_answers} for task, log in logs.items()},
         "config": {
             "model": kind,
-            "model_args": _model_args(config, content, name),
+            "model_args": _model_args(config, manifest, name),
             "batch_size": config.engine.slots,
             "limit": None,
             "gen_kwargs": generation_kwargs(config),
             "random_seed": config.seed,
         },
-        "git_hash": codebase.get("commit"),
-        "date": begun_at(content).timestamp(),
+        "git_hash": codebase.commit if codebase else None,
+        "date": begun_at(manifest).timestamp(),
         "pretty_env_info": None,
         "transformers_version": versions.get("transformers"),
         "lm_eval_version": None,
@@ -181,13 +182,13 @@ def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -
         "system_instruction_sha": sha256_of(system) if system else None,
         "fewshot_as_multiturn": None,
         "chat_template": None,
-        "chat_template_sha": revisions.get("chat_template_sha256"),
+        "chat_template_sha": prompts.chat_template_sha256,
         "total_evaluation_time_seconds": None,
         "pipeline": {
             "written_by": "pipeline, in the format of lm-evaluation-harness 0.4.9",
             "version": versions.get("pipeline"),
-            "codebase": content.get("codebase"),
-            "versions": versions,
+            "codebase": dump(codebase),
+            "versions": dict(versions),
             "submission_mode": config.submission.mode,
             "num_extracted": {task: log.num_extracted for task, log in logs.items()},
             "repeats": config.generation.repeats,
@@ -219,10 +220,13 @@ def _task_config(task: str, settings: TaskConfig, revision: str | None, config: 
     }
 
 
-def _model_args(config: Config, content: dict[str, Any], name: str | None) -> str:
+def _model_args(config: Config, manifest: Manifest, name: str | None) -> str:
     """Return the harness's `model_args`, without the server's address: the archive is published."""
-    revision = content.get("datasets", {}).get("model_revision") or config.model.revision
-    arguments = {"model" if config.engine.kind == "endpoint" else "pretrained": name, "revision": revision}
+    revision = manifest.datasets.model_revision or config.model.revision
+    arguments: dict[str, str | int | None] = {
+        "model" if config.engine.kind == "endpoint" else "pretrained": name,
+        "revision": revision,
+    }
     if config.engine.kind == "vllm":
         arguments |= {"dtype": config.model.dtype, "max_model_len": config.model.context_size}
         arguments |= {"tensor_parallel_size": config.engine.tensor_parallel_size}

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.config.schema import Config
 from pipeline.publish.report import data, sample_blocks
+from pipeline.runs.manifest import Manifest, ReportRecord
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -29,16 +28,7 @@ CHUNKS = "report_samples"
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "report.js")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What was written: the page, the directory beside it or None, and how many samples they show."""
-
-    file: str
-    chunks: str | None
-    num_samples: int
-
-
-def write(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Report:
+def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecord:
     """Write the report into the run's directory. The older one and its chunks are gone first; the new page comes whole.
 
     Memory holds a few row groups of the samples, and of each sample three numbers for the quantiles of its lengths and
@@ -47,7 +37,7 @@ def write(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Report
     Args:
         run: The run's directory, scored.
         config: Its configuration; `report` says what is inside the page and what beside it.
-        content: Its manifest so far; `gate` and `compare` tell what has changed since the baseline.
+        manifest: Its manifest so far; `gate` and `compare` tell what has changed since the baseline.
 
     Raises:
         RunError: The directory cannot be written.
@@ -56,7 +46,7 @@ def write(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Report
     remove(run)  # a page whose chunks are another's would show wrong texts
     samples = sample_blocks.Samples(run)
     with query.connection() as database:
-        report_data = data.collect(database, run, config, content)
+        report_data = data.collect(database, run, config, manifest)
         separate = report_data.num_bytes > config.report.max_inline_mb * 1_000_000
         page = _environment().get_template("report.html.jinja")
         with run.replacing(FILE) as path:
@@ -69,7 +59,7 @@ def write(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Report
                 chunks=CHUNKS if separate else None,
             )
             stream.dump(str(path), encoding="utf-8")
-    return Report(file=FILE, chunks=CHUNKS if separate else None, num_samples=samples.num_samples)
+    return ReportRecord(file=FILE, chunks=CHUNKS if separate else None, num_samples=samples.num_samples)
 
 
 def remove(run: ArtifactStore) -> None:

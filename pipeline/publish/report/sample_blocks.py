@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import pyarrow.dataset as pads
 
-from pipeline.records import KEY_COLUMNS, SAMPLE_SCHEMA
+from pipeline.records import FLIP_SCHEMA, KEY_COLUMNS, SAMPLE_SCHEMA
 from pipeline.storage import query
-from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.artifacts import ArtifactStore, parquet_files
 
 BLOCK_ROWS = 256
 BLOCK_CHARS = 1_000_000
@@ -85,14 +84,10 @@ class Samples:
         sql = _SQL
         if self._run.exists(FLIPS):
             database.execute("SET threads = 1")  # the join keeps the samples' order then, and the page its bytes
-            database.register("flips", _flips(self._run))
+            database.register("flips", parquet_files(self._run, [FLIPS], FLIP_SCHEMA))
             sql = _FLIPPED_SQL
         for batch in query.batches(database, sql, rows=_READ_ROWS):
             yield from batch.to_pylist()
-
-
-def _flips(run: ArtifactStore) -> pads.Dataset:
-    return pads.dataset(run.path(FLIPS), filesystem=run.fs, format="parquet")
 
 
 def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from archives import Reply, Scored, finish
-from builders import settings
+from builders import record_manifest, settings
 from pairs import MakeRun, reply_right
 
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
             folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
         scored = finish(run, config, reply)
         recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"} | content
-        manifest.write(run, "complete", {name: value for name, value in recorded.items() if name != "status"})
+        record_manifest(run, "complete", **{name: value for name, value in recorded.items() if name != "status"})
         return scored
 
     return make

@@ -10,15 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from archives import Scored, completion
-from builders import command
+from builders import command, record_manifest
 from pairs import MakeRun, train, wrong
 
 from pipeline.compare import main
 from pipeline.comparison.pairing import FLIP_SCHEMA
-from pipeline.comparison.significance import CHANGE_SCHEMA
 from pipeline.errors import ConfigError, RunError, UserError
 from pipeline.metrics.paired_tests import mcnemar
-from pipeline.runs import manifest
+from pipeline.records import CHANGE_SCHEMA
 
 
 def compared(base: Scored, new: Scored, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -132,7 +131,7 @@ def test_runs_of_other_questions_are_refused_with_the_questions(make_run: MakeRu
 
 def test_a_run_that_is_not_complete_is_refused(make_run: MakeRun) -> None:
     base, new = make_run("base", train(2)), make_run("new", train(2))
-    manifest.write(new.folder, "failed", {})
+    record_manifest(new.folder, "failed")
     with pytest.raises(RunError, match="is failed, not complete"):
         main([f"base={base.folder.root}", f"new={new.folder.root}"])
 

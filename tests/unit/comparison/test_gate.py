@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from archives import Scored, completion
-from builders import command, settings
+from builders import command, record_manifest, settings
 from pairs import MakeRun, train, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate
 from pipeline.comparison.pairing import PairedOutcomes
-from pipeline.comparison.significance import MetricChange, changes
+from pipeline.comparison.significance import changes
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, GateFailed, RunError
 from pipeline.metrics.paired_tests import Pairs, power_of_mcnemar
-from pipeline.runs import manifest
+from pipeline.records import MetricChange
 
 STARTED_AT = "2026-11-21T22:38:40Z"
 
@@ -129,7 +129,7 @@ def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: 
     make_run("less", prompts, "limit=2", ended_at="2026-11-21T00:00:00Z")
     make_run("more", prompts + train(1, "med_bench"), ended_at="2026-11-21T00:00:00Z")
     torn = make_run("torn", prompts, ended_at="2026-11-21T00:00:00Z")
-    manifest.write(torn.folder, "failed", torn.content)
+    record_manifest(torn.folder, "failed", **torn.content)
     assert judged(make_run("new", prompts), "gate.baseline=latest").baseline == "newer"
 
 
@@ -149,7 +149,7 @@ def test_without_rules_there_is_no_verdict(make_run: MakeRun) -> None:
 def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
-    manifest.write(make_run("torn", train(1)).folder, "failed", {})
+    record_manifest(make_run("torn", train(1)).folder, "failed")
     for name, reason in (("gone", "there is no run "), ("torn", "is failed"), ("self", "is the run itself")):
         config = settings(f"output_dir={tmp_path}", "run_id=self", f"gate.baseline={name}")
         with pytest.raises(ConfigError, match=rf"gate\.baseline='{name}'.*{reason}"):

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from archives import completion, finish
+from builders import record_manifest
 from pairs import MakeRun, train, wrong
 
 from pipeline.comparison import noise
@@ -17,7 +18,6 @@ from pipeline.errors import RunError
 from pipeline.generate import work_list
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
 
 
 def test_the_share_is_kept_and_a_larger_one_holds_a_smaller() -> None:
@@ -78,7 +78,7 @@ def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_ru
     assert (found["num_questions"], found["num_changed"], found["num_failed"]) == (7, 0, 2)
     assert noise.line(found).endswith("; 2 rows of the second pass failed")
     content = {"counts": {"num_failed": 0}, "noise": found}
-    manifest.write(run.folder, "complete", content)
+    record_manifest(run.folder, "complete", **content)
     with pytest.raises(RunError, match=r"and 2 rows failed: run\.retry_failed=true tries these again"):
         run_directory.begin(run.folder, config)
     run_directory.begin(run.folder, replace(config, run=replace(config.run, retry_failed=True)))

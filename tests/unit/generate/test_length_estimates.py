@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from builders import make_prompt, publish_past_run, publish_prompts, settings
+from builders import make_prompt, publish_past_run, publish_prompts, record_manifest, settings
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 from pipeline.generate import length_estimates
 from pipeline.generate.length_estimates import Lengths
 from pipeline.records import PROMPT_SCHEMA
-from pipeline.runs import manifest, past_runs
+from pipeline.runs import past_runs
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -78,7 +78,7 @@ def test_a_length_is_at_most_what_this_run_allows(output: ArtifactStore) -> None
 def test_latest_is_the_newest_complete_run(output: ArtifactStore) -> None:
     for run_id in ("1", "3", "2"):
         publish_past_run(output, run_id, {"a": [10]})
-    manifest.write(output.child("run=3"), "running", {"ended_at": "3"})
+    record_manifest(output.child("run=3"), "running", ended_at="3")
     lengths = found(output)
     assert lengths is not None
     assert lengths.run_id == "2"
@@ -163,7 +163,7 @@ def test_a_run_can_be_named(output: ArtifactStore) -> None:
 
 def test_a_named_run_that_cannot_be_used_is_one_line(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10]})
-    manifest.write(output.child("run=1"), "failed", {})
+    record_manifest(output.child("run=1"), "failed")
     publish_past_run(output, "2", {"a": [None]})
     publish_past_run(output, "3", {"a": [10]}).write_text("samples/_stage.json", "{")
     lines = {

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import command
+from builders import command, record_manifest
 
 from pipeline.config.loading import compose
 from pipeline.errors import ConfigError, ModelError
@@ -20,7 +20,6 @@ from pipeline.planner.report import assumed
 from pipeline.planner.roofline import ALL_REDUCE_LATENCY_S, GPUS, RESERVED_BYTES, Workload, plans
 from pipeline.preview import main
 from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
 from pipeline.runs.past_runs import MOST_RUNS
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -268,7 +267,7 @@ def test_an_earlier_runs_length_is_at_most_the_budget_and_few_runs_are_looked_in
     def made(run_id: str, **content: object) -> None:
         run, mine = run_directory.place(replace(config, run_id=run_id))
         run_directory.begin(run, mine)
-        manifest.write(run, "complete", {"ended_at": run_id} | content)
+        record_manifest(run, "complete", **{"ended_at": run_id} | content)
 
     made("000", counts={"num_samples": 1, "num_output_tokens": 5_000})
     found = assumed(config, {})
@@ -285,7 +284,7 @@ def test_the_length_of_a_completion_is_an_earlier_runs_where_there_is_one(tmp_pa
     assert (assumed(config, {}).num_output_tokens, assumed(config, {}).origin) == (192, "assumed")
     run, config = run_directory.place(replace(config, run_id="before"))
     run_directory.begin(run, config)
-    manifest.write(run, "complete", {"counts": {"num_samples": 10, "num_output_tokens": 570, "num_failed": 0}})
+    record_manifest(run, "complete", counts={"num_samples": 10, "num_output_tokens": 570, "num_failed": 0})
     again = replace(config, run_id="again")
     assert (assumed(again, {}).num_output_tokens, assumed(again, {}).origin) == (57, "of run before")
     assert (

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from archives import MakeRun, Scored, completion, question, rows, zipped
-from builders import command
+from builders import command, record_manifest
 
 from pipeline import pack, rescore, validate
 from pipeline.config.schema import SubmissionConfig
 from pipeline.errors import ConfigError, DataError, InvalidArchive, RunError, TooManyFailedRows
 from pipeline.publish import stage as publish_stage
 from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
 
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 
@@ -72,7 +71,7 @@ def test_a_mode_that_does_not_exist_is_one_line(make_run: MakeRun) -> None:
 
 def test_a_run_that_is_not_complete_is_not_packed(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    manifest.write(run.folder, "failed", run.content)
+    record_manifest(run.folder, "failed", **run.content)
     with pytest.raises(RunError, match="is failed: only a complete run is packed"):
         pack.main([f"run={run.folder.root}"])
 
@@ -99,7 +98,7 @@ def test_a_run_without_its_metrics_is_told_how_to_have_them_again(make_run: Make
 
 def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    manifest.write(run.folder, "failed", run.content)
+    record_manifest(run.folder, "failed", **run.content)
     run_directory.begin(run.folder, replace(run.config, submission=SubmissionConfig(mode="extracted")))
     assert run_directory.open_finished(run.folder.root)[1].submission.mode == "extracted"
 
@@ -107,7 +106,7 @@ def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> Non
 def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     run.archive.write_bytes(b"an older one")
-    product, *_ = publish_stage.publish(run.folder, run.config, run.content)
+    product, *_ = publish_stage.publish(run.folder, run.config, run.manifest)
     assert product.line.startswith("  no archive for the leaderboard: limit=1 cuts the test split")
     assert product.record["file"] is None
     assert product.record["reason"] in product.line
@@ -127,7 +126,7 @@ def test_rescore_makes_the_archive_anew(make_run: MakeRun, capsys: pytest.Captur
 
 def test_rescore_of_a_run_that_is_not_complete_leaves_no_archive(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    manifest.write(run.folder, "failed", run.content)
+    record_manifest(run.folder, "failed", **run.content)
     run.archive.write_bytes(b"stale")
     rescore.main([f"run={run.folder.root}"])
     assert not run.archive.exists()

@@ -6,14 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from builders import make_prompt, publish_prompts, settings
+from builders import make_prompt, publish_prompts, record_manifest, settings
 
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, RunError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -28,7 +27,7 @@ def begun(tmp_path: Path) -> tuple[ArtifactStore, Config]:
 
 
 def _complete(run: ArtifactStore, num_failed: int) -> None:
-    manifest.write(run, "complete", {"counts": {"num_failed": num_failed}})
+    record_manifest(run, "complete", counts={"num_failed": num_failed})
 
 
 def test_a_complete_run_is_refused_whatever_is_asked(begun: tuple[ArtifactStore, Config], tmp_path: Path) -> None:

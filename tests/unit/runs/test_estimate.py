@@ -9,11 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from builders import make_prompt, publish_prompts, settings
+from builders import make_prompt, publish_prompts, record_manifest, settings
 
 from pipeline.config import loading
 from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
-from pipeline.runs import manifest
 from pipeline.runs.estimate import expect
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
@@ -51,7 +50,7 @@ def earlier(tmp_path: Path) -> Callable[..., ArtifactStore]:
             "timings_s": {"generate": 120.0},
             "engine": {"a": {"engine_start_s": 20.0}},
         }
-        manifest.write(run, "complete", content | changes)
+        record_manifest(run, "complete", **content | changes)
         return run
 
     return make
@@ -132,7 +131,7 @@ def test_another_models_run_tells_nothing(
 def test_a_run_that_is_not_complete_tells_nothing(
     tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
 ) -> None:
-    manifest.write(earlier("before"), "failed", {"ended_at": "2026-11-20T00:00:00Z"})
+    record_manifest(earlier("before"), "failed", ended_at="2026-11-20T00:00:00Z")
     assert expect(config(tmp_path), prompts) == (None, [])
 
 

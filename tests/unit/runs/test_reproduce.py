@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import ENDPOINT, command, settings
+from builders import ENDPOINT, command, record_manifest, settings
 
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, RunError, UserError
-from pipeline.runs import manifest
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction, resolve
 from pipeline.storage.artifacts import ArtifactStore
@@ -33,7 +32,7 @@ def record(output: Path | str, *words: str, config: Config | None = None, **cont
     run.create()
     run.write_text("config.yaml", loading.dump(config))
     facts = {f"dataset_revision.{name}": LOCAL for name in TASKS}
-    manifest.write(run, "complete", {"run_id": config.run_id, "datasets": facts} | content)
+    record_manifest(run, "complete", **{"run_id": config.run_id, "datasets": facts} | content)
     return run
 
 
@@ -144,7 +143,7 @@ def test_a_wrong_word_after_it_is_one_line(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_complete_is_refused(tmp_path: Path) -> None:
     run = record(tmp_path)
-    manifest.write(run, "failed", {})
+    record_manifest(run, "failed")
     line = f"from={run.root}: the run is failed: from= takes complete runs; its own run_id goes on with it"
     assert refused(RunError, f"from={run.root}") == line
     run.remove("manifest.json")

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from builders import record_manifest
 
 from pipeline.config import loading
 from pipeline.errors import UserError
 from pipeline.rescore import main
-from pipeline.runs import manifest
 
 MODULES = (
     "import sys, pipeline.rescore; print([m for m in ('ray', 'torch', 'vllm', 'transformers') if m in sys.modules])"
@@ -32,7 +32,7 @@ def test_rescore_writes_samples_and_metrics_and_prints_the_scores(scored, capsys
 
 
 def test_the_card_of_a_run_is_written_again(scored):
-    manifest.write(scored.folder, "complete", {"run_id": "test", "engine": {"r0": {"torch": "2.10.0"}}})
+    record_manifest(scored.folder, "complete", run_id="test", engine={"r0": {"torch": "2.10.0"}})
     main([f"run={scored.folder.root}"])
     card = json.loads(scored.folder.read_text("card.json"))
     assert (card["fields"]["torch"]["value"], card["fields"]["team"]["value"]) == ("2.10.0", None)

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import pytest
 from builders import ROOT
 
-from pipeline.runs import manifest
+from pipeline.runs import environment
+from pipeline.runs.manifest import load_engines
 
 A100 = "NVIDIA A100-SXM4-80GB"
 UUID = "GPU-00000000-0000-0000-0000-{:012d}"
@@ -96,7 +97,8 @@ def test_a_machine_without_a_driver_is_no_error(ask: Ask, tmp_path: Path) -> Non
 
 def test_eight_replicas_are_eight_gpus(ask: Ask) -> None:
     replicas = ask(1, *(str(number) for number in range(8)))
-    assert manifest.gpus({str(number): facts for number, facts in enumerate(replicas)}) == [f"8 x {A100}"]
+    engines = load_engines({str(number): info for number, info in enumerate(replicas)})
+    assert environment.gpus(engines) == (f"8 x {A100}",)
 
 
 def replica(*numbers: int, name: str = A100, session: str = "a") -> dict[str, Any]:
@@ -122,4 +124,5 @@ def replica(*numbers: int, name: str = A100, session: str = "a") -> dict[str, An
     ],
 )
 def test_the_manifest_counts_each_gpu_once(replicas: list[dict[str, Any]], expected: list[str] | None) -> None:
-    assert manifest.gpus({str(number): facts for number, facts in enumerate(replicas)}) == expected
+    found = environment.gpus(load_engines({str(number): info for number, info in enumerate(replicas)}))
+    assert (found if found is None else list(found)) == expected

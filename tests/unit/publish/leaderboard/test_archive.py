@@ -22,7 +22,7 @@ TWO = [question("agro_bench", 7), question("agro_bench", 3), question("med_bench
 
 
 def pack(run: Scored) -> dict[str, bytes]:
-    leaderboard_archive.pack(run.folder, run.config, run.content)
+    leaderboard_archive.pack(run.folder, run.config, run.manifest)
     return members(run.archive)
 
 
@@ -56,18 +56,18 @@ def test_train_rows_are_not_submitted(make_run: MakeRun) -> None:
 
 
 def test_an_archive_made_twice_is_the_same_bytes(demo_run: Scored) -> None:
-    first = leaderboard_archive.pack(demo_run.folder, demo_run.config, demo_run.content)
+    first = leaderboard_archive.pack(demo_run.folder, demo_run.config, demo_run.manifest)
     before = demo_run.archive.read_bytes()
-    second = leaderboard_archive.pack(demo_run.folder, demo_run.config, demo_run.content)
+    second = leaderboard_archive.pack(demo_run.folder, demo_run.config, demo_run.manifest)
     assert (demo_run.archive.read_bytes(), second) == (before, first)
     assert (first.num_tasks, first.num_answers, first.mode) == (3, 180, "reference")
 
 
 def test_what_a_manifest_learns_later_changes_nothing_in_the_archive(make_run: MakeRun) -> None:
     run = make_run(TWO)
-    before = leaderboard_archive.pack(run.folder, run.config, run.content)
+    before = leaderboard_archive.pack(run.folder, run.config, run.manifest)
     later = {"counts": {"num_samples": 3}, "timings_s": {"total": 1.5}, "ended_at": "2026-11-21T23:00:00Z"}
-    assert leaderboard_archive.pack(run.folder, run.config, run.content | later) == before
+    assert leaderboard_archive.pack(run.folder, run.config, run.manifest | later) == before
 
 
 def test_times_and_rights_in_the_archive_are_the_runs_and_plain(make_run: MakeRun) -> None:
@@ -99,7 +99,7 @@ def test_the_reference_mode_submits_the_response_as_it_is(make_run: MakeRun) -> 
 
 def test_the_extracted_mode_submits_letters_and_without_them_the_response(make_run: MakeRun) -> None:
     run = make_run(TWO, "submission.mode=extracted", reply=answered)
-    packed = leaderboard_archive.pack(run.folder, run.config, run.content)
+    packed = leaderboard_archive.pack(run.folder, run.config, run.manifest)
     assert outputs(members(run.archive)["ruTXTAgroBench.json"]) == {7: "B", 3: "не знаю"}
     assert (packed.mode, packed.num_extracted, packed.num_answers) == ("extracted", 1, 3)
 
@@ -122,7 +122,7 @@ def test_failed_ids_are_listed_and_nothing_is_written(make_run: MakeRun) -> None
     )
     ids = ", ".join(map(str, range(1, 21)))
     with pytest.raises(RunError, match=rf"agro_bench: 23 of 23 test ids failed \({ids} and 3 more\)\. The reasons"):
-        leaderboard_archive.pack(run.folder, run.config, run.content)
+        leaderboard_archive.pack(run.folder, run.config, run.manifest)
     assert not run.archive.exists()
 
 
@@ -132,7 +132,7 @@ def test_ids_without_a_sample_are_missing(make_run: MakeRun) -> None:
     run.folder.remove("samples")
     pafs.copy_files(short.folder.path("samples"), run.folder.path("samples"))
     with pytest.raises(RunError, match=r"agro_bench: 1 of 2 test ids are missing \(3\)\. "):
-        leaderboard_archive.pack(run.folder, run.config, run.content)
+        leaderboard_archive.pack(run.folder, run.config, run.manifest)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ def test_ids_without_a_sample_are_missing(make_run: MakeRun) -> None:
 def test_a_run_that_cannot_be_whole_says_why(make_run: MakeRun, words: list[str], line: str) -> None:
     run = make_run(TWO, *words)
     with pytest.raises((RunError, ConfigError), match=line):
-        leaderboard_archive.pack(run.folder, run.config, run.content)
+        leaderboard_archive.pack(run.folder, run.config, run.manifest)
 
 
 def test_a_task_without_a_file_name_is_named_by_its_key(make_run: MakeRun) -> None:
     data = "tasks.mine={dataset: data/demo/med_bench, domain: medicine}"
     run = make_run([question("mine", 1)], data)
     with pytest.raises(ConfigError, match=r"tasks\.mine\.submission_name='': give the name of the task's file"):
-        leaderboard_archive.pack(run.folder, run.config, run.content)
+        leaderboard_archive.pack(run.folder, run.config, run.manifest)
 
 
 def test_a_task_that_was_left_out_is_named(demo_run: Scored) -> None:
@@ -173,7 +173,7 @@ def test_damaged_samples_are_named(make_run: MakeRun) -> None:
     run = make_run(TWO)
     next(Path(run.folder.path("samples")).rglob("*.parquet")).write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is missing or damaged"):
-        leaderboard_archive.pack(run.folder, run.config, run.content)
+        leaderboard_archive.pack(run.folder, run.config, run.manifest)
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(make_run: MakeRun) -> None:
@@ -181,15 +181,15 @@ def test_a_directory_that_cannot_be_written_is_one_line(make_run: MakeRun) -> No
     run.archive.mkdir()
     (run.archive / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        leaderboard_archive.pack(run.folder, run.config, run.content)
+        leaderboard_archive.pack(run.folder, run.config, run.manifest)
     assert not [path for path in Path(run.folder.root).iterdir() if path.name.startswith(".one_sub")]
 
 
 def test_an_archive_in_object_storage_is_the_same_as_on_a_disk(make_run: MakeRun, s3_query: str) -> None:
     there = make_run(TWO, where=f"s3://runs/pack?{s3_query}")
     here = make_run(TWO)
-    packed = leaderboard_archive.pack(there.folder, there.config, there.content)
-    assert packed == leaderboard_archive.pack(here.folder, here.config, here.content)
+    packed = leaderboard_archive.pack(there.folder, there.config, there.manifest)
+    assert packed == leaderboard_archive.pack(here.folder, here.config, here.manifest)
     with ArtifactStore.open(f"s3://runs/pack/run=one?{s3_query}").fs.open_input_file(
         there.folder.path(packed.file)
     ) as stream:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from archives import MakeRun, Scored, completion, question
+from builders import record_manifest
 from reports import HOSTILE, flip, report_of
 
 from pipeline import rescore
@@ -20,7 +21,6 @@ from pipeline.errors import ConfigError
 from pipeline.publish import report
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.report import sample_blocks
-from pipeline.runs import manifest
 
 DATA = re.compile(r'<script type="application/(json|gzip)" (?:id|class)="(\w+)">(.*?)</script>', re.DOTALL)
 
@@ -44,7 +44,7 @@ def ids(file: Path) -> list[tuple[str, str, str]]:
 
 def test_publish_makes_the_report_and_the_manifest_records_it(demo_run: Scored) -> None:
     products = {
-        product.name: product for product in publish_stage.publish(demo_run.folder, demo_run.config, demo_run.content)
+        product.name: product for product in publish_stage.publish(demo_run.folder, demo_run.config, demo_run.manifest)
     }
     assert products["report"].record == {"file": "report.html", "chunks": None, "num_samples": 214}
     assert products["report"].line.endswith("report.html  the report: scores, plots and 214 samples")
@@ -75,7 +75,7 @@ def test_an_id_beyond_javascripts_numbers_is_kept_to_the_digit(make_run: MakeRun
 def test_hostile_text_never_stands_in_the_page_as_it_is(make_run: MakeRun) -> None:
     prompts = [question("agro_bench", 1, text=HOSTILE, gold=HOSTILE[:500], split="train")]
     run = make_run(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, HOSTILE))
-    manifest.write(run.folder, "complete", run.content | {"warnings": [HOSTILE], "run_id": HOSTILE[:99]})
+    record_manifest(run.folder, "complete", **run.content | {"warnings": [HOSTILE], "run_id": HOSTILE[:99]})
     page = report_of(run).read_text(encoding="utf-8")
     assert "<script>globalThis.hacked" not in page
     assert "&lt;script&gt;globalThis.hacked" in page

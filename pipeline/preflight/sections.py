@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich import box
@@ -21,14 +21,13 @@ from rich.text import Text
 
 from pipeline.config.loading import flat
 from pipeline.config.schema import Config
+from pipeline.prepare.checks import CheckResult
+from pipeline.prepare.checks.facts import ModelFacts
+from pipeline.prepare.prompt_stats import Lengths
+from pipeline.prepare.token_view import Piece
+from pipeline.runs.estimate import Expected
+from pipeline.runs.manifest import PromptMetadata
 from pipeline.terminal.console import escape_control
-
-if TYPE_CHECKING:
-    from pipeline.prepare.checks import CheckResult
-    from pipeline.prepare.checks.facts import ModelFacts
-    from pipeline.prepare.prompt_stats import Lengths
-    from pipeline.prepare.token_view import Piece
-    from pipeline.runs.estimate import Expected
 
 BAR = "  │ "
 STYLES = {"special": "bold magenta", "added": "bold cyan", "text": ""}
@@ -61,12 +60,12 @@ def configuration(console: Console, config: Config, origins: Mapping[str, str]) 
         line(console, f"  ({len(idle)} tasks that do not run are left out: see only, announced)")
 
 
-def template(console: Console, model: ModelFacts | None, metadata: Mapping[str, str | int]) -> None:
+def template(console: Console, model: ModelFacts | None, metadata: PromptMetadata) -> None:
     """Print where the chat template comes from and its fingerprint, unless a server has it."""
     if model is not None:
         line(
             console,
-            f"  chat template: {escape_control(model.origin)}, fingerprint {metadata.get('template_fingerprint')}",
+            f"  chat template: {escape_control(model.origin)}, fingerprint {metadata.template_fingerprint}",
         )
 
 

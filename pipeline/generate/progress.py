@@ -1,0 +1,26 @@
+"""What the stage reports to, and what interrupts it; the orchestrator passes both in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.errors import PipelineError
+
+
+class Progress(Protocol):
+    """Hears how far the stage is."""
+
+    def begin(self, num_rows: int, num_left: int, order: str) -> None:
+        """`num_left` of the stage's `num_rows` rows are still to be generated, in an order that `order` tells."""
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+        """So many rows have finished since the last call."""
+
+
+class Interruptions(Protocol):
+    """Tells whether the user has asked to stop."""
+
+    count: int
+
+    def end_now(self, reason: PipelineError) -> None:
+        """Raise the reason in the main thread, whatever it waits for."""

@@ -1,0 +1,29 @@
+"""Rows of a run's samples by kind, and their tokens."""
+
+from __future__ import annotations
+
+from pipeline.records import SAMPLE_SCHEMA, Counts
+from pipeline.storage import query
+from pipeline.storage.artifacts import ArtifactStore
+
+_COUNTS = """
+    SELECT count(*) AS num_samples, count(em) AS num_scored,
+           count(*) FILTER (finish_reason = 'length') AS num_truncated,
+           count(*) FILTER (answer IS NULL AND error IS NULL) AS num_no_answer,
+           count(error) AS num_failed,
+           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
+           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens
+    FROM samples
+"""
+
+
+def count_samples(run: ArtifactStore) -> Counts:
+    """Return how many samples a run has, of which kinds, and how many tokens they took.
+
+    Raises:
+        DataError: The run has no samples yet.
+    """
+    with query.connection() as database:
+        database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
+        row = database.sql(_COUNTS).to_arrow_table().to_pylist()[0]
+    return Counts(**{str(name): int(value) for name, value in row.items()})

