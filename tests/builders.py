@@ -66,7 +66,7 @@ def publish_prompts(run: ArtifactStore, prompts: list[Prompt]) -> None:
         folder.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 
-def record_manifest(run: ArtifactStore, status: str, **content: Any) -> None:
+def record_manifest(run: ArtifactStore, status: str, /, **content: Any) -> None:
     """Write a run's manifest with this content, as manifest.json has it."""
     write_manifest(run, load(content | {"status": status}))
 

@@ -8,7 +8,7 @@ import sys
 from scripted import ScriptedFactory
 
 from pipeline.cli import command
-from pipeline.run import execute
+from pipeline.orchestrator import execute
 from pipeline.runs.reproduce import resolve
 
 

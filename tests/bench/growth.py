@@ -119,7 +119,7 @@ def drive(words: list[str]) -> None:
     from scripted import ScriptedFactory
 
     from pipeline.config.loading import compose
-    from pipeline.run import execute
+    from pipeline.orchestrator import execute
 
     samples: list[tuple[float, float]] = []
     ended = threading.Event()

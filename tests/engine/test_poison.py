@@ -12,8 +12,8 @@ from pipeline.config.loading import compose
 from pipeline.errors import TooManyFailedRows
 from pipeline.generate.engines.base import Engine, Output, Request
 from pipeline.generate.engines.vllm_engine import VllmFactory
+from pipeline.orchestrator import execute
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.run import execute
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]

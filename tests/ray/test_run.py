@@ -15,8 +15,8 @@ from pipeline.config.loading import compose
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, RunError, TooManyFailedRows
 from pipeline.generate.cluster import cluster
+from pipeline.orchestrator import execute
 from pipeline.records import COMPLETION_SCHEMA, SAMPLE_SCHEMA
-from pipeline.run import execute
 from pipeline.runs import directory as run_directory
 
 pytestmark = pytest.mark.usefixtures("at_root")

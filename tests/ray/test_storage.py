@@ -19,7 +19,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import DataError, EndpointError, PipelineError, RunError
 from pipeline.generate.cluster import cluster
 from pipeline.generate.engines.base import Engine, Output, Request
-from pipeline.run import execute
+from pipeline.orchestrator import execute
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")

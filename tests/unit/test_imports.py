@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
-STAGES = ("prepare", "generate", "score", "publish", "harness")
+STAGES = ("prepare", "generate", "score", "publish")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -21,6 +21,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, GateFailed, RunError
 from pipeline.metrics.paired_tests import Pairs, power_of_mcnemar
 from pipeline.records import MetricChange
+from pipeline.runs.manifest import load
 
 STARTED_AT = "2026-11-21T22:38:40Z"
 
@@ -31,7 +32,7 @@ def judged(run: Scored, *words: str) -> gate.Verdict:
     num_truncated, num_failed, num_no_answer = 3, 2, 4
     counts = {"num_samples": 20, "num_truncated": num_truncated, "num_failed": num_failed}
     content = {"started_at": STARTED_AT, "counts": counts | {"num_no_answer": num_no_answer}, **run.content}
-    verdict = gate.judge(config, run.folder, content)
+    verdict = gate.judge(config, run.folder, load(content))
     assert verdict is not None
     return verdict
 
@@ -143,7 +144,7 @@ def test_on_the_first_night_latest_has_nothing_to_compare_with_and_says_so(make_
 
 def test_without_rules_there_is_no_verdict(make_run: MakeRun) -> None:
     run = make_run("new", train(4))
-    assert gate.judge(run.config, run.folder, {}) is None
+    assert gate.judge(run.config, run.folder, run.manifest) is None
 
 
 def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(

@@ -18,6 +18,8 @@ from pipeline.errors import RunError
 from pipeline.generate import work_list
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
+from pipeline.runs.manifest import Noise
+from pipeline.runs.manifest import dump as dump_record
 
 
 def test_the_share_is_kept_and_a_larger_one_holds_a_smaller() -> None:
@@ -40,11 +42,11 @@ def test_what_the_second_pass_changes_is_counted_against_the_first_repeat(make_r
     config = load(dump(run.config), "config.yaml", ["noise.share=1"])
     folder = noise.choose(config, run.folder)
     finish(folder, noise.second(config), wrong(0, 1, 2))
-    found = noise.measure(config, run.folder)
-    assert (found["num_questions"], found["num_changed"]) == (20, 6)
-    assert found["variance"]["correct"] == pytest.approx(0.3)
+    found = noise.measure(config, run.folder, run.manifest)
+    assert (found.num_questions, found.num_changed) == (20, 6)
+    assert found.variance["correct"] == pytest.approx(0.3)
     # Two tasks of a domain each: half of each task's own spread.
-    assert found["spread"] == {"train": pytest.approx((2 * 0.25 * found["variance"]["score"] / 10) ** 0.5)}
+    assert found.spread == {"train": pytest.approx((2 * 0.25 * found.variance["score"] / 10) ** 0.5)}
     line = noise.line(found)
     assert line.startswith("noise: of 20 questions generated a second time 6 (30.0%) have another response; ")
 
@@ -61,8 +63,8 @@ def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun
 
 
 def test_no_chosen_question_is_said() -> None:
-    facts = {"num_questions": 0, "num_changed": 0, "num_failed": 0, "spread": {}}
-    assert noise.line(facts) == "noise: no question was answered twice: none was chosen, raise noise.share"
+    found = Noise(share=0.1, num_questions=0, num_changed=0, num_failed=0, variance={}, spread={})
+    assert noise.line(found) == "noise: no question was answered twice: none was chosen, raise noise.share"
 
 
 def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_run: MakeRun) -> None:
@@ -74,11 +76,10 @@ def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_ru
     run = make_run("one", train(10), reply=failing(0))
     config = load(dump(run.config), "config.yaml", ["noise.share=1", "max_failed_rows=1"])
     finish(noise.choose(config, run.folder), noise.second(config), failing(1, 2))
-    found = noise.measure(config, run.folder)
-    assert (found["num_questions"], found["num_changed"], found["num_failed"]) == (7, 0, 2)
+    found = noise.measure(config, run.folder, run.manifest)
+    assert (found.num_questions, found.num_changed, found.num_failed) == (7, 0, 2)
     assert noise.line(found).endswith("; 2 rows of the second pass failed")
-    content = {"counts": {"num_failed": 0}, "noise": found}
-    record_manifest(run.folder, "complete", **content)
+    record_manifest(run.folder, "complete", counts={"num_failed": 0}, noise=dump_record(found))
     with pytest.raises(RunError, match=r"and 2 rows failed: run\.retry_failed=true tries these again"):
         run_directory.begin(run.folder, config)
     run_directory.begin(run.folder, replace(config, run=replace(config.run, retry_failed=True)))

@@ -12,6 +12,7 @@ from pipeline.errors import DataError
 from pipeline.generate import journal
 from pipeline.generate.journal import Journal
 from pipeline.records import Completion
+from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 
 
@@ -102,7 +103,7 @@ def test_kept_completions_are_read_like_any_other(tmp_path: Path) -> None:
 
 def test_facts_that_were_cut_are_one_line(tmp_path: Path) -> None:
     folder = ArtifactStore.open(str(tmp_path / "journal"))
-    journal.write_engine_info(folder, "one", {"pid": 1})
+    journal.write_engine_info(folder, "one", EngineInfo(restarts=1))
     (tmp_path / "journal" / "one.facts.json").write_text('{"pid"')
     with pytest.raises(DataError, match=r"one\.facts\.json is damaged: delete it and run the same run_id again"):
         journal.read_engine_info(folder)

@@ -7,10 +7,11 @@ import pytest
 
 from pipeline.config.loading import compose
 from pipeline.errors import ModelError, RunError
+from pipeline.orchestrator import execute
 from pipeline.prepare import prepare
 from pipeline.prepare.template_fingerprint import check_fingerprint
-from pipeline.run import execute
 from pipeline.runs import directory as run_directory
+from pipeline.runs.manifest import PromptMetadata
 
 OTHER = f"sha256:{'0' * 64}"
 
@@ -23,7 +24,7 @@ def config(words, tmp_path):
 def test_another_fingerprint_is_one_line_with_both_values_and_the_mend(config, tokenizer_dir):
     found = f"sha256:{'1' * 64}"
     with pytest.raises(ModelError) as error:
-        check_fingerprint(config(f"prompt.expected_fingerprint={OTHER}"), {"template_fingerprint": found})
+        check_fingerprint(config(f"prompt.expected_fingerprint={OTHER}"), PromptMetadata(template_fingerprint=found))
     assert str(error.value) == (
         f"prompt.expected_fingerprint={OTHER}: the template of model.path='{tokenizer_dir}' has {found}, so it renders "
         "other prompts: set prompt.chat_template=<file> to the template that is expected, or "
@@ -34,16 +35,17 @@ def test_another_fingerprint_is_one_line_with_both_values_and_the_mend(config, t
 def test_the_line_names_the_file_where_a_file_is_the_template(config):
     words = [f"prompt.expected_fingerprint={OTHER}", "prompt.chat_template=mine.jinja"]
     with pytest.raises(ModelError, match=r"prompt\.chat_template='mine\.jinja' has sha256:1, so"):
-        check_fingerprint(config(*words), {"template_fingerprint": "sha256:1"})
+        check_fingerprint(config(*words), PromptMetadata(template_fingerprint="sha256:1"))
 
 
 @pytest.mark.parametrize("expected", ["null", OTHER])
 def test_the_expected_fingerprint_and_none_expected_say_nothing(config, expected):
-    assert check_fingerprint(config(f"prompt.expected_fingerprint={expected}"), {"template_fingerprint": OTHER}) is None
+    prompts = PromptMetadata(template_fingerprint=OTHER)
+    assert check_fingerprint(config(f"prompt.expected_fingerprint={expected}"), prompts) is None
 
 
 def test_a_template_that_only_a_server_knows_is_told_and_passes(config, endpoint):
-    warning = check_fingerprint(config(f"prompt.expected_fingerprint={OTHER}", *endpoint), {})
+    warning = check_fingerprint(config(f"prompt.expected_fingerprint={OTHER}", *endpoint), PromptMetadata())
     assert warning == (
         f"prompt.expected_fingerprint={OTHER} is not compared: the server behind engine.endpoint renders with a "
         "template of its own"

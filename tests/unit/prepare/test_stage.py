@@ -77,7 +77,7 @@ def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_pat
 
 def test_what_the_facts_are_refused_for_leaves_the_run_as_it_was(prepared, run):
     def refuse(facts):
-        raise ModelError(str(facts["template_fingerprint"]))
+        raise ModelError(str(facts.template_fingerprint))
 
     with pytest.raises(ModelError, match="sha256:"):
         prepared(on_metadata=refuse)

@@ -11,9 +11,9 @@ from builders import wait_until
 from pipeline import orchestrator
 from pipeline.config.loading import compose
 from pipeline.errors import DataError, ModelError
+from pipeline.orchestrator import execute
 from pipeline.prepare import prepare, subprocess_stage
 from pipeline.records import PROMPT_SCHEMA
-from pipeline.run import execute
 from pipeline.storage.artifacts import ArtifactStore
 
 
@@ -61,7 +61,7 @@ def test_the_stage_is_the_one_that_is_prepared_here(words, run, tmp_path):
     here = ArtifactStore.open(str(tmp_path / "here"))
     prepare(config, here)
     assert stage_of(run) == stage_of(here)
-    assert heard == [stage_of(here)[0]]
+    assert [each.to_flat() for each in heard] == [stage_of(here)[0]]
 
 
 def test_what_is_refused_is_the_same_line(served, run, begun):
@@ -175,7 +175,7 @@ def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
 
 def test_the_driver_of_a_whole_run_imports_no_torch(words, tmp_path):
     code = (
-        "import sys\nfrom pipeline.config.loading import compose\nfrom pipeline.run import execute\n"
+        "import sys\nfrom pipeline.config.loading import compose\nfrom pipeline.orchestrator import execute\n"
         "from scripted import ScriptedFactory\n"
         "execute(compose(sys.argv[1:]), ScriptedFactory())\n"
         "found = {'torch', 'transformers', 'vllm', 'datasets'} & set(sys.modules)\n"

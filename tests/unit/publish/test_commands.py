@@ -15,6 +15,7 @@ from pipeline.config.schema import SubmissionConfig
 from pipeline.errors import ConfigError, DataError, InvalidArchive, RunError, TooManyFailedRows
 from pipeline.publish import stage as publish_stage
 from pipeline.runs import directory as run_directory
+from pipeline.runs.manifest import NoArchive
 
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 
@@ -106,10 +107,12 @@ def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> Non
 def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     run.archive.write_bytes(b"an older one")
-    product, *_ = publish_stage.publish(run.folder, run.config, run.manifest)
-    assert product.line.startswith("  no archive for the leaderboard: limit=1 cuts the test split")
-    assert product.record["file"] is None
-    assert product.record["reason"] in product.line
+    products = publish_stage.publish(run.folder, run.config, run.manifest)
+    made = products.published.submission
+    assert isinstance(made, NoArchive)
+    assert products.lines[0].startswith("  no archive for the leaderboard: limit=1 cuts the test split")
+    assert made.file is None
+    assert made.reason in products.lines[0]
     assert not run.archive.exists()
 
 

@@ -16,6 +16,7 @@ from builders import ENDPOINT, command, record_manifest, settings
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, RunError, UserError
+from pipeline.runs.manifest import Manifest, PromptMetadata, load, load_engines
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction, resolve
 from pipeline.storage.artifacts import ArtifactStore
@@ -96,7 +97,7 @@ def test_hub_data_sets_and_models_are_pinned_to_the_commits_that_were_resolved(t
     assert again_config.model.revision == COMMIT
     assert found is not None
     assert found.overridden == ()
-    assert found.prepared(again_config, facts) == []
+    assert found.prepared(again_config, PromptMetadata.from_flat(facts)) == []
     words = ["tasks.agro_bench.dataset=org/other", "tasks.med_bench.revision=v2", "model.path=org/model"]
     other, _ = resolve([f"from={root}", *words])
     assert [other.tasks[name].revision for name in TASKS] == [None, COMMIT, "v2"]
@@ -209,11 +210,11 @@ def test_a_model_that_a_word_names_is_told(with_model: str, model: Path, tmp_pat
     config, found = resolve([with_model, f"model.path={other}"])
     assert found is not None
     assert found.overridden == (f"model.path is {other}, recorded {model}",)
-    assert found.environment({"model_fingerprint": model_fingerprint(config.model)}) == []
+    assert found.environment(Manifest(status="running", model_fingerprint=model_fingerprint(config.model))) == []
     (other / "config.json").write_text('{"a": 1}')
     config, found = resolve([with_model, f"model.path={other}"])
     assert found is not None
-    now = found.environment({"model_fingerprint": model_fingerprint(config.model)})
+    now = found.environment(Manifest(status="running", model_fingerprint=model_fingerprint(config.model)))
     assert [line[:30] for line in now] == [
         "model_fingerprint is sha256:" + (model_fingerprint(config.model) or "")[7:9]
     ]
@@ -251,7 +252,7 @@ def test_what_differs_in_versions_code_and_hardware_is_a_line_each(tmp_path: Pat
         "codebase": None,
         "hardware": {"num_cpus": 4},
     }
-    assert found.environment(now) == [
+    assert found.environment(load(now | {"status": "running"})) == [
         "versions.vllm is 0.32.0, recorded 0.31.0",
         "codebase.commit is none, recorded aaa",
         "codebase.modified is none, recorded True",
@@ -259,7 +260,12 @@ def test_what_differs_in_versions_code_and_hardware_is_a_line_each(tmp_path: Pat
         "versions.torch is 2.13.0, recorded none",
         "codebase: the recorded commit had been modified, so it does not tell all of the code",
     ]
-    assert again(f"from={record(tmp_path, versions={'ray': '2'}).root}").environment({"versions": {"ray": "2"}}) == []
+    assert (
+        again(f"from={record(tmp_path, versions={'ray': '2'}).root}").environment(
+            load({"versions": {"ray": "2"}} | {"status": "running"})
+        )
+        == []
+    )
 
 
 @pytest.fixture
@@ -278,9 +284,9 @@ CHANGED = FACTS | {"dataset_revision.aqua_bench": f"sha256:{'1' * 64}"}
 
 def test_a_data_set_that_changed_in_its_place_is_refused(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
     found, config = recorded()
-    assert found.prepared(config, FACTS) == []
+    assert found.prepared(config, PromptMetadata.from_flat(FACTS)) == []
     with pytest.raises(DataError) as caught:
-        found.prepared(config, CHANGED)
+        found.prepared(config, PromptMetadata.from_flat(CHANGED))
     assert str(caught.value) == (
         f"tasks.aqua_bench.dataset='data/demo/aqua_bench' holds other rows than when {found.source.root} was made "
         f"(sha256:{'1' * 64}, recorded {LOCAL}): give a copy of those, tasks.aqua_bench.dataset=<dir>, or make a new "
@@ -295,17 +301,19 @@ def test_a_data_set_that_a_word_changes_is_told(
     recorded: Callable[..., tuple[Reproduction, Config]], word: str
 ) -> None:
     found, config = recorded(word)
-    assert found.prepared(config, CHANGED) == [f"dataset_revision.aqua_bench is sha256:{'1' * 64}, recorded {LOCAL}"]
+    assert found.prepared(config, PromptMetadata.from_flat(CHANGED)) == [
+        f"dataset_revision.aqua_bench is sha256:{'1' * 64}, recorded {LOCAL}"
+    ]
 
 
 def test_a_task_that_is_not_asked_again_is_not_compared(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
     found, config = recorded("only=[med_bench]")
-    assert found.prepared(config, CHANGED) == []
+    assert found.prepared(config, PromptMetadata.from_flat(CHANGED)) == []
 
 
 def test_another_rendering_of_the_template_is_told(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
     found, config = recorded()
-    lines = found.prepared(config, FACTS | {"template_fingerprint": "sha256:1"})
+    lines = found.prepared(config, PromptMetadata.from_flat(FACTS | {"template_fingerprint": "sha256:1"}))
     assert lines == ["template_fingerprint is sha256:1, recorded none"]
 
 
@@ -313,8 +321,8 @@ def test_engines_are_compared_by_what_they_are_and_not_by_their_session(tmp_path
     gpu = {"device": "A100", "cuda": "12.8", "engine_start_s": 30.0, "restarts": 1}
     found = again(f"from={record(tmp_path, engine={'a': gpu, 'b': gpu}).root}")
     now = {"c": gpu | {"engine_start_s": 1.0}, "d": gpu | {"device": "H100", "restarts": 0}}
-    assert found.engines({"c": now["c"]}) == []
-    assert found.engines(now) == ["engine device is A100, H100, recorded A100"]
+    assert found.engines(load_engines({"c": now["c"]})) == []
+    assert found.engines(load_engines(now)) == ["engine device is A100, H100, recorded A100"]
 
 
 def test_a_recorded_run_without_samples_is_told_and_ends_nothing(tmp_path: Path) -> None:
@@ -333,4 +341,7 @@ def test_a_manifest_that_is_json_but_says_nothing_of_data_sets_is_compared_with_
     run.write_text("manifest.json", json.dumps({"status": "complete"}))
     config, found = resolve([f"from={run.root}"])
     assert found is not None
-    assert found.prepared(config, FACTS)[0] == f"dataset_revision.agro_bench is {LOCAL}, recorded none"
+    assert (
+        found.prepared(config, PromptMetadata.from_flat(FACTS))[0]
+        == f"dataset_revision.agro_bench is {LOCAL}, recorded none"
+    )

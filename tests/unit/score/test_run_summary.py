@@ -5,13 +5,14 @@ import io
 import pytest
 from rich.console import Console
 
+from pipeline.runs.counts import count_samples
 from pipeline.terminal.run_summary import is_wide, print_summary
 
 
 def printed(run):
     run.score()
     stream = io.StringIO()
-    print_summary(run.folder, run.config, Console(file=stream, width=110))
+    print_summary(run.folder, run.config, count_samples(run.folder), Console(file=stream, width=110))
     return stream.getvalue()
 
 

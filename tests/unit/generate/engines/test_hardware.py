@@ -23,7 +23,7 @@ Ask: TypeAlias = Callable[..., list[dict[str, Any]]]
 ASK = (
     "import json, os, sys\nfrom pipeline.generate.engines.hardware import gpu_info\n"
     "visible = sys.argv[2:] or [os.environ.get('CUDA_VISIBLE_DEVICES')]\n"
-    "print(json.dumps([gpu_info(int(sys.argv[1]), devices) for devices in visible]))"
+    "print(json.dumps([gpu_info(int(sys.argv[1]), devices).to_flat() for devices in visible]))"
 )
 
 

@@ -199,7 +199,7 @@ class TestEndpoint:
     def test_vllms_server_tells_its_version_and_its_context(self) -> None:
         models = (200, {"object": "list", "data": [OF_VLLM]})
         with server(models=models, version=(200, {"version": "0.32.0"})) as (url, _):
-            facts = EndpointFactory(config(url))().info
+            facts = EndpointFactory(config(url))().info.to_flat()
         assert facts == {"base_url": url, "served_model": "tiny", "max_model_len": 4096, "server": "vllm 0.32.0"}
 
     @pytest.mark.parametrize(
@@ -212,17 +212,17 @@ class TestEndpoint:
     def test_a_version_that_is_none_is_unknown(self, version: tuple[int, Any]) -> None:
         models = (200, {"object": "list", "data": [OF_VLLM]})
         with server(models=models, version=version) as (url, _):
-            assert "server" not in EndpointFactory(config(url))().info
+            assert "server" not in EndpointFactory(config(url))().info.to_flat()
 
     @pytest.mark.parametrize("length", [None, "4096", -1, 2**40, True, [1], 40.5])
     def test_a_context_that_cannot_be_is_unknown(self, length: Any) -> None:
         models = (200, {"object": "list", "data": [{**OF_VLLM, "max_model_len": length}]})
         with server(models=models) as (url, _):
-            assert "max_model_len" not in EndpointFactory(config(url))().info
+            assert "max_model_len" not in EndpointFactory(config(url))().info.to_flat()
 
     def test_only_vllms_server_is_asked_for_its_version(self) -> None:
         with server(version=(200, {"version": "1"})) as (url, seen):
-            assert EndpointFactory(config(url))().info == {"base_url": url, "served_model": "tiny"}
+            assert EndpointFactory(config(url))().info.to_flat() == {"base_url": url, "served_model": "tiny"}
         assert seen == []
 
     def test_the_key_comes_from_the_environment_and_from_nowhere_else(self, monkeypatch: pytest.MonkeyPatch) -> None:

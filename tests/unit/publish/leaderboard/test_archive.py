@@ -15,6 +15,7 @@ from archives import STAMP, MakeRun, Scored, completion, members, question
 from pipeline.errors import ConfigError, DataError, RunError
 from pipeline.publish.leaderboard import archive as leaderboard_archive
 from pipeline.publish.leaderboard.answers import Artifacts, answers
+from pipeline.runs.manifest import load
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -67,7 +68,7 @@ def test_what_a_manifest_learns_later_changes_nothing_in_the_archive(make_run: M
     run = make_run(TWO)
     before = leaderboard_archive.pack(run.folder, run.config, run.manifest)
     later = {"counts": {"num_samples": 3}, "timings_s": {"total": 1.5}, "ended_at": "2026-11-21T23:00:00Z"}
-    assert leaderboard_archive.pack(run.folder, run.config, run.manifest | later) == before
+    assert leaderboard_archive.pack(run.folder, run.config, load(run.content | later)) == before
 
 
 def test_times_and_rights_in_the_archive_are_the_runs_and_plain(make_run: MakeRun) -> None:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.errors import ConfigError
 from pipeline.publish import report
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.report import sample_blocks
+from pipeline.runs.manifest import ReportRecord, load
 
 DATA = re.compile(r'<script type="application/(json|gzip)" (?:id|class)="(\w+)">(.*?)</script>', re.DOTALL)
 
@@ -43,11 +45,9 @@ def ids(file: Path) -> list[tuple[str, str, str]]:
 
 
 def test_publish_makes_the_report_and_the_manifest_records_it(demo_run: Scored) -> None:
-    products = {
-        product.name: product for product in publish_stage.publish(demo_run.folder, demo_run.config, demo_run.manifest)
-    }
-    assert products["report"].record == {"file": "report.html", "chunks": None, "num_samples": 214}
-    assert products["report"].line.endswith("report.html  the report: scores, plots and 214 samples")
+    products = publish_stage.publish(demo_run.folder, demo_run.config, demo_run.manifest)
+    assert products.published.report == ReportRecord(file="report.html", chunks=None, num_samples=214)
+    assert products.lines[-1].endswith("report.html  the report: scores, plots and 214 samples")
 
 
 def test_every_sample_is_in_the_report_once(demo_run: Scored) -> None:
@@ -148,8 +148,10 @@ def test_what_the_gate_has_found_is_shown(make_run: MakeRun) -> None:
     words = ["run_id=tonight", "gate.baseline=last-night", "gate.max_drop=0.03"]
     run = make_run(prompts, *words, reply=lambda prompt, repeat: completion(prompt, repeat, "A"))
     content = run.content | {"counts": {"num_samples": 9, "num_truncated": 0, "num_failed": 0, "num_no_answer": 0}}
-    verdict = gate.judge(run.config, run.folder, content)
-    report.write(run.folder, run.config, content | gate.manifest_entries(verdict))
+    manifest = load(content)
+    verdict = gate.judge(run.config, run.folder, manifest)
+    assert verdict is not None
+    report.write(run.folder, run.config, replace(manifest, gate=verdict.result, compare=tuple(verdict.rows)))
     file = Path(run.folder.path("report.html"))
     page = file.read_text(encoding="utf-8")
     for text in ("Since the baseline", "-1.000", "broken</span>"):
