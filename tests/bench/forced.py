@@ -17,6 +17,7 @@ from bench.questions import read
 
 from pipeline.generate.engines.base import Output, Request
 from pipeline.generate.engines.vllm_engine import VllmFactory
+from pipeline.runs.manifest import EngineInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class ForcedEngine:
         engine.sampling = sampling
 
     @property
-    def info(self) -> dict[str, str | int | float]:
-        info: dict[str, str | int | float] = self._engine.info
+    def info(self) -> EngineInfo:
+        info: EngineInfo = self._engine.info
         return info
 
     async def generate(self, request: Request) -> Output:

@@ -14,6 +14,7 @@ from pipeline.generate.engines.base import Engine, Output, Request
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.orchestrator import execute
 from pipeline.records import SAMPLE_SCHEMA
+from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
@@ -29,7 +30,7 @@ class Killed:
         self._engine, self._mark = engine, mark
 
     @property
-    def facts(self) -> dict[str, str | int]:
+    def info(self) -> EngineInfo:
         return self._engine.info
 
     async def generate(self, request: Request) -> Output:

@@ -36,14 +36,14 @@ def test_one_poison_row_among_200_is_found_and_no_other_row_is_lost(
     prompts = [make_prompt(number) for number in range(200)]
     prompts[77] = make_prompt(77, question="EXIT")
     run, config = run_with_prompts(prompts), settings("engine.endpoint.concurrency=64")
-    facts = generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
+    made = generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting())
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(200))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {
         77: "the engine died 4 times with this row in it"
     }
     assert {row["completion"] for row in rows if not row["error"]} == {"A"}
-    (restarts,) = (fact["restarts"] for fact in facts.values())
+    (restarts,) = (info.restarts for info in made.engine.values())
     assert restarts == 4 <= config.engine.max_restarts
 
 
@@ -59,7 +59,7 @@ class Killing(Counting):
         if not self.num_under_way and self.num_done:
             wait_until(self._rows_under_way)
             self.num_under_way = self._rows_under_way()
-            os.kill(int(engine_infos(self._run)[0]["pid"]), signal.SIGKILL)
+            os.kill(int(engine_infos(self._run)[0].other["pid"]), signal.SIGKILL)
 
     def _rows_under_way(self) -> int:
         num_finished = sum(1 for _ in journal.read(self._run.child(journal.FOLDER)))
@@ -71,7 +71,7 @@ def test_a_process_that_is_killed_from_outside_costs_no_row(
 ) -> None:
     run, asked = run_with_prompts([make_prompt(number) for number in range(24)]), tmp_path / "asked"
     progress, script = Killing(run, asked), ScriptedFactory(seconds=1, asked=str(asked))
-    facts = generate_stage.generate(
+    made = generate_stage.generate(
         settings("engine.endpoint.concurrency=4"), run, placement, script, progress, progress
     )
     rows = completions(run)
@@ -80,5 +80,5 @@ def test_a_process_that_is_killed_from_outside_costs_no_row(
     assert 1 <= progress.num_under_way <= 4
     assert len(asked.read_text().splitlines()) - 24 == progress.num_under_way, "only what was under way is repeated"
     assert sum(row["attempts"] > 1 for row in rows) == progress.num_under_way
-    assert [fact["restarts"] for fact in facts.values()] == [1]
+    assert [info.restarts for info in made.engine.values()] == [1]
     assert progress.num_done == 24

@@ -36,13 +36,13 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
     prompts[3] = make_prompt(3, error="too long")
     prompts[7] = make_prompt(7, question="RAISE")
     run, progress = run_with_prompts(prompts), Counting()
-    facts = generate_stage.generate(settings(), run, placement, ScriptedFactory(), progress, progress)
+    made = generate_stage.generate(settings(), run, placement, ScriptedFactory(), progress, progress)
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(50))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {3: "too long", 7: "told to raise"}
     assert {row["completion"] for row in rows if not row["error"]} == {"A"}
     assert (progress.num_rows, progress.num_left, progress.num_done, progress.num_failed) == (50, 49, 49, 1)
-    assert [fact["engine"] for fact in facts.values()] == ["scripted"]
+    assert [info.other["engine"] for info in made.engine.values()] == ["scripted"]
     assert not run.exists("journal")
     assert not run.exists("work")
 

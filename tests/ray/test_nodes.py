@@ -153,14 +153,14 @@ def test_each_tensor_parallel_group_is_on_one_node(
     with nodes_of(*[gpus] * num_nodes), cluster(config) as placement:
         assert placement.num_replicas == replicas
         script = Whole(seconds=0.2, tensor=config.engine.tensor_parallel_size if placement.spans_nodes else 0)
-        facts = generate_stage.generate(config, run, placement, script, progress, progress)
+        made = generate_stage.generate(config, run, placement, script, progress, progress)
         left = {each["state"] for each in placement_group_table().values()}
     size, tensor = config.engine.gpus_per_replica, config.engine.tensor_parallel_size
     assert len(completions(run)) == 100
-    assert len(facts) == replicas
+    assert len(made.engine) == replicas
     if size <= gpus:
         assert progress.gpus_of_replicas == []
-        visible = sorted(each["gpus"] for each in facts.values())
+        visible = sorted(str(each.other["gpus"]) for each in made.engine.values())
         assert [len(each.split(",")) for each in visible] == [size] * replicas
         assert len(visible) / len(set(visible)) == num_nodes, "on a node no two replicas have the same GPUs"
     else:

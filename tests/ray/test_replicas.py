@@ -44,14 +44,14 @@ def test_a_replica_that_does_not_start_leaves_its_rows_to_the_other(
 ) -> None:
     assert (placement.num_replicas, placement.gpus_per_replica) == (2, 1)
     run, progress = run_with_prompts([make_prompt(number) for number in range(60)]), Counting()
-    facts = generate_stage.generate(
+    made = generate_stage.generate(
         settings(), run, placement, ScriptedFactory(broken_gpus="1", seconds=0.05), progress, progress
     )
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(60))
     assert {row["error"] for row in rows} == {None}
     assert progress.num_done == 60
-    assert {row["replica"] for row in rows} <= set(facts)
+    assert {row["replica"] for row in rows} <= set(made.engine)
 
 
 def test_when_no_replica_starts_the_reason_is_one_line(run_with_prompts: Make, placement: Placement) -> None:

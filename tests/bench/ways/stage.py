@@ -48,13 +48,13 @@ class Artifact:
         times = folder / f"{way}.json"
         factory = ForcedFactory(VllmFactory(self._config), folder, times)
         with cluster(self._config) as placement:
-            facts = generate_stage.generate(self._config, run, placement, factory, Counting(), Counting(), lengths)
+            made = generate_stage.generate(self._config, run, placement, factory, Counting(), Counting(), lengths)
             ended = time.monotonic()
         found = json.loads(times.read_text(encoding="utf-8"))
         completions = run.require_artifact("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
         counts = {f"{row['task']}/{row['split']}/{row['id']}": row["num_output_tokens"] for row in completions}
         check(way, {row["name"]: row["num_tokens"] for row in asked}, counts)
-        assert len(facts) == 1, facts
+        assert len(made.engine) == 1, made
         return {
             "began": found["started"],
             "seconds": ended - found["started"] - found["close_s"],
