@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
@@ -27,6 +27,11 @@ _REVISION, _WARNING = "dataset_revision.", "warning."
 """Prefixes of the flat keys that `PromptMetadata` is stored under."""
 
 
+def _nullable() -> Any:
+    """Declare a field that is written as null where it is unknown: that it is unknown is recorded too."""
+    return field(default=None, metadata={"null": True})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codebase:
     """The commit of this project, and whether files differ from it."""
@@ -42,7 +47,7 @@ class Hardware:
     machine: str | None = None
     system: str | None = None
     num_cpus: int | None = None
-    gpus: tuple[str, ...] | None = None
+    gpus: tuple[str, ...] | None = _nullable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,21 +280,21 @@ class Manifest:
     conf: str | None = None
     started_at: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    codebase: Codebase | None = None
+    codebase: Codebase | None = _nullable()
     hardware: Hardware = field(default_factory=Hardware)
-    model_fingerprint: str | None = None
+    model_fingerprint: str | None = _nullable()
     settings_hash: str | None = None
     config: Json = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     datasets: Annotated[PromptMetadata, BeforeValidator(lambda stored: PromptMetadata.from_flat(_object(stored)))] = (
         field(default_factory=PromptMetadata)
     )
-    template_fingerprint: str | None = None
+    template_fingerprint: str | None = _nullable()
     engine: Annotated[Mapping[str, EngineInfo], BeforeValidator(lambda stored: load_engines(_object(stored)))] = field(
         default_factory=dict
     )
     again: ReproductionRecord | None = None
-    schedule: Schedule | None = None
+    schedule: Schedule | None = _nullable()
     counts: Counts | None = None
     noise: Noise | None = None
     gate: GateResult | None = None
@@ -333,21 +338,22 @@ def load(stored: Any) -> Manifest:
 
 
 def dump(record: Any) -> Any:
-    """Return a record, or what it holds, as JSON values; fields at their defaults are left out."""
+    """Return a record, or what it holds, as JSON values; fields at their defaults are left out, but for nulls."""
     if isinstance(record, PromptMetadata):
         return replace(record, warnings={}).to_flat()
     if isinstance(record, EngineInfo):
         return record.to_flat()
     if is_dataclass(record):
-        return {
-            item.name: dump(value)
-            for item in fields(record)
-            if (value := getattr(record, item.name)) != item.default
-            and (item.default_factory is MISSING or value != item.default_factory())
-        }
+        return {item.name: dump(getattr(record, item.name)) for item in fields(record) if _is_written(record, item)}
     if isinstance(record, Mapping):
         return {name: dump(value) for name, value in record.items()}
     return [dump(value) for value in record] if isinstance(record, (tuple, list)) else record
+
+
+def _is_written(record: Any, item: Field[Any]) -> bool:
+    value = getattr(record, item.name)
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    return value != default or bool(item.metadata)
 
 
 def write_manifest(run: ArtifactStore, manifest: Manifest) -> None:
