@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import ConfigError
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 
 OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the resolved keys are written down

@@ -202,6 +202,11 @@ def test_the_last_layer_wins(tmp_path: Path) -> None:
     assert (config.limit, config.seed, config.engine.tensor_parallel_size, config.conf) == (5, 8, 2, "mine")
 
 
+def test_conf_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert origins(["conf=demo"])["generation.max_gen_toks"] == "conf/demo.yaml"
+
+
 def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "round.yaml"
     file.write_text(f"base: [{file}]\n")
