@@ -220,6 +220,7 @@ def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
         ("a: [", "is not YAML"),
         ("- 1\n", "must hold keys and values"),
         ("base: demo\n", "must be a list of names"),
+        ("base: [demo]\nrun_id: ${\n", "bad.yaml: run_id: no viable alternative"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
