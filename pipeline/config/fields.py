@@ -1,37 +1,98 @@
-"""How a key of the configuration is declared and checked.
+"""How a configuration key is declared, and how its value is checked.
 
-In: a default, a meaning, a value. Out: a dataclass field, or a `ConfigError` that names the key. The keys themselves
-are in `config.py`, `engines.py`, `submission.py` and `gating.py`.
+In: a default, a meaning, bounds; later a value. Out: a dataclass field; a `ConfigError` that names the key. The keys
+themselves are in `schema.py`.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from dataclasses import field
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, fields, is_dataclass
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
 LATEST = "latest"
 """What stands for the newest suitable run where a key names a run; no run has this name."""
 
 
-def key(default: T, meaning: str) -> T:
-    """Declare a key with its default and the line that `--help` and the README print for it."""
+class Bounds(TypedDict, total=False):
+    """What the value of a key must satisfy; in a tuple or a mapping, every item. null satisfies all bounds."""
+
+    at_least: float
+    above: float
+    at_most: float
+    below: float
+    pattern: str
+    """A regular expression that the whole text matches. `key` needs a `fix` with it."""
+
+
+SATISFIES: Mapping[str, Callable[[Any, Any], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+    "pattern": lambda text, pattern: re.fullmatch(pattern, text) is not None,
+}
+
+
+def key(default: T, meaning: str, *, fix: str = "", **bounds: Unpack[Bounds]) -> T:
+    """Declare a key: its default, the line that `--help` and the README print for it, its bounds.
+
+    `fix` ends the error message of a value outside the bounds; without it the message states the bounds.
+    """
+    metadata = {"meaning": meaning, "bounds": bounds, "fix": fix or _fix(bounds)}
     if isinstance(default, dict):
-        values = dict(default)
-        return cast("T", field(default_factory=lambda: dict(values), metadata={"meaning": meaning}))
-    made: T = field(default=default, metadata={"meaning": meaning})
+        return cast("T", field(default_factory=default.copy, metadata=metadata))
+    made: T = field(default=default, metadata=metadata)
     return made
 
 
+def _fix(bounds: Mapping[str, Any]) -> str:
+    match bounds:
+        case {"at_least": low, "at_most": high}:
+            return f"must be from {low} to {high}"
+        case {"at_least": 0}:
+            return "must be 0 or more"
+        case _:
+            return "must be " + " and ".join(f"{name.replace('_', ' ')} {limit}" for name, limit in bounds.items())
+
+
+def check_bounds(section: Any, prefix: str = "") -> None:
+    """Check the values of a configuration, or of a section whose keys begin with `prefix`, against their bounds.
+
+    Raises:
+        ConfigError: A value is outside; the message names the full key, the value and the fix.
+    """
+    for item in fields(section):
+        for name, value in _items(prefix + item.name, getattr(section, item.name)):
+            if is_dataclass(value):
+                check_bounds(value, f"{name}.")
+            elif value is not None:
+                require(_is_inside(value, item.metadata["bounds"]), name, value, item.metadata["fix"])
+
+
+def _is_inside(value: Any, bounds: Mapping[str, Any]) -> bool:
+    try:
+        return all(SATISFIES[bound](value, limit) for bound, limit in bounds.items())
+    except TypeError:  # OmegaConf accepts a mapping as an item of dict[str, float]
+        return False
+
+
+def _items(name: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """Return a key's value or, of a tuple or a mapping, each item, with the name that an error message gives it."""
+    if isinstance(value, Mapping):
+        return [(f"{name}.{inner}", item) for inner, item in value.items()]
+    return [(name, item) for item in value] if isinstance(value, tuple) else [(name, value)]
+
+
 def require(ok: bool, name: str, value: object, fix: str) -> None:
-    """Raise `ConfigError` naming the key, its value and the mend, unless `ok`."""
+    """Raise `ConfigError` naming the key, its value and the fix, unless `ok`."""
     if not ok:
         raise ConfigError(f"{name}={value!r}: {fix}")
 

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import ConfigError
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 
 OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the resolved keys are written down
@@ -32,15 +32,14 @@ def compose(arguments: Sequence[str]) -> Config:
     Raises:
         ConfigError: A word, a file, a key or a value is wrong; the message is one line that says how to mend it.
     """
-    layers = _layers_of(arguments)
-    try:
-        return _resolved([layer for _, layer in layers])
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+    return _resolved([layer for _, layer in _layers_of(arguments)])
 
 
 def _resolved(layers: Sequence[DictConfig]) -> Config:
-    return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
+    try:
+        return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
 
 
 def origins(arguments: Sequence[str]) -> dict[str, str]:
@@ -120,22 +119,24 @@ def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
         ConfigError: The text is not a resolved configuration, which `where` names in the message; or a word is wrong.
     """
     overrides = _overrides(arguments)
+    recorded = _parsed(text, where)
     try:
-        recorded = OmegaConf.create(text)
-        if not isinstance(recorded, DictConfig):
-            raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
-        try:
-            _resolved([recorded])
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+        _resolved([recorded])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return _resolved([recorded, *overrides])
+
+
+def _parsed(text: str, where: str) -> DictConfig:
+    try:
+        parsed = OmegaConf.create(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_one_line(error)}") from error
-    try:
-        return _resolved([recorded, *overrides])
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+    if not isinstance(parsed, DictConfig):
+        raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
+    return parsed
 
 
 def dump(config: Config) -> str:
@@ -178,13 +179,11 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, DictConfig]
     if path in above:
         raise ConfigError(f"{path}: base: goes round in a circle: {' -> '.join(map(str, (*above, path)))}")
     try:
-        own = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        own = _parsed(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(own, DictConfig):
-        raise ConfigError(f"{path} must hold keys and values, not a list or a single value")
     bases = own.pop("base", [])
     if not isinstance(bases, (list, ListConfig)):
         raise ConfigError(f"{path}: base={bases!r} must be a list of names in conf/, for instance [model/demo]")

@@ -1,55 +1,76 @@
 """The configuration's schema: every key with its type, default, meaning and bounds.
 
-In: nothing. Out: frozen dataclasses. `pipeline/config/loading.py` fills them from conf/*.yaml and the command line;
-past that no OmegaConf object is seen. Each class checks its own values and raises `ConfigError` naming the full key.
+In: nothing. Out: frozen dataclasses. `loading.py` fills them from conf/*.yaml and the command line; no OmegaConf object
+gets past it. `Config` checks the bounds that stand with the keys; `__post_init__` holds the rules that no bound can
+express. Each error names the full key.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pipeline.config.engines import EngineConfig
-from pipeline.config.fields import LATEST, RUN_ID, key, require, require_no_credentials
-from pipeline.config.gating import GateConfig, NoiseConfig
-from pipeline.config.submission import SubmissionConfig
+from pipeline.config.fields import LATEST, check_bounds, key, require, require_no_credentials
+from pipeline.errors import ConfigError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+T = TypeVar("T")
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+NOT_EMPTY = r"(?s).+"
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+RESERVED_ARGUMENTS = (
+    *("model", "tokenizer", "revision", "tokenizer_revision", "dtype", "max_model_len", "trust_remote_code", "seed"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "gpu_memory_utilization"),
+)
+"""vLLM engine arguments that have keys of their own, so that what a run records is what it used."""
+
+SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
+
+
+def text_key(default: T, meaning: str) -> T:
+    """Declare a key that holds text (or texts) which must not be blank."""
+    return key(default, meaning, pattern=r"(?s).*\S.*", fix="give some text, or null")
+
+
+def share_key(meaning: str) -> float | None:
+    """Declare a key that holds a share, or null for none."""
+    return key(None, meaning, at_least=0, at_most=1, fix="must be a share from 0 to 1, or null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskConfig:
     """One task of the benchmark: where its rows are and how its instruction is filled in."""
 
-    dataset: str = key("", "hub id, or a local directory, file or glob of json, jsonl or parquet")
+    dataset: str = key(
+        "",
+        "hub id, or a local directory, file or glob of json, jsonl or parquet",
+        pattern=NOT_EMPTY,
+        fix="give a hub id or a local path",
+    )
     revision: str | None = key(None, "commit or tag of the hub data set")
-    domain: str = key("", "domain whose score this task is averaged into")
-    submission_name: str = key("", "file of this task in the leaderboard's archive, without .json")
-    prompt_fields: tuple[str, ...] = key(("inputs", "meta"), "parts of a row that fill the instruction's placeholders")
+    domain: str = key(
+        "", "domain whose score this task is averaged into", pattern=NAME, fix="give a name of letters, digits, _ and -"
+    )
+    submission_name: str = key(
+        "",
+        "file of this task in the leaderboard's archive, without .json",
+        pattern=f"({NAME})?",
+        fix="a file name of letters, digits, _ and -, without .json",
+    )
+    prompt_fields: tuple[str, ...] = key(
+        ("inputs", "meta"),
+        "parts of a row that fill the instruction's placeholders",
+        pattern="inputs|meta",
+        fix="only inputs and meta fill an instruction",
+    )
     strip: bool = key(False, "strip the filled instruction")
     train_split: str = key("train", "the data set's own name of its labelled split, called train here")
     announced: bool = key(False, "announced by the benchmark but not scored yet: runs only with announced=true")
-
-    def check(self, name: str) -> None:
-        """Raise `ConfigError` when this task, called `name`, cannot be loaded."""
-        at = f"tasks.{name}"
-        require(bool(NAME.fullmatch(name)), at, name, "a task's name is letters, digits, _ and -")
-        require(bool(self.dataset), f"{at}.dataset", self.dataset, "give a hub id or a local path")
-        require(
-            bool(NAME.fullmatch(self.domain)), f"{at}.domain", self.domain, "give a name of letters, digits, _ and -"
-        )
-        known = {"inputs", "meta"}
-        require(bool(self.prompt_fields), f"{at}.prompt_fields", [], "name inputs, or inputs and meta")
-        for part in self.prompt_fields:
-            require(part in known, f"{at}.prompt_fields", part, "only inputs and meta fill an instruction")
-        require(
-            not self.submission_name or bool(NAME.fullmatch(self.submission_name)),
-            f"{at}.submission_name",
-            self.submission_name,
-            "a file name of letters, digits, _ and -, without .json",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +80,10 @@ class ModelConfig:
     path: str | None = key(None, "hub id or directory (not needed by an endpoint)")
     revision: str | None = key(None, "commit or tag of the hub model")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("auto", "precision of the weights in the engine")
-    context_size: int = key(8192, "tokens of prompt and completion together")
+    context_size: int = key(
+        8192, "tokens of prompt and completion together", at_least=1, fix="must be at least 1 token"
+    )
     trust_remote_code: bool = key(False, "run Python code that comes with the model")
-
-    def __post_init__(self) -> None:
-        require(self.context_size >= 1, "model.context_size", self.context_size, "must be at least 1 token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,45 +93,131 @@ class PromptConfig:
     system: str | None = key(None, "system message before the question (null: none)")
     chat_template: str | None = key(None, "file of a Jinja chat template (null: the model's own)")
     template_kwargs: dict[str, Any] = key({}, "arguments of the chat template, such as enable_thinking")
-    expected_fingerprint: str | None = key(None, "fingerprint that the template must have (null: not compared)")
+    expected_fingerprint: str | None = key(
+        None,
+        "fingerprint that the template must have (null: not compared)",
+        pattern="sha256:[0-9a-f]{64}",
+        fix="must be null, or sha256: and 64 digits of 0-9 a-f",
+    )
     fingerprint_policy: Literal["error", "warn"] = key("error", "what another fingerprint does: end the run, or warn")
-
-    def __post_init__(self) -> None:
-        expected = self.expected_fingerprint
-        well_formed = expected is None or bool(re.fullmatch("sha256:[0-9a-f]{64}", expected))
-        require(
-            well_formed, "prompt.expected_fingerprint", expected, "must be null, or sha256: and 64 digits of 0-9 a-f"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """Sampling, in the harness's words.
+    """Sampling parameters, named as in lm-evaluation-harness.
 
     Nothing else is in force: the model's generation_config.json gives only its end-of-text ids.
     """
 
     do_sample: bool = key(False, "sample (true) or decode greedily (false)")
     until: tuple[str, ...] = key((), "strings that end a completion, besides the model's end of text")
-    max_gen_toks: int = key(10000, "most tokens of a completion, reasoning included")
-    temperature: float = key(1.0, "temperature when do_sample is true")
-    top_p: float = key(1.0, "nucleus when do_sample is true")
-    top_k: int = key(0, "most likely tokens to draw from when do_sample is true (0: all)")
-    repeats: int = key(1, "completions a question")
+    max_gen_toks: int = key(10000, "most tokens of a completion, reasoning included", at_least=1)
+    temperature: float = key(
+        1.0,
+        "temperature when do_sample is true",
+        above=0,
+        at_most=100,
+        fix="must be above 0 and at most 100; greedy is do_sample=false",
+    )
+    top_p: float = key(1.0, "nucleus when do_sample is true", above=0, at_most=1)
+    top_k: int = key(
+        0,
+        "most likely tokens to draw from when do_sample is true (0: all)",
+        at_least=0,
+        fix="must be 0 (all tokens) or more",
+    )
+    repeats: int = key(1, "completions a question", at_least=1, at_most=10_000)
 
     def __post_init__(self) -> None:
-        at = "generation"
-        require(self.max_gen_toks >= 1, f"{at}.max_gen_toks", self.max_gen_toks, "must be at least 1")
-        require(
-            0 < self.temperature <= 100,
-            f"{at}.temperature",
-            self.temperature,
-            "must be above 0 and at most 100; greedy is do_sample=false",
-        )
-        require(0 < self.top_p <= 1, f"{at}.top_p", self.top_p, "must be above 0 and at most 1")
-        require(self.top_k >= 0, f"{at}.top_k", self.top_k, "must be 0 (all tokens) or more")
-        require(1 <= self.repeats <= 10_000, f"{at}.repeats", self.repeats, "must be from 1 to 10000")
-        require(all(self.until), f"{at}.until", list(self.until), "an empty stop string would end every completion")
+        fix = "an empty stop string would end every completion"
+        require(all(self.until), "generation.until", list(self.until), fix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """The OpenAI-compatible server of engine.kind=endpoint."""
+
+    base_url: str | None = key(None, "the server's address; ends in /v1")
+    model: str | None = key(None, "the model's name on the server (null: the one it serves)")
+    api_key_env: str | None = key(None, "environment variable that holds the key (null: no key)")
+    concurrency: int = key(64, "requests under way at once", at_least=1)
+    timeout_s: float = key(
+        3600.0, "longest wait for one answer", above=0, at_most=1e6, fix="must be above 0 and at most 1e6 seconds"
+    )
+    max_retries: int = key(8, "repeats of a request that failed for a passing reason, with back-off", at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(self.api_key_env):
+            # The value may be the key itself: the message does not repeat it.
+            raise ConfigError(
+                "engine.endpoint.api_key_env is no name of an environment variable: give the name, never the key"
+            )
+        if self.base_url is not None:
+            name, url = "engine.endpoint.base_url", self.base_url
+            require_no_credentials(name, url)
+            require(_is_http(url), name, url, "must be http(s)://<host>[:port]/v1")
+            require(url.rstrip("/").endswith("/v1"), name, url, "must end in /v1")
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What generates, and on how many GPUs."""
+
+    kind: Literal["vllm", "endpoint"] = key("vllm", "vllm in our own actors, or an OpenAI-compatible endpoint")
+    replicas: int | str = key("auto", "engines; auto: all GPUs / (tensor x pipeline parallel), 1 where there is no GPU")
+    tensor_parallel_size: int = key(1, "GPUs that share each layer of one engine", at_least=1)
+    pipeline_parallel_size: int = key(1, "groups of GPUs that share the layers of one engine", at_least=1)
+    max_num_seqs: int = key(64, "completions under way at once in one engine", at_least=1)
+    gpu_memory_utilization: float = key(0.9, "share of a GPU's memory that one engine may take", above=0, at_most=1)
+    max_restarts: int = key(
+        10, "deaths of one replica after which it is given up and the others go on without it", at_least=0
+    )
+    batch_invariant: bool = key(
+        False, "answers that do not depend on what else is generated; GPUs of compute capability 9.0 and up, slower"
+    )
+    extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
+    endpoint: EndpointConfig = key(EndpointConfig(), "")
+
+    def __post_init__(self) -> None:
+        auto_or_count = self.replicas == "auto" or (isinstance(self.replicas, int) and self.replicas >= 1)
+        require(auto_or_count, "engine.replicas", self.replicas, "must be auto or a number from 1")
+        for argument, value in self.extra.items():
+            name = f"engine.extra.{argument}"
+            require(argument not in RESERVED_ARGUMENTS, name, value, "has a key of its own: model.*, engine.*, seed")
+            require(not argument.startswith("data_parallel"), name, value, "copies of a model are engine.replicas")
+            if SECRET.search(argument):
+                raise ConfigError(f"{name}: a secret would be written into the run; set it in the environment")
+        if self.kind == "endpoint":
+            fix = "is for engine.kind=vllm: start the server with VLLM_BATCH_INVARIANT=1"
+            require(not self.batch_invariant, "engine.batch_invariant", self.batch_invariant, fix)
+            require(self.endpoint.base_url is not None, "engine.endpoint.base_url", None, "give the server's address")
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that one engine takes."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def slots(self) -> int:
+        """Completions in flight at once in one replica."""
+        return self.max_num_seqs if self.kind == "vllm" else self.endpoint.concurrency
+
+    @property
+    def admitted(self) -> int:
+        """Rows that one replica hands to its engine at once.
+
+        vLLM gets a quarter more than its slots, so that the next row is there when one ends; all of them at once would
+        only make its queue longer. A server's concurrency is what the user wants it to be.
+        """
+        return math.ceil(1.25 * self.slots) if self.kind == "vllm" else self.slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,23 +228,6 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """How a run keeps what it has."""
-
-    flush_s: float = key(
-        2.0, "in object storage, longest wait of a finished row until it is stored; a disk has no wait"
-    )
-    grace_s: float = key(60.0, "after SIGINT or SIGTERM, longest wait for what is under way; a second signal ends it")
-    restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
-
-    retry_failed: bool = key(False, "of a complete run, generate the rows that failed again, those in noise/ too")
-
-    def __post_init__(self) -> None:
-        require(0 < self.flush_s <= 3600, "run.flush_s", self.flush_s, "must be above 0 and at most 3600 seconds")
-        require(0 <= self.grace_s <= 86400, "run.grace_s", self.grace_s, "must be from 0 to 86400 seconds")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
     """The order in which rows start; a completion does not depend on it."""
 
@@ -146,24 +235,132 @@ class ScheduleConfig:
         LATEST,
         "run whose output lengths give the order, longest first: a run_id, latest (the newest complete run of this "
         "model), or null (the prompts' lengths)",
+        pattern=RUN_ID,
+        fix="must be latest, a run_id in output_dir, or null",
     )
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How a run stores its rows, and how it stops and resumes."""
+
+    flush_s: float = key(
+        2.0,
+        "in object storage, longest wait of a finished row until it is stored; a disk has no wait",
+        above=0,
+        at_most=3600,
+        fix="must be above 0 and at most 3600 seconds",
+    )
+    grace_s: float = key(
+        60.0,
+        "after SIGINT or SIGTERM, longest wait for what is under way; a second signal ends it",
+        at_least=0,
+        at_most=86400,
+        fix="must be from 0 to 86400 seconds",
+    )
+    restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
+    retry_failed: bool = key(False, "of a complete run, generate the rows that failed again, those in noise/ too")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateConfig:
+    """Rules for a finished run. A broken rule ends it with exit code 3; the run stays complete."""
+
+    baseline: str | None = key(
+        None,
+        "run_id in output_dir, or latest: the last complete run of this model, tasks and splits (null: no rule)",
+        pattern=RUN_ID,
+        fix="give a run_id, latest, or null",
+    )
+    max_drop: float = key(
+        0.01,
+        "drop of a score, from 0 to 1, that is let pass even when it is significant",
+        at_least=0,
+        below=1,
+        fix="must be from 0 to below 1: 0.01 is a point",
+    )
+    alpha: float = key(0.05, "share of nights of an unchanged model that may break the rule max_drop", above=0, below=1)
+    max_truncated: float | None = share_key("share of rows that may be cut at the token limit (null: no rule)")
+    max_failed: float | None = share_key("share of rows that may fail (null: no rule)")
+    max_no_answer: float | None = share_key("share of rows that may have no readable answer (null: no rule)")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any rule."""
+        return any(
+            each is not None for each in (self.baseline, self.max_truncated, self.max_failed, self.max_no_answer)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseConfig:
+    """How much of a score is the engine's own noise."""
+
+    share: float = key(
+        0.0,
+        "share of the questions that is generated a second time, in another order, to see what changes (0: none)",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmeasuredConfig:
+    """Fields of the form that a run could not measure, such as what a server runs on; a measured value wins."""
+
+    torch: str | None = text_key(None, "version of torch, used where the run could not measure it (null: TODO)")
+    cuda: str | None = text_key(None, "version of CUDA, likewise")
+    transformers: str | None = text_key(None, "version of transformers, likewise")
+    precision: str | None = text_key(None, "precision of the weights, likewise")
+    gpus: str | None = text_key(None, "number and type of the GPUs, such as 8 x NVIDIA A100-SXM4-80GB, likewise")
+    context_size: str | None = text_key(None, "tokens of prompt and completion together, likewise")
+    chat_template: str | None = text_key(None, "text of the chat template, likewise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionConfig:
+    """What goes to the leaderboard, and its form as far as people fill it in.
+
+    No completion depends on these keys, so a run resumes after they have changed. What no key states and no program
+    measures stands as TODO in the card.
+    """
+
+    mode: Literal["reference", "extracted"] = key(
+        "reference", "submit the response as it is (reference), or the letters read from it (extracted)"
+    )
+    team: str | None = text_key(None, "who submits (null: TODO in the card)")
+    mera_version: str | None = text_key(None, "version of the benchmark, such as v1.0.0")
+    describes: str | None = text_key(
+        None, "model.path that the keys about the model tell of; with another one they are left out (null: any)"
+    )
+    model_name: str | None = text_key(None, "the model's name (null: its name on the hub)")
+    model_link: str | None = text_key(None, "where the model can be had (null: its page on the hub)")
+    model_size: str | None = text_key(
+        None, "number of parameters, such as 36.0B, where the weights' files do not tell it"
+    )
+    model_type: tuple[str, ...] = text_key((), "the form's own English words, such as [Opened, SFT, MoE]")
+    additional_links: tuple[str, ...] = text_key((), "further pages about the model")
+    architecture_description: str | None = text_key(None, "the architecture in words (null: as config.json has it)")
+    training_description: str | None = text_key(None, "how the model was trained, in words")
+    license: str | None = text_key(None, "the model's license")
+    unmeasured: UnmeasuredConfig = key(UnmeasuredConfig(), "")
+
     def __post_init__(self) -> None:
-        named = self.history is None or bool(RUN_ID.fullmatch(self.history))
-        require(named, "schedule.history", self.history, "must be latest, a run_id in output_dir, or null")
+        require_no_credentials("submission.model_link", self.model_link or "")
+        for link in self.additional_links:
+            require_no_credentials("submission.additional_links", link)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig:
     """What report.html shows."""
 
-    max_inline_mb: int = key(200, "MB of samples' text above which they lie beside report.html, in report_samples/")
-    reference: dict[str, float] = key({}, "by domain, test scores of a reference submission to show beside the run's")
-
-    def __post_init__(self) -> None:
-        require(self.max_inline_mb >= 0, "report.max_inline_mb", self.max_inline_mb, "must be 0 or more")
-        for domain, score in self.reference.items():
-            require(0 <= score <= 1, f"report.reference.{domain}", score, "must be from 0 to 1")
+    max_inline_mb: int = key(
+        200, "MB of samples' text above which they lie beside report.html, in report_samples/", at_least=0
+    )
+    reference: dict[str, float] = key(
+        {}, "by domain, test scores of a reference submission to show beside the run's", at_least=0, at_most=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,14 +368,30 @@ class Config:
     """One run, resolved."""
 
     conf: str = key("", "name in conf/, or a path")
-    run_id: str = key("", "directory name of the run (empty: <conf>-<UTC time>)")
-    output_dir: str = key("outputs", "where runs go: a path, or a URI such as s3://bucket/prefix")
-    seed: int = key(1234, "seed of the sampling")
-    limit: int | None = key(None, "first n rows of each task and split (null: all)")
+    run_id: str = key(
+        "",
+        "directory name of the run (empty: <conf>-<UTC time>)",
+        pattern=f"({RUN_ID})?",
+        fix="letters, digits, . _ and -, at most 128, beginning with a letter or digit",
+    )
+    output_dir: str = key(
+        "outputs",
+        "where runs go: a path, or a URI such as s3://bucket/prefix",
+        pattern=NOT_EMPTY,
+        fix="give a path or a URI",
+    )
+    seed: int = key(1234, "seed of the sampling", at_least=0, below=2**32, fix="must be from 0 to 2**32 - 1")
+    limit: int | None = key(
+        None,
+        "first n rows of each task and split (null: all)",
+        at_least=1,
+        below=2**63,
+        fix="must be null or at least 1",
+    )
     splits: tuple[str, ...] = key(("train", "test"), "splits to run: train (labelled) and test (hidden golds)")
     only: tuple[str, ...] = key((), "of the tasks below, run these (none named: all)")
     announced: bool = key(False, "also run the tasks that the benchmark has announced but does not score yet")
-    max_failed_rows: int = key(0, "failed rows up to which a finished run ends with exit code 0")
+    max_failed_rows: int = key(0, "failed rows up to which a finished run ends with exit code 0", at_least=0)
     tasks: dict[str, TaskConfig] = key({}, "")
     model: ModelConfig = key(ModelConfig(), "")
     prompt: PromptConfig = key(PromptConfig(), "")
@@ -194,39 +407,32 @@ class Config:
     report: ReportConfig = key(ReportConfig(), "")
 
     def __post_init__(self) -> None:
-        fix = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
-        require(not self.run_id or bool(RUN_ID.fullmatch(self.run_id)), "run_id", self.run_id, fix)
-        require(self.run_id != LATEST, "run_id", self.run_id, "elsewhere means the newest run: choose another")
-        require(bool(self.output_dir), "output_dir", self.output_dir, "give a path or a URI")
-        require_no_credentials("output_dir", self.output_dir)
-        require(self.limit is None or 1 <= self.limit < 2**63, "limit", self.limit, "must be null or at least 1")
-        require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 2**32 - 1")
-        require(self.max_failed_rows >= 0, "max_failed_rows", self.max_failed_rows, "must be 0 or more")
-        known = {"train", "test"}
-        require(bool(self.splits), "splits", list(self.splits), "name at least one of train and test")
-        require(set(self.splits) <= known, "splits", list(self.splits), "only train and test are known")
-        require(len(set(self.splits)) == len(self.splits), "splits", list(self.splits), "names a split twice")
         for name, task in self.tasks.items():
-            task.check(name)
-        strangers = set(self.only) - set(self.tasks)
-        require(not strangers, "only", sorted(strangers), f"there are {', '.join(self.tasks)}")
+            named = re.fullmatch(NAME, name) is not None
+            require(named, f"tasks.{name}", name, "a task's name is letters, digits, _ and -")
+            require(bool(task.prompt_fields), f"tasks.{name}.prompt_fields", [], "name inputs, or inputs and meta")
+        check_bounds(self)
+        require(self.run_id != LATEST, "run_id", self.run_id, "elsewhere means the newest run: choose another")
+        require_no_credentials("output_dir", self.output_dir)
+        splits = list(self.splits)
+        require(bool(splits), "splits", splits, "name at least one of train and test")
+        require({"train", "test"}.issuperset(splits), "splits", splits, "only train and test are known")
+        require(len(set(splits)) == len(splits), "splits", splits, "names a split twice")
+        unknown = sorted(set(self.only) - set(self.tasks))
+        require(not unknown, "only", unknown, f"there are {', '.join(self.tasks)}")
         require(bool(self.active_tasks), "tasks", list(self.tasks), "there is no task to run")
         if self.engine.kind == "vllm":
             require(bool(self.model.path), "model.path", self.model.path, "give a hub id or a directory")
             context_size, max_tokens = self.model.context_size, self.generation.max_gen_toks
-            require(
-                max_tokens < context_size,
-                "generation.max_gen_toks",
-                max_tokens,
-                f"must be below model.context_size={context_size}",
-            )
+            fix = f"must be below model.context_size={context_size}"
+            require(max_tokens < context_size, "generation.max_gen_toks", max_tokens, fix)
         else:
             template = self.prompt.chat_template
             require(template is None, "prompt.chat_template", template, "a server renders: start it with this template")
 
     @property
     def active_tasks(self) -> Mapping[str, TaskConfig]:
-        """The tasks that this run asks, in the order of the configuration."""
+        """The tasks of this run, in the order of the configuration."""
         if self.only:
             return {name: self.tasks[name] for name in self.only}
         return {name: task for name, task in self.tasks.items() if self.announced or not task.announced}

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config.engines import EngineConfig
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, EngineConfig
 from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ from typing import Any, TypeGuard
 
 import openai
 
-from pipeline.config.engines import EndpointConfig
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
 from pipeline.generate.engines.base import Engine, Output, Request, RowError
 from pipeline.runs.manifest import EngineInfo

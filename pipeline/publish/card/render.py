@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from pipeline.config.schema import Config
-from pipeline.config.submission import SubmissionConfig, UnmeasuredConfig
+from pipeline.config.schema import Config, SubmissionConfig, UnmeasuredConfig
 from pipeline.publish.card.fields import BEYOND, CREATED, INFERENCE, SUBMISSION, Field, Value, results_of
 from pipeline.publish.card.values import values
 from pipeline.runs.manifest import Manifest

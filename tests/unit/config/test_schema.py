@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from builders import ENDPOINT
 
+from pipeline.config.fields import SATISFIES
 from pipeline.config.loading import compose, describe, dump, flat, load, origins
 from pipeline.errors import ConfigError
 from pipeline.generate.cluster import place
@@ -72,6 +78,7 @@ BAD = [
     (["conf=demo", "submission.model_link=https://me:pw@x/y"], "submission.model_link holds credentials"),
     (["conf=demo", "submission.additional_links=['https://x/?token=1']"], "additional_links holds credentials"),
     (["conf=demo", "model.path=${oc.env:HOME}"], "oc.env"),
+    (["conf=demo", "report.reference={d: {e: 1}}"], r"report.reference.d=\{'e': 1\}: must be from 0 to 1"),
     (["conf=demo", "prompt.expected_fingerprint=abc"], "prompt.expected_fingerprint='abc': must be null, or sha256:"),
     (["conf=demo", "prompt.fingerprint_policy=ask"], "prompt.fingerprint_policy: Invalid value 'ask'"),
     (
@@ -86,6 +93,61 @@ def test_a_wrong_word_is_one_line(words: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line) as caught:
         compose(words)
     assert "\n" not in str(caught.value)
+
+
+def fields_of(section: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """Return every field below a configuration, with its full key."""
+    for item in fields(section):
+        name, value = prefix + item.name, getattr(section, item.name)
+        if is_dataclass(value):
+            yield from fields_of(value, f"{name}.")
+        elif name == "tasks":
+            yield from fields_of(value["agro"], "tasks.agro.")
+        else:
+            yield name, item
+
+
+def outside(bound: str, limit: Any, whole: bool) -> Any:
+    """Return the value next to a bound that it does not let pass."""
+    match bound:
+        case "at_least":
+            return limit - 1 if whole else math.nextafter(limit, -math.inf)
+        case "at_most":
+            return limit + 1 if whole else math.nextafter(limit, math.inf)
+        case "above" | "below":
+            return limit if whole else float(limit)
+        case "pattern":
+            return next(text for text in ("", " ") if not re.fullmatch(limit, text))
+
+
+SMALLEST = "tasks: {agro: {dataset: x, domain: d}}\nmodel: {path: m, context_size: 20000}\n"
+FIELDS = list(fields_of(load(SMALLEST, "test")))
+BOUNDS = [(name, item, bound, limit) for name, item in FIELDS for bound, limit in item.metadata["bounds"].items()]
+
+
+@pytest.mark.parametrize(("name", "item", "bound", "limit"), BOUNDS, ids=[f"{row[0]} {row[2]}" for row in BOUNDS])
+def test_a_value_just_outside_a_bound_is_refused(name: str, item: Field[Any], bound: str, limit: Any) -> None:
+    value = outside(bound, limit, re.match(r"int\b", item.type) is not None)
+    values: Any = yaml.safe_load(SMALLEST)
+    *sections, last = name.split(".")
+    within = values
+    for section in sections:
+        within = within.setdefault(section, {})
+    if item.type.startswith("dict"):
+        within[last], name = {"a": value}, f"{name}.a"
+    else:
+        within[last] = [value] if item.type.startswith("tuple") else value
+    with pytest.raises(ConfigError) as caught:
+        load(yaml.safe_dump(values), "test")
+    assert str(caught.value) == f"test: {name}={value!r}: {item.metadata['fix']}"
+
+
+def test_every_number_has_a_bound_and_every_bound_is_tested() -> None:
+    numbers = {name for name, item in FIELDS if re.search(r"\b(int|float)\b", item.type)}
+    assert numbers - {name for name, *_ in BOUNDS} == {"engine.replicas"}  # a number or auto: checked by code
+    assert {bound for _, _, bound, _ in BOUNDS} == set(SATISFIES)
+    assert SATISFIES["at_least"](1, 1)
+    assert SATISFIES["at_most"](1, 1)
 
 
 def test_mera_is_the_reference_run() -> None:
@@ -140,6 +202,11 @@ def test_the_last_layer_wins(tmp_path: Path) -> None:
     assert (config.limit, config.seed, config.engine.tensor_parallel_size, config.conf) == (5, 8, 2, "mine")
 
 
+def test_conf_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert origins(["conf=demo"])["generation.max_gen_toks"] == "conf/demo.yaml"
+
+
 def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "round.yaml"
     file.write_text(f"base: [{file}]\n")
@@ -149,7 +216,12 @@ def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("a: [", "is not YAML"), ("- 1\n", "must hold keys and values"), ("base: demo\n", "must be a list of names")],
+    [
+        ("a: [", "is not YAML"),
+        ("- 1\n", "must hold keys and values"),
+        ("base: demo\n", "must be a list of names"),
+        ("base: [demo]\nrun_id: ${\n", "bad.yaml: run_id: no viable alternative"),
+    ],
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
