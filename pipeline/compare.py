@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import command
 from pipeline.errors import ConfigError
+from pipeline.terminal.text import escape_control, truncate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +93,6 @@ def show(comparison: Comparison, console: Console, out: ArtifactStore) -> None:
     from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
     from pipeline.comparison.html import cells
     from pipeline.comparison.pairing import BEHAVIOUR_METRICS
-    from pipeline.terminal.console import escape_control
 
     for each in comparison.differences:
         console.print(f"warning: {escape_control(each.line)}", soft_wrap=True)
@@ -128,9 +128,7 @@ def show(comparison: Comparison, console: Console, out: ArtifactStore) -> None:
 
 
 def _short(text: str | None) -> str:
-    if text is None:
-        return "-"
-    return text if len(text) <= 40 else f"{text[:40]}…"
+    return "-" if text is None else truncate(text, 40, "…")
 
 
 if __name__ == "__main__":

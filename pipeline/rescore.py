@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
     from pipeline.runs import manifest
     from pipeline.runs.lock import locked
     from pipeline.score.stage import score
-    from pipeline.terminal.console import escape_control
     from pipeline.terminal.run_summary import counts, print_summary
+    from pipeline.terminal.text import escape_control
 
     with locked(run):
         content = manifest.read(run)

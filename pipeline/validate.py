@@ -19,12 +19,13 @@ from pipeline.config.loading import compose
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, InvalidArchive
 from pipeline.publish.leaderboard.archive import task_files
-from pipeline.publish.validation.findings import Finding, counted, listed
+from pipeline.publish.validation.findings import Finding, first_of
 from pipeline.publish.validation.rows import Expected
 from pipeline.publish.validation.rules import Report, check
 from pipeline.runs import directory as run_directory
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
+from pipeline.terminal.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,10 +60,10 @@ def main(arguments: list[str]) -> None:
     for finding in [*report.findings, *unchecked]:
         console.print(str(finding))
     if report.num_refusals:
-        reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
         raise InvalidArchive(
-            f"{without_credentials(named['archive'][0])} would be refused, for {reasons}: mend what the lines "
-            "that begin with refused: name, and pack again"
+            f"{without_credentials(named['archive'][0])} would be refused, for "
+            f"{counted(report.num_refusals, 'reason')}: mend what the lines that begin with refused: name, and pack "
+            "again"
         )
     what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
     console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}")
@@ -115,7 +116,7 @@ def _ids_of_data_set(config: Config, task: str) -> Iterator[int]:
 
 def _not_compared(files: list[str], reason: str) -> list[Finding]:
     """Return one line for all files whose ids were not compared."""
-    return [Finding("unchecked", listed(files), f"the ids were not compared: {reason}")] if files else []
+    return [Finding("unchecked", first_of(files), f"the ids were not compared: {reason}")] if files else []
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from pipeline.comparison.significance import MetricChange
+from pipeline.terminal.text import truncate
 
 if TYPE_CHECKING:
     from pipeline.comparison.compare_runs import Comparison
@@ -134,8 +135,6 @@ def probability(value: float) -> str:
 
 
 def _cut(value: Any) -> Any:
-    if value is None:
-        return "-"
-    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-        return value[:MOST_CHARACTERS] + " …"
-    return value
+    if isinstance(value, str):
+        return truncate(value, MOST_CHARACTERS, " …")
+    return "-" if value is None else value

@@ -76,11 +76,6 @@ def our_arguments(generation: GenerationConfig) -> dict[str, str]:
     )
 
 
-def escape_control(text: str) -> str:
-    """Return a text from outside without what a terminal would obey: a dot stands for each control character."""
-    return "".join(letter if letter.isprintable() else "·" for letter in text)
-
-
 def to_json(value: Any) -> str:
     """Return a value as JSON with sorted keys, for people and for comparing."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.harness.normalize import escape_control
 from pipeline.harness.tally import COLUMNS, Tally, Verdict
 from pipeline.storage import query
+from pipeline.terminal.text import DOT, escape_control
 
 VERDICTS = get_args(Verdict)
 LEGEND = (
@@ -49,7 +49,8 @@ def print_report(console: Console, tallies: Mapping[str, Tally], differences: pa
         for row in rows:
             first = row["first"]
             theirs, ours = excerpts(first["theirs"], first["ours"])
-            cells = [row["task"], escape_control(row["field"]), f"{row['num']:,}", str(first["id"]), theirs, ours]
+            field = escape_control(row["field"], mark=DOT)
+            cells = [row["task"], field, f"{row['num']:,}", str(first["id"]), theirs, ours]
             table.add_row(*map(Text, cells))
         console.print(table)
 
@@ -71,7 +72,7 @@ def excerpts(theirs: str | None, ours: str | None) -> tuple[str, str]:
 def _excerpt(value: str | None, start: int) -> str:
     if value is None:
         return "null"
-    text = escape_control(value[start : start + EXCERPT_CHARS])
+    text = escape_control(value[start : start + EXCERPT_CHARS], mark=DOT)
     return f"{'…' if start else ''}{text}{'…' if len(value) > start + EXCERPT_CHARS else ''}"
 
 

@@ -15,8 +15,8 @@ from pipeline.errors import DataError
 from pipeline.publish import report
 from pipeline.publish.card.render import write_card
 from pipeline.publish.leaderboard import archive as leaderboard_archive
-from pipeline.publish.validation.findings import counted
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

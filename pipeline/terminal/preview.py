@@ -21,7 +21,7 @@ from rich.text import Text
 
 from pipeline.config.loading import flat
 from pipeline.config.schema import Config
-from pipeline.terminal.console import escape_control
+from pipeline.terminal.text import escape_control, listed
 
 if TYPE_CHECKING:
     from pipeline.prepare.checks import CheckResult
@@ -151,8 +151,7 @@ def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
         line(console, f"  unfit: longer than {sums}; refused: the chat template fails on the row")
     for each in rows:
         if each.num_unfit:
-            more = each.num_unfit - len(each.unfit_ids)
-            ids = ", ".join(map(str, each.unfit_ids)) + (f" and {more:,} more" if more else "")
+            ids = listed(each.unfit_ids, each.num_unfit)
             line(console, ("  unfit", "bold red"), f": {each.task} {each.split} id {ids}")
 
 

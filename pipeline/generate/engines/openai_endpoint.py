@@ -19,6 +19,7 @@ from pipeline.config.engines import EndpointConfig
 from pipeline.config.schema import Config
 from pipeline.errors import EndpointError
 from pipeline.generate.engines.base import Engine, EngineInfo, Output, Request, RowError
+from pipeline.terminal.text import one_line
 
 AWAY = (502, 503, 504)
 """What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
@@ -227,5 +228,5 @@ def _hopeless(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointEr
 def _describe(error: openai.OpenAIError) -> str:
     """Return an error of the client in a few words; never the request's headers, which hold the key."""
     status = getattr(error, "status_code", None)
-    text = " ".join(str(error).split())[:300]
+    text = one_line(str(error), 300)
     return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"

@@ -24,7 +24,6 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, RunError, UserError
 from pipeline.publish.leaderboard.answers import (
-    NUM_SHOWN,
     Answer,
     Artifacts,
     KeyCounts,
@@ -36,6 +35,7 @@ from pipeline.publish.leaderboard.answers import (
 from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, generation_kwargs, results, stamp
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import listed
 
 LOGS = "logs_public.zip"
 
@@ -194,7 +194,7 @@ def _lack(task: str, counts: KeyCounts | None) -> str | None:
     if counts.is_whole:
         return None
     parts = [
-        f"{num} of {counts.num_questions} test ids {what} ({_listed_ids(ids or [], num)})"
+        f"{num:,} of {counts.num_questions:,} test ids {what} ({listed(ids or [], num)})"
         for num, ids, what in (
             (counts.num_missing, counts.missing, "are missing"),
             (counts.num_failed, counts.failed, "failed"),
@@ -202,8 +202,3 @@ def _lack(task: str, counts: KeyCounts | None) -> str | None:
         if num
     ]
     return f"{task}: {' and '.join(parts)}"
-
-
-def _listed_ids(ids: list[int], num: int) -> str:
-    rest = f" and {num - NUM_SHOWN} more" if num > NUM_SHOWN else ""
-    return ", ".join(map(str, ids)) + rest

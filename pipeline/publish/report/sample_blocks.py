@@ -19,6 +19,7 @@ import pyarrow.dataset as pads
 from pipeline.records import KEY_COLUMNS, SAMPLE_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import one_line
 
 BLOCK_ROWS = 256
 BLOCK_CHARS = 1_000_000
@@ -122,7 +123,7 @@ def _index(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _preview(row: dict[str, Any]) -> str:
     text = row["error"] or row["response"] or row["reasoning"] or ""
-    return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
+    return one_line(text[: 4 * PREVIEW_CHARS], PREVIEW_CHARS)
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
