@@ -187,7 +187,7 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
             for name, run in (("base", base), ("new", new)):
                 database.register("prompts", query.scanner(run.prompts, PROMPT_COLUMNS, query.cell(task, split)))
                 database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_asked AS {_QUESTIONS_OF_RUN}")
-            row = database.sql(_DIFFERENCES, params={"most": MOST_NAMED}).to_arrow_table().to_pylist()[0]
+            (row,) = query.rows(database, _DIFFERENCES, {"most": MOST_NAMED})
             counted = {name: int(row[name]) for name in ("num_questions", "num_other_prompts")}
             found.append(SplitQuestions(task=task, split=split, **counted))
             reasons += _reasons(f"{task} {split}", row)

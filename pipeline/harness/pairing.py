@@ -72,7 +72,7 @@ class PairedSources:
         parameters = {"splits": list(self.splits), "is_limited": is_limited}
         with query.connection() as database:
             _register_ids(database, self.task, self.logs, self.prompts)
-            ranges = _rows(database, _RANGES, parameters | {"num_ids": ids_per_range})
+            ranges = query.rows(database, _RANGES, parameters | {"num_ids": ids_per_range})
             for bounds in ranges:
                 self._register(database, **bounds)
                 yield from _of_range(database, parameters)
@@ -95,7 +95,7 @@ def pair_sources(task: str, logs: Artifact, prompts: Artifact, samples: Artifact
     """Open a task's sides and see which splits the log has."""
     with query.connection() as database:
         _register_ids(database, task, logs, prompts)
-        found = _rows(database, _SPLITS, {})
+        found = query.rows(database, _SPLITS)
     return PairedSources(
         task=task,
         logs=logs,
@@ -130,10 +130,3 @@ def _register_ids(database: duckdb.DuckDBPyConnection, task: str, logs: Artifact
     of_task = pc.field("task") == task
     database.register("theirs", query.scanner(logs, ["id"], of_task))
     database.register("ours", query.scanner(prompts, ["id", "split"], of_task))
-
-
-def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    relation = database.sql(sql, params=parameters)
-    assert relation is not None  # a SELECT has a result
-    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
-    return rows

@@ -43,7 +43,7 @@ def print_report(console: Console, tallies: Mapping[str, Tally], differences: pa
             console.print(f"{task}: the log has no question of the split {split}; it is not compared")
     with query.connection() as database:
         database.register("differences", differences)
-        rows = database.sql(_KINDS, params={"most": MAX_KINDS}).to_arrow_table().to_pylist()
+        rows = query.rows(database, _KINDS, {"most": MAX_KINDS})
     if rows:
         table = _table("task", "field", "differences", "first id", "theirs", "ours")
         for row in rows:

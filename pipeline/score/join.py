@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -124,7 +123,7 @@ def count_keys(
     for turn in range(num_turns):
         database.register("prompts", query.scanner(prompts, _KEYS))
         database.register("completions", query.scanner(completions, [*_KEYS, "repeat"]))
-        (row,) = _rows(database, _KEY_COUNTS, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
+        (row,) = query.rows(database, _KEY_COUNTS, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
         counts.update({name: int(count) for name, count in row.items()})
     return KeyCounts(**counts)
 
@@ -132,7 +131,7 @@ def count_keys(
 def parts(database: duckdb.DuckDBPyConnection, prompts: Artifact, num_prompts: int) -> list[Part]:
     """Return the parts, of at most `num_prompts` questions each, sorted by task, split and id."""
     database.register("prompts", query.scanner(prompts, _KEYS))
-    return [Part(**row) for row in _rows(database, _PARTS, {"num_prompts": num_prompts})]
+    return [Part(**row) for row in query.rows(database, _PARTS, {"num_prompts": num_prompts})]
 
 
 def joined(
@@ -145,10 +144,3 @@ def joined(
     database.register("prompts", query.scanner(prompts, _OF_PROMPT, part.rows))
     database.register("completions", query.scanner(completions, COMPLETION_SCHEMA.names, part.rows))
     return query.batches(database, _JOINED, rows=query.BATCH_ROWS)
-
-
-def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
-    relation = database.sql(sql, params=parameters)
-    assert relation is not None  # a SELECT has a result
-    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
-    return rows

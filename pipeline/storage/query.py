@@ -50,6 +50,14 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
             raise DataError(f"a Parquet file of the run is damaged: {error}. Delete its stage and run again") from error
 
 
+def rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """Run a query and return all of its result: for counts and keys, not for texts."""
+    relation = database.sql(sql, params=parameters)
+    assert relation is not None  # a SELECT has a result
+    found: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
+    return found
+
+
 def batches(
     database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None, *, rows: int
 ) -> pa.RecordBatchReader:

@@ -53,7 +53,7 @@ def counts(run: ArtifactStore) -> dict[str, int]:
     """
     with query.connection() as database:
         database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
-        row = database.sql(COUNTS_SQL).to_arrow_table().to_pylist()[0]
+        (row,) = query.rows(database, COUNTS_SQL)
     return {str(name): int(value) for name, value in row.items()}
 
 
@@ -67,8 +67,8 @@ def print_summary(
     with query.connection() as database:
         database.register("metrics", metrics)
         database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
-        rows = database.sql(TASKS_SQL).to_arrow_table().to_pylist()
-        of_repeats = database.sql(REPEATS_SQL).to_arrow_table().to_pylist()
+        rows = query.rows(database, TASKS_SQL)
+        of_repeats = query.rows(database, REPEATS_SQL)
     console.print(_table(rows))
     if of_repeats:
         console.print(f"over {config.generation.repeats} repeats of each question, of which the scores are means:")

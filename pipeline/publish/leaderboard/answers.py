@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -127,7 +127,7 @@ def count_test_ids(database: duckdb.DuckDBPyConnection, stages: Artifacts) -> li
     submitted = test & (pc.field("repeat") == REPEAT)
     database.register("prompts", query.scanner(stages.prompts, ["task", "id"], test))
     database.register("samples", query.scanner(stages.samples, ["task", "id", "error"], submitted))
-    return [KeyCounts(**row) for row in _rows(database, _LACKING, {"shown": NUM_SHOWN})]
+    return [KeyCounts(**row) for row in query.rows(database, _LACKING, {"shown": NUM_SHOWN})]
 
 
 def answers(
@@ -138,7 +138,7 @@ def answers(
     places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, of_task))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
-    for part in _rows(database, _PARTS, {"rows": rows_per_part}):
+    for part in query.rows(database, _PARTS, {"rows": rows_per_part}):
         ids = of_task & (pc.field("id") >= part.pop("first_id")) & (pc.field("id") <= part.pop("last_id"))
         submitted = ids & (pc.field("repeat") == REPEAT)
         database.register("prompts", query.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids))
@@ -176,10 +176,3 @@ def _places(prompts: Artifact, where: pc.Expression) -> Iterator[pa.RecordBatch]
         place = pa.array(range(num_before, num_before + batch.num_rows), pa.int64())
         num_before += batch.num_rows
         yield pa.RecordBatch.from_arrays([place, batch.column("id")], schema=_PLACES)
-
-
-def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
-    relation = database.sql(sql, params=parameters)
-    assert relation is not None  # a SELECT has a result
-    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
-    return rows

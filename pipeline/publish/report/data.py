@@ -88,7 +88,7 @@ def collect(
     database.register("samples", stage.dataset())
     database.register("texts", query.reader(stage, list(_TEXTS)))
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
-    counts = _all(database, _COUNTS_SQL)[0]
+    counts = query.rows(database, _COUNTS_SQL)[0]
     width = _width(counts["longest"])
     whole = [row for row in metrics if row["group_by"] is None]
     return ReportData(
@@ -97,7 +97,7 @@ def collect(
         headlines=_headlines(whole, config),
         tasks=_tasks(whole),
         warnings=_warnings(whole, counts, content),
-        speed=_all(database, _SPEED_SQL),
+        speed=query.rows(database, _SPEED_SQL),
         totals=_totals(counts, content),
         compare=_compare(content),
         manifest=json.dumps(content, ensure_ascii=False, indent=2),
@@ -105,19 +105,13 @@ def collect(
             "columns": list(_PLOTTED),
             "metrics": [[row[name] for name in _PLOTTED] for row in metrics],
             "references": _references(config),
-            "lengths": _all(database, _LENGTHS_SQL, {"width": width}),
+            "lengths": query.rows(database, _LENGTHS_SQL, {"width": width}),
             "bin_width": width,
             "max_gen_toks": config.generation.max_gen_toks,
         },
         num_samples=counts["num_samples"],
-        num_bytes=_all(database, _BYTES_SQL)[0]["num_bytes"],
+        num_bytes=query.rows(database, _BYTES_SQL)[0]["num_bytes"],
     )
-
-
-def _all(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
-    with query.batches(database, sql, parameters, rows=1000) as reader:
-        rows: list[dict[str, Any]] = reader.read_all().to_pylist()
-    return rows
 
 
 def _width(longest: int) -> int:
