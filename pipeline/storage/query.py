@@ -67,9 +67,10 @@ def batches(
     return reader
 
 
-def cell(task: str, split: str) -> pc.Expression:
-    """Return what is true of the rows of a task's split."""
-    return (pc.field("task") == task) & (pc.field("split") == split)
+def cell(task: str, split: str | None) -> pc.Expression:
+    """Return what is true of the rows of a task's split, or of all its splits."""
+    of_task = pc.field("task") == task
+    return of_task if split is None else of_task & (pc.field("split") == split)
 
 
 def scanner(stage: Artifact, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:

@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
+from pipeline.storage.partitions import IdRange
 
 Mode: TypeAlias = Literal["reference", "extracted"]
 
@@ -45,14 +46,13 @@ GROUP BY asked.task ORDER BY asked.task
 """
 
 _PARTS = """
-SELECT min(place) AS first, max(place) AS last, min(id) AS first_id, max(id) AS last_id
-FROM places GROUP BY place // $rows ORDER BY first
+SELECT place // $rows AS number, min(id) AS first_id, max(id) AS last_id FROM places GROUP BY number ORDER BY number
 """
 
 _JOINED = """
 SELECT place, id, doc, messages, gold, content, response, answer, em, f1
 FROM places JOIN prompts USING (id) JOIN completions USING (id) JOIN samples USING (id)
-WHERE place BETWEEN $first AND $last ORDER BY place
+WHERE place // $rows = $number ORDER BY place
 """
 
 _PLACES = pa.schema([pa.field("place", pa.int64()), pa.field("id", pa.int64())])
@@ -134,17 +134,17 @@ def answers(
     database: duckdb.DuckDBPyConnection, stages: Artifacts, task: str, rows_per_part: int = ROWS_PER_PART
 ) -> Iterator[Answer]:
     """Yield a task's test rows in the order of the data set; every id must have a response."""
-    of_task = query.cell(task, "test")
-    places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, of_task))
+    places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, query.cell(task, "test")))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
-    for part in query.rows(database, _PARTS, {"rows": rows_per_part}):
-        ids = of_task & (pc.field("id") >= part.pop("first_id")) & (pc.field("id") <= part.pop("last_id"))
-        submitted = ids & (pc.field("repeat") == REPEAT)
-        database.register("prompts", query.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids))
+    for row in query.rows(database, _PARTS, {"rows": rows_per_part}):
+        ids = IdRange(task=task, split="test", **row)
+        submitted = ids.rows & (pc.field("repeat") == REPEAT)
+        database.register("prompts", query.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids.rows))
         database.register("completions", query.scanner(stages.completions, ["id", "content"], submitted))
         columns = ["id", "response", "answer", "em", "f1"]
         database.register("samples", query.scanner(stages.samples, columns, submitted))
+        part = {"rows": rows_per_part, "number": ids.number}
         for batch in query.batches(database, _JOINED, part, rows=_ROWS_PER_BATCH):
             yield from (Answer(**row) for row in batch.to_pylist())
 
