@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from pipeline.harness.log_files import LogFile
     from pipeline.harness.pairing import PairedSources
     from pipeline.harness.tally import Tally
-    from pipeline.storage.artifacts import Artifact, ArtifactStore
-    from pipeline.storage.row_writer import RowWriter
+    from pipeline.storage.artifacts import Artifact, ArtifactStore, RowWriter
 
 DIFFERENCES, EXTRACTED = "differences.parquet", "extracted.parquet"
 
@@ -115,7 +114,6 @@ def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: Artifa
     from pipeline.harness.pairing import pair_sources
     from pipeline.harness.report import print_report
     from pipeline.storage.artifacts import ArtifactStore
-    from pipeline.storage.row_writer import row_writer
 
     samples = _samples(requested.run) if requested.run else None
     config = replace(requested.config, only=tuple(logs))
@@ -125,8 +123,8 @@ def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: Artifa
     out.create()
     tallies: dict[str, Tally] = {}
     with (
-        row_writer(out, DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
-        row_writer(out, EXTRACTED, EXTRACTED_SCHEMA) as extracted,
+        out.row_writer(DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
+        out.row_writer(EXTRACTED, EXTRACTED_SCHEMA) as extracted,
     ):
         for task, file in logs.items():
             both = pair_sources(task, theirs, ours, samples)
