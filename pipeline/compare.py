@@ -92,7 +92,7 @@ def show(comparison: Comparison, console: Console, out: ArtifactStore) -> None:
 
     from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
     from pipeline.comparison.html import cells
-    from pipeline.comparison.pairing import BEHAVIOUR_METRICS
+    from pipeline.metrics.names import BEHAVIOUR_METRICS
 
     for each in comparison.differences:
         console.print(f"warning: {escape_control(each.line)}", soft_wrap=True)

@@ -17,17 +17,12 @@ import pyarrow.compute as pc
 
 from pipeline.config.schema import Config
 from pipeline.errors import Incomparable
+from pipeline.metrics.names import BEHAVIOUR_METRICS, SAMPLE_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs
 from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
-SCORES = ("em", "f1", "score", "correct")
-"""Metrics that need a gold."""
-BEHAVIOUR_METRICS = ("output_tokens", "truncated", "no_answer", "failed")
-"""What is compared of every question, with or without a gold, task by task."""
-BINARY_METRICS = ("em", "correct", "truncated", "no_answer", "failed")
-"""Metrics that are 0 or 1 on every row."""
 MOST_NAMED = 3
 """Questions that a refusal names of each kind."""
 
@@ -91,7 +86,7 @@ SELECT id,
 FROM samples GROUP BY id
 """
 
-_READ = ["id", "em", "f1", "correct", "num_output_tokens", "finish_reason", "answer", "error"]
+_READ = ["id", *SAMPLE_METRICS, "num_output_tokens", "finish_reason", "answer", "error"]
 _TEXTS = ["id", "repeat", "gold", "answer", "extraction", "finish_reason", "response"]
 
 _OUTCOMES = """

@@ -29,6 +29,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import EMPTY
 
@@ -37,7 +38,7 @@ GROUPS = ("instruction", "num_options", "answer_kind")
 
 COLUMNS = [
     *("task", "split", "id", "repeat", "categories", *GROUPS, "gold", "answer", "extraction", "finish_reason"),
-    *("em", "f1", "correct", "error"),
+    *(*SAMPLE_METRICS, "error"),
 ]
 """What is read of the samples."""
 

@@ -16,15 +16,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.config.schema import Config, TaskConfig
+from pipeline.metrics.names import EXACT_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
 from pipeline.runs.model_files import sha256_of
 
 FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
 """By submission.mode, the harness's `filter`: what was done to a response before it was scored and submitted."""
-
-METRICS = ("f1", "em")
-"""In the order in which the benchmark's tasks give them."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
@@ -90,7 +88,7 @@ class TaskLog:
     generation_kwargs: dict[str, Any]
     num_answers: int = 0
     num_extracted: int = 0
-    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in METRICS})
+    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in EXACT_METRICS})
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def line(self, row: Answer) -> str:
@@ -105,7 +103,7 @@ class TaskLog:
             "resps": [[row.content or ""]],
             "filtered_resps": [outputs],
             "filter": FILTERS[self.mode],
-            "metrics": list(METRICS),
+            "metrics": list(EXACT_METRICS),
         }
         hashes = {
             "doc_hash": sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
@@ -157,7 +155,7 @@ def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -
         },
         "versions": dict.fromkeys(logs),
         "n-shot": dict.fromkeys(logs, 0),
-        "higher_is_better": {task: dict.fromkeys(METRICS, True) for task in logs},
+        "higher_is_better": {task: dict.fromkeys(EXACT_METRICS, True) for task in logs},
         "n-samples": {task: {"original": log.num_answers, "effective": log.num_answers} for task, log in logs.items()},
         "config": {
             "model": kind,
@@ -214,7 +212,7 @@ def _task_config(task: str, settings: TaskConfig, revision: str | None, config: 
         "output_type": "generate_until",
         "generation_kwargs": generation_kwargs(config),
         "filter_list": [{"name": FILTERS[config.submission.mode]}],
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in EXACT_METRICS],
         "metadata": {"dataset_revision": revision},
     }
 

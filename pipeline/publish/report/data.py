@@ -13,6 +13,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from pipeline.config.schema import Config
+from pipeline.metrics.confidence import is_wide
+from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -47,8 +49,6 @@ _SPEED_SQL = """
            quantile_cont(queued_s, [0.5, 0.95]) AS queued, quantile_cont(generated_s, [0.5, 0.95]) AS generated
     FROM samples GROUP BY task, split ORDER BY task, split
 """
-_COMPARED = ("score", "correct")
-"""Metrics that the comparison shows of all domains together."""
 _PLOTTED = (
     *("task", "level", "split", "group_by", "group", "metric"),
     *("value", "ci_low", "ci_high", "bound_low", "bound_high", "num_total"),
@@ -166,7 +166,7 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], content: dict[
         for what, key in (("ran into the token budget", "num_truncated"), ("have no readable answer", "num_no_answer")):
             if row[key] > NO_ANSWER_SHARE * num:
                 lines.append(f"{name}: {row[key]:,} of {num:,} rows ({row[key] / num:.1%}) {what}")
-        if row["value"] is not None and _is_wide(row):
+        if row["value"] is not None and is_wide(row):
             lines.append(
                 f"{name}: the score {row['value']:.3f} could be {row['bound_low']:.3f} to {row['bound_high']:.3f}: "
                 f"{row['num_doubtful']:,} rows were cut, empty or failed"
@@ -174,14 +174,6 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], content: dict[
     if counts["num_scored"] == 0:
         lines.append("no sample has a score: the golds are hidden, or every row failed")
     return lines
-
-
-def _is_wide(row: dict[str, Any]) -> bool:
-    """Return whether what truncated, empty and failed rows hide is more than what chance does."""
-    if row["bound_low"] is None:
-        return False
-    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
-    return bool(row["bound_high"] - row["bound_low"] > chance)
 
 
 def _about(config: Config, content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -224,5 +216,6 @@ def _compare(content: dict[str, Any]) -> dict[str, Any] | None:
     gate = content.get("gate")
     if gate is None:
         return None
-    rows = [row for row in content.get("compare") or () if row["level"] != "run" or row["metric"] in _COMPARED]
+    found = content.get("compare") or ()
+    rows = [row for row in found if row["level"] != "run" or row["metric"] in HEADLINE_METRICS]
     return {"base": gate["baseline"], "rules": gate["rules"], "notes": gate["notes"], "rows": rows}
