@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 import openai
 
 from pipeline.config.engines import EndpointConfig
+from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config
 from pipeline.errors import EndpointError
 from pipeline.generate.engines.base import Engine, EngineInfo, Output, Request, RowError
@@ -103,19 +104,13 @@ def request_arguments(config: Config, model: str) -> dict[str, Any]:
 
     The client puts `extra_body` into the body as it is: what is in it is vLLM's and not OpenAI's.
     """
-    sampling = config.generation
-    arguments: dict[str, Any] = {
-        "model": model,
-        "temperature": sampling.temperature if sampling.do_sample else 0.0,
-        "max_tokens": sampling.max_gen_toks,
-    }
-    if sampling.until:
-        arguments["stop"] = list(sampling.until)
-    if sampling.do_sample:
-        arguments["top_p"] = sampling.top_p
-    extra: dict[str, Any] = {}
-    if sampling.do_sample and sampling.top_k:
-        extra["top_k"] = sampling.top_k
+    generation, sampled = config.generation, sampling(config.generation)
+    arguments = {"model": model, "temperature": sampled["temperature"], "max_tokens": generation.max_gen_toks}
+    if generation.until:
+        arguments["stop"] = list(generation.until)
+    if generation.do_sample:
+        arguments["top_p"] = sampled["top_p"]
+    extra: dict[str, Any] = {"top_k": sampled["top_k"]} if sampled["top_k"] else {}
     if config.prompt.template_kwargs:
         extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
     if extra:

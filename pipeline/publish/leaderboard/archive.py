@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+from pipeline.config.harness_arguments import harness_arguments
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, RunError, UserError
 from pipeline.publish.leaderboard.answers import (
@@ -32,7 +33,7 @@ from pipeline.publish.leaderboard.answers import (
     count_test_ids,
     num_questions,
 )
-from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, generation_kwargs, results, stamp
+from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, results, stamp
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import listed
@@ -132,7 +133,7 @@ def pack(run: ArtifactStore, config: Config, content: dict[str, Any]) -> Packed:
         with ZipFile(path, "w") as archive:
             with ZipFile(inner, "w") as log_archive:
                 for task, name in task_files(config).items():
-                    log = logs[task] = TaskLog(config.submission.mode, generation_kwargs(config))
+                    log = logs[task] = TaskLog(config.submission.mode, harness_arguments(config.generation))
                     submitted, logged = path.with_name("submitted.json"), path.with_name("logged.jsonl")
                     _write_task(answers(database, stages, task), log, submitted, logged)
                     _require_all(task, log.num_answers, num_questions(stages, task))

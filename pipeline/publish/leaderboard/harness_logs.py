@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.config.harness_arguments import harness_arguments
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.metrics.names import EXACT_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
@@ -35,16 +36,6 @@ def begun_at(content: dict[str, Any]) -> datetime:
 def stamp(content: dict[str, Any]) -> str:
     """Return the time in the names of the files; the benchmark's packer reads it with `%Y-%m-%dT%H-%M-%S.%f`."""
     return begun_at(content).strftime("%Y-%m-%dT%H-%M-%S.%f")
-
-
-def generation_kwargs(config: Config) -> dict[str, Any]:
-    """Return the sampling that was in force, in the harness's words; a greedy run has no temperature."""
-    sampling = config.generation
-    arguments: dict[str, Any] = {"do_sample": sampling.do_sample, "until": list(sampling.until)}
-    arguments["max_gen_toks"] = sampling.max_gen_toks
-    if sampling.do_sample:
-        arguments |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    return arguments
 
 
 def public_name(path: str | None) -> str | None:
@@ -162,7 +153,7 @@ def results(config: Config, content: dict[str, Any], logs: dict[str, TaskLog]) -
             "model_args": _model_args(config, content, name),
             "batch_size": config.engine.slots,
             "limit": None,
-            "gen_kwargs": generation_kwargs(config),
+            "gen_kwargs": harness_arguments(config.generation),
             "random_seed": config.seed,
         },
         "git_hash": codebase.get("commit"),
@@ -210,7 +201,7 @@ def _task_config(task: str, settings: TaskConfig, revision: str | None, config: 
         "test_split": "test",
         "num_fewshot": 0,
         "output_type": "generate_until",
-        "generation_kwargs": generation_kwargs(config),
+        "generation_kwargs": harness_arguments(config.generation),
         "filter_list": [{"name": FILTERS[config.submission.mode]}],
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in EXACT_METRICS],
         "metadata": {"dataset_revision": revision},
