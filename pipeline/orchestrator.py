@@ -35,7 +35,7 @@ from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
 from pipeline.publish.leaderboard.answers import question_ids
-from pipeline.publish.validation.findings import Finding, counted, listed
+from pipeline.publish.validation.findings import Finding, first_of
 from pipeline.publish.validation.rows import Expected
 from pipeline.publish.validation.rules import Report, check
 from pipeline.records import PROMPT_SCHEMA
@@ -58,10 +58,11 @@ from pipeline.runs.settings import settings_hash
 from pipeline.score.stage import score
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
-from pipeline.terminal.console import escape_control, quiet
+from pipeline.terminal.console import quiet
 from pipeline.terminal.progress import GenerateProgress
 from pipeline.terminal.run_summary import print_summary
 from pipeline.terminal.signals import Signals
+from pipeline.terminal.text import counted, escape_control
 
 
 def execute(
@@ -210,10 +211,9 @@ def validate(archive_path: str, directory: str | None, config: Config | None, co
     for finding in [*report.findings, *unchecked]:
         console.print(str(finding), soft_wrap=True)
     if report.num_refusals:
-        reasons = "1 reason" if report.num_refusals == 1 else f"{report.num_refusals} reasons"
         raise InvalidArchive(
-            f"{without_credentials(archive_path)} would be refused, for {reasons}: mend what the lines "
-            "that begin with refused: name, and pack again"
+            f"{without_credentials(archive_path)} would be refused, for {counted(report.num_refusals, 'reason')}: "
+            "mend what the lines that begin with refused: name, and pack again"
         )
     what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
     console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}", soft_wrap=True)
@@ -260,7 +260,7 @@ def _ids_of_data_set(config: Config, task: str) -> Iterator[int]:
 
 def _not_compared(files: list[str], reason: str) -> list[Finding]:
     """Return one line for all files whose ids were not compared."""
-    return [Finding("unchecked", listed(files), f"the ids were not compared: {reason}")] if files else []
+    return [Finding("unchecked", first_of(files), f"the ids were not compared: {reason}")] if files else []
 
 
 def finish(

@@ -89,18 +89,17 @@ def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparis
     """
     split_questions = require_same(base, new)
     out.create()
-    partial = {name: f".{name}.partial" for name in (FLIPS_FILE, CHANGES_FILE)}
-    try:
+    with out.partial_files(FLIPS_FILE, CHANGES_FILE) as (flips_partial, changes_partial):
         with query.connection() as database:
             found: list[PairedOutcomes] = []
             first: list[pa.RecordBatch] = []
             batches = _pair_all(database, base, new, split_questions, found, first)
-            num_flips = out.write_parquet(partial[FLIPS_FILE], FLIP_SCHEMA, batches)
+            num_flips = out.write_parquet(flips_partial, FLIP_SCHEMA, batches)
         domains = {name: task.domain for name, task in new.config.active_tasks.items()}
         single = base.config.generation.repeats == new.config.generation.repeats == 1
         rows = changes(found, domains, single=single)
         table = to_table(rows, CHANGE_SCHEMA)
-        out.write_parquet(partial[CHANGES_FILE], table.schema, [table])
+        out.write_parquet(changes_partial, table.schema, [table])
         comparison = Comparison(
             base=base,
             new=new,
@@ -111,13 +110,7 @@ def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparis
             num_flips=num_flips,
         )
         page_text = html.render(comparison)
-        with out.writing():
-            for name, written in partial.items():
-                out.fs.move(out.path(written), out.path(name))
-        out.write_text(PAGE_FILE, page_text)
-    finally:
-        for written in partial.values():
-            out.remove(written)
+    out.write_text(PAGE_FILE, page_text)
     return comparison
 
 

@@ -20,11 +20,12 @@ from typing import Any
 
 from pipeline.comparison.compare_runs import compare
 from pipeline.comparison.pairing import ComparedRun
-from pipeline.comparison.significance import weights_of
 from pipeline.config.fields import LATEST
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
+from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.metrics.paired_tests import holm
+from pipeline.metrics.weights import weights_of
 from pipeline.records import Counts, MetricChange
 from pipeline.runs import past_runs
 from pipeline.runs.manifest import GateResult, GateRule, Manifest
@@ -35,8 +36,6 @@ KEY = "gate.baseline"
 
 FOLDER = "compare"
 """Where the comparison with the baseline lies in the run's directory."""
-
-METRICS = ("score", "correct")
 
 SHARES = {"max_truncated": "num_truncated", "max_failed": "num_failed", "max_no_answer": "num_no_answer"}
 SHARE_PHRASES = {
@@ -156,7 +155,7 @@ def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, 
     """
     limit, alpha = config.gate.max_drop, config.gate.alpha
     domains = {name: task.domain for name, task in config.active_tasks.items()}
-    family = [row for row in rows if row.metric in METRICS and (row.level == "task" or row.num_parts > 1)]
+    family = [row for row in rows if row.metric in HEADLINE_METRICS and (row.level == "task" or row.num_parts > 1)]
     if not family:
         line = "nothing to compare: no question of both runs has a gold, or none was scored"
         return GateRule(name="max_drop", value=None, limit=limit, broken=False, line=line)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from pipeline.metrics.names import higher_is_better
 from pipeline.records import MetricChange
+from pipeline.terminal.text import truncate
 
 if TYPE_CHECKING:
     from pipeline.comparison.compare_runs import Comparison
@@ -105,11 +107,10 @@ def cells(row: MetricChange) -> dict[str, str]:
     def number(value: float | None, sign: str = "") -> str:
         return "-" if value is None else f"{value:{sign},.{digits}f}"
 
-    higher_is_better = row.metric in ("em", "f1", "score", "correct")
     is_significant = row.p_holm < 0.05 and row.difference != 0
-    sign = (
-        ("better" if (row.difference > 0) == higher_is_better else "worse") if is_significant and not is_count else ""
-    )
+    sign = ""
+    if is_significant and not is_count:
+        sign = "better" if (row.difference > 0) == higher_is_better(row.metric) else "worse"
     return {
         "task": row.task,
         "split": row.split,
@@ -134,8 +135,6 @@ def probability(value: float) -> str:
 
 
 def _cut(value: Any) -> Any:
-    if value is None:
-        return "-"
-    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-        return value[:MOST_CHARACTERS] + " …"
-    return value
+    if isinstance(value, str):
+        return truncate(value, MOST_CHARACTERS, " …")
+    return "-" if value is None else value

@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.comparison.pairing import SCORES, ComparedRun, SplitQuestions, pair
-from pipeline.comparison.significance import weights_of
+from pipeline.comparison.pairing import ComparedRun, SplitQuestions, pair
 from pipeline.config.schema import Config
+from pipeline.metrics.names import SCORES
+from pipeline.metrics.weights import weights_of
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs.manifest import Manifest, Noise
 from pipeline.storage import query

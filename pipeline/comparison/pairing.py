@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.schema import Config
 from pipeline.errors import Incomparable
+from pipeline.metrics.names import BEHAVIOUR_METRICS, SAMPLE_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs
 from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs.environment_diff import RecordedRun
@@ -24,12 +25,6 @@ from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
-SCORES = ("em", "f1", "score", "correct")
-"""Metrics that need a gold."""
-BEHAVIOUR_METRICS = ("output_tokens", "truncated", "no_answer", "failed")
-"""What is compared of every question, with or without a gold, task by task."""
-BINARY_METRICS = ("em", "correct", "truncated", "no_answer", "failed")
-"""Metrics that are 0 or 1 on every row."""
 MOST_NAMED = 3
 """Questions that a refusal names of each kind."""
 
@@ -69,7 +64,7 @@ SELECT id,
 FROM samples GROUP BY id
 """
 
-_READ = ["id", "em", "f1", "correct", "num_output_tokens", "finish_reason", "answer", "error"]
+_READ = ["id", *SAMPLE_METRICS, "num_output_tokens", "finish_reason", "answer", "error"]
 _TEXTS = ["id", "repeat", "gold", "answer", "extraction", "finish_reason", "response"]
 
 _OUTCOMES = """
@@ -170,7 +165,7 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
             for name, run in (("base", base), ("new", new)):
                 database.register("prompts", query.scanner(run.prompts, PROMPT_COLUMNS, query.cell(task, split)))
                 database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_asked AS {_QUESTIONS_OF_RUN}")
-            row = database.sql(_DIFFERENCES, params={"most": MOST_NAMED}).to_arrow_table().to_pylist()[0]
+            (row,) = query.rows(database, _DIFFERENCES, {"most": MOST_NAMED})
             counted = {name: int(row[name]) for name in ("num_questions", "num_other_prompts")}
             found.append(SplitQuestions(task=task, split=split, **counted))
             reasons += _reasons(f"{task} {split}", row)

@@ -14,9 +14,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.comparison.pairing import BEHAVIOUR_METRICS, BINARY_METRICS, SCORES, PairedOutcomes
+from pipeline.comparison.pairing import PairedOutcomes
 from pipeline.metrics.confidence import generator
+from pipeline.metrics.names import BEHAVIOUR_METRICS, BINARY_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs, detectable, holm, mcnemar, paired_bootstrap
+from pipeline.metrics.weights import weights_of
 from pipeline.records import MetricChange
 
 
@@ -45,15 +47,6 @@ def changes(found: Sequence[PairedOutcomes], domains: Mapping[str, str], *, sing
     rows = _adjusted(rows)
     levels, metrics = ["run", "domain", "task"], [*SCORES, *BEHAVIOUR_METRICS]
     return sorted(rows, key=lambda row: (levels.index(row.level), row.task, row.split, metrics.index(row.metric)))
-
-
-def weights_of(domains: Mapping[str, str], domain: str | None) -> dict[str, float]:
-    """Return what each task weighs in a domain, or in the run: domains weigh the same, and tasks in a domain."""
-    tasks = defaultdict(list)
-    for name, of_domain in domains.items():
-        if domain in (None, of_domain):
-            tasks[of_domain].append(name)
-    return {name: 1 / (len(tasks) * len(names)) for names in tasks.values() for name in names}
 
 
 def means(pairs: Pairs) -> tuple[float, float]:

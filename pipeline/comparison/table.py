@@ -9,9 +9,9 @@ from rich.text import Text
 
 from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE, Comparison
 from pipeline.comparison.html import cells
-from pipeline.comparison.pairing import BEHAVIOUR_METRICS
+from pipeline.metrics.names import BEHAVIOUR_METRICS
 from pipeline.storage.artifacts import ArtifactStore
-from pipeline.terminal.console import escape_control
+from pipeline.terminal.text import escape_control, truncate
 
 MOST_FLIPS = 20
 """Flipped questions that are listed on the terminal; flips.parquet has them all."""
@@ -53,6 +53,4 @@ def show(comparison: Comparison, out: ArtifactStore, console: Console) -> None:
 
 
 def _short(text: str | None) -> str:
-    if text is None:
-        return "-"
-    return text if len(text) <= 40 else f"{text[:40]}…"
+    return "-" if text is None else truncate(text, 40, "…")

@@ -7,20 +7,19 @@ buckets on the disk, one a range of ids, and each bucket is cleared of doubles a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby, islice
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.generate import journal
 from pipeline.records import COMPLETION_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
-from pipeline.storage.partitions import MAX_PARTITIONS, SpillPartitions, spill_partitions
+from pipeline.storage.partitions import MAX_PARTITIONS, IdRange, SpillPartitions, id_ranges, spill_partitions
 
 BATCH_ROWS = 1_000
 ROWS_PER_PARTITION = 10_000
@@ -28,21 +27,20 @@ ROWS_PER_PARTITION = 10_000
 
 ROWS_PER_FILE = 50_000
 
-PARTS_SQL = """
-    CREATE TABLE parts AS
-    WITH numbered AS (
-        SELECT task, split, id, (row_number() OVER (PARTITION BY task, split ORDER BY id) - 1) // $num_prompts AS part
-        FROM prompts
-    )
-    SELECT row_number() OVER (ORDER BY task, split, part) - 1 AS number, task, split, min(id) AS first_id,
-        max(id) AS last_id
-    FROM numbered GROUP BY task, split, part
-"""
+_RANGE_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("first_id", pa.int64()),
+        pa.field("last_id", pa.int64()),
+        pa.field("partition", pa.int64()),
+    ]
+)
 
 # Lines of prompts that are not asked any more fall away here.
 NUMBERED_SQL = """
-    SELECT lines.*, number FROM lines
-    JOIN parts ON lines.task = parts.task AND lines.split = parts.split AND id BETWEEN first_id AND last_id
+    SELECT lines.*, partition FROM lines
+    JOIN ranges ON lines.task = ranges.task AND lines.split = ranges.split AND id BETWEEN first_id AND last_id
     WHERE repeat < $repeats
 """
 
@@ -62,23 +60,6 @@ PART_SQL = """
     )
     SELECT * FROM (SELECT * FROM journaled UNION ALL BY NAME SELECT * FROM refused) ORDER BY id, repeat
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The questions of one task and split from `first_id` to `last_id`, and the number of their bucket."""
-
-    number: int
-    task: str
-    split: str
-    first_id: int
-    last_id: int
-
-    @property
-    def prompts(self) -> pc.Expression:
-        """What is true of this part's prompts."""
-        key = pc.field("id")
-        return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
 
 def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mapping[str, Any]) -> None:
@@ -101,38 +82,44 @@ def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mappin
         spill_partitions(COMPLETION_SCHEMA) as shared,
     ):
         size = max(ROWS_PER_PARTITION, expected // MAX_PARTITIONS + 1)
-        parts = _parts(database, prompts, max(1, size // repeats))
-        _share_out(database, _batches(journal.read(run.child(journal.FOLDER))), repeats, shared)
+        database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
+        ranges = id_ranges(database, "FROM prompts", max(1, size // repeats))
+        _share_out(database, ranges, _batches(journal.read(run.child(journal.FOLDER))), repeats, shared)
         num_rows = 0
-        for (task, split), group in groupby(parts, key=lambda part: (part.task, part.split)):
-            rows = (batch for part in group for batch in _rows(database, prompts, part, repeats, shared))
+        for (task, split), group in groupby(enumerate(ranges), key=lambda each: (each[1].task, each[1].split)):
+            rows = (
+                batch
+                for partition, ids in group
+                for batch in _rows(database, prompts, ids, shared.read(partition), repeats)
+            )
             num_rows += folder.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
         if num_rows != expected:
             raise RuntimeError(f"{expected} completions expected, {num_rows} found in the journals of {run.root}")
 
 
-def _parts(database: duckdb.DuckDBPyConnection, prompts: Artifact, num_prompts: int) -> list[Part]:
-    database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
-    database.execute(PARTS_SQL, {"num_prompts": num_prompts})
-    return [Part(*row) for row in database.execute("SELECT * FROM parts ORDER BY number").fetchall()]
-
-
 def _share_out(
-    database: duckdb.DuckDBPyConnection, batches: Iterable[pa.RecordBatch], repeats: int, shared: SpillPartitions
+    database: duckdb.DuckDBPyConnection,
+    ranges: Sequence[IdRange],
+    batches: Iterable[pa.RecordBatch],
+    repeats: int,
+    shared: SpillPartitions,
 ) -> None:
+    """Spill the lines, those of each range into the partition with the range's place in the list."""
+    rows = [asdict(ids) | {"partition": partition} for partition, ids in enumerate(ranges)]
+    database.register("ranges", pa.Table.from_pylist(rows, schema=_RANGE_SCHEMA))
     for batch in batches:
         database.register("lines", pa.Table.from_batches([batch]))
         for found in query.batches(database, NUMBERED_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
-            numbers = found.column("number").to_numpy()
+            numbers = found.column("partition").to_numpy()
             shared.add(found.select(COMPLETION_SCHEMA.names).cast(COMPLETION_SCHEMA), numbers)
 
 
 def _rows(
-    database: duckdb.DuckDBPyConnection, prompts: Artifact, part: Part, repeats: int, shared: SpillPartitions
+    database: duckdb.DuckDBPyConnection, prompts: Artifact, ids: IdRange, lines: pa.RecordBatchReader, repeats: int
 ) -> Iterator[pa.RecordBatch]:
     columns = ["task", "split", "id", "prompt_sha256", "num_prompt_tokens", "error"]
-    database.register("prompts", query.scanner(prompts, columns, part.prompts))
-    database.register("lines", shared.read(part.number))
+    database.register("prompts", query.scanner(prompts, columns, ids.rows))
+    database.register("lines", lines)
     for batch in query.batches(database, PART_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
         yield batch.select(COMPLETION_SCHEMA.names)
 

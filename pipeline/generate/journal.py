@@ -164,16 +164,9 @@ def _record(line: bytes) -> dict[str, Any] | None:
 def keep(folder: ArtifactStore, records: Iterator[dict[str, Any]]) -> None:
     """Write completions of an earlier commit as a journal that appears whole."""
     folder.create()
-    name = f"kept-{uuid.uuid4().hex}"
-    partial, whole = folder.path(f"{name}.partial"), folder.path(f"{name}{SUFFIX}")
-    with folder.writing():
-        with folder.fs.open_output_stream(partial if folder.local else whole) as stream:
-            for record in records:
-                stream.write(_line(record))
-        if folder.local:
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            folder.fs.move(partial, whole)
+    with folder.replacing_stream(f"kept-{uuid.uuid4().hex}{SUFFIX}") as stream:
+        for record in records:
+            stream.write(_line(record))
 
 
 INFO_SUFFIX = ".facts.json"

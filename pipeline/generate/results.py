@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.generate.attempt_log import RowStatus
 from pipeline.generate.engines.base import Output
 from pipeline.records import Completion
+from pipeline.terminal.text import replace_surrogates
 
 STATUS_SCHEMA = pa.schema(
     [
@@ -62,20 +63,15 @@ def completion_of(
         id=row["id"],
         repeat=row["repeat"],
         prompt_sha256=row["prompt_sha256"],
-        completion=_whole(output.completion) if output else None,
-        reasoning=_whole(output.reasoning) if output else None,
-        content=_whole(output.content) if output else None,
+        completion=replace_surrogates(output.completion) if output else None,
+        reasoning=replace_surrogates(output.reasoning) if output else None,
+        content=replace_surrogates(output.content) if output else None,
         finish_reason=output.finish_reason if output else "error",
         num_prompt_tokens=output.num_prompt_tokens if output else None,
         num_output_tokens=output.num_output_tokens if output else None,
-        error=None if output else _whole(str(result)),
+        error=None if output else replace_surrogates(str(result)),
         attempts=attempts,
         replica=replica,
         queued_s=queued_s,
         generated_s=generated_s,
     )
-
-
-def _whole(text: str | None) -> str | None:
-    """Replace halves of surrogate pairs, which a server's JSON may hold and UTF-8 cannot."""
-    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.harness.normalize import escape_control
+from pipeline.terminal.text import escape_control
 
 NAME = re.compile(r"samples_(?P<task>.+)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.jsonl")
 """How `lm_eval --log_samples` names a task's file."""

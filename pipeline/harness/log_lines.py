@@ -19,6 +19,7 @@ from pipeline.harness.log_files import LogFile, readable
 from pipeline.harness.normalize import flat_row, plain_messages
 from pipeline.records import without_nulls
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import truncate
 
 STAGE = "logs"
 
@@ -164,13 +165,13 @@ def _get(record: Any, kind: type | tuple[type, ...], *path: str) -> Any:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"{'.'.join(path)} must be a {names}, not {_cut(value)}")
+        raise ValueError(f"{'.'.join(path)} must be a {names}, not {truncate(repr(value))}")
     return value
 
 
 def _first(values: list[Any], path: str, kind: type) -> Any:
     if not values or not isinstance(values[0], kind):
-        raise ValueError(f"{path} must begin with a {kind.__name__}, not {_cut(values)}")
+        raise ValueError(f"{path} must begin with a {kind.__name__}, not {truncate(repr(values))}")
     return values[0]
 
 
@@ -182,13 +183,8 @@ def _only(value: str | list[Any], path: str) -> str:
 def _number(record: dict[str, Any], name: str) -> float | None:
     value = record.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9):
-        raise ValueError(f"{name} must be a number, not {_cut(value)}")
+        raise ValueError(f"{name} must be a number, not {truncate(repr(value))}")
     return None if value is None else float(value)
-
-
-def _cut(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _require_shallow(record: Any) -> None:

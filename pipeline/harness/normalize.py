@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config.harness_arguments import harness_arguments, sampling
 from pipeline.config.schema import GenerationConfig
 
 PARTS = ("inputs", "meta")
@@ -65,20 +66,7 @@ def their_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 def our_arguments(generation: GenerationConfig) -> dict[str, str]:
     """Return what the configuration asks for, each as JSON; greedy decoding is temperature 0."""
-    sampled = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
-    return _arguments(
-        {
-            "do_sample": generation.do_sample,
-            "until": list(generation.until),
-            "max_gen_toks": generation.max_gen_toks,
-            **(sampled if generation.do_sample else {"temperature": 0, "top_p": 1, "top_k": 0}),
-        }
-    )
-
-
-def escape_control(text: str) -> str:
-    """Return a text from outside without what a terminal would obey: a dot stands for each control character."""
-    return "".join(letter if letter.isprintable() else "·" for letter in text)
+    return _arguments(harness_arguments(generation) | sampling(generation))
 
 
 def to_json(value: Any) -> str:

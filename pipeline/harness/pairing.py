@@ -18,6 +18,7 @@ from pipeline.harness.diff import Answered, Ours, Pair
 from pipeline.harness.log_lines import Logged
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact
+from pipeline.storage.partitions import id_ranges
 
 BATCH_ROWS = 256
 IDS_PER_RANGE = 20_000
@@ -27,13 +28,10 @@ _SPLITS = """
 SELECT split, count(*) FILTER (id IN (SELECT id FROM theirs)) AS num_shared FROM ours GROUP BY split ORDER BY split
 """
 
-_RANGES = """
-WITH ids AS (
+_IDS = """
+SELECT $task AS task, NULL AS split, id FROM (
     SELECT id FROM ours WHERE split IN (SELECT unnest($splits)) UNION SELECT id FROM theirs WHERE NOT $is_limited
-), numbered AS (
-    SELECT id, (row_number() OVER (ORDER BY id) - 1) // $num_ids AS number FROM ids
 )
-SELECT min(id) AS first_id, max(id) AS last_id FROM numbered GROUP BY number ORDER BY number
 """
 
 _PAIRS = """
@@ -72,14 +70,11 @@ class PairedSources:
         parameters = {"splits": list(self.splits), "is_limited": is_limited}
         with query.connection() as database:
             _register_ids(database, self.task, self.logs, self.prompts)
-            ranges = _rows(database, _RANGES, parameters | {"num_ids": ids_per_range})
-            for bounds in ranges:
-                self._register(database, **bounds)
+            for ids in id_ranges(database, _IDS, ids_per_range, parameters | {"task": self.task}):
+                self._register(database, ids.rows)
                 yield from _of_range(database, parameters)
 
-    def _register(self, database: duckdb.DuckDBPyConnection, first_id: int, last_id: int) -> None:
-        key = pc.field("id")
-        rows = (pc.field("task") == self.task) & (key >= first_id) & (key <= last_id)
+    def _register(self, database: duckdb.DuckDBPyConnection, rows: pc.Expression) -> None:
         database.register("theirs", query.scanner(self.logs, list(Logged.__dataclass_fields__), rows))
         database.register("ours", query.scanner(self.prompts, list(Ours.__dataclass_fields__), rows))
         if self.samples is None:
@@ -95,7 +90,7 @@ def pair_sources(task: str, logs: Artifact, prompts: Artifact, samples: Artifact
     """Open a task's sides and see which splits the log has."""
     with query.connection() as database:
         _register_ids(database, task, logs, prompts)
-        found = _rows(database, _SPLITS, {})
+        found = query.rows(database, _SPLITS)
     return PairedSources(
         task=task,
         logs=logs,
@@ -127,13 +122,6 @@ def _of_range(database: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -
 
 
 def _register_ids(database: duckdb.DuckDBPyConnection, task: str, logs: Artifact, prompts: Artifact) -> None:
-    of_task = pc.field("task") == task
+    of_task = query.cell(task, None)
     database.register("theirs", query.scanner(logs, ["id"], of_task))
     database.register("ours", query.scanner(prompts, ["id", "split"], of_task))
-
-
-def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    relation = database.sql(sql, params=parameters)
-    assert relation is not None  # a SELECT has a result
-    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
-    return rows

@@ -26,8 +26,7 @@ from pipeline.prepare.stage import open_inputs, prepare
 from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs.directory import open_finished
 from pipeline.score.row_scores import read_doc, score_row
-from pipeline.storage.artifacts import Artifact, ArtifactStore, parquet_files
-from pipeline.storage.row_writer import RowWriter, row_writer
+from pipeline.storage.artifacts import Artifact, ArtifactStore, RowWriter, parquet_files
 
 DIFFERENCES, EXTRACTED = "differences.parquet", "extracted.parquet"
 
@@ -80,8 +79,8 @@ def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: Artifa
     out.create()
     tallies: dict[str, Tally] = {}
     with (
-        row_writer(out, DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
-        row_writer(out, EXTRACTED, EXTRACTED_SCHEMA) as extracted,
+        out.row_writer(DIFFERENCES, DIFFERENCE_SCHEMA) as differences,
+        out.row_writer(EXTRACTED, EXTRACTED_SCHEMA) as extracted,
     ):
         for task, file in logs.items():
             both = pair_sources(task, theirs, ours, samples)

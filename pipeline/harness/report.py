@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.harness.normalize import escape_control
 from pipeline.harness.tally import COLUMNS, Tally, Verdict
 from pipeline.storage import query
+from pipeline.terminal.text import DOT, escape_control
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -45,13 +45,14 @@ def print_report(console: Console, tallies: Mapping[str, Tally], differences: pa
             console.print(f"{task}: the log has no question of the split {split}; it is not compared")
     with query.connection() as database:
         database.register("differences", differences)
-        rows = database.sql(_KINDS, params={"most": MAX_KINDS}).to_arrow_table().to_pylist()
+        rows = query.rows(database, _KINDS, {"most": MAX_KINDS})
     if rows:
         table = _table("task", "field", "differences", "first id", "theirs", "ours")
         for row in rows:
             first = row["first"]
             theirs, ours = excerpts(first["theirs"], first["ours"])
-            cells = [row["task"], escape_control(row["field"]), f"{row['num']:,}", str(first["id"]), theirs, ours]
+            field = escape_control(row["field"], mark=DOT)
+            cells = [row["task"], field, f"{row['num']:,}", str(first["id"]), theirs, ours]
             table.add_row(*map(Text, cells))
         console.print(table)
 
@@ -73,7 +74,7 @@ def excerpts(theirs: str | None, ours: str | None) -> tuple[str, str]:
 def _excerpt(value: str | None, start: int) -> str:
     if value is None:
         return "null"
-    text = escape_control(value[start : start + EXCERPT_CHARS])
+    text = escape_control(value[start : start + EXCERPT_CHARS], mark=DOT)
     return f"{'…' if start else ''}{text}{'…' if len(value) > start + EXCERPT_CHARS else ''}"
 
 

@@ -11,10 +11,10 @@ million questions with 20 different F1 costs as much as one of a hundred.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -138,3 +138,17 @@ def interval_of_mean(parts: Sequence[Estimate], weights: Sequence[float]) -> tup
     mean = float(np.dot(weights, means))
     below, above = np.linalg.norm(weights * (means - lows)), np.linalg.norm(weights * (highs - means))
     return float(mean - below), float(mean + above)
+
+
+def is_wide(row: Mapping[str, Any]) -> bool:
+    """Return whether the rows that were cut, empty or failed may move a score by more than chance does.
+
+    Args:
+        row: `bound_low`, `bound_high`, `ci_low` and `ci_high` of a metric. Its bounds are wide when they are further
+            apart than the ends of its 95% interval, or when it has bounds that differ and no interval.
+    """
+    if row["bound_low"] is None:
+        return False
+    doubt = row["bound_high"] - row["bound_low"]
+    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
+    return bool(doubt > chance)

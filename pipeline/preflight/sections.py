@@ -27,7 +27,7 @@ from pipeline.prepare.prompt_stats import Lengths
 from pipeline.prepare.token_view import Piece
 from pipeline.runs.estimate import Expected
 from pipeline.runs.manifest import PromptMetadata
-from pipeline.terminal.console import escape_control
+from pipeline.terminal.text import escape_control, listed
 
 BAR = "  │ "
 STYLES = {"special": "bold magenta", "added": "bold cyan", "text": ""}
@@ -150,8 +150,7 @@ def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
         line(console, f"  unfit: longer than {sums}; refused: the chat template fails on the row")
     for each in rows:
         if each.num_unfit:
-            more = each.num_unfit - len(each.unfit_ids)
-            ids = ", ".join(map(str, each.unfit_ids)) + (f" and {more:,} more" if more else "")
+            ids = listed(each.unfit_ids, each.num_unfit)
             line(console, ("  unfit", "bold red"), f": {each.task} {each.split} id {ids}")
 
 

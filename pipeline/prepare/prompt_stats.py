@@ -77,7 +77,7 @@ def lengths(prompts: Artifact, *, in_tokens: bool) -> list[Lengths]:
     sql = LENGTHS_SQL.format(size="num_prompt_tokens" if in_tokens else "length(messages)", ids=MOST_IDS)
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
-        rows = database.sql(sql).to_arrow_table().to_pylist()
+        rows = query.rows(database, sql)
     return [Lengths(**row) for row in rows]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
 from pipeline.records import without_nulls
+from pipeline.terminal.text import truncate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +98,19 @@ def fill(at: str, instruction: str, inputs: Mapping[str, str], meta: Mapping[str
             _check_placeholder(at, name, spec or "", conversion)
             if name not in values:
                 known = ", ".join(sorted(values)) or "none"
-                raise DataError(f"{at}: placeholder {{{_cut(name)}}} is unknown: the row has {known}")
+                raise DataError(f"{at}: placeholder {{{truncate(name)}}} is unknown: the row has {known}")
             parts.append(str(values[name]))
     return "".join(parts)
 
 
 def _check_placeholder(at: str, name: str, spec: str, conversion: str | None) -> None:
     if not name or name.isdecimal():
-        raise DataError(f"{at}: placeholder {{{_cut(name)}}} is positional: give the name of an input")
+        raise DataError(f"{at}: placeholder {{{truncate(name)}}} is positional: give the name of an input")
     if "." in name or "[" in name:
-        raise DataError(f"{at}: placeholder {{{_cut(name)}}} looks into a value: only plain names are filled in")
+        raise DataError(f"{at}: placeholder {{{truncate(name)}}} looks into a value: only plain names are filled in")
     if conversion or spec:
         placeholder = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-        raise DataError(f"{at}: placeholder {{{_cut(placeholder)}}} has a format: only plain names are filled in")
+        raise DataError(f"{at}: placeholder {{{truncate(placeholder)}}} has a format: only plain names are filled in")
 
 
 def _field(at: str, row: Mapping[str, Any], key: str, kind: type, fix: str) -> Any:
@@ -133,8 +134,4 @@ def _json(at: str, row: Mapping[str, Any]) -> str:
 
 
 def _as_text(value: object) -> str:
-    return "missing" if value is None else _cut(repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return "missing" if value is None else truncate(repr(value))

@@ -14,9 +14,9 @@ from pipeline.errors import DataError
 from pipeline.publish import report
 from pipeline.publish.card.render import write_card
 from pipeline.publish.leaderboard import archive
-from pipeline.publish.validation.findings import counted
 from pipeline.runs.manifest import ArchiveRecord, CardRecord, Manifest, NoArchive, Published, ReportRecord
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,8 +104,7 @@ def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
         database.register("samples", samples.dataset())
-        sql = database.sql(TOKENS_SQL, params={"most": config.generation.max_gen_toks})
-        tasks = [TaskTokens(**row) for row in sql.to_arrow_table().to_pylist()]
+        rows = query.rows(database, TOKENS_SQL, {"most": config.generation.max_gen_toks})
         busy = database.execute(BUSY_SQL).fetchone()
     engines = manifest.engine
     starts = [info.engine_start_s for info in engines.values() if info.engine_start_s is not None]
@@ -114,7 +113,7 @@ def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
         run_id=run.run_id,
         ended_at=manifest.ended_at or "",
         max_gen_toks=before.generation.max_gen_toks,
-        tasks=tasks,
+        tasks=[TaskTokens(**row) for row in rows],
         num_replicas=len(engines) or None,
         engine_start_s=start_s,
         tokens_per_s=_rate(manifest, start_s, busy[0] if busy else None, len(engines) * before.engine.slots),

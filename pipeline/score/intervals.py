@@ -33,13 +33,12 @@ from pipeline.metrics.confidence import (
     normal,
     wilson,
 )
+from pipeline.metrics.names import BINARY_METRICS
+from pipeline.metrics.weights import weights_of
 from pipeline.storage import query
 
 MOST_GROUPS = 200
 """Groups of one category in one task up to which each is resampled, which then takes two seconds."""
-
-_BINARY_METRICS = ("em", "correct")
-"""Metrics that are 0 or 1 on every row."""
 
 _CELLS = """
 WITH counted AS (
@@ -48,7 +47,7 @@ WITH counted AS (
 ), cells AS (
     SELECT place, task, split, group_by, "group", metric FROM counted
     WHERE value IS NOT NULL AND different_outcomes <= $most_outcomes AND num_groups <= $most_groups
-        AND (group_by IS NULL OR $repeats > 1 OR metric NOT IN ('em', 'correct'))
+        AND (group_by IS NULL OR $repeats > 1 OR NOT list_contains($binary_metrics, metric))
 )
 SELECT place, any_value(COLUMNS(cells.* EXCLUDE place)),
     list(total ORDER BY total, scored) AS totals,
@@ -100,7 +99,7 @@ def _by_formula(table: pa.Table, repeats: int) -> tuple[Floats, NDArray[np.bool_
         table.column(name).to_numpy().astype(float) for name in ("value", "stderr", "questions")
     )
     is_task = pc.equal(table["level"], "task").to_numpy() & ~np.isnan(value)
-    is_yes_or_no = (repeats == 1) & pc.is_in(table["metric"], pa.array(_BINARY_METRICS)).to_numpy()
+    is_yes_or_no = (repeats == 1) & pc.is_in(table["metric"], pa.array(BINARY_METRICS)).to_numpy()
     ends = np.full((2, len(value)), np.nan)
     ends[:, is_task] = wilson(value[is_task], num_questions[is_task])
     rough = is_task & ~is_yes_or_no & (stderr > 1e-9)  # Wilson's stays where all questions scored the same
@@ -119,7 +118,7 @@ def _add_domains(table: pa.Table, ends: Floats, drawn: _Drawn, domains: Mapping[
             of_split[row["task"]] = normal(row["value"], row["stderr"], rng)
     for row in rows:
         if row["level"] != "task":
-            weights = _weights(domains, row["task"] if row["level"] == "domain" else None)
+            weights = weights_of(domains, row["task"] if row["level"] == "domain" else None)
             estimates = [drawn[row["split"], row["metric"]][name] for name in weights]
             ends[:, row["place"]] = interval_of_mean(estimates, list(weights.values()))
 
@@ -136,17 +135,8 @@ class _Cell:
 
 
 def _cells(database: duckdb.DuckDBPyConnection, repeats: int) -> Iterator[_Cell]:
-    limits = {"most_outcomes": MOST_OUTCOMES, "most_groups": MOST_GROUPS, "repeats": repeats}
-    for batch in query.batches(database, _CELLS, limits, rows=256):
+    parameters = {"most_outcomes": MOST_OUTCOMES, "most_groups": MOST_GROUPS, "repeats": repeats}
+    for batch in query.batches(database, _CELLS, parameters | {"binary_metrics": list(BINARY_METRICS)}, rows=256):
         for place, task, split, group_by, group, metric, *outcomes in zip(*batch.columns, strict=True):
             names = tuple(name.as_py() for name in (task, split, group_by, group, metric))
             yield _Cell(place.as_py(), names, *(column.values.to_numpy() for column in outcomes))
-
-
-def _weights(domains: Mapping[str, str], domain: str | None) -> dict[str, float]:
-    """Return what each task weighs in a domain, or in the run: domains weigh the same, and tasks in a domain."""
-    tasks = defaultdict(list)
-    for name, of_domain in domains.items():
-        if domain in (None, of_domain):
-            tasks[of_domain].append(name)
-    return {name: 1 / (len(tasks) * len(names)) for names in tasks.values() for name in names}

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.records import COMPLETION_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact
+from pipeline.storage.partitions import IdRange
 
 _KEYS = ["task", "split", "id", "prompt_sha256"]
 _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_prompt_tokens"]
@@ -44,16 +43,6 @@ SELECT
     count(*) FILTER (first < 0 OR last >= $repeats) AS num_beyond_repeats,
     count(*) FILTER (answered.sha <> asked.sha OR answered.last_sha <> asked.sha) AS num_other_prompt,
 FROM asked FULL JOIN answered USING (task, split, id)
-"""
-
-_PARTS = """
-WITH numbered AS (
-    SELECT task, split, id,
-        (row_number() OVER (PARTITION BY task, split ORDER BY id) - 1) // $num_prompts AS number
-    FROM prompts
-)
-SELECT task, split, number, min(id) AS first_id, max(id) AS last_id, count(*) AS num_prompts
-FROM numbered GROUP BY task, split, number ORDER BY task, split, number
 """
 
 _JOINED = """
@@ -92,29 +81,6 @@ class KeyCounts:
             raise RuntimeError(f"prompts and completions do not add up with {repeats} repeats: {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The questions of one task and split from `first_id` to `last_id`, which become one file of samples."""
-
-    task: str
-    split: str
-    number: int
-    first_id: int
-    last_id: int
-    num_prompts: int
-
-    @property
-    def file(self) -> str:
-        """Path of the file in samples/."""
-        return f"task={self.task}/split={self.split}/part-{self.number:05}.parquet"
-
-    @property
-    def rows(self) -> pc.Expression:
-        """What is true of this part's rows in both stages."""
-        key = pc.field("id")
-        return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
-
-
 def count_keys(
     database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, repeats: int
 ) -> KeyCounts:
@@ -124,31 +90,18 @@ def count_keys(
     for turn in range(num_turns):
         database.register("prompts", query.scanner(prompts, _KEYS))
         database.register("completions", query.scanner(completions, [*_KEYS, "repeat"]))
-        (row,) = _rows(database, _KEY_COUNTS, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
+        (row,) = query.rows(database, _KEY_COUNTS, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
         counts.update({name: int(count) for name, count in row.items()})
     return KeyCounts(**counts)
 
 
-def parts(database: duckdb.DuckDBPyConnection, prompts: Artifact, num_prompts: int) -> list[Part]:
-    """Return the parts, of at most `num_prompts` questions each, sorted by task, split and id."""
-    database.register("prompts", query.scanner(prompts, _KEYS))
-    return [Part(**row) for row in _rows(database, _PARTS, {"num_prompts": num_prompts})]
-
-
 def joined(
-    database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, part: Part
+    database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, ids: IdRange
 ) -> pa.RecordBatchReader:
-    """Return a part's completions with their prompts, sorted by id and repeat, as they are read.
+    """Return a range's completions with their prompts, sorted by id and repeat, as they are read.
 
     Columns: those of a sample that are not scores, and content and doc.
     """
-    database.register("prompts", query.scanner(prompts, _OF_PROMPT, part.rows))
-    database.register("completions", query.scanner(completions, COMPLETION_SCHEMA.names, part.rows))
+    database.register("prompts", query.scanner(prompts, _OF_PROMPT, ids.rows))
+    database.register("completions", query.scanner(completions, COMPLETION_SCHEMA.names, ids.rows))
     return query.batches(database, _JOINED, rows=query.BATCH_ROWS)
-
-
-def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
-    relation = database.sql(sql, params=parameters)
-    assert relation is not None  # a SELECT has a result
-    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
-    return rows

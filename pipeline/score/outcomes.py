@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
+from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import EMPTY
 
@@ -40,7 +41,7 @@ GROUPS = ("instruction", "num_options", "answer_kind")
 
 COLUMNS = [
     *("task", "split", "id", "repeat", "categories", *GROUPS, "gold", "answer", "extraction", "finish_reason"),
-    *("em", "f1", "correct", "error"),
+    *(*SAMPLE_METRICS, "error"),
 ]
 """What is read of the samples."""
 

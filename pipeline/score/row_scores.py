@@ -15,12 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import FAILED, extract, format_letters
 from pipeline.score.option_letters import Letters, pure_letters
 
-SCORE_COLUMNS = ("response", "answer", "extraction", "em", "f1", "correct")
+SCORE_COLUMNS = ("response", "answer", "extraction", *SAMPLE_METRICS)
 QUESTION_COLUMNS = ("instruction", "num_options", "answer_kind")
 """The columns of a sample that are made here; all others come from the prompt and the completion."""
 

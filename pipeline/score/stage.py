@@ -17,10 +17,11 @@ from pipeline.config.schema import Config
 from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
-from pipeline.score.join import count_keys, joined, parts
+from pipeline.score.join import count_keys, joined
 from pipeline.score.row_scores import score_batch
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
+from pipeline.storage.partitions import id_ranges
 
 METRICS_FILE = "metrics.parquet"
 
@@ -51,9 +52,11 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
         count_keys(database, prompts, completions, repeats).require_whole(repeats)
         with run.publish("samples", SAMPLE_SCHEMA) as folder:
             num_samples = 0
-            for part in parts(database, prompts, max(1, rows_per_file // repeats)):
-                batches = joined(database, prompts, completions, part)
-                num_samples += folder.write_parquet(part.file, SAMPLE_SCHEMA, map(score_batch, batches))
+            database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
+            for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // repeats)):
+                file = f"task={ids.task}/split={ids.split}/part-{ids.number:05}.parquet"
+                batches = joined(database, prompts, completions, ids)
+                num_samples += folder.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
             files = (

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 ARTIFACT_FILE = "_stage.json"
 
+BATCH_ROWS, BATCH_CHARACTERS = 256, 16 << 20
+"""A batch of `RowWriter` is full with the first of the two."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArtifactStore(Directory):
@@ -152,13 +155,26 @@ class ArtifactStore(Directory):
 
     def replace_parquet(self, name: str, table: pa.Table) -> None:
         """Write one Parquet file so that a reader sees the old or the new one, never a part."""
-        partial = f".{name}.{uuid.uuid4().hex}"
-        try:
+        with self.partial_files(name) as (partial,):
             self.write_parquet(partial, table.schema, [table])
+
+    @contextmanager
+    def row_writer(self, name: str, schema: pa.Schema) -> Iterator[RowWriter]:
+        """Give a writer of one Parquet file, which takes the place of what was there when the block ends well.
+
+        Raises:
+            RunError: The directory cannot be written.
+        """
+        with self.partial_files(name) as (partial,):
             with self.writing():
-                self.fs.move(self.path(partial), self.path(name))
-        finally:
-            self.remove(partial)
+                writer = pq.ParquetWriter(self.path(partial), schema, filesystem=self.fs, compression="zstd")
+            try:
+                rows = RowWriter(self, writer, schema)
+                yield rows
+                rows.flush()
+            finally:
+                with self.writing():
+                    writer.close()
 
     def write_parts(
         self, where: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows_per_file: int
@@ -212,6 +228,32 @@ class Artifact:
             partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
             partition_base_dir=self.folder.root,
         )
+
+
+class RowWriter:
+    """Rows of one schema on their way to a file, written in batches. Made by `ArtifactStore.row_writer`."""
+
+    def __init__(self, folder: ArtifactStore, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._folder, self._writer, self._schema = folder, writer, schema
+        self._rows: list[dict[str, Any]] = []
+        self._num_characters = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row, now or with the next ones.
+
+        Raises:
+            RunError: The disk is full.
+        """
+        self._rows.append(row)
+        self._num_characters += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self._rows) == BATCH_ROWS or self._num_characters > BATCH_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        with self._folder.writing():
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._num_characters = [], 0
 
 
 def parquet_files(store: ArtifactStore, names: Iterable[str], schema: pa.Schema) -> pads.Dataset:

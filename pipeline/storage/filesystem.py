@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from pathlib import Path, PurePosixPath
+from typing import IO, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -119,23 +119,8 @@ class Directory:
             RunError: The disk is full or may not be written.
         """
         data = text.encode("utf-8")
-        with self.writing():
-            if self.local is None:
-                with self.fs.open_output_stream(self.path(name)) as stream:
-                    stream.write(data)  # an object appears whole, when it is closed
-                return
-            target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            try:
-                with partial.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-                fsync_directory(target.parent)
-            finally:
-                partial.unlink(missing_ok=True)
+        with self.replacing_stream(name) as stream:
+            stream.write(data)
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
@@ -145,6 +130,46 @@ class Directory:
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{self.root} cannot be reached: {reason}. Run the same run_id again when it can") from error
+
+    @contextmanager
+    def partial_files(self, *names: str) -> Iterator[tuple[str, ...]]:
+        """Give a name to write each file under, and move them all to `names` when the block ends well.
+
+        A reader sees an old file or a new one, never a part. A block that raises leaves the old ones and nothing else.
+
+        Raises:
+            RunError: The disk is full or may not be written.
+        """
+        places = [PurePosixPath(name) for name in names]
+        partials = tuple(str(place.with_name(f".{place.name}.{uuid.uuid4().hex}")) for place in places)
+        try:
+            yield partials
+            with self.writing():
+                for partial, name in zip(partials, names, strict=True):
+                    if self.local is None:
+                        self.fs.move(self.path(partial), self.path(name))
+                    else:
+                        _move(Path(self.path(partial)), Path(self.path(name)))
+        finally:
+            for partial in partials:
+                self.remove(partial)
+
+    @contextmanager
+    def replacing_stream(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a stream to write, which becomes the file `name` when the block ends well.
+
+        Raises:
+            RunError: The disk is full or may not be written.
+        """
+        if self.local is None:
+            with self.writing(), self.fs.open_output_stream(self.path(name)) as stream:
+                yield stream  # an object appears whole, when it is closed
+            return
+        with self.partial_files(name) as (partial,), self.writing():
+            path = Path(self.path(partial))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                yield file
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
@@ -162,11 +187,8 @@ class Directory:
             if self.local is None:
                 here = pafs.LocalFileSystem()
                 pafs.copy_files(str(partial), self.path(name), source_filesystem=here, destination_filesystem=self.fs)
-                return
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(target)
-            fsync_directory(target.parent)
+            else:
+                _move(partial, target)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -176,6 +198,14 @@ class Directory:
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{self.root} cannot be written: {reason}. Make room or write elsewhere") from error
+
+
+def _move(partial: Path, target: Path) -> None:
+    """Put a finished file in the place of another, so that it survives a power cut."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+    fsync_directory(target.parent)
 
 
 def fsync_directory(path: Path) -> None:

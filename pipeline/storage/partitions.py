@@ -1,7 +1,9 @@
-"""Rows in an order when there are too many to sort at once: shared out to files, each of which is sorted alone.
+"""Partitions of rows that are too many to join or sort at once: ranges of ids to read, and spill files to sort.
 
-In: record batches, with the number of the bucket that each row belongs to. Out: a bucket's rows, in the order in which
-they came. The files lie in the temporary directory, as DuckDB's own do.
+`id_ranges` divides the ids of a query into ranges; `IdRange.rows` selects the rows of one of them in any stage, and
+Arrow reads only the row groups whose statistics touch it. `spill_partitions` takes record batches with the number of
+the partition that each row belongs to, and gives a partition's rows back in the order in which they came; its files
+lie in the temporary directory, as DuckDB's own do.
 """
 
 from __future__ import annotations
@@ -9,20 +11,68 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import RunError
+from pipeline.storage import query
 
 MAX_PARTITIONS = 200
 """Files that are open at once."""
 
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
+
+_RANGES = """
+WITH numbered AS (
+    SELECT task, split, id, (row_number() OVER (PARTITION BY task, split ORDER BY id) - 1) // $num_ids AS number
+    FROM ({ids})
+)
+SELECT task, split, number, min(id) AS first_id, max(id) AS last_id
+FROM numbered GROUP BY task, split, number ORDER BY task, split, number
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdRange:
+    """The questions of a task's split (None: of all its splits) from `first_id` to `last_id`.
+
+    `number` counts the ranges of this task and split from 0.
+    """
+
+    task: str
+    split: str | None
+    number: int
+    first_id: int
+    last_id: int
+
+    @property
+    def rows(self) -> pc.Expression:
+        """What is true of the rows of these questions, in any stage."""
+        key = pc.field("id")
+        return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
+
+
+def id_ranges(
+    database: duckdb.DuckDBPyConnection, ids: str, num_ids: int, parameters: dict[str, Any] | None = None
+) -> list[IdRange]:
+    """Return the ids of a query in ranges of at most `num_ids`, sorted by task, split and id.
+
+    Args:
+        database: A connection that the query can run on.
+        ids: A query with the columns task, split and id, each id once.
+        num_ids: Ids of a range, at most.
+        parameters: Of the query.
+    """
+    found = query.rows(database, _RANGES.format(ids=ids), {**(parameters or {}), "num_ids": num_ids})
+    return [IdRange(**row) for row in found]
 
 
 class SpillPartitions:

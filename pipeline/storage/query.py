@@ -50,6 +50,14 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
             raise DataError(f"a Parquet file of the run is damaged: {error}. Delete its stage and run again") from error
 
 
+def rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """Run a query and return all of its result: for counts and keys, not for texts."""
+    relation = database.sql(sql, params=parameters)
+    assert relation is not None  # a SELECT has a result
+    found: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
+    return found
+
+
 def batches(
     database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None, *, rows: int
 ) -> pa.RecordBatchReader:
@@ -59,9 +67,10 @@ def batches(
     return reader
 
 
-def cell(task: str, split: str) -> pc.Expression:
-    """Return what is true of the rows of a task's split."""
-    return (pc.field("task") == task) & (pc.field("split") == split)
+def cell(task: str, split: str | None) -> pc.Expression:
+    """Return what is true of the rows of a task's split, or of all its splits."""
+    of_task = pc.field("task") == task
+    return of_task if split is None else of_task & (pc.field("split") == split)
 
 
 def scanner(stage: Artifact, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:

@@ -1,8 +1,7 @@
 """What a person sees: the pipeline's own lines on the terminal, everybody else's chatter in a file.
 
 Ray, vLLM and their C++ parts print to the process's own descriptors, so these are turned to the log as a whole and
-our lines go to a copy of the terminal. Texts of data sets and models go through `escape_control` before they are shown:
-a terminal obeys what is written on it.
+our lines go to a copy of the terminal.
 """
 
 from __future__ import annotations
@@ -11,33 +10,12 @@ import logging
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
 from rich.console import Console
-
-UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
-"""Unicode's categories of characters without a form: control, format, private, spaces other than " "."""
-
-BRACKETS = "⟦⟧⟨⟩"
-"""What `escape_control` and the preview of prompts write themselves; in a text they are shown by their number."""
-
-
-def escape_control(text: str, keep: str = "") -> str:
-    """Return a text that comes from outside as it may be shown: what is unseen or obeyed stands as ⟨U+001B⟩.
-
-    Args:
-        text: Any text.
-        keep: Characters that stay as they are, such as a line break.
-    """
-    return "".join(each if each in keep or not _is_unseen(each) else f"⟨U+{ord(each):04X}⟩" for each in text)
-
-
-def _is_unseen(character: str) -> bool:
-    return character in BRACKETS or (character != " " and unicodedata.category(character) in UNSEEN)
 
 
 def plain() -> Console:

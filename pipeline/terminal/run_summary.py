@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.schema import Config
+from pipeline.metrics.confidence import is_wide
+from pipeline.metrics.names import SCORES
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, Counts
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -31,7 +33,7 @@ TASKS_SQL = """
 
 REPEATS_SQL = """
     SELECT task, split, metric, value, ci_low, ci_high FROM metrics
-    WHERE group_by IS NULL AND level <> 'run' AND metric NOT IN ('em', 'f1', 'score', 'correct')
+    WHERE group_by IS NULL AND level <> 'run' AND NOT list_contains($scores, metric)
     ORDER BY level DESC, split, task, string_split(metric, '@')[1] DESC, string_split(metric, '@')[2]::INTEGER
 """
 
@@ -46,8 +48,8 @@ def print_summary(
     with query.connection() as database:
         database.register("metrics", metrics)
         database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
-        rows = database.sql(TASKS_SQL).to_arrow_table().to_pylist()
-        of_repeats = database.sql(REPEATS_SQL).to_arrow_table().to_pylist()
+        rows = query.rows(database, TASKS_SQL)
+        of_repeats = query.rows(database, REPEATS_SQL, {"scores": list(SCORES)})
     console.print(_table(rows))
     if of_repeats:
         console.print(f"over {config.generation.repeats} repeats of each question, of which the scores are means:")
@@ -66,20 +68,6 @@ def print_summary(
     ):
         if run.exists(name.rstrip("/")):
             console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
-
-
-def is_wide(row: dict[str, Any]) -> bool:
-    """Return whether the rows that were cut, empty or failed may move a score by more than chance does.
-
-    Args:
-        row: `bound_low`, `bound_high`, `ci_low` and `ci_high` of a metric. Its bounds are wide when they are further
-            apart than the ends of its 95% interval, or when it has bounds that differ and no interval.
-    """
-    if row["bound_low"] is None:
-        return False
-    doubt = row["bound_high"] - row["bound_low"]
-    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
-    return bool(doubt > chance)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

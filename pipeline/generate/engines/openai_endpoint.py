@@ -15,10 +15,12 @@ from typing import Any, TypeGuard
 
 import openai
 
+from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
 from pipeline.generate.engines.base import Engine, Output, Request, RowError
 from pipeline.runs.manifest import EngineInfo
+from pipeline.terminal.text import one_line
 
 AWAY = (502, 503, 504)
 """What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
@@ -102,19 +104,13 @@ def request_arguments(config: Config, model: str) -> dict[str, Any]:
 
     The client puts `extra_body` into the body as it is: what is in it is vLLM's and not OpenAI's.
     """
-    sampling = config.generation
-    arguments: dict[str, Any] = {
-        "model": model,
-        "temperature": sampling.temperature if sampling.do_sample else 0.0,
-        "max_tokens": sampling.max_gen_toks,
-    }
-    if sampling.until:
-        arguments["stop"] = list(sampling.until)
-    if sampling.do_sample:
-        arguments["top_p"] = sampling.top_p
-    extra: dict[str, Any] = {}
-    if sampling.do_sample and sampling.top_k:
-        extra["top_k"] = sampling.top_k
+    generation, sampled = config.generation, sampling(config.generation)
+    arguments = {"model": model, "temperature": sampled["temperature"], "max_tokens": generation.max_gen_toks}
+    if generation.until:
+        arguments["stop"] = list(generation.until)
+    if generation.do_sample:
+        arguments["top_p"] = sampled["top_p"]
+    extra: dict[str, Any] = {"top_k": sampled["top_k"]} if sampled["top_k"] else {}
     if config.prompt.template_kwargs:
         extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
     if extra:
@@ -227,5 +223,5 @@ def _hopeless(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointEr
 def _describe(error: openai.OpenAIError) -> str:
     """Return an error of the client in a few words; never the request's headers, which hold the key."""
     status = getattr(error, "status_code", None)
-    text = " ".join(str(error).split())[:300]
+    text = one_line(str(error), 300)
     return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 
@@ -51,11 +52,8 @@ def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
 
 def sampling_arguments(config: Config) -> dict[str, Any]:
     """Return the sampling in force, in vLLM's words, without the seed; nothing comes from the model's own file."""
-    sampling = config.generation
-    arguments: dict[str, Any] = {"max_tokens": sampling.max_gen_toks, "stop": list(sampling.until)}
-    if sampling.do_sample:
-        return {**arguments, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    return {**arguments, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+    generation = config.generation
+    return {"max_tokens": generation.max_gen_toks, "stop": list(generation.until), **sampling(generation)}
 
 
 def require_batch_invariance() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.prepare.checks.check import CheckResult, some
+from pipeline.prepare.checks.check import CheckResult
 from pipeline.prepare.checks.facts import Facts
+from pipeline.terminal.text import listed
+
+NUM_SHOWN = 5
+"""Rows that a check names, at most."""
 
 
 def rows_do_not_fit(facts: Facts) -> CheckResult | None:
@@ -13,9 +17,9 @@ def rows_do_not_fit(facts: Facts) -> CheckResult | None:
         return None
     return CheckResult(
         "rows-do-not-fit",
-        f"{rows.num_unfit} of {rows.num_rows} prompts and generation.max_gen_toks={config.generation.max_gen_toks} are "
-        f"more than model.context_size={config.model.context_size}, and become failed rows "
-        f"(max_failed_rows={config.max_failed_rows}): {some(rows.unfit, rows.num_unfit)}",
+        f"{rows.num_unfit:,} of {rows.num_rows:,} prompts and generation.max_gen_toks={config.generation.max_gen_toks} "
+        f"are more than model.context_size={config.model.context_size}, and become failed rows "
+        f"(max_failed_rows={config.max_failed_rows}): {listed(rows.unfit[:NUM_SHOWN], rows.num_unfit)}",
         "raise model.context_size or lower generation.max_gen_toks",
     )
 
@@ -27,8 +31,8 @@ def special_tokens_in_questions(facts: Facts) -> CheckResult | None:
         return None
     return CheckResult(
         "special-tokens-in-questions",
-        f"{rows.num_marked} of {rows.num_rows} questions hold text that is tokenized as special tokens, and may "
-        f"end their own turn: {some(rows.marked, rows.num_marked)}",
+        f"{rows.num_marked:,} of {rows.num_rows:,} questions hold text that is tokenized as special tokens, and may "
+        f"end their own turn: {listed(rows.marked[:NUM_SHOWN], rows.num_marked)}",
         "look at them with id=, and mend the data set",
     )
 

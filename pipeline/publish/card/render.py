@@ -20,11 +20,15 @@ from pipeline.publish.card.fields import BEYOND, CREATED, INFERENCE, SUBMISSION,
 from pipeline.publish.card.values import values
 from pipeline.runs.manifest import Manifest
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import replace_surrogates
 
 SOURCES = {"measured": "измерено · measured", "configured": "из конфигурации · configured", "todo": "TODO"}
 
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Controls that a viewer may take for a line's end or for an order to show the text the other way round."""
+"""Controls that a viewer may take for a line's end or for an order to show the text the other way round.
+
+Fewer than `escape_control` replaces: a no-break space and the joiner of an emoji belong to the value that is copied.
+"""
 
 INTRODUCTION = """\
 Значение каждого поля стоит в рамке и копируется в форму как есть; под названием поля сказано, откуда оно.
@@ -68,9 +72,10 @@ def write_card(run: ArtifactStore, config: Config, manifest: Manifest) -> list[s
 
 
 def _entry(field: Field, value: Value) -> dict[str, Any]:
-    entry: dict[str, Any] = {"ru": field.ru, "en": field.en, "value": _whole(value.text), "source": value.source}
+    text = replace_surrogates(value.text)
+    entry: dict[str, Any] = {"ru": field.ru, "en": field.en, "value": text, "source": value.source}
     if value.ru is not None:
-        entry["value_ru"] = _whole(value.ru)
+        entry["value_ru"] = replace_surrogates(value.ru)
     if value.text is not None:
         entry["origin"] = value.origin
     elif (key := _key(field.name)) is not None:
@@ -123,12 +128,7 @@ def _fence(text: str) -> str:
 
     CommonMark 0.31.2, section 4.5: a block ends only at a fence at least as long as the one that opened it.
     """
-    text = NOT_TEXT.sub("\ufffd", str(_whole(text)).replace("\r\n", "\n").replace("\r", "\n"))
+    text = NOT_TEXT.sub("\ufffd", str(replace_surrogates(text)).replace("\r\n", "\n").replace("\r", "\n"))
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
-
-
-def _whole(text: str | None) -> str | None:
-    """Replace halves of surrogate pairs, which YAML and JSON may hold and UTF-8 cannot."""
-    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

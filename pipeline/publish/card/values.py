@@ -10,6 +10,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
+from pipeline.config.harness_arguments import harness_arguments
 from pipeline.config.schema import Config, GenerationConfig
 from pipeline.publish.card.fields import MODEL_TYPES, Value, results_of
 from pipeline.publish.card.measured import engine_value, of_model, of_software
@@ -82,11 +83,7 @@ def _of_prompt(run: ArtifactStore, config: Config, manifest: Manifest) -> dict[s
 
 def notation(generation: GenerationConfig) -> str:
     """Return the sampling as the form writes it, such as `do_sample=false;until=["</s>"];max_gen_toks=10000`."""
-    parts: dict[str, Any] = {"do_sample": generation.do_sample, "until": list(generation.until)}
-    parts["max_gen_toks"] = generation.max_gen_toks
-    if generation.do_sample:
-        parts |= {"temperature": generation.temperature, "top_p": generation.top_p}
-        parts |= {"top_k": generation.top_k} if generation.top_k else {}
+    parts = {name: value for name, value in harness_arguments(generation).items() if (name, value) != ("top_k", 0)}
     if generation.repeats > 1:
         parts["repeats"] = generation.repeats
     return ";".join(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
+from pipeline.storage.partitions import IdRange
 
 Mode: TypeAlias = Literal["reference", "extracted"]
 
@@ -45,14 +46,13 @@ GROUP BY asked.task ORDER BY asked.task
 """
 
 _PARTS = """
-SELECT min(place) AS first, max(place) AS last, min(id) AS first_id, max(id) AS last_id
-FROM places GROUP BY place // $rows ORDER BY first
+SELECT place // $rows AS number, min(id) AS first_id, max(id) AS last_id FROM places GROUP BY number ORDER BY number
 """
 
 _JOINED = """
 SELECT place, id, doc, messages, gold, content, response, answer, em, f1
 FROM places JOIN prompts USING (id) JOIN completions USING (id) JOIN samples USING (id)
-WHERE place BETWEEN $first AND $last ORDER BY place
+WHERE place // $rows = $number ORDER BY place
 """
 
 _PLACES = pa.schema([pa.field("place", pa.int64()), pa.field("id", pa.int64())])
@@ -127,24 +127,24 @@ def count_test_ids(database: duckdb.DuckDBPyConnection, stages: Artifacts) -> li
     submitted = test & (pc.field("repeat") == REPEAT)
     database.register("prompts", query.scanner(stages.prompts, ["task", "id"], test))
     database.register("samples", query.scanner(stages.samples, ["task", "id", "error"], submitted))
-    return [KeyCounts(**row) for row in _rows(database, _LACKING, {"shown": NUM_SHOWN})]
+    return [KeyCounts(**row) for row in query.rows(database, _LACKING, {"shown": NUM_SHOWN})]
 
 
 def answers(
     database: duckdb.DuckDBPyConnection, stages: Artifacts, task: str, rows_per_part: int = ROWS_PER_PART
 ) -> Iterator[Answer]:
     """Yield a task's test rows in the order of the data set; every id must have a response."""
-    of_task = query.cell(task, "test")
-    places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, of_task))
+    places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, query.cell(task, "test")))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
-    for part in _rows(database, _PARTS, {"rows": rows_per_part}):
-        ids = of_task & (pc.field("id") >= part.pop("first_id")) & (pc.field("id") <= part.pop("last_id"))
-        submitted = ids & (pc.field("repeat") == REPEAT)
-        database.register("prompts", query.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids))
+    for row in query.rows(database, _PARTS, {"rows": rows_per_part}):
+        ids = IdRange(task=task, split="test", **row)
+        submitted = ids.rows & (pc.field("repeat") == REPEAT)
+        database.register("prompts", query.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids.rows))
         database.register("completions", query.scanner(stages.completions, ["id", "content"], submitted))
         columns = ["id", "response", "answer", "em", "f1"]
         database.register("samples", query.scanner(stages.samples, columns, submitted))
+        part = {"rows": rows_per_part, "number": ids.number}
         for batch in query.batches(database, _JOINED, part, rows=_ROWS_PER_BATCH):
             yield from (Answer(**row) for row in batch.to_pylist())
 
@@ -176,10 +176,3 @@ def _places(prompts: Artifact, where: pc.Expression) -> Iterator[pa.RecordBatch]
         place = pa.array(range(num_before, num_before + batch.num_rows), pa.int64())
         num_before += batch.num_rows
         yield pa.RecordBatch.from_arrays([place, batch.column("id")], schema=_PLACES)
-
-
-def _rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
-    relation = database.sql(sql, params=parameters)
-    assert relation is not None  # a SELECT has a result
-    rows: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
-    return rows

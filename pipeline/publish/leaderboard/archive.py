@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+from pipeline.config.harness_arguments import harness_arguments
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, RunError, UserError
 from pipeline.publish.leaderboard.answers import (
-    NUM_SHOWN,
     Answer,
     Artifacts,
     KeyCounts,
@@ -30,10 +30,11 @@ from pipeline.publish.leaderboard.answers import (
     count_test_ids,
     num_questions,
 )
-from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, generation_kwargs, results, stamp
+from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, results, stamp
 from pipeline.runs.manifest import ArchiveRecord, Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import listed
 
 LOGS = "logs_public.zip"
 
@@ -118,7 +119,7 @@ def pack(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecor
         with ZipFile(path, "w") as archive:
             with ZipFile(inner, "w") as log_archive:
                 for task, name in task_files(config).items():
-                    log = logs[task] = TaskLog(config.submission.mode, generation_kwargs(config))
+                    log = logs[task] = TaskLog(config.submission.mode, harness_arguments(config.generation))
                     submitted, logged = path.with_name("submitted.json"), path.with_name("logged.jsonl")
                     _write_task(answers(database, stages, task), log, submitted, logged)
                     _require_all(task, log.num_answers, num_questions(stages, task))
@@ -180,7 +181,7 @@ def _lack(task: str, counts: KeyCounts | None) -> str | None:
     if counts.is_whole:
         return None
     parts = [
-        f"{num} of {counts.num_questions} test ids {what} ({_listed_ids(ids or [], num)})"
+        f"{num:,} of {counts.num_questions:,} test ids {what} ({listed(ids or [], num)})"
         for num, ids, what in (
             (counts.num_missing, counts.missing, "are missing"),
             (counts.num_failed, counts.failed, "failed"),
@@ -188,8 +189,3 @@ def _lack(task: str, counts: KeyCounts | None) -> str | None:
         if num
     ]
     return f"{task}: {' and '.join(parts)}"
-
-
-def _listed_ids(ids: list[int], num: int) -> str:
-    rest = f" and {num - NUM_SHOWN} more" if num > NUM_SHOWN else ""
-    return ", ".join(map(str, ids)) + rest

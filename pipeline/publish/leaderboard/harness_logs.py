@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.config.harness_arguments import harness_arguments
 from pipeline.config.schema import Config, TaskConfig
+from pipeline.metrics.names import EXACT_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
 from pipeline.runs.manifest import Manifest, dump
@@ -23,9 +25,6 @@ from pipeline.runs.model_files import sha256_of
 
 FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
 """By submission.mode, the harness's `filter`: what was done to a response before it was scored and submitted."""
-
-METRICS = ("f1", "em")
-"""In the order in which the benchmark's tasks give them."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
@@ -38,16 +37,6 @@ def begun_at(manifest: Manifest) -> datetime:
 def stamp(manifest: Manifest) -> str:
     """Return the time in the names of the files; the benchmark's packer reads it with `%Y-%m-%dT%H-%M-%S.%f`."""
     return begun_at(manifest).strftime("%Y-%m-%dT%H-%M-%S.%f")
-
-
-def generation_kwargs(config: Config) -> dict[str, Any]:
-    """Return the sampling that was in force, in the harness's words; a greedy run has no temperature."""
-    sampling = config.generation
-    arguments: dict[str, Any] = {"do_sample": sampling.do_sample, "until": list(sampling.until)}
-    arguments["max_gen_toks"] = sampling.max_gen_toks
-    if sampling.do_sample:
-        arguments |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    return arguments
 
 
 def public_name(path: str | None) -> str | None:
@@ -91,7 +80,7 @@ class TaskLog:
     generation_kwargs: dict[str, Any]
     num_answers: int = 0
     num_extracted: int = 0
-    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in METRICS})
+    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in EXACT_METRICS})
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def line(self, row: Answer) -> str:
@@ -106,7 +95,7 @@ class TaskLog:
             "resps": [[row.content or ""]],
             "filtered_resps": [outputs],
             "filter": FILTERS[self.mode],
-            "metrics": list(METRICS),
+            "metrics": list(EXACT_METRICS),
         }
         hashes = {
             "doc_hash": sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
@@ -158,14 +147,14 @@ def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str
         },
         "versions": dict.fromkeys(logs),
         "n-shot": dict.fromkeys(logs, 0),
-        "higher_is_better": {task: dict.fromkeys(METRICS, True) for task in logs},
+        "higher_is_better": {task: dict.fromkeys(EXACT_METRICS, True) for task in logs},
         "n-samples": {task: {"original": log.num_answers, "effective": log.num_answers} for task, log in logs.items()},
         "config": {
             "model": kind,
             "model_args": _model_args(config, manifest, name),
             "batch_size": config.engine.slots,
             "limit": None,
-            "gen_kwargs": generation_kwargs(config),
+            "gen_kwargs": harness_arguments(config.generation),
             "random_seed": config.seed,
         },
         "git_hash": codebase.commit if codebase else None,
@@ -213,9 +202,9 @@ def _task_config(task: str, settings: TaskConfig, revision: str | None, config: 
         "test_split": "test",
         "num_fewshot": 0,
         "output_type": "generate_until",
-        "generation_kwargs": generation_kwargs(config),
+        "generation_kwargs": harness_arguments(config.generation),
         "filter_list": [{"name": FILTERS[config.submission.mode]}],
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in EXACT_METRICS],
         "metadata": {"dataset_revision": revision},
     }
 

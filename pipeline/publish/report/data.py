@@ -13,6 +13,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from pipeline.config.schema import Config
+from pipeline.metrics.confidence import is_wide
+from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
@@ -48,8 +50,6 @@ _SPEED_SQL = """
            quantile_cont(queued_s, [0.5, 0.95]) AS queued, quantile_cont(generated_s, [0.5, 0.95]) AS generated
     FROM samples GROUP BY task, split ORDER BY task, split
 """
-_COMPARED = ("score", "correct")
-"""Metrics that the comparison shows of all domains together."""
 _PLOTTED = (
     *("task", "level", "split", "group_by", "group", "metric"),
     *("value", "ci_low", "ci_high", "bound_low", "bound_high", "num_total"),
@@ -87,7 +87,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
     database.register("samples", stage.dataset())
     database.register("texts", query.reader(stage, list(_TEXTS)))
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
-    counts = _all(database, _COUNTS_SQL)[0]
+    counts = query.rows(database, _COUNTS_SQL)[0]
     width = _width(counts["longest"])
     whole = [row for row in metrics if row["group_by"] is None]
     return ReportData(
@@ -96,7 +96,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         headlines=_headlines(whole, config),
         tasks=_tasks(whole),
         warnings=_warnings(whole, counts, manifest),
-        speed=_all(database, _SPEED_SQL),
+        speed=query.rows(database, _SPEED_SQL),
         totals=_totals(counts, manifest),
         compare=_compare(manifest),
         manifest=json.dumps(dump(manifest), ensure_ascii=False, indent=2),
@@ -104,19 +104,13 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
             "columns": list(_PLOTTED),
             "metrics": [[row[name] for name in _PLOTTED] for row in metrics],
             "references": _references(config),
-            "lengths": _all(database, _LENGTHS_SQL, {"width": width}),
+            "lengths": query.rows(database, _LENGTHS_SQL, {"width": width}),
             "bin_width": width,
             "max_gen_toks": config.generation.max_gen_toks,
         },
         num_samples=counts["num_samples"],
-        num_bytes=_all(database, _BYTES_SQL)[0]["num_bytes"],
+        num_bytes=query.rows(database, _BYTES_SQL)[0]["num_bytes"],
     )
-
-
-def _all(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
-    with query.batches(database, sql, parameters, rows=1000) as reader:
-        rows: list[dict[str, Any]] = reader.read_all().to_pylist()
-    return rows
 
 
 def _width(longest: int) -> int:
@@ -171,7 +165,7 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
         for what, key in (("ran into the token budget", "num_truncated"), ("have no readable answer", "num_no_answer")):
             if row[key] > NO_ANSWER_SHARE * num:
                 lines.append(f"{name}: {row[key]:,} of {num:,} rows ({row[key] / num:.1%}) {what}")
-        if row["value"] is not None and _is_wide(row):
+        if row["value"] is not None and is_wide(row):
             lines.append(
                 f"{name}: the score {row['value']:.3f} could be {row['bound_low']:.3f} to {row['bound_high']:.3f}: "
                 f"{row['num_doubtful']:,} rows were cut, empty or failed"
@@ -179,14 +173,6 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
     if counts["num_scored"] == 0:
         lines.append("no sample has a score: the golds are hidden, or every row failed")
     return lines
-
-
-def _is_wide(row: dict[str, Any]) -> bool:
-    """Return whether what truncated, empty and failed rows hide is more than what chance does."""
-    if row["bound_low"] is None:
-        return False
-    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
-    return bool(row["bound_high"] - row["bound_low"] > chance)
 
 
 def _about(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
@@ -229,5 +215,5 @@ def _compare(manifest: Manifest) -> dict[str, Any] | None:
     gate = manifest.gate
     if gate is None:
         return None
-    rows = [row for row in manifest.compare or () if row.level != "run" or row.metric in _COMPARED]
+    rows = [row for row in manifest.compare or () if row.level != "run" or row.metric in HEADLINE_METRICS]
     return {"base": gate.baseline, "rules": gate.rules, "notes": gate.notes, "rows": rows}

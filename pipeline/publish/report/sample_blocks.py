@@ -15,9 +15,11 @@ from typing import Any
 
 import duckdb
 
+from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.records import FLIP_SCHEMA, KEY_COLUMNS, SAMPLE_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore, parquet_files
+from pipeline.terminal.text import one_line
 
 BLOCK_ROWS = 256
 BLOCK_CHARS = 1_000_000
@@ -26,7 +28,6 @@ BLOCK_CHARS = 1_000_000
 PREVIEW_CHARS = 120
 
 INDEX = ("task", "split", "id", "repeat", "answer", "gold", "extraction", "finish_reason", "num_output_tokens")
-SCORES = ("em", "f1", "correct")
 TEXTS = ("prompt", "reasoning", "response", "error")
 DETAILS = (
     *("instruction", "num_options", "answer_kind", "prompt_sha256", "num_prompt_tokens"),
@@ -37,7 +38,7 @@ FLIPS = "compare/flips.parquet"
 """The gate's list of questions that one run alone has right; a question has the same flip for all its repeats."""
 
 _COLUMNS = ", ".join(
-    f"s.{name}" for name in (*INDEX, *SCORES, *TEXTS, *DETAILS, "categories", "messages", "completion")
+    f"s.{name}" for name in (*INDEX, *SAMPLE_METRICS, *TEXTS, *DETAILS, "categories", "messages", "completion")
 )
 _SQL = f"SELECT {_COLUMNS}, NULL AS change FROM texts AS s"  # noqa: S608
 _FLIPPED_SQL = f"""
@@ -108,7 +109,7 @@ def _index(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (*INDEX, "change")}
     # An id beyond 2**53 is no number to JavaScript.
     columns["id"] = [str(row["id"]) for row in rows]
-    columns |= {name: [None if row[name] is None else round(row[name], 6) for row in rows] for name in SCORES}
+    columns |= {name: [None if row[name] is None else round(row[name], 6) for row in rows] for name in SAMPLE_METRICS}
     columns["categories"] = [[[name, value] for name, value in row["categories"]] for row in rows]
     columns["failed"] = [row["error"] is not None for row in rows]
     columns["preview"] = [_preview(row) for row in rows]
@@ -117,7 +118,7 @@ def _index(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _preview(row: dict[str, Any]) -> str:
     text = row["error"] or row["response"] or row["reasoning"] or ""
-    return " ".join(text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
+    return one_line(text[: 4 * PREVIEW_CHARS], PREVIEW_CHARS)
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:

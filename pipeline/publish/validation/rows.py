@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any
 
-from pipeline.publish.validation.findings import NUM_SHOWN, Finding, counted, listed
+from pipeline.publish.validation.findings import NUM_SHOWN, Finding, first_of
 from pipeline.publish.validation.warnings import answer_warnings
+from pipeline.terminal.text import counted
 
 _ROW = '{"outputs": "B", "meta": {"id": 1}}'
 
@@ -52,11 +53,11 @@ class AnswerRows:
         """Yield how the ids stand against the data set's."""
         missing, unknown = ids - self.ids, self.ids - ids
         if missing:
-            first = listed(nsmallest(NUM_SHOWN, missing), len(missing))
+            first = first_of(nsmallest(NUM_SHOWN, missing), len(missing))
             what = f"no row for {len(missing):,} of {counted(len(ids), 'id')} of the test split ({first})"
             yield Finding("refused", file, f"{what}: one missing id fails the task: answer all and pack again")
         if unknown:
-            first = listed(nsmallest(NUM_SHOWN, unknown), len(unknown))
+            first = first_of(nsmallest(NUM_SHOWN, unknown), len(unknown))
             what = f"no question of the test split for {len(unknown):,} of {counted(len(self.ids), 'id')} ({first})"
             yield Finding(
                 "warning", file, f"{what}: leave them out, or give the revision of the data set that has them"
@@ -95,7 +96,7 @@ class _Tally:
     def lines(self) -> Iterator[tuple[str, int, str]]:
         """Yield what was met, how often, and where."""
         for what, num in self._nums.items():
-            yield what, num, listed(self._first[what], num)
+            yield what, num, first_of(self._first[what], num)
 
 
 def _id(row: Any) -> int | None:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any
 
-from pipeline.publish.validation.findings import NUM_SHOWN, Finding, counted, escape_control, listed
+from pipeline.publish.validation.findings import NUM_SHOWN, Finding, first_of, quoted
 from pipeline.publish.validation.rows import AnswerRows, Expected, kind
 from pipeline.publish.validation.zip_reader import Archive, BadArchive, BadMember
+from pipeline.terminal.text import counted
 
 LOGS = "logs_public.zip"
 
@@ -87,7 +88,7 @@ def _members(name: str, archive: Archive, known: set[str]) -> Iterator[Finding]:
         )
     unknown = sorted(archive.members.keys() - known)
     if unknown:
-        what = f"{counted(len(unknown), 'file')} of no task here ({listed(unknown)})"
+        what = f"{counted(len(unknown), 'file')} of no task here ({first_of(unknown)})"
         yield Finding("warning", name, f"{what}: the server ignores what it does not know: leave it out")
 
 
@@ -97,13 +98,11 @@ def _missing(archive: Archive, file: str) -> str:
     for member in archive.members:
         folder, _, last = member.replace("\\", "/").rpartition("/")
         if last == file:
-            return (
-                f"missing at the archive's root: it lies in '{escape_control(folder)}': pack it without the directory"
-            )
+            return f"missing at the archive's root: it lies in '{quoted(folder)}': pack it without the directory"
         if last.lower() == file.lower():
-            return f"missing: '{escape_control(member)}' is written in other letters: name it {file}"
+            return f"missing: '{quoted(member)}' is written in other letters: name it {file}"
         if last.lower().partition(".")[0] == stem:
-            return f"missing: '{escape_control(member)}' has the wrong extension: write it as JSON and name it {file}"
+            return f"missing: '{quoted(member)}' has the wrong extension: write it as JSON and name it {file}"
     return "missing: pack the task's answers under this name"
 
 
@@ -172,5 +171,5 @@ def _logs(archive: Archive, expected: list[Expected]) -> Iterator[Finding]:
         yield Finding("warning", LOGS, "holds no results_<time>.json: pack it from the harness's --output_path")
     without = [task.task for task in expected if not any(name.startswith(f"samples_{task.task}_") for name in names)]
     if without:
-        what = f"holds no samples_<task>_<time>.jsonl of {listed(without)}"
+        what = f"holds no samples_<task>_<time>.jsonl of {first_of(without)}"
         yield Finding("warning", LOGS, f"{what}: run the harness with --log_samples and pack them")

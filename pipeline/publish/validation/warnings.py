@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from pipeline.metrics.squad import tokens
-from pipeline.publish.validation.findings import NUM_SHOWN, counted, escape_control, listed
+from pipeline.publish.validation.findings import NUM_SHOWN, first_of, quoted
+from pipeline.terminal.text import counted
 
 SAME_SHARE = 0.5
 SAME_FROM = 20
@@ -59,7 +60,7 @@ def answer_warnings(outputs: Mapping[int, str]) -> list[str]:
 
 
 def _line(ids: list[int], num_outputs: int, what: str, fix: str) -> str:
-    first = listed(sorted(ids)[:NUM_SHOWN], len(ids))
+    first = first_of(sorted(ids)[:NUM_SHOWN], len(ids))
     return f"{what} in {len(ids):,} of {counted(num_outputs, 'output')} (id {first}): {fix}"
 
 
@@ -83,4 +84,4 @@ def _sameness(outputs: Mapping[int, str]) -> list[str]:
         return []
     share = f"{num / len(outputs):.0%} of {len(outputs):,} outputs"
     why = "four even options give one letter a quarter: look at the prompts and at how the answers are read"
-    return [f"{share} are '{escape_control(text)}', more than {SAME_SHARE:.0%}: {why}"]
+    return [f"{share} are '{quoted(text)}', more than {SAME_SHARE:.0%}: {why}"]

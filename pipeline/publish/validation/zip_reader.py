@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from typing import IO
 from zipfile import ZipFile
 
-from pipeline.publish.validation.findings import counted, escape_control
+from pipeline.publish.validation.findings import quoted
+from pipeline.terminal.text import counted
 
 MOST_MEMBERS = 1_000
 
@@ -125,7 +126,7 @@ class Archive:
             try:
                 self.copy(name, None, most_bytes)
             except BadMember as error:
-                raise BadMember(f"its '{escape_control(name)}' {error}") from error
+                raise BadMember(f"its '{quoted(name)}' {error}") from error
             most_bytes -= self.members[name].file_size
 
     def read(self, name: str) -> bytes:

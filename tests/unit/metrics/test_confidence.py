@@ -11,6 +11,7 @@ from pipeline.metrics.confidence import (
     bootstrap,
     generator,
     interval_of_mean,
+    is_wide,
     normal,
     resamples,
     wilson,
@@ -136,3 +137,13 @@ def test_a_task_without_spread_still_makes_its_domain_unsure():
     other = Estimate(mean=0.5, low=0.1, high=0.8, draws=np.full(NUM_RESAMPLES, 0.5))
     low, high = interval_of_mean([certain, other], [0.5, 0.5])
     assert (low, high) == pytest.approx((0.75 - 0.25, 0.75 + 0.15))  # 0.5 * hypot(0.3, 0.4); 0.5 * hypot(0, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "interval", "wide"),
+    [((0.4, 0.6), (0.45, 0.55), True), ((0.45, 0.55), (0.4, 0.6), False), ((0, 1), (None, None), True),
+     ((None, None), (None, None), False), ((0.5, 0.5), (None, None), False)],
+)  # fmt: skip
+def test_bounds_are_wide_when_they_are_wider_than_the_interval(bounds, interval, wide):
+    row = dict(zip(("bound_low", "bound_high", "ci_low", "ci_high"), (*bounds, *interval), strict=True))
+    assert is_wide(row) is wide

@@ -2,11 +2,10 @@
 
 import io
 
-import pytest
 from rich.console import Console
 
 from pipeline.runs.counts import count_samples
-from pipeline.terminal.run_summary import is_wide, print_summary
+from pipeline.terminal.run_summary import print_summary
 
 
 def printed(run):
@@ -71,13 +70,3 @@ def test_repeats_have_a_table_of_their_own(run):
     assert "over 2 repeats of each question" in text
     head = next(line for line in text.splitlines() if "pass@1" in line)
     assert head.split()[-4:] == ["pass@1", "pass@2", "majority", "agreement"]
-
-
-@pytest.mark.parametrize(
-    ("bounds", "interval", "wide"),
-    [((0.4, 0.6), (0.45, 0.55), True), ((0.45, 0.55), (0.4, 0.6), False), ((0, 1), (None, None), True),
-     ((None, None), (None, None), False), ((0.5, 0.5), (None, None), False)],
-)  # fmt: skip
-def test_bounds_are_wide_when_they_are_wider_than_the_interval(bounds, interval, wide):
-    row = dict(zip(("bound_low", "bound_high", "ci_low", "ci_high"), (*bounds, *interval), strict=True))
-    assert is_wide(row) is wide

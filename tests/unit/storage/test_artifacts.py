@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import DataError, RunError
@@ -131,3 +132,49 @@ def test_a_uri_that_cannot_be_opened_is_named_without_its_keys() -> None:
         ArtifactStore.open("s4://me:secret@bucket/x?access_key=AAA")
     assert "secret" not in str(raised.value)
     assert "AAA" not in str(raised.value)
+
+
+def names_in(run: ArtifactStore) -> list[str]:
+    return sorted(path.name for path in Path(run.root).rglob("*") if path.is_file())
+
+
+def test_several_files_are_replaced_when_all_of_them_are_written(run: ArtifactStore) -> None:
+    for content in ("one", "two"):
+        with run.partial_files("a.txt", "sub/b.txt") as partials:
+            for partial in partials:
+                run.write_text(partial, content)
+            assert run.files() != ["a.txt", "sub/b.txt"]
+    assert [run.read_text(name) for name in ("a.txt", "sub/b.txt")] == ["two", "two"]
+    assert names_in(run) == ["a.txt", "b.txt"]
+
+
+def test_of_several_files_the_old_ones_stay_when_one_fails(run: ArtifactStore) -> None:
+    run.write_text("a.txt", "old")
+    with pytest.raises(ZeroDivisionError), run.partial_files("a.txt", "b.txt") as (first, _):  # noqa: PT012
+        run.write_text(first, "new")
+        raise ZeroDivisionError
+    assert run.read_text("a.txt") == "old"
+    assert names_in(run) == ["a.txt"]
+
+
+def test_a_stream_that_fails_leaves_the_old_file(run: ArtifactStore) -> None:
+    run.write_text("a.txt", "old")
+    with pytest.raises(RunError, match="cannot be written: disk full"), run.replacing_stream("a.txt") as stream:  # noqa: PT012
+        stream.write(b"half")
+        raise OSError(28, "disk full")
+    assert run.read_text("a.txt") == "old"
+    assert names_in(run) == ["a.txt"]
+
+
+def test_rows_become_a_file_when_the_block_ends_well(run: ArtifactStore) -> None:
+    schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
+    rows = [{"id": number, "text": "x" * number} for number in range(600)]
+    with run.row_writer("rows.parquet", schema) as writer:
+        for row in rows:
+            writer.add(row)
+    assert pq.read_table(run.path("rows.parquet"), schema=schema).to_pylist() == rows
+    with pytest.raises(ZeroDivisionError), run.row_writer("rows.parquet", schema) as writer:  # noqa: PT012
+        writer.add({"id": 1, "text": "new"})
+        raise ZeroDivisionError
+    assert pq.read_table(run.path("rows.parquet"), schema=schema).num_rows == 600
+    assert names_in(run) == ["rows.parquet"]

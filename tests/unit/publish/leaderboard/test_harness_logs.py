@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from archives import STAMP, MakeRun, Scored, completion, members, question
 
+from pipeline.config.harness_arguments import harness_arguments
 from pipeline.publish.leaderboard import archive as leaderboard_archive
-from pipeline.publish.leaderboard.harness_logs import generation_kwargs, public_name
+from pipeline.publish.leaderboard.harness_logs import public_name
 
 ROWS = [
     question("agro_bench", 7, gold=" B ", text="Какая «почва»?"),
@@ -118,7 +119,7 @@ def test_the_extracted_mode_scores_and_says_what_it_submits(make_run: MakeRun) -
 
 def test_a_sampled_run_logs_its_temperature_and_a_greedy_one_none(make_run: MakeRun) -> None:
     config = make_run(ROWS, "generation.do_sample=true", "generation.top_k=20", "generation.until=[]").config
-    assert generation_kwargs(config) == {
+    assert harness_arguments(config.generation) == {
         "do_sample": True,
         "until": [],
         "max_gen_toks": 192,
@@ -127,7 +128,7 @@ def test_a_sampled_run_logs_its_temperature_and_a_greedy_one_none(make_run: Make
         "top_k": 20,
     }
     greedy = replace(config, generation=replace(config.generation, do_sample=False))
-    assert list(generation_kwargs(greedy)) == ["do_sample", "until", "max_gen_toks"]
+    assert list(harness_arguments(greedy.generation)) == ["do_sample", "until", "max_gen_toks"]
 
 
 def test_the_results_hold_mean_and_standard_error_of_the_lines(demo_run: Scored) -> None:
