@@ -156,7 +156,7 @@ def rescore(directory: str) -> None:
         if manifest is not None:
             manifest = replace(manifest, counts=counts)
             if manifest.noise is not None:
-                score(run.child(noise.FOLDER), noise.second(config))
+                score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, lines = finish(run, config, replace(manifest, rescored_at=environment.now()))
     console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
@@ -429,9 +429,9 @@ class Orchestrator:
 
     def _measure_noise(self) -> None:
         """Generate a share of the questions a second time, and record how much that changes."""
-        folder, second = noise.choose(self.config, self.run), noise.second(self.config)
-        self._generate(second, folder, shuffled=True)
-        score(folder, second)
+        store, second = noise.choose(self.config, self.run), noise.second(self.config)
+        self._generate(second, store, shuffled=True)
+        score(store, second)
         measured = noise.measure(self.config, self.run, self.manifest)
         self._record(noise=measured)
         _print(self.console, [noise.line(measured)])
@@ -504,8 +504,8 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def _log(run: ArtifactStore) -> Iterator[Console]:
     """Give the terminal, and send all other output to a log in the run's directory, or in a temporary one."""
-    folder = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
-    with quiet(folder / "driver.log") as console:
+    store = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
+    with quiet(store / "driver.log") as console:
         yield console
 
 

@@ -28,24 +28,24 @@ STAMP = "2026-11-21T22-38-40.000000"
 class Scored:
     """A complete run, and what a command reads of it."""
 
-    folder: ArtifactStore
+    store: ArtifactStore
     config: Config
 
     @property
     def manifest(self) -> Manifest:
-        manifest = read_manifest(self.folder)
+        manifest = read_manifest(self.store)
         assert manifest is not None
         return manifest
 
     @property
     def content(self) -> dict[str, Any]:
         """The manifest's file."""
-        content: dict[str, Any] = json.loads(self.folder.read_text("manifest.json"))
+        content: dict[str, Any] = json.loads(self.store.read_text("manifest.json"))
         return content
 
     @property
     def archive(self) -> Path:
-        return Path(self.folder.path(f"{self.config.run_id}_submission.zip"))
+        return Path(self.store.path(f"{self.config.run_id}_submission.zip"))
 
 
 def question(task: str, number: int, *, split: str = "test", gold: str | None = None, text: str = "Что?") -> Prompt:
@@ -89,8 +89,8 @@ def finish(run: ArtifactStore, config: Config, reply: Reply) -> Scored:
     stage = run.require_artifact("prompts", PROMPT_SCHEMA)
     prompts = stage.dataset().to_table().to_pylist()
     rows = [reply(prompt, repeat) for prompt in prompts for repeat in range(config.generation.repeats)]
-    with run.publish("completions", COMPLETION_SCHEMA) as folder:
-        folder.write_parquet("part-00000.parquet", COMPLETION_SCHEMA, [to_table(rows, COMPLETION_SCHEMA)])
+    with run.publish("completions", COMPLETION_SCHEMA) as store:
+        store.write_parquet("part-00000.parquet", COMPLETION_SCHEMA, [to_table(rows, COMPLETION_SCHEMA)])
     score(run, config)
     content = {
         "run_id": config.run_id,
@@ -111,8 +111,8 @@ def run_of(prompts: list[Prompt], output: str, *words: str, reply: Reply = reply
     config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
     run, config = run_directory.place(config)
     run_directory.begin(run, config)
-    with run.publish("prompts", PROMPT_SCHEMA) as folder:
-        folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
+    with run.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
     return finish(run, config, reply)
 
 

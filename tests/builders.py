@@ -62,8 +62,8 @@ def make_prompt(number: int, *, question: str = "Что?", error: str | None = N
 def publish_prompts(run: ArtifactStore, prompts: list[Prompt]) -> None:
     """Write the prompts stage of a run."""
     run.create()
-    with run.publish("prompts", PROMPT_SCHEMA) as folder:
-        folder.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
+    with run.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 
 def record_manifest(run: ArtifactStore, status: str, /, **content: Any) -> None:
@@ -96,9 +96,9 @@ def publish_past_run(
         for number, (prompt, repeats) in enumerate(tokens.items())
         for repeat, num_tokens in enumerate(repeats)
     ]
-    with run.publish("samples", SAMPLE_SCHEMA) as folder:
+    with run.publish("samples", SAMPLE_SCHEMA) as store:
         table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-        folder.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 1_000)
+        store.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 1_000)
     record_manifest(run, "complete", ended_at=run_id)
     return run
 
@@ -180,11 +180,11 @@ class Started:
 
     def _pids(self) -> list[int]:
         found = []
-        for folder in Path("/proc").glob("[0-9]*"):
+        for store in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended while we looked
-                environment = (folder / "environ").read_bytes().split(b"\0")  # empty for a zombie
+                environment = (store / "environ").read_bytes().split(b"\0")  # empty for a zombie
                 if self._mark.encode() in environment:
-                    found.append(int(folder.name))
+                    found.append(int(store.name))
         return found
 
 

@@ -67,7 +67,7 @@ def domain_score(domain: str, value: float | None, num_total: int, num_scored: i
 class Carded:
     """A run's directory, and the card that is made of it."""
 
-    folder: ArtifactStore
+    store: ArtifactStore
     content: dict[str, Any] = field(default_factory=reference_content)
     scores: list[dict[str, Any]] = field(default_factory=list)
     template: str | None = TEMPLATE
@@ -77,12 +77,12 @@ class Carded:
         return self.write_of(compose(["conf=mera", "run_id=night", *words]))
 
     def write_of(self, config: Config) -> dict[str, Any]:
-        self.folder.create()
-        self.folder.replace_parquet("metrics.parquet", pa.Table.from_pylist(self.scores, schema=METRIC_SCHEMA))
+        self.store.create()
+        self.store.replace_parquet("metrics.parquet", pa.Table.from_pylist(self.scores, schema=METRIC_SCHEMA))
         if self.template is not None:
-            self.folder.write_text("prompts/chat_template.jinja", self.template)
-        write_card(self.folder, config, load(self.content | {"status": "complete"}))
-        card: dict[str, Any] = json.loads(self.folder.read_text("card.json"))
+            self.store.write_text("prompts/chat_template.jinja", self.template)
+        write_card(self.store, config, load(self.content | {"status": "complete"}))
+        card: dict[str, Any] = json.loads(self.store.read_text("card.json"))
         return card
 
     def values(self, *words: str) -> dict[str, str | None]:
@@ -90,4 +90,4 @@ class Carded:
 
     @property
     def markdown(self) -> str:
-        return self.folder.read_text("card.md")
+        return self.store.read_text("card.md")

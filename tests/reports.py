@@ -68,7 +68,7 @@ def listening() -> Iterator[tuple[str, list[str]]]:
 
 def report_of(run: Scored) -> Path:
     """Write a run's report and return its file."""
-    return Path(run.folder.path(report.write(run.folder, run.config, run.manifest).file))
+    return Path(run.store.path(report.write(run.store, run.config, run.manifest).file))
 
 
 def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
@@ -76,7 +76,7 @@ def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
     rows = [dict(zip(("task", "split", "id", "flip"), each, strict=True)) for each in flipped]
     values = {"base_value": 0.0, "new_value": 1.0}
     rows = [row | values | {"metric": metric} for row in rows for metric in ("em", "correct")]
-    place = Path(run.folder.path("compare"))
+    place = Path(run.store.path("compare"))
     place.mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=FLIP_SCHEMA), place / FLIPS_FILE)
 

@@ -75,7 +75,7 @@ def _open(directory: str, argument: str) -> ComparedRun:
 
 
 def _default_output(base: ComparedRun, new: ComparedRun) -> ArtifactStore:
-    parent = ArtifactStore(new.folder.fs, new.folder.root.rpartition("/")[0])
+    parent = ArtifactStore(new.store.fs, new.store.root.rpartition("/")[0])
     return parent.child(f"compare={base.config.run_id}..{new.config.run_id}")
 
 

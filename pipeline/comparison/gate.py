@@ -34,7 +34,7 @@ from pipeline.storage.artifacts import ArtifactStore
 
 KEY = "gate.baseline"
 
-FOLDER = "compare"
+DIRECTORY = "compare"
 """Where the comparison with the baseline lies in the run's directory."""
 
 SHARES = {"max_truncated": "num_truncated", "max_failed": "num_failed", "max_no_answer": "num_no_answer"}
@@ -103,7 +103,7 @@ def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | N
         RunError: The directory cannot be written, or output_dir not be reached: that says nothing of the runs.
         DataError: The run's own prompts or samples are damaged.
     """
-    run.remove(FOLDER)
+    run.remove(DIRECTORY)
     if not config.gate.is_set:
         return None
     verdict = Verdict(baseline=None, rules=(), notes=(), rows=())
@@ -122,8 +122,8 @@ def _compared(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict
             note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
             return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
         name = found.run_id
-        base = ComparedRun.of(found.folder, found.config, found.manifest)
-        comparison = compare(base, new, run.child(FOLDER))
+        base = ComparedRun.of(found.store, found.config, found.manifest)
+        comparison = compare(base, new, run.child(DIRECTORY))
     except (Incomparable, DataError, ConfigError) as error:  # the latter two: of the baseline
         rule = GateRule(
             name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}"

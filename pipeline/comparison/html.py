@@ -89,8 +89,8 @@ def render(comparison: Comparison) -> str:
     return environment.from_string(TEMPLATE).render(
         base=base.config.run_id,
         new=new.config.run_id,
-        base_root=base.folder.root,
-        new_root=new.folder.root,
+        base_root=base.store.root,
+        new_root=new.store.root,
         num_questions=f"{sum(each.num_questions for each in comparison.split_questions):,}",
         differences=comparison.differences,
         rows=[cells(row) for row in comparison.rows],

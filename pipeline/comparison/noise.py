@@ -30,7 +30,7 @@ from pipeline.runs.manifest import Manifest, Noise
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
-FOLDER = "noise"
+DIRECTORY = "noise"
 ROWS_PER_FILE = 20_000
 
 _COLUMNS = ["task", "split", "id", "repeat", "response", "error"]
@@ -67,14 +67,14 @@ def choose(config: Config, run: ArtifactStore) -> ArtifactStore:
         DataError: The run has no prompts.
         RunError: The directory cannot be written.
     """
-    folder, share = run.child(FOLDER), config.noise.share
-    if folder.metadata("prompts") != {"share": str(share)}:
-        folder.remove()
-        folder.create()
+    store, share = run.child(DIRECTORY), config.noise.share
+    if store.metadata("prompts") != {"share": str(share)}:
+        store.remove()
+        store.create()
         scanned = query.scanner(run.require_artifact("prompts", PROMPT_SCHEMA), PROMPT_SCHEMA.names).to_batches()
-        with folder.publish("prompts", PROMPT_SCHEMA, {"share": str(share)}) as written:
+        with store.publish("prompts", PROMPT_SCHEMA, {"share": str(share)}) as written:
             written.write_parts("chosen", PROMPT_SCHEMA, _chosen(scanned, share), ROWS_PER_FILE)
-    return folder
+    return store
 
 
 def _chosen(batches: Iterator[pa.RecordBatch], share: float) -> Iterator[pa.RecordBatch]:
@@ -98,7 +98,7 @@ def measure(config: Config, run: ArtifactStore, manifest: Manifest) -> Noise:
         DataError: Samples of one of them are missing or damaged.
     """
     first = replace(ComparedRun.of(run, config, manifest), repeat=0)
-    repeated = ComparedRun.of(run.child(FOLDER), second(config), manifest)
+    repeated = ComparedRun.of(run.child(DIRECTORY), second(config), manifest)
     squares: dict[str, float] = defaultdict(float)
     numbers: dict[str, int] = defaultdict(int)
     num_questions = num_changed = num_failed = 0

@@ -108,7 +108,7 @@ class ComparedRun:
     Of its repeats `repeat` alone counts, or all where it is None.
     """
 
-    folder: ArtifactStore
+    store: ArtifactStore
     config: Config
     manifest: Manifest
     prompts: Artifact
@@ -116,15 +116,15 @@ class ComparedRun:
     repeat: int | None = None
 
     @classmethod
-    def of(cls, folder: ArtifactStore, config: Config, manifest: Manifest) -> ComparedRun:
+    def of(cls, store: ArtifactStore, config: Config, manifest: Manifest) -> ComparedRun:
         """Open a run that has been scored.
 
         Raises:
             DataError: Its prompts or samples are missing, damaged, or of another version.
         """
-        prompts = folder.require_artifact("prompts", PROMPT_SCHEMA)
-        samples = folder.require_artifact("samples", SAMPLE_SCHEMA)
-        return cls(folder=folder, config=config, manifest=manifest, prompts=prompts, samples=samples)
+        prompts = store.require_artifact("prompts", PROMPT_SCHEMA)
+        samples = store.require_artifact("samples", SAMPLE_SCHEMA)
+        return cls(store=store, config=config, manifest=manifest, prompts=prompts, samples=samples)
 
     @property
     def recorded(self) -> RecordedRun:
@@ -171,7 +171,7 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
             reasons += _reasons(f"{task} {split}", row)
     if reasons:
         raise Incomparable(
-            f"base={base.folder.root} and new={new.folder.root} do not ask the same questions: {'; '.join(reasons)}. "
+            f"base={base.store.root} and new={new.store.root} do not ask the same questions: {'; '.join(reasons)}. "
             "Compare runs of the same data sets, tasks, splits and limit"
         )
     return found

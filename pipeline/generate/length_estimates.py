@@ -118,7 +118,7 @@ def none() -> Lengths:
 
 
 def _read(run: PastRun, most_tokens: int) -> Lengths:
-    samples = run.folder.require_artifact("samples", SAMPLE_SCHEMA)
+    samples = run.store.require_artifact("samples", SAMPLE_SCHEMA)
     tables = []
     with query.connection() as database:
         for sql, schema in ((_BY_PROMPT, PROMPT_LENGTHS), (_BY_TASK, TASK_LENGTHS)):

@@ -71,14 +71,14 @@ class Logged:
     f1: float | None
 
 
-def stage_log(folder: ArtifactStore, task: str, file: LogFile) -> None:
+def stage_log(store: ArtifactStore, task: str, file: LogFile) -> None:
     """Write a task's log into a stage's folder.
 
     Raises:
         DataError: The file cannot be read, holds no sample, or a line is not what the harness writes.
         RunError: The temporary directory is full.
     """
-    if not folder.write_parts(f"task={task}", LOG_SCHEMA, _batches(file), ROWS_PER_FILE):
+    if not store.write_parts(f"task={task}", LOG_SCHEMA, _batches(file), ROWS_PER_FILE):
         raise DataError(f"{file.name} holds no samples")
 
 

@@ -100,9 +100,9 @@ def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: Artifa
 
 def _stage_logs(work: ArtifactStore, logs: Mapping[str, LogFile]) -> Artifact:
 
-    with work.publish(STAGE, LOG_SCHEMA) as folder:
+    with work.publish(STAGE, LOG_SCHEMA) as store:
         for task, file in logs.items():
-            stage_log(folder, task, file)
+            stage_log(store, task, file)
     return work.require_artifact(STAGE, LOG_SCHEMA)
 
 

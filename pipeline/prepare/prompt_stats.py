@@ -108,6 +108,6 @@ def pick(
         prefix = f"task={task}/split={split}/"
         files = [name for name in prompts.files if name.startswith(prefix)]
         where = None if row_id is None else pc.field("id") == row_id
-        part = parquet_files(prompts.folder, files, PROMPT_SCHEMA)
+        part = parquet_files(prompts.store, files, PROMPT_SCHEMA)
         rows += part.head(num_rows - len(rows), filter=where).to_pylist()
     return rows

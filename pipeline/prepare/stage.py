@@ -101,21 +101,21 @@ def prepare(
     )
     if on_metadata is not None:
         on_metadata(metadata)
-    with run.publish(STAGE, PROMPT_SCHEMA, metadata=metadata.to_flat()) as folder:
+    with run.publish(STAGE, PROMPT_SCHEMA, metadata=metadata.to_flat()) as store:
         if chat is not None:
-            folder.write_text(TEMPLATE_FILE, chat.template)
+            store.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
         for source in sources:
             for split in config.splits:
                 batches = _batches(config, source, split, chat, is_first, on_rows or (lambda _: None))
-                _write_split(folder, source, split, batches)
+                _write_split(store, source, split, batches)
                 is_first = False
-            _check_unique(folder, source.task)
+            _check_unique(store, source.task)
 
 
-def _write_split(folder: ArtifactStore, source: Source, split: str, batches: Iterator[pa.Table]) -> None:
+def _write_split(store: ArtifactStore, source: Source, split: str, batches: Iterator[pa.Table]) -> None:
     where = f"task={source.task}/split={split}"
-    if not folder.write_parts(where, PROMPT_SCHEMA, batches, ROWS_PER_FILE):
+    if not store.write_parts(where, PROMPT_SCHEMA, batches, ROWS_PER_FILE):
         files = ", ".join(str(file) for file in source.files[split][:5])
         raise DataError(f"tasks.{source.task}.dataset: split {split} has no rows ({files}): take it out of splits")
 
@@ -186,9 +186,9 @@ def _with_tokens(prompt: Prompt, ids: list[int], config: Config) -> Prompt:
     return replace(prompt, num_prompt_tokens=len(ids), error=error)
 
 
-def _check_unique(folder: ArtifactStore, task: str) -> None:
+def _check_unique(store: ArtifactStore, task: str) -> None:
     """Raise `DataError` when two rows of a task have the same id."""
-    prompts = parquet_files(folder, folder.files(f"task={task}", suffix=".parquet"), PROMPT_SCHEMA)
+    prompts = parquet_files(store, store.files(f"task={task}", suffix=".parquet"), PROMPT_SCHEMA)
     with connection() as database:
         database.register("prompts", prompts)
         twice = database.execute(

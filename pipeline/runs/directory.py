@@ -103,7 +103,7 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 
 def _remove_leftovers(run: ArtifactStore) -> None:
     """Delete what a process that died while it wrote a stage has left; nothing reads it."""
-    for name in run.folders():
+    for name in run.directories():
         if name.startswith("."):
             run.remove(name)
     for name in run.files(recursive=False):

@@ -100,7 +100,7 @@ def _has_lengths(expected: Expected) -> bool:
 
 def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
     before, manifest = run.config, run.manifest
-    samples = run.folder.require_artifact("samples", SAMPLE_SCHEMA)
+    samples = run.store.require_artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
         database.register("samples", samples.dataset())

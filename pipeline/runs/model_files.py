@@ -42,12 +42,12 @@ def model_fingerprint(model: ModelConfig) -> str | None:
     It tells a model that was trained further or converted anew from the one before, in less than a second for any
     size; it is no proof against somebody who changes the middle of a weights file.
     """
-    folder = Path(model.path).expanduser() if model.path else None
-    if folder is None or not folder.is_dir():
+    directory = Path(model.path).expanduser() if model.path else None
+    if directory is None or not directory.is_dir():
         return None
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(directory).parts):
             continue  # caches and marks of download tools
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -55,7 +55,7 @@ def model_fingerprint(model: ModelConfig) -> str | None:
             if size > WHOLE_BYTES:
                 file.seek(-END_BYTES, 2)
                 content += file.read()
-        whole.update(f"{path.relative_to(folder)} {size} {hashlib.sha256(content).hexdigest()}\n".encode())
+        whole.update(f"{path.relative_to(directory)} {size} {hashlib.sha256(content).hexdigest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -27,7 +27,7 @@ class PastRun:
     """A complete run: its directory, the configuration that it recorded, and its manifest."""
 
     run_id: str
-    folder: ArtifactStore
+    store: ArtifactStore
     config: Config
     manifest: Manifest
 
@@ -55,7 +55,7 @@ def of_model(config: Config, unread: list[str], suits: Callable[[PastRun], bool]
     """
     output = ArtifactStore.open(config.output_dir)
     complete: list[tuple[str, str, Manifest]] = []
-    for name in output.folders():
+    for name in output.directories():
         if not name.startswith("run=") or name == f"run={config.run_id}":
             continue
         try:
@@ -86,11 +86,11 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
         ConfigError: There is no such run, it is not complete, or what it recorded cannot be read.
         RunError: output_dir cannot be reached.
     """
-    folder = ArtifactStore.open(config.output_dir).child(f"run={run_id}")
-    if not folder.exists():
-        raise ConfigError(f"{key}={run_id!r}: there is no run {folder.root}: name a complete one of output_dir")
+    store = ArtifactStore.open(config.output_dir).child(f"run={run_id}")
+    if not store.exists():
+        raise ConfigError(f"{key}={run_id!r}: there is no run {store.root}: name a complete one of output_dir")
     try:
-        return _open(folder, run_id, require_complete(folder))
+        return _open(store, run_id, require_complete(store))
     except UserError as error:
         raise ConfigError(f"{key}={run_id!r}: {error}") from error
 
@@ -101,7 +101,7 @@ def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list
         try:
             found = read(run)
         except UserError as error:
-            unread.append(f"{run.folder.root} is left out: {error}")
+            unread.append(f"{run.store.root} is left out: {error}")
             continue
         yield found
 
@@ -119,8 +119,8 @@ def best_of(
     return second_best
 
 
-def _open(folder: ArtifactStore, run_id: str, manifest: Manifest) -> PastRun:
-    return PastRun(run_id=run_id, folder=folder, config=recorded(folder), manifest=manifest)
+def _open(store: ArtifactStore, run_id: str, manifest: Manifest) -> PastRun:
+    return PastRun(run_id=run_id, store=store, config=recorded(store), manifest=manifest)
 
 
 def _model(config: Config) -> tuple[str | None, ...]:

@@ -50,18 +50,16 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
     domains = {name: task.domain for name, task in config.active_tasks.items()}
     with query.connection() as database:
         count_keys(database, prompts, completions, repeats).require_whole(repeats)
-        with run.publish("samples", SAMPLE_SCHEMA) as folder:
+        with run.publish("samples", SAMPLE_SCHEMA) as store:
             num_samples = 0
             database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
             for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // repeats)):
                 file = f"task={ids.task}/split={ids.split}/part-{ids.number:05}.parquet"
                 batches = joined(database, prompts, completions, ids)
-                num_samples += folder.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
+                num_samples += store.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
-            files = (
-                Artifact(folder, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in folder.files(suffix=".parquet")
-            )
+            files = (Artifact(store, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in store.files(suffix=".parquet"))
             metrics = aggregate(database, files, domains, repeats)
             _require_configured(run, metrics, domains)
         run.replace_parquet(METRICS_FILE, metrics)

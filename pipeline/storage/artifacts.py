@@ -63,8 +63,8 @@ class ArtifactStore(Directory):
             partial.write_text(ARTIFACT_FILE, json.dumps({"facts": metadata or {}, "files": rows}, indent=1))
             if self.local:
                 with self.writing():
-                    for folder, _, _ in os.walk(partial.root):
-                        fsync_directory(Path(folder))
+                    for store, _, _ in os.walk(partial.root):
+                        fsync_directory(Path(store))
                     _exchange(Path(partial.root), Path(target.root))
         finally:
             if self.local:
@@ -76,18 +76,16 @@ class ArtifactStore(Directory):
         Raises:
             DataError: `_stage.json` is damaged, or a file that it names is missing or damaged.
         """
-        folder = self.child(artifact)
+        store = self.child(artifact)
         record = self._record(artifact)
         if record is None:
             return None
         files, metadata = record
         for name, rows in files.items():
-            found = folder.num_rows(name, schema)
+            found = store.num_rows(name, schema)
             if found != rows:
-                raise DataError(
-                    f"{folder.path(name)} holds {found} rows, not {rows}: delete {folder.root} and run again"
-                )
-        return Artifact(folder, schema, files, metadata)
+                raise DataError(f"{store.path(name)} holds {found} rows, not {rows}: delete {store.root} and run again")
+        return Artifact(store, schema, files, metadata)
 
     def metadata(self, artifact: str) -> Mapping[str, Any] | None:
         """Return the facts that a room recorded with its stage, or None when it has not published it.
@@ -99,14 +97,14 @@ class ArtifactStore(Directory):
         return None if record is None else record[1]
 
     def _record(self, artifact: str) -> tuple[dict[str, int], Mapping[str, Any]] | None:
-        folder = self.child(artifact)
-        if not folder.exists(ARTIFACT_FILE):
+        store = self.child(artifact)
+        if not store.exists(ARTIFACT_FILE):
             return None
         try:
-            record = json.loads(folder.read_text(ARTIFACT_FILE))
+            record = json.loads(store.read_text(ARTIFACT_FILE))
             return {str(name): int(rows) for name, rows in record["files"].items()}, dict(record["facts"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder.path(ARTIFACT_FILE)} is damaged: delete {folder.root} and run again") from error
+            raise DataError(f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again") from error
 
     def require_artifact(self, artifact: str, schema: pa.Schema) -> Artifact:
         """Open what a room published.
@@ -198,7 +196,7 @@ class ArtifactStore(Directory):
 class Artifact:
     """What a room published: its files with their numbers of rows, and the facts recorded with them."""
 
-    folder: ArtifactStore
+    store: ArtifactStore
     schema: pa.Schema
     files: dict[str, int]
     metadata: Mapping[str, Any]
@@ -217,24 +215,24 @@ class Artifact:
 
         # The pages' checksums are compared: a bit that has flipped on the disk is an error, not another answer.
         checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-        paths = [self.folder.path(name) for name in self.files]
+        paths = [self.store.path(name) for name in self.files]
         names = [name for name in ("task", "split") if name not in self.schema.names]
         in_path = pa.schema([pa.field(name, pa.string()) for name in names])
         return pads.dataset(
             paths,
             schema=pa.unify_schemas([self.schema, in_path]),
             format=pads.ParquetFileFormat(default_fragment_scan_options=checked),
-            filesystem=self.folder.fs,
+            filesystem=self.store.fs,
             partitioning=pads.partitioning(in_path, flavor="hive") if names else None,
-            partition_base_dir=self.folder.root,
+            partition_base_dir=self.store.root,
         )
 
 
 class RowWriter:
     """Rows of one schema on their way to a file, written in batches. Made by `ArtifactStore.row_writer`."""
 
-    def __init__(self, folder: ArtifactStore, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
-        self._folder, self._writer, self._schema = folder, writer, schema
+    def __init__(self, store: ArtifactStore, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._folder, self._writer, self._schema = store, writer, schema
         self._rows: list[dict[str, Any]] = []
         self._num_characters = 0
 

@@ -74,7 +74,7 @@ class Directory:
             found = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
         return sorted(path[len(self.root) + 1 :] for path in found if path.endswith(suffix))
 
-    def folders(self) -> list[str]:
+    def directories(self) -> list[str]:
         """Return the names of the directories in this one, sorted."""
         with self.reaching():
             infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))

@@ -78,8 +78,8 @@ def id_ranges(
 class SpillPartitions:
     """Files of rows with one schema. Used in the block of `spill_partitions`."""
 
-    def __init__(self, schema: pa.Schema, folder: Path) -> None:
-        self._schema, self._folder = schema, folder
+    def __init__(self, schema: pa.Schema, directory: Path) -> None:
+        self._schema, self._folder = schema, directory
         self._writers: dict[int, Any] = {}
         self._open = ExitStack()
 

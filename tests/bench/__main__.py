@@ -40,12 +40,12 @@ class Child:
     """A way's process and the processes that it has started."""
 
     def __init__(self, name: str, bench: Bench, size: Size, words: list[str]) -> None:
-        log = bench.folder / size.name / f"{name}.log"
+        log = bench.directory / size.name / f"{name}.log"
         line = [sys.executable, "-m", "bench.child", name, size.name, *words]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         environment = {**os.environ, "PYTHONPATH": path, "VLLM_NO_USAGE_STATS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         environment["RAY_worker_niceness"] = "0"  # the pipeline's choice: ray.data.llm is given it as well
-        environment = metered(environment, bench.folder / size.name / "steps" / name)
+        environment = metered(environment, bench.directory / size.name / "steps" / name)
         self._log = log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
@@ -60,10 +60,10 @@ class Child:
             )
         self.engine_start_s: float | None = self._answer()["engine_start_s"]
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
         """Measure one round."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{way} {folder}\n")
+        self._process.stdin.write(f"{way} {directory}\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -97,9 +97,9 @@ class Child:
 
 def main(words: list[str]) -> None:
     bench = parse(words)
-    bench.folder.mkdir(parents=True, exist_ok=True)
+    bench.directory.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    make_models(bench.folder / "models")
+    make_models(bench.directory / "models")
     make_questions(bench)
     about = {"words": words, "machine": _machine(), **_versions()}
     found: list[Measurement] = []
@@ -108,8 +108,8 @@ def main(words: list[str]) -> None:
             for each in passes:
                 found.append(each)
                 _write(bench, found, {"date": environment.now(), "took_s": round(time.monotonic() - began), **about})
-    print(f"{(bench.folder / 'bench.md').read_text(encoding='utf-8')}\n{(time.monotonic() - began) / 60:.0f} min")
-    print(f"{bench.folder}/bench.json, bench.md, bench.svg")
+    print(f"{(bench.directory / 'bench.md').read_text(encoding='utf-8')}\n{(time.monotonic() - began) / 60:.0f} min")
+    print(f"{bench.directory}/bench.json, bench.md, bench.svg")
 
 
 def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> None:
@@ -117,10 +117,10 @@ def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> Non
     from bench.plot import plot
 
     summaries = summarize(found)
-    (bench.folder / "bench.json").write_text(json.dumps(as_json(found, about), indent=1), encoding="utf-8")
+    (bench.directory / "bench.json").write_text(json.dumps(as_json(found, about), indent=1), encoding="utf-8")
     text = "\n".join([table(summaries), "", *(f"- {each}" for each in targets(summaries)), ""])
-    (bench.folder / "bench.md").write_text(text, encoding="utf-8")
-    plot(summaries, bench.folder / "bench.svg")
+    (bench.directory / "bench.md").write_text(text, encoding="utf-8")
+    plot(summaries, bench.directory / "bench.svg")
 
 
 def rotated(ways: tuple[str, ...], number: int, rounds: int) -> tuple[str, ...]:
@@ -134,10 +134,10 @@ def _measure(bench: Bench, size: Size, words: list[str]) -> Generator[Measuremen
     lasting: dict[str, Child] = {}
     with ExitStack() as ends:
         for number in range(bench.rounds):
-            folder = bench.folder / size.name / f"round-{number}"
+            directory = bench.directory / size.name / f"round-{number}"
             for way in rotated(bench.ways, number, bench.rounds):
                 with _child(way, lasting, ends, bench, size, words) as child:
-                    answer = child.run(way, folder)
+                    answer = child.run(way, directory)
                 start_s = answer.get("engine_start_s", child.engine_start_s)
                 names = ("seconds", "num_rows", "num_tokens")
                 values = {name: answer[name] for name in names}

@@ -38,7 +38,7 @@ class Way(Protocol):
     engine_start_s: float | None
     """Seconds until the engine could generate; None where the engine starts with each round."""
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
         """Warm up, generate a round's questions, and put the rows on disk.
 
         Returns:
@@ -50,10 +50,10 @@ class Way(Protocol):
         """End the engine."""
 
 
-def write_rows(folder: Path, way: str, rows: list[tuple[str, str, int]]) -> None:
+def write_rows(directory: Path, way: str, rows: list[tuple[str, str, int]]) -> None:
     """Put a way's rows (name, text, number of tokens) on disk as Parquet."""
     names, texts, counts = zip(*rows, strict=True)
-    file = folder / f"{way}.parquet"
+    file = directory / f"{way}.parquet"
     pq.write_table(pa.table({"name": names, "text": texts, "num_tokens": counts}), file, compression="zstd")
     with file.open("rb+") as written:
         os.fsync(written.fileno())
@@ -82,8 +82,8 @@ def main(words: list[str]) -> None:
     with closing(way):
         print(json.dumps({"engine_start_s": way.engine_start_s}), file=answers)
         for line in sys.stdin:
-            way_name, folder = line.rstrip("\n").split(" ", 1)
-            answer = way.run(way_name, Path(folder))
+            way_name, directory = line.rstrip("\n").split(" ", 1)
+            answer = way.run(way_name, Path(directory))
             steps = taken(Path(os.environ["BENCH_STEPS"]), answer["began"], answer["began"] + answer["seconds"])
             if not steps["num_steps"]:
                 raise RuntimeError(f"{way_name}: vLLM's worker has noted no step in {os.environ['BENCH_STEPS']}")

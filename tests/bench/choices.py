@@ -118,8 +118,8 @@ class Engine:
 def main(words: list[str]) -> None:
     bench = parse([*DEFAULTS, *words])
     (size,) = bench.sizes
-    bench.folder.mkdir(parents=True, exist_ok=True)
-    make_models(bench.folder / "models")
+    bench.directory.mkdir(parents=True, exist_ok=True)
+    make_models(bench.directory / "models")
     make_questions(bench)
     with closing(Engine(bench, size)) as engine, closing(RayAsleep()) as ray_data:
         Cores().leave_to_vllm()
@@ -133,9 +133,9 @@ async def _measure(
 ) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in CHOICES}
     for number in range(bench.rounds):
-        folder = bench.folder / size.name / f"round-{number}"
-        rows = read(folder / "questions.parquet")
-        await engine.seconds(Choice(), read(folder / "warm_up.parquet"))
+        directory = bench.directory / size.name / f"round-{number}"
+        rows = read(directory / "questions.parquet")
+        await engine.seconds(Choice(), read(directory / "warm_up.parquet"))
         for name in random.Random(number).sample(list(CHOICES), len(CHOICES)):
             choice = CHOICES[name]
             with ray_data.awake() if choice.beside_ray else nullcontext():

@@ -25,7 +25,7 @@ class ForcedFactory:
     """Starts the pipeline's engine for a round whose files are in `folder`; `times` is where its times go."""
 
     factory: VllmFactory
-    folder: Path
+    directory: Path
     times: Path
 
     def __call__(self) -> ForcedEngine:
@@ -39,8 +39,8 @@ class ForcedEngine:
 
     def __init__(self, engine: Any, forced: ForcedFactory, engine_start_s: float) -> None:
         self._engine, self._times = engine, forced.times
-        self._warm_up_rows = read(forced.folder / "warm_up.parquet")
-        rows = self._warm_up_rows + read(forced.folder / "questions.parquet")
+        self._warm_up_rows = read(forced.directory / "warm_up.parquet")
+        rows = self._warm_up_rows + read(forced.directory / "questions.parquet")
         self._num_tokens = {row["name"]: row["num_tokens"] for row in rows}
         self._found: dict[str, float] = {"engine_start_s": engine_start_s}
         self._warm_up: asyncio.Task[None] | None = None

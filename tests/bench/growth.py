@@ -144,11 +144,11 @@ def drive(words: list[str]) -> None:
     run.write_text("memory.json", json.dumps({"peak": round(status_mb("VmHWM")), **dict(reversed(peaks.items()))}))
 
 
-def write_rows(folder: Path, num_rows: int) -> None:
+def write_rows(directory: Path, num_rows: int) -> None:
     """Write a data set in the benchmark's layout."""
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     instruction = "Задача по агрономии.\n{question}\nA. {option_a}\nB. {option_b}\nC. {option_c}\nD. {option_d}"
-    with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
+    with (directory / "train.jsonl").open("w", encoding="utf-8") as file:
         for number in range(num_rows):
             options = {f"option_{letter}": f"{number % 90 + step} ц" for step, letter in enumerate("abcd")}
             question = f"Площадь поля {number} — {number % 97} га. Сколько центнеров соберут? " + "Рожь. " * (
@@ -194,10 +194,10 @@ def status_mb(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def on_disk(folder: Path) -> tuple[int, float]:
+def on_disk(directory: Path) -> tuple[int, float]:
     """Return the files of a folder and their MB; a file that goes away meanwhile is not counted."""
     count, size = 0, 0
-    for where, _, names in os.walk(folder):
+    for where, _, names in os.walk(directory):
         for name in names:
             with suppress(OSError):
                 size += Path(where, name).stat().st_size

@@ -26,22 +26,22 @@ LARGE = {
 """52 million weights: on two cores the forward pass dominates, as it does on a GPU."""
 
 
-def make_models(folder: Path) -> None:
+def make_models(directory: Path) -> None:
     """Write `<folder>/demo` and `<folder>/large`."""
-    shutil.copytree(DEMO, folder / "demo", dirs_exist_ok=True)
+    shutil.copytree(DEMO, directory / "demo", dirs_exist_ok=True)
     content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": POSITIONS}
-    (folder / "demo" / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    _make_large(folder / "large")
+    (directory / "demo" / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    _make_large(directory / "large")
 
 
-def _make_large(folder: Path) -> None:
+def _make_large(directory: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | LARGE
     content |= {"max_position_embeddings": POSITIONS, "layer_types": None, "dtype": "float32"}
     torch.manual_seed(1234)
-    AutoModelForCausalLM.from_config(Qwen3Config(**content)).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(Qwen3Config(**content)).save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copy(DEMO / name, folder / name)
+        shutil.copy(DEMO / name, directory / name)

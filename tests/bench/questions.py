@@ -54,46 +54,46 @@ def lengths(size: Size, count: int) -> list[int]:
 def make_questions(bench: Bench) -> None:
     """Write the questions of every size and round."""
     per_round = max(size.num_questions + size.num_warm_up + size.num_alone for size in bench.sizes)
-    _write_data_set(bench.folder / "questions", per_round * bench.rounds)
-    config = bench.config(bench.sizes[0], "output_dir=" + str(bench.folder))
-    run = ArtifactStore.open(str(bench.folder / "prepared"))
+    _write_data_set(bench.directory / "questions", per_round * bench.rounds)
+    config = bench.config(bench.sizes[0], "output_dir=" + str(bench.directory))
+    run = ArtifactStore.open(str(bench.directory / "prepared"))
     run.create()
     prepare(config, run)
     prompts = run.require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
     for size in bench.sizes:
         for number in range(bench.rounds):
             part = prompts.slice(number * per_round, per_round)
-            _write_round(bench.folder / size.name / f"round-{number}", size, part, random.Random(SEED + number))
+            _write_round(bench.directory / size.name / f"round-{number}", size, part, random.Random(SEED + number))
 
 
-def _write_data_set(folder: Path, count: int) -> None:
+def _write_data_set(directory: Path, count: int) -> None:
     sys.path.insert(0, str(ROOT / "data" / "demo"))
     from generate import training_examples
 
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     rows: Iterable[dict[str, Any]] = (example.row for example in islice(training_examples(SEED, ()), count))
-    with (folder / "test.jsonl").open("w", encoding="utf-8") as file:
+    with (directory / "test.jsonl").open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows, start=1):
             row["meta"]["id"] = number
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_round(folder: Path, size: Size, prompts: pa.Table, rng: random.Random) -> None:
+def _write_round(directory: Path, size: Size, prompts: pa.Table, rng: random.Random) -> None:
     wanted = lengths(size, size.num_questions)
     rng.shuffle(wanted)
     before = [max(1, round(each * math.exp(rng.gauss(0.0, NOISE)))) for each in wanted]
     asked = as_started(prompts.slice(0, size.num_questions))
     warm_up = prompts.slice(size.num_questions, size.num_warm_up)
     alone = prompts.slice(size.num_questions + size.num_warm_up, size.num_alone)
-    run = ArtifactStore.open(str(folder))
+    run = ArtifactStore.open(str(directory))
     run.create()
     with run.publish("prompts", PROMPT_SCHEMA) as stage:
         stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [asked])
-    _write(folder / "questions.parquet", asked, wanted, before)
+    _write(directory / "questions.parquet", asked, wanted, before)
     short = [min(each, round(size.median_tokens)) for each in lengths(size, size.num_warm_up)]
-    _write(folder / "warm_up.parquet", warm_up, short, short)
+    _write(directory / "warm_up.parquet", warm_up, short, short)
     evenly = lengths(size, size.num_alone)
-    _write(folder / "alone.parquet", alone, evenly, evenly)
+    _write(directory / "alone.parquet", alone, evenly, evenly)
 
 
 def as_started(prompts: pa.Table) -> pa.Table:

@@ -56,11 +56,11 @@ def write_samples(run: ArtifactStore, num_samples: int) -> None:
     random_words = random.Random(1)
     letters = "оеаинтсрвлкмдпу"
     words = ["".join(random_words.choices(letters, k=random_words.randint(2, 10))) for _ in range(8_000)]
-    with run.publish("samples", SAMPLE_SCHEMA) as folder:
+    with run.publish("samples", SAMPLE_SCHEMA) as directory:
         for task in TASKS:
             half = num_samples // len(TASKS)
             tables = (chunk(random_words, words, range(at, min(at + CHUNK, half))) for at in range(0, half, CHUNK))
-            folder.write_parquet(f"task={task}/split=test/part-00000.parquet", SAMPLE_SCHEMA, tables)
+            directory.write_parquet(f"task={task}/split=test/part-00000.parquet", SAMPLE_SCHEMA, tables)
     pq.write_table(pa.Table.from_pylist([], schema=METRIC_SCHEMA), run.path("metrics.parquet"))
 
 

@@ -43,11 +43,11 @@ def main(num_rows: int, repeats: int = 1) -> None:
             ("prompts", PROMPT_SCHEMA, prompts, 1),
             ("completions", COMPLETION_SCHEMA, completions, repeats),
         ):
-            with run.publish(stage, schema) as folder:
+            with run.publish(stage, schema) as directory:
                 for start in range(0, num_rows // repeats * rows_of_id, CHUNK):
                     rows = range(start, min(start + CHUNK, num_rows // repeats * rows_of_id))
                     table = pa.table(columns(rows, rows_of_id), schema=schema)
-                    folder.write_parquet(f"part-{start // CHUNK:05}.parquet", schema, [table])
+                    directory.write_parquet(f"part-{start // CHUNK:05}.parquet", schema, [table])
         config = Config(
             tasks={"agro": TaskConfig(dataset="x", domain="agriculture")},
             model=ModelConfig(path="m"),

@@ -84,7 +84,7 @@ SIZES = (
 class Bench:
     """One bench: where its files go, its sizes, its ways in order, its rounds, and the pipeline's own words."""
 
-    folder: Path
+    directory: Path
     sizes: tuple[Size, ...]
     ways: tuple[str, ...]
     rounds: int
@@ -92,8 +92,8 @@ class Bench:
 
     def config(self, size: Size, *words: str) -> Config:
         """Return the pipeline's configuration for a size."""
-        own = [f"model.path={self.folder / 'models' / size.name}", f"engine.max_num_seqs={size.max_num_seqs}"]
-        own.append(f"tasks.bench.dataset={self.folder / 'questions'}")
+        own = [f"model.path={self.directory / 'models' / size.name}", f"engine.max_num_seqs={size.max_num_seqs}"]
+        own.append(f"tasks.bench.dataset={self.directory / 'questions'}")
         return compose(["conf=bench", *own, *self.words, *words])
 
 
@@ -107,7 +107,7 @@ def parse(words: Sequence[str]) -> Bench:
         ConfigError: A word is none of these and no key of the pipeline's either, or its value is impossible.
     """
     given = dict(word.partition("=")[::2] for word in words)
-    folder = (ROOT / given.pop("folder", "outputs/bench")).resolve()
+    directory = (ROOT / given.pop("folder", "outputs/bench")).resolve()
     ways = _chosen("only", given.pop("only", None), tuple(WAYS))
     names = _chosen("sizes", given.pop("sizes", None), tuple(size.name for size in SIZES))
     rounds = _number("rounds", given.pop("rounds", "3"), int)
@@ -115,7 +115,7 @@ def parse(words: Sequence[str]) -> Bench:
     changes = {name: _number(name, given.pop(name), kinds[name]) for name in kinds if name in given}
     sizes = tuple(replace(size, **changes) for size in SIZES if size.name in names)
     rest = tuple(f"{name}={value}" for name, value in given.items())
-    bench = Bench(folder=folder, sizes=sizes, ways=ways, rounds=rounds, words=rest)
+    bench = Bench(directory=directory, sizes=sizes, ways=ways, rounds=rounds, words=rest)
     bench.config(sizes[0])
     return bench
 

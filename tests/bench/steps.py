@@ -11,18 +11,18 @@ from bench.meter.bench_meter import STEP
 METER = Path(__file__).resolve().parent / "meter"
 
 
-def metered(environment: dict[str, str], folder: Path) -> dict[str, str]:
+def metered(environment: dict[str, str], directory: Path) -> dict[str, str]:
     """Return the environment with which vLLM notes its steps in the folder, which is emptied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.steps"):
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.steps"):
         file.unlink()
     path = os.pathsep.join([str(METER), environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return {**environment, "PYTHONPATH": path, "BENCH_STEPS": str(folder)}
+    return {**environment, "PYTHONPATH": path, "BENCH_STEPS": str(directory)}
 
 
-def taken(folder: Path, began: float, ended: float) -> dict[str, Any]:
+def taken(directory: Path, began: float, ended: float) -> dict[str, Any]:
     """Return the steps that began within the time: their number, their seconds, and the processor's seconds in them."""
-    found = [step for file in folder.glob("*.steps") for step in STEP.iter_unpack(file.read_bytes())]
+    found = [step for file in directory.glob("*.steps") for step in STEP.iter_unpack(file.read_bytes())]
     found = [step for step in found if began <= step[0] <= ended]
     return {
         "num_steps": len(found),

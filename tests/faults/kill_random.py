@@ -70,11 +70,11 @@ def journaled(run: Path) -> int:
 
 def process_of(run: Path, title: bytes) -> int | None:
     """Return the process whose output goes to a log of this run and whose title begins so."""
-    for folder in Path("/proc").glob("[0-9]*"):
+    for directory in Path("/proc").glob("[0-9]*"):
         try:
-            mine = str((folder / "fd" / "1").readlink()).startswith(str(run / "logs"))
-            if mine and (folder / "cmdline").read_bytes().startswith(title):
-                return int(folder.name)
+            mine = str((directory / "fd" / "1").readlink()).startswith(str(run / "logs"))
+            if mine and (directory / "cmdline").read_bytes().startswith(title):
+                return int(directory.name)
         except OSError:
             continue
     return None

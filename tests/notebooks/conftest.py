@@ -60,8 +60,8 @@ def night(output: Path, run_id: str, started_at: str, *words: str, prompts: list
     config = replace(config, tasks={name: config.tasks[name] for name in ("agro_bench", "aqua_bench", "med_bench")})
     run, config = run_directory.place(config)
     run_directory.begin(run, config)
-    with run.publish("prompts", PROMPT_SCHEMA) as folder:
-        folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
+    with run.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
     finish(run, config, reply)
     rewrite(Path(run.root), **FACTS, started_at=started_at, ended_at=started_at)
     return Path(run.root)

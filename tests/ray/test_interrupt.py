@@ -132,14 +132,14 @@ def test_no_late_call_of_a_thread_starts_ray_again() -> None:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make a task so large that preparing and scoring take a while; return the words that run it alone."""
-    folder = tmp_path_factory.mktemp("many")
+    store = tmp_path_factory.mktemp("many")
     row = json.loads(Path(ROOT, "data/demo/agro_bench/train.jsonl").read_text(encoding="utf-8").splitlines()[0])
     for first, split in ((0, "train"), (MANY_ROWS, "test")):
-        with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+        with (store / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for number in range(first, first + MANY_ROWS):
                 row["meta"]["id"] = number
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return str(folder)
+    return str(store)
 
 
 @pytest.mark.slow
@@ -152,9 +152,9 @@ def test_a_signal_in_prepare_or_score_leaves_no_half_stage(tmp_path: Path, many:
     interrupted(job, number, END_S)
     assert not (run / "prompts").exists()
 
-    folder, config = run_directory.place(settings(*words))
-    prepare(config, folder)
-    answer_all(folder)
+    store, config = run_directory.place(settings(*words))
+    prepare(config, store)
+    answer_all(store)
     job = Started({}, *words)
     wait_until(lambda: list(run.glob(".samples-*")))
     interrupted(job, number, END_S)
@@ -168,9 +168,9 @@ def answer_all(run: ArtifactStore) -> None:
     assert prompts is not None
     keys = prompts.dataset().to_table(columns=["task", "split", "id", "prompt_sha256"]).to_pylist()
     said = {"repeat": 0, "completion": "A", "content": "A", "finish_reason": "stop", "attempts": 1}
-    with run.publish("completions", COMPLETION_SCHEMA) as folder:
+    with run.publish("completions", COMPLETION_SCHEMA) as store:
         for task in TASKS:
             for split in ("train", "test"):
                 rows = [{**key, **said} for key in keys if (key["task"], key["split"]) == (task, split)]
                 table = pa.Table.from_pylist(rows, schema=COMPLETION_SCHEMA)
-                folder.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, [table], 200_000)
+                store.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, [table], 200_000)

@@ -96,9 +96,9 @@ def _missing(archive: Archive, file: str) -> str:
     """Return that a task's file is missing, with what its author may have meant."""
     stem = file.removesuffix(".json").lower()
     for member in archive.members:
-        folder, _, last = member.replace("\\", "/").rpartition("/")
+        directory, _, last = member.replace("\\", "/").rpartition("/")
         if last == file:
-            return f"missing at the archive's root: it lies in '{quoted(folder)}': pack it without the directory"
+            return f"missing at the archive's root: it lies in '{quoted(directory)}': pack it without the directory"
         if last.lower() == file.lower():
             return f"missing: '{quoted(member)}' is written in other letters: name it {file}"
         if last.lower().partition(".")[0] == stem:

@@ -21,8 +21,8 @@ Those of the thread that steps: all of them where vLLM computes with one thread,
 
 def install() -> None:
     """Wrap the worker's two calls that make a step: the model's pass, and the sampling that follows it."""
-    folder = os.environ.get("BENCH_STEPS")
-    if not folder:
+    directory = os.environ.get("BENCH_STEPS")
+    if not directory:
         return
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
@@ -32,7 +32,7 @@ def install() -> None:
 
     def execute_model(self: Any, scheduled: Any) -> Any:
         if not hasattr(self, "meter"):
-            self.meter = Meter(folder)
+            self.meter = Meter(directory)
             self.worker.sample_tokens = self.meter.around(self.worker.sample_tokens)
         self.meter.begin()
         return passed(self, scheduled)
@@ -44,8 +44,8 @@ def install() -> None:
 class Meter:
     """The steps of one worker, written as they end: the process may be stopped or killed at any time."""
 
-    def __init__(self, folder: str) -> None:
-        self._file = os.open(f"{folder}/{os.getpid()}.steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    def __init__(self, directory: str) -> None:
+        self._file = os.open(f"{directory}/{os.getpid()}.steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._began = self._spent = 0.0
 
     def begin(self) -> None:

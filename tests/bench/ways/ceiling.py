@@ -32,12 +32,12 @@ class Ceiling:
         self._width = int(MARGIN * config.engine.max_num_seqs)
         self._num_requests = 0
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
-        self._loop.run_until_complete(self._generate(read(folder / "warm_up.parquet")))
-        asked = sorted(read(folder / "questions.parquet"), key=lambda row: -row["num_tokens"])
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
+        self._loop.run_until_complete(self._generate(read(directory / "warm_up.parquet")))
+        asked = sorted(read(directory / "questions.parquet"), key=lambda row: -row["num_tokens"])
         began = time.monotonic()
         rows = self._loop.run_until_complete(self._generate(asked))
-        write_rows(folder, way, rows)
+        write_rows(directory, way, rows)
         seconds = time.monotonic() - began
         check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
         return {

@@ -20,12 +20,12 @@ class Plain:
         self._llm = LLM(**engine_arguments(config))
         self.engine_start_s = time.monotonic() - began
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
-        self._generate(read(folder / "warm_up.parquet"))
-        asked = read(folder / "questions.parquet")
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
+        self._generate(read(directory / "warm_up.parquet"))
+        asked = read(directory / "questions.parquet")
         began = time.monotonic()
         rows = self._generate(asked)
-        write_rows(folder, way, rows)
+        write_rows(directory, way, rows)
         seconds = time.monotonic() - began
         check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
         return {

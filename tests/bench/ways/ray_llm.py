@@ -28,22 +28,22 @@ class RayLlm:
     def __init__(self, config: Config) -> None:
         self._arguments = engine_arguments(config)
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
         import ray
         import ray.data
 
         began = time.monotonic()
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        gate = folder / f"{way}.gate"
+        gate = directory / f"{way}.gate"
         gate.unlink(missing_ok=True)
-        warm_up, asked = read(folder / "warm_up.parquet"), read(folder / "questions.parquet")
+        warm_up, asked = read(directory / "warm_up.parquet"), read(directory / "questions.parquet")
         warm_up = warm_up[: len(warm_up) // BATCH_SIZE * BATCH_SIZE]
         # Whole batches: a row of the warm-up that shared one with a row that waits would wait with it for ever.
         blocks = ray.data.from_arrow([*_batches(warm_up, waits=False), *_batches(asked, waits=True)])
         try:
             started, found = _answers(self._processor(gate)(blocks), len(warm_up), gate)
-            write_rows(folder, way, found)
+            write_rows(directory, way, found)
             ended = time.monotonic()
         finally:
             ray.shutdown()

@@ -44,25 +44,25 @@ class Server:
         self._wait()
         self.engine_start_s = time.monotonic() - began
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
         at_once = AT_ONCE[way]
-        asked, warm_up = read(folder / "questions.parquet"), read(folder / "warm_up.parquet")
+        asked, warm_up = read(directory / "questions.parquet"), read(directory / "warm_up.parquet")
         if at_once == 1:
-            asked, warm_up = read(folder / "alone.parquet"), warm_up[:4]
-        began, seconds, rows = asyncio.run(self._measure(way, folder, warm_up, asked, at_once))
+            asked, warm_up = read(directory / "alone.parquet"), warm_up[:4]
+        began, seconds, rows = asyncio.run(self._measure(way, directory, warm_up, asked, at_once))
         check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
         num_tokens = sum(count for _, _, count in rows)
         return {"began": began, "seconds": seconds, "num_rows": len(rows), "num_tokens": num_tokens}
 
     async def _measure(
-        self, way: str, folder: Path, warm_up: list[dict[str, Any]], asked: list[dict[str, Any]], at_once: int
+        self, way: str, directory: Path, warm_up: list[dict[str, Any]], asked: list[dict[str, Any]], at_once: int
     ) -> tuple[float, float, list[tuple[str, str, int]]]:
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=at_once)) as session:
             await self._generate(session, warm_up, at_once)
             began = time.monotonic()
             rows = await self._generate(session, asked, at_once)
-            write_rows(folder, way, rows)
+            write_rows(directory, way, rows)
             return began, time.monotonic() - began, rows
 
     async def _generate(

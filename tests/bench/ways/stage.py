@@ -38,15 +38,15 @@ class Artifact:
     def __init__(self, config: Config) -> None:
         self._config = replace(config, reasoning_parser="qwen3")
 
-    def run(self, way: str, folder: Path) -> dict[str, Any]:
-        asked = read(folder / "questions.parquet")
-        run = ArtifactStore.open(str(folder / f"run={way}"))
+    def run(self, way: str, directory: Path) -> dict[str, Any]:
+        asked = read(directory / "questions.parquet")
+        run = ArtifactStore.open(str(directory / f"run={way}"))
         run.remove()
         run.create()
-        prompts = _publish_prompts(folder, run)
+        prompts = _publish_prompts(directory, run)
         lengths = _lengths(prompts, asked) if way == "history" else None
-        times = folder / f"{way}.json"
-        factory = ForcedFactory(VllmFactory(self._config), folder, times)
+        times = directory / f"{way}.json"
+        factory = ForcedFactory(VllmFactory(self._config), directory, times)
         with cluster(self._config) as placement:
             made = generate_stage.generate(self._config, run, placement, factory, Counting(), Counting(), lengths)
             ended = time.monotonic()
@@ -69,10 +69,10 @@ class Artifact:
         pass
 
 
-def _publish_prompts(folder: Path, run: ArtifactStore) -> pa.Table:
+def _publish_prompts(directory: Path, run: ArtifactStore) -> pa.Table:
     """Give the run the round's prompts stage and return it, sorted by id as a run's is."""
     prompts = (
-        ArtifactStore.open(str(folder)).require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
+        ArtifactStore.open(str(directory)).require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
     )
     with run.publish("prompts", PROMPT_SCHEMA) as stage:
         stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])

@@ -24,8 +24,8 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
         config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
         run, config = run_directory.place(config)
         run_directory.begin(run, config)
-        with run.publish("prompts", PROMPT_SCHEMA) as folder:
-            folder.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
+        with run.publish("prompts", PROMPT_SCHEMA) as store:
+            store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
         scored = finish(run, config, reply)
         recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"} | content
         record_manifest(run, "complete", **{name: value for name, value in recorded.items() if name != "status"})

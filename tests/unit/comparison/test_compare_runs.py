@@ -22,7 +22,7 @@ from pipeline.records import CHANGE_SCHEMA
 
 def compared(base: Scored, new: Scored, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare the runs and return the rows of compare.parquet and of flips.parquet."""
-    main([f"base={base.folder.root}", f"new={new.folder.root}", f"out={out}"])
+    main([f"base={base.store.root}", f"new={new.store.root}", f"out={out}"])
     tables = [pq.read_table(out / name) for name in ("compare.parquet", "flips.parquet")]
     assert tables[0].schema.equals(CHANGE_SCHEMA)
     assert tables[1].schema.equals(FLIP_SCHEMA)
@@ -124,16 +124,16 @@ def test_a_failed_row_is_no_wrong_one(make_run: MakeRun, tmp_path: Path) -> None
 def test_runs_of_other_questions_are_refused_with_the_questions(make_run: MakeRun, other: Any, reason: str) -> None:
     base, new = make_run("base", train(4)), make_run("new", other())
     with pytest.raises(RunError, match="do not ask the same questions") as caught:
-        main([f"base={base.folder.root}", f"new={new.folder.root}"])
+        main([f"base={base.store.root}", f"new={new.store.root}"])
     assert reason in str(caught.value)
-    assert not Path(base.folder.root).with_name("compare=base..new").exists()
+    assert not Path(base.store.root).with_name("compare=base..new").exists()
 
 
 def test_a_run_that_is_not_complete_is_refused(make_run: MakeRun) -> None:
     base, new = make_run("base", train(2)), make_run("new", train(2))
-    record_manifest(new.folder, "failed")
+    record_manifest(new.store, "failed")
     with pytest.raises(RunError, match="is failed, not complete"):
-        main([f"base={base.folder.root}", f"new={new.folder.root}"])
+        main([f"base={base.store.root}", f"new={new.store.root}"])
 
 
 @pytest.mark.parametrize("words", [["base=x"], ["new=x"], ["base=x", "new=y", "base=z"], ["base=x", "new=y", "n=3"]])
@@ -207,20 +207,20 @@ def test_the_table_fits_a_terminal_of_110_columns(
 
 def test_the_command_writes_beside_the_new_run_and_ends_well(make_run: MakeRun) -> None:
     base, new = make_run("base", train(3)), make_run("new", train(3), reply=wrong(1))
-    done = command("pipeline.compare", f"base={base.folder.root}", f"new={new.folder.root}")
+    done = command("pipeline.compare", f"base={base.store.root}", f"new={new.store.root}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(path.name for path in Path(new.folder.root).with_name("compare=base..new").iterdir()) == [
+    assert sorted(path.name for path in Path(new.store.root).with_name("compare=base..new").iterdir()) == [
         "compare.html",
         "compare.parquet",
         "flips.parquet",
     ]
-    gone = command("pipeline.compare", "base=nowhere", f"new={new.folder.root}")
+    gone = command("pipeline.compare", "base=nowhere", f"new={new.store.root}")
     assert (gone.returncode, gone.stdout) == (2, "")
     assert gone.stderr == "error: base=nowhere: there is no such directory\n"
 
 
 def test_a_damaged_run_is_one_line(make_run: MakeRun) -> None:
     base, new = make_run("base", train(3)), make_run("new", train(3))
-    (Path(new.folder.root) / "samples/_stage.json").write_text(json.dumps({"files": {"gone.parquet": 3}, "facts": {}}))
+    (Path(new.store.root) / "samples/_stage.json").write_text(json.dumps({"files": {"gone.parquet": 3}, "facts": {}}))
     with pytest.raises(UserError, match=r"gone\.parquet"):
-        main([f"base={base.folder.root}", f"new={new.folder.root}"])
+        main([f"base={base.store.root}", f"new={new.store.root}"])

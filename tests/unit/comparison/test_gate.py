@@ -32,7 +32,7 @@ def judged(run: Scored, *words: str) -> gate.Verdict:
     num_truncated, num_failed, num_no_answer = 3, 2, 4
     counts = {"num_samples": 20, "num_truncated": num_truncated, "num_failed": num_failed}
     content = {"started_at": STARTED_AT, "counts": counts | {"num_no_answer": num_no_answer}, **run.content}
-    verdict = gate.judge(config, run.folder, load(content))
+    verdict = gate.judge(config, run.store, load(content))
     assert verdict is not None
     return verdict
 
@@ -107,7 +107,7 @@ def test_other_questions_break_the_gate_with_the_reason(make_run: MakeRun) -> No
 
 def test_a_damaged_baseline_breaks_the_gate_with_the_reason(make_run: MakeRun) -> None:
     base = make_run("base", train(4))
-    base.folder.write_text("samples/_stage.json", "{")
+    base.store.write_text("samples/_stage.json", "{")
     verdict = judged(make_run("new", train(4)), "gate.baseline=base")
     assert verdict.broken == ["baseline"]
     assert "_stage.json is damaged" in verdict.lines[-1]
@@ -116,7 +116,7 @@ def test_a_damaged_baseline_breaks_the_gate_with_the_reason(make_run: MakeRun) -
 def test_a_disk_that_takes_no_more_is_no_broken_rule(make_run: MakeRun) -> None:
     make_run("base", train(4))
     run = make_run("new", train(4))
-    Path(run.folder.path(gate.FOLDER)).symlink_to("/nowhere/at/all")  # no directory can be made of it
+    Path(run.store.path(gate.DIRECTORY)).symlink_to("/nowhere/at/all")  # no directory can be made of it
     with pytest.raises(RunError, match="compare cannot be written"):
         judged(run, "gate.baseline=base")
 
@@ -130,7 +130,7 @@ def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: 
     make_run("less", prompts, "limit=2", ended_at="2026-11-21T00:00:00Z")
     make_run("more", prompts + train(1, "med_bench"), ended_at="2026-11-21T00:00:00Z")
     torn = make_run("torn", prompts, ended_at="2026-11-21T00:00:00Z")
-    record_manifest(torn.folder, "failed", **torn.content)
+    record_manifest(torn.store, "failed", **torn.content)
     assert judged(make_run("new", prompts), "gate.baseline=latest").baseline == "newer"
 
 
@@ -144,13 +144,13 @@ def test_on_the_first_night_latest_has_nothing_to_compare_with_and_says_so(make_
 
 def test_without_rules_there_is_no_verdict(make_run: MakeRun) -> None:
     run = make_run("new", train(4))
-    assert gate.judge(run.config, run.folder, run.manifest) is None
+    assert gate.judge(run.config, run.store, run.manifest) is None
 
 
 def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
-    record_manifest(make_run("torn", train(1)).folder, "failed")
+    record_manifest(make_run("torn", train(1)).store, "failed")
     for name, reason in (("gone", "there is no run "), ("torn", "is failed"), ("self", "is the run itself")):
         config = settings(f"output_dir={tmp_path}", "run_id=self", f"gate.baseline={name}")
         with pytest.raises(ConfigError, match=rf"gate\.baseline='{name}'.*{reason}"):
@@ -168,15 +168,15 @@ def test_rescoring_holds_a_run_to_its_gate_and_it_stays_complete(make_run: MakeR
     make_run("base", prompts)
     run = make_run("new", prompts, "gate.baseline=base", "gate.max_truncated=0.5", reply=wrong(*range(20)))
     with pytest.raises(GateFailed, match="run new is complete, and breaks rules of its gate: max_drop"):
-        rescore.main([f"run={run.folder.root}"])
+        rescore.main([f"run={run.store.root}"])
     recorded = run.content
     assert (recorded["status"], recorded["gate"]["baseline"], recorded["gate"]["broken"]) == (
         "complete", "base", ["max_drop"],
     )  # fmt: skip
     assert [rule["broken"] for rule in recorded["gate"]["rules"]] == [True, False]
     assert {row["level"] for row in recorded["compare"]} == {"run", "domain", "task"}
-    assert run.folder.exists("compare/flips.parquet")
-    done = command("pipeline.rescore", f"run={run.folder.root}")
+    assert run.store.exists("compare/flips.parquet")
+    done = command("pipeline.rescore", f"run={run.store.root}")
     assert done.returncode == 3
     assert "gate: broken: max_drop: " in done.stdout
     assert done.stderr == "error: run new is complete, and breaks rules of its gate: max_drop\n"
@@ -188,7 +188,7 @@ def test_cut_answers_are_counted_by_the_gate_of_a_rescored_run(make_run: MakeRun
 
     run = make_run("new", train(4), "gate.max_truncated=0.5", reply=cut)
     with pytest.raises(GateFailed, match="max_truncated"):
-        rescore.main([f"run={run.folder.root}"])
+        rescore.main([f"run={run.store.root}"])
 
 
 TASKS = {"agro_bench": 400, "aqua_bench": 150, "med_bench": 60}

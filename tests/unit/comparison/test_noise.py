@@ -40,9 +40,9 @@ def test_what_the_second_pass_changes_is_counted_against_the_first_repeat(make_r
 
     run = make_run("one", prompts, "generation.repeats=2", reply=first)
     config = load(dump(run.config), "config.yaml", ["noise.share=1"])
-    folder = noise.choose(config, run.folder)
-    finish(folder, noise.second(config), wrong(0, 1, 2))
-    found = noise.measure(config, run.folder, run.manifest)
+    store = noise.choose(config, run.store)
+    finish(store, noise.second(config), wrong(0, 1, 2))
+    found = noise.measure(config, run.store, run.manifest)
     assert (found.num_questions, found.num_changed) == (20, 6)
     assert found.variance["correct"] == pytest.approx(0.3)
     # Two tasks of a domain each: half of each task's own spread.
@@ -55,9 +55,9 @@ def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun
     run = make_run("one", train(200))
     num_rows = []
     for share in ("0.5", "0.1", "0.1"):
-        folder = noise.choose(load(dump(run.config), "config.yaml", [f"noise.share={share}"]), run.folder)
-        num_rows.append(folder.require_artifact("prompts", PROMPT_SCHEMA).num_rows)
-        folder.write_text("mark", share)
+        store = noise.choose(load(dump(run.config), "config.yaml", [f"noise.share={share}"]), run.store)
+        num_rows.append(store.require_artifact("prompts", PROMPT_SCHEMA).num_rows)
+        store.write_text("mark", share)
     assert num_rows[0] > 2 * num_rows[1] > 0
     assert num_rows[1] == num_rows[2]
 
@@ -75,18 +75,18 @@ def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_ru
 
     run = make_run("one", train(10), reply=failing(0))
     config = load(dump(run.config), "config.yaml", ["noise.share=1", "max_failed_rows=1"])
-    finish(noise.choose(config, run.folder), noise.second(config), failing(1, 2))
-    found = noise.measure(config, run.folder, run.manifest)
+    finish(noise.choose(config, run.store), noise.second(config), failing(1, 2))
+    found = noise.measure(config, run.store, run.manifest)
     assert (found.num_questions, found.num_changed, found.num_failed) == (7, 0, 2)
     assert noise.line(found).endswith("; 2 rows of the second pass failed")
-    record_manifest(run.folder, "complete", counts={"num_failed": 0}, noise=dump_record(found))
+    record_manifest(run.store, "complete", counts={"num_failed": 0}, noise=dump_record(found))
     with pytest.raises(RunError, match=r"and 2 rows failed: run\.retry_failed=true tries these again"):
-        run_directory.begin(run.folder, config)
-    run_directory.begin(run.folder, replace(config, run=replace(config.run, retry_failed=True)))
+        run_directory.begin(run.store, config)
+    run_directory.begin(run.store, replace(config, run=replace(config.run, retry_failed=True)))
 
 
 def test_the_second_passes_order_has_nothing_to_do_with_the_length(make_run: MakeRun) -> None:
-    run = make_run("one", [replace(each, num_prompt_tokens=each.id) for each in train(50)]).folder
+    run = make_run("one", [replace(each, num_prompt_tokens=each.id) for each in train(50)]).store
     prompts = run.require_artifact("prompts", PROMPT_SCHEMA)
 
     def ids(**how: bool) -> list[int]:

@@ -105,9 +105,9 @@ def run_of(tmp_path):
         same = {"repeat": 0, "categories": {}, "messages": "[]", "prompt_sha256": "", "attempts": 1}
         same |= {"finish_reason": "stop"}
         rows = [same | {"id": row_id, "response": response} for row_id, response in responses.items()]
-        with run.publish("samples", SAMPLE_SCHEMA) as folder:
+        with run.publish("samples", SAMPLE_SCHEMA) as store:
             table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-            folder.write_parquet(f"task={task}/split=test/part-00000.parquet", SAMPLE_SCHEMA, [table])
+            store.write_parquet(f"task={task}/split=test/part-00000.parquet", SAMPLE_SCHEMA, [table])
         return run
 
     return make

@@ -153,12 +153,12 @@ def test_lines_of_two_filters_are_not_the_same_question_twice(replay):
 
 def test_a_split_that_the_log_does_not_have_is_left_out_and_named(replay, capsys):
     rows = replay.data("med_bench").read_text(encoding="utf-8").splitlines(keepends=True)
-    folder = replay.root / "both"
-    folder.mkdir()
-    (folder / "test.jsonl").write_text("".join(rows[:3]), encoding="utf-8")
-    (folder / "train.jsonl").write_text("".join(rows[3:]), encoding="utf-8")
+    store = replay.root / "both"
+    store.mkdir()
+    (store / "test.jsonl").write_text("".join(rows[:3]), encoding="utf-8")
+    (store / "train.jsonl").write_text("".join(rows[3:]), encoding="utf-8")
     replay.write("med_bench", replay.lines("med_bench")[:3])
-    words = ["only=[med_bench]", f"tasks.med_bench.dataset={folder}/*.jsonl", "splits=[train,test]"]
+    words = ["only=[med_bench]", f"tasks.med_bench.dataset={store}/*.jsonl", "splits=[train,test]"]
     assert replay(*words) == []
     assert "med_bench: the log has no question of the split train" in capsys.readouterr().out
 
@@ -291,9 +291,9 @@ def test_questions_are_joined_a_range_of_ids_at_a_time_and_none_is_lost(tmp_path
     work = ArtifactStore.open(str(tmp_path))
     line = {"filter": "", "doc": "{}", "gold": "", "arguments": "{}", "response": ""}
     theirs = [line | {"id": number, "line": at} for at, number in enumerate([9, 2, 2, 5, -4, 11], start=1)]
-    with work.publish("logs", LOG_SCHEMA) as folder:
+    with work.publish("logs", LOG_SCHEMA) as store:
         table = pa.Table.from_pylist(theirs, schema=LOG_SCHEMA)
-        folder.write_parquet("task=agro_bench/part-00000.parquet", LOG_SCHEMA, [table])
+        store.write_parquet("task=agro_bench/part-00000.parquet", LOG_SCHEMA, [table])
     publish_prompts(work, [make_prompt(number) for number in (5, 1, 2, 9, 7)])
     logs, prompts = work.require_artifact("logs", LOG_SCHEMA), work.require_artifact("prompts", PROMPT_SCHEMA)
     both = pair_sources("agro_bench", logs, prompts, None)

@@ -55,9 +55,9 @@ def reference(tmp_path: Path) -> Shape:
     """The reference model's shape, from a config.json as transformers writes it for that architecture."""
     from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
 
-    folder = tmp_path / "Qwen3.6-35B-A3B"
-    Qwen3_5MoeTextConfig(dtype="bfloat16", mamba_ssm_dtype="float32").save_pretrained(folder)
-    return read_shape(compose(["conf=mera", f"model.path={folder}"]), folder)
+    model = tmp_path / "Qwen3.6-35B-A3B"
+    Qwen3_5MoeTextConfig(dtype="bfloat16", mamba_ssm_dtype="float32").save_pretrained(model)
+    return read_shape(compose(["conf=mera", f"model.path={model}"]), model)
 
 
 def test_the_reference_model_has_the_sizes_that_it_is_known_for(reference: Shape) -> None:

@@ -81,7 +81,7 @@ def test_what_the_facts_are_refused_for_leaves_the_run_as_it_was(prepared, run):
 
     with pytest.raises(ModelError, match="sha256:"):
         prepared(on_metadata=refuse)
-    assert run.folders() == []
+    assert run.directories() == []
 
 
 def test_the_facts_tell_the_commits_of_the_hub(prepared, run, hub, dataset, tokenizer_dir):
@@ -217,7 +217,7 @@ def test_a_bad_row_stops_the_run_and_leaves_what_was_prepared_before(prepared, r
     write_rows(dataset / "test.jsonl", [make_row(2), make_row(3, inputs=...)])
     assert refused(prepared, DataError) == "agro test id=3: inputs is missing: give an object of texts"
     assert run.artifact("prompts", PROMPT_SCHEMA).num_rows == 3
-    assert run.folders() == ["prompts"]
+    assert run.directories() == ["prompts"]
 
 
 def test_reserved_template_arguments_are_refused_before_anything_is_read(prepared, dataset):

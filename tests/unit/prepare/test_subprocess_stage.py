@@ -80,7 +80,7 @@ def test_facts_that_are_refused_leave_nothing_and_no_process(served, run, begun)
 
     with pytest.raises(ModelError, match="not this one"):
         prepare_in_subprocess(compose(served), run, on_metadata=refuse)
-    assert run.folders() == []
+    assert run.directories() == []
     assert begun[0].poll() is not None
 
 
@@ -91,7 +91,7 @@ def test_an_interruption_ends_the_process(served, run, begun):
     with pytest.raises(KeyboardInterrupt):
         prepare_in_subprocess(compose(served), run, on_metadata=interrupt)
     assert begun[0].poll() is not None
-    assert run.folders() == []
+    assert run.directories() == []
 
 
 def test_what_is_done_meanwhile_does_not_wait_for_the_facts(served, run):
@@ -120,7 +120,7 @@ def test_what_fails_meanwhile_ends_the_process(served, run, begun):
     with pytest.raises(MemoryError, match="no more"):
         prepare_in_subprocess(compose(served), run, meanwhile=fail)
     assert begun[0].poll() is not None
-    assert run.folders() == []
+    assert run.directories() == []
 
 
 def test_ctrl_c_is_the_other_process_s_to_decide(served, run, begun):
@@ -170,7 +170,7 @@ def test_it_ends_when_the_process_that_began_it_is_gone(served, run):
     done = subprocess.run([sys.executable, "-c", code, run.root, *served], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
     wait_until(lambda: not Path(f"/proc/{int(done.stdout)}").exists())
-    assert run.folders() == []
+    assert run.directories() == []
 
 
 def test_the_driver_of_a_whole_run_imports_no_torch(words, tmp_path):

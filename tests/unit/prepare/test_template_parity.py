@@ -49,8 +49,8 @@ def template(request):
 @pytest.fixture(scope="module")
 def open_template(tmp_path_factory):
     """Open a template as a user's prompt.chat_template, with the demo's tokenizer."""
-    folder = tmp_path_factory.mktemp("templates")
-    conf, file = folder / "one.yaml", folder / "t.jinja"
+    directory = tmp_path_factory.mktemp("templates")
+    conf, file = directory / "one.yaml", directory / "t.jinja"
     conf.write_text("tasks: {agro: {dataset: x, domain: d}}\ngeneration: {max_gen_toks: 1}\n")
 
     def go(template, model=ROOT / "data/demo/model", **switches):
@@ -66,10 +66,10 @@ def theirs(template, tokenizer_dir, tmp_path_factory):
     """The tokenizer of a model that has the template as its own, with white space around it that is rendered."""
     from transformers import AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("models") / "model"
-    shutil.copytree(tokenizer_dir, folder)
-    (folder / "chat_template.jinja").write_bytes(framed(template).encode("utf-8"))
-    return AutoTokenizer.from_pretrained(folder)
+    directory = tmp_path_factory.mktemp("models") / "model"
+    shutil.copytree(tokenizer_dir, directory)
+    (directory / "chat_template.jinja").write_bytes(framed(template).encode("utf-8"))
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def framed(template):

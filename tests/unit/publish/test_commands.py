@@ -21,10 +21,10 @@ ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 
 
 def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) -> None:
-    packed = command("pipeline.pack", f"run={demo_run.folder.root}")
+    packed = command("pipeline.pack", f"run={demo_run.store.root}")
     assert (packed.returncode, packed.stderr) == (0, "")
     first, _, last = packed.stdout.splitlines()
-    assert last == f"  {demo_run.folder.path('report.html')}  the report: scores, plots and 214 samples"
+    assert last == f"  {demo_run.store.path('report.html')}  the report: scores, plots and 214 samples"
     assert first == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers"
     done = command("pipeline.validate", f"archive={demo_run.archive}", "conf=demo")
     assert (done.returncode, done.stderr) == (0, "")
@@ -33,17 +33,17 @@ def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) 
 
 def test_one_of_a_thing_is_told_as_one(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(ONE[:1])
-    pack.main([f"run={run.folder.root}"])
+    pack.main([f"run={run.store.root}"])
     out = capsys.readouterr().out
     assert "the leaderboard's archive: 1 task, 1 answer\n" in out
     assert "scores, plots and 1 sample\n" in out
-    validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
+    validate.main([f"archive={run.archive}", f"run={run.store.root}"])
     assert capsys.readouterr().out == "would be accepted: 1 task, 1 answer\n"
 
 
 def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    pack.main([f"run={run.folder.root}", "submission.mode=extracted"])
+    pack.main([f"run={run.store.root}", "submission.mode=extracted"])
     record = run.content["published"]["submission"]
     assert record.pop("sha256")
     wanted = {"file": "one_submission.zip", "mode": "extracted", "num_tasks": 2, "num_answers": 2, "num_extracted": 2}
@@ -67,47 +67,47 @@ def test_words_that_pack_does_not_know_are_one_line(words: list[str], line: str)
 
 def test_a_mode_that_does_not_exist_is_one_line(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"submission\.mode: .*reference"):
-        pack.main([f"run={make_run(ONE).folder.root}", "submission.mode=best"])
+        pack.main([f"run={make_run(ONE).store.root}", "submission.mode=best"])
 
 
 def test_a_run_that_is_not_complete_is_not_packed(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    record_manifest(run.folder, "failed", **run.content)
+    record_manifest(run.store, "failed", **run.content)
     with pytest.raises(RunError, match="is failed: only a complete run is packed"):
-        pack.main([f"run={run.folder.root}"])
+        pack.main([f"run={run.store.root}"])
 
 
 def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     before = run.content
     with pytest.raises(RunError, match="limit=1 cuts the test split"):
-        pack.main([f"run={run.folder.root}"])
+        pack.main([f"run={run.store.root}"])
     assert run.content == before
 
 
 def test_a_run_without_its_metrics_is_told_how_to_have_them_again(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    pack.main([f"run={run.folder.root}"])
+    pack.main([f"run={run.store.root}"])
     before = run.archive.read_bytes()
-    Path(run.folder.path("metrics.parquet")).unlink()
+    Path(run.store.path("metrics.parquet")).unlink()
     with pytest.raises(DataError, match=r"metrics\.parquet is missing: python -m pipeline\.rescore run="):
-        pack.main([f"run={run.folder.root}"])
+        pack.main([f"run={run.store.root}"])
     assert run.archive.read_bytes() == before
-    rescore.main([f"run={run.folder.root}"])
-    pack.main([f"run={run.folder.root}"])
+    rescore.main([f"run={run.store.root}"])
+    pack.main([f"run={run.store.root}"])
 
 
 def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    record_manifest(run.folder, "failed", **run.content)
-    run_directory.begin(run.folder, replace(run.config, submission=SubmissionConfig(mode="extracted")))
-    assert run_directory.open_finished(run.folder.root)[1].submission.mode == "extracted"
+    record_manifest(run.store, "failed", **run.content)
+    run_directory.begin(run.store, replace(run.config, submission=SubmissionConfig(mode="extracted")))
+    assert run_directory.open_finished(run.store.root)[1].submission.mode == "extracted"
 
 
 def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     run.archive.write_bytes(b"an older one")
-    products = publish_stage.publish(run.folder, run.config, run.manifest)
+    products = publish_stage.publish(run.store, run.config, run.manifest)
     made = products.published.submission
     assert isinstance(made, NoArchive)
     assert products.lines[0].startswith("  no archive for the leaderboard: limit=1 cuts the test split")
@@ -118,10 +118,10 @@ def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_tru
 
 def test_rescore_makes_the_archive_anew(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(ONE)
-    pack.main([f"run={run.folder.root}"])
+    pack.main([f"run={run.store.root}"])
     before = run.archive.read_bytes()
     run.archive.write_bytes(b"stale")
-    rescore.main([f"run={run.folder.root}"])
+    rescore.main([f"run={run.store.root}"])
     assert run.archive.read_bytes() == before
     assert run.content["published"]["submission"]["file"] == run.archive.name
     assert "the leaderboard's archive: 2 tasks, 2 answers" in capsys.readouterr().out
@@ -129,16 +129,16 @@ def test_rescore_makes_the_archive_anew(make_run: MakeRun, capsys: pytest.Captur
 
 def test_rescore_of_a_run_that_is_not_complete_leaves_no_archive(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    record_manifest(run.folder, "failed", **run.content)
+    record_manifest(run.store, "failed", **run.content)
     run.archive.write_bytes(b"stale")
-    rescore.main([f"run={run.folder.root}"])
+    rescore.main([f"run={run.store.root}"])
     assert not run.archive.exists()
 
 
 def test_failed_answers_finish_the_rescore_without_an_archive(make_run: MakeRun) -> None:
     run = make_run(ONE, reply=lambda prompt, repeat: completion(prompt, repeat, None, "told to"))
     with pytest.raises(TooManyFailedRows, match="2 rows failed, max_failed_rows=0"):
-        rescore.main([f"run={run.folder.root}"])
+        rescore.main([f"run={run.store.root}"])
     assert "agro_bench: 1 of 1 test ids failed (1)" in run.content["published"]["submission"]["reason"]
 
 
@@ -165,22 +165,22 @@ def test_validate_counts_the_refusals_and_ends_with_2(tmp_path: Path) -> None:
 
 def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(ONE)
-    pack.main([f"run={run.folder.root}"])
+    pack.main([f"run={run.store.root}"])
     other = make_run([question("agro_bench", 2), *ONE], "run_id=two")
-    validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
+    validate.main([f"archive={run.archive}", f"run={run.store.root}"])
     assert capsys.readouterr().out.endswith("would be accepted: 2 tasks, 2 answers\n")
     with pytest.raises(InvalidArchive, match=r"for 1 reason: mend"):
-        validate.main([f"archive={run.archive}", f"run={other.folder.root}"])
+        validate.main([f"archive={run.archive}", f"run={other.store.root}"])
     assert "no row for 1 of 2 ids of the test split (2): one missing id fails the task" in capsys.readouterr().out
 
 
 def test_validate_against_a_run_whose_prompts_are_damaged_is_one_line(make_run: MakeRun) -> None:
     run = make_run(ONE)
-    pack.main([f"run={run.folder.root}"])
-    for file in Path(run.folder.path("prompts")).rglob("*.parquet"):
+    pack.main([f"run={run.store.root}"])
+    for file in Path(run.store.path("prompts")).rglob("*.parquet"):
         file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"part-00000\.parquet is missing or damaged: delete .*prompts and run again"):
-        validate.main([f"archive={run.archive}", f"run={run.folder.root}"])
+        validate.main([f"archive={run.archive}", f"run={run.store.root}"])
 
 
 @pytest.mark.usefixtures("at_root")
@@ -225,4 +225,4 @@ def test_an_archive_in_object_storage_is_checked_there(
     uri = f"s3://runs/validate/run=one/one_submission.zip?{s3_query}"
     validate.main([f"archive={uri}", f"run=s3://runs/validate/run=one?{s3_query}"])
     assert capsys.readouterr().out == "would be accepted: 2 tasks, 2 answers\n"
-    assert json.loads(run.folder.read_text("manifest.json"))["published"]["submission"]["num_answers"] == 2
+    assert json.loads(run.store.read_text("manifest.json"))["published"]["submission"]["num_answers"] == 2

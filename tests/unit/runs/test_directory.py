@@ -71,8 +71,8 @@ def test_what_was_generated_under_an_unknown_configuration_is_refused(
 
 def test_prompts_that_are_gone_under_their_completions_are_refused(begun: tuple[ArtifactStore, Config]) -> None:
     run, config = begun
-    with run.publish("completions", COMPLETION_SCHEMA) as folder:
-        folder.write_parts("task=agro_bench/split=test", COMPLETION_SCHEMA, [COMPLETION_SCHEMA.empty_table()], 10)
+    with run.publish("completions", COMPLETION_SCHEMA) as store:
+        store.write_parts("task=agro_bench/split=test", COMPLETION_SCHEMA, [COMPLETION_SCHEMA.empty_table()], 10)
     run_directory.begin(run, config)
     shutil.rmtree(run.path("prompts"))
     with pytest.raises(RunError, match=r"prompts is gone and .*completions was made from it: put it back"):

@@ -40,9 +40,9 @@ def earlier(tmp_path: Path) -> Callable[..., ArtifactStore]:
             for number in range(1, 5)
         ]
         run.create()
-        with run.publish("samples", SAMPLE_SCHEMA) as folder:
+        with run.publish("samples", SAMPLE_SCHEMA) as store:
             table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-            folder.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 100)
+            store.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 100)
         run.write_text("config.yaml", loading.dump(settings(f"run_id={run_id}", "engine.endpoint.model=m", *words)))
         content = {
             "ended_at": ended_at,
@@ -146,9 +146,9 @@ def test_a_task_that_the_run_did_not_ask_makes_the_sum_unknown(
     run = ArtifactStore.open(str(tmp_path / "two"))
     run.create()
     other = replace(make_prompt(9), task="med_bench")
-    with run.publish("prompts", PROMPT_SCHEMA) as folder:
+    with run.publish("prompts", PROMPT_SCHEMA) as store:
         table = pa.Table.from_pylist([vars_of(PROMPTS[0]), vars_of(other)], schema=PROMPT_SCHEMA)
-        folder.write_parts("task=any/split=test", PROMPT_SCHEMA, [table], 10)
+        store.write_parts("task=any/split=test", PROMPT_SCHEMA, [table], 10)
     found, _ = expect(config(tmp_path), run.require_artifact("prompts", PROMPT_SCHEMA))
     assert found is not None
     assert {each.task: each.mean_tokens for each in found.tasks} == {"agro_bench": 100.0, "med_bench": None}

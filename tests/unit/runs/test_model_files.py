@@ -14,16 +14,16 @@ from pipeline.runs import model_files
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    with (folder / "model.safetensors").open("wb") as file:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    with (directory / "model.safetensors").open("wb") as file:
         file.truncate(model_files.WHOLE_BYTES + 100)
-    return folder
+    return directory
 
 
-def of(folder: Path) -> str | None:
-    return model_files.model_fingerprint(ModelConfig(path=str(folder)))
+def of(directory: Path) -> str | None:
+    return model_files.model_fingerprint(ModelConfig(path=str(directory)))
 
 
 def test_a_copy_elsewhere_is_the_same_model(model: Path, tmp_path: Path) -> None:

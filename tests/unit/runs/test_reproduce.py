@@ -163,10 +163,10 @@ def test_the_recorded_run_is_never_written(tmp_path: Path) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
+    store = tmp_path / "model"
+    store.mkdir()
+    (store / "config.json").write_text("{}")
+    return store
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def completion(of, content, repeat=0, **changes):
 class Run:
     """A run's directory and what goes into it; `score` publishes both stages and scores them."""
 
-    folder: ArtifactStore
+    store: ArtifactStore
     prompts: list = field(default_factory=list)
     completions: list = field(default_factory=list)
     domains: dict = field(default_factory=lambda: {"agro": "agriculture"})
@@ -85,23 +85,23 @@ class Run:
             ("prompts", PROMPT_SCHEMA, self.prompts),
             ("completions", COMPLETION_SCHEMA, self.completions),
         ):
-            with self.folder.publish(name, schema) as stage:
+            with self.store.publish(name, schema) as stage:
                 stage.write_parquet("part-00000.parquet", schema, [to_table(rows, schema)])
 
     def score(self, **arguments):
         self.publish()
-        score(self.folder, self.config, **arguments)
+        score(self.store, self.config, **arguments)
 
     def samples(self, where="task=agro/split=train"):
-        files = self.folder.files(f"samples/{where}", ".parquet")
+        files = self.store.files(f"samples/{where}", ".parquet")
         return [
             row
             for name in files
-            for row in pq.ParquetFile(self.folder.path(name), filesystem=self.folder.fs).read().to_pylist()
+            for row in pq.ParquetFile(self.store.path(name), filesystem=self.store.fs).read().to_pylist()
         ]
 
     def metrics(self):
-        return pq.read_table(self.folder.path("metrics.parquet"), filesystem=self.folder.fs).to_pylist()
+        return pq.read_table(self.store.path("metrics.parquet"), filesystem=self.store.fs).to_pylist()
 
     def metric(self, metric, task="agro", split="train", level="task", group_by=None, group=None):
         wanted = {"task": task, "split": split, "level": level, "metric": metric, "group_by": group_by, "group": group}
@@ -111,6 +111,6 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path):
-    folder = ArtifactStore.open(str(tmp_path / "run=test"))
-    folder.create()
-    return Run(folder)
+    store = ArtifactStore.open(str(tmp_path / "run=test"))
+    store.create()
+    return Run(store)

@@ -121,5 +121,5 @@ def test_the_metrics_are_the_same_over_one_file_and_over_many(run):
     run.score()
     whole = run.metrics()
     run.score(rows_per_file=5)
-    assert len(run.folder.files("samples", ".parquet")) == 6
+    assert len(run.store.files("samples", ".parquet")) == 6
     assert run.metrics() == whole

@@ -97,7 +97,7 @@ def test_the_readmes_query_finds_the_text_of_a_wording(run):
     run.score()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (query,) = [found for found in re.findall(r"```sql\n(.*?)```", text, flags=re.S) if "sha256" in found]
-    rows = duckdb.sql(query.replace("outputs/run=*", run.folder.root)).to_arrow_table().to_pylist()
+    rows = duckdb.sql(query.replace("outputs/run=*", run.store.root)).to_arrow_table().to_pylist()
     assert {(row["wording"], row["correct"]) for row in rows} == {
         ("Выберите: {question}\n{options}\nБуква:", 1),
         ("Ответьте: {question}", 0),

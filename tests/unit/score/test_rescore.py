@@ -21,22 +21,22 @@ MODULES = (
 def scored(run):
     run.ask("B")
     run.publish()
-    run.folder.write_text("config.yaml", loading.dump(run.config))
+    run.store.write_text("config.yaml", loading.dump(run.config))
     return run
 
 
 def test_rescore_writes_samples_and_metrics_and_prints_the_scores(scored, capsys):
-    main([f"run={scored.folder.root}"])
+    main([f"run={scored.store.root}"])
     assert scored.metric("em")["value"] == 1.0
     assert "agro" in capsys.readouterr().out
 
 
 def test_the_card_of_a_run_is_written_again(scored):
-    record_manifest(scored.folder, "complete", run_id="test", engine={"r0": {"torch": "2.10.0"}})
-    main([f"run={scored.folder.root}"])
-    card = json.loads(scored.folder.read_text("card.json"))
+    record_manifest(scored.store, "complete", run_id="test", engine={"r0": {"torch": "2.10.0"}})
+    main([f"run={scored.store.root}"])
+    card = json.loads(scored.store.read_text("card.json"))
     assert (card["fields"]["torch"]["value"], card["fields"]["team"]["value"]) == ("2.10.0", None)
-    assert "## " in scored.folder.read_text("card.md")
+    assert "## " in scored.store.read_text("card.md")
 
 
 @pytest.mark.parametrize("words", [[], ["run="], ["conf=mera"], ["run=a", "limit=1"]])
@@ -52,15 +52,15 @@ def test_a_directory_that_does_not_exist_is_named(tmp_path):
 
 @pytest.mark.parametrize("missing", ["config.yaml", "prompts", "completions"])
 def test_what_a_run_lacks_is_named(scored, missing):
-    scored.folder.remove(missing)
+    scored.store.remove(missing)
     with pytest.raises(UserError, match=missing):
-        main([f"run={scored.folder.root}"])
+        main([f"run={scored.store.root}"])
 
 
 def test_a_damaged_configuration_is_named(scored):
-    scored.folder.write_text("config.yaml", "tasks: [")
+    scored.store.write_text("config.yaml", "tasks: [")
     with pytest.raises(UserError, match=r"config\.yaml"):
-        main([f"run={scored.folder.root}"])
+        main([f"run={scored.store.root}"])
 
 
 def test_the_command_ends_with_2_and_one_line_for_a_user_error(tmp_path):

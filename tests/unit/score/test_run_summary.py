@@ -11,7 +11,7 @@ from pipeline.terminal.run_summary import print_summary
 def printed(run):
     run.score()
     stream = io.StringIO()
-    print_summary(run.folder, run.config, count_samples(run.folder), Console(file=stream, width=110))
+    print_summary(run.store, run.config, count_samples(run.store), Console(file=stream, width=110))
     return stream.getvalue()
 
 

@@ -41,10 +41,10 @@ def test_a_sample_carries_what_was_asked_and_what_came_back(run):
 def test_samples_and_metrics_have_exactly_their_schemas(run):
     run.ask("B")
     run.score()
-    (file,) = run.folder.files("samples", ".parquet")
+    (file,) = run.store.files("samples", ".parquet")
     assert file == "samples/task=agro/split=train/part-00000.parquet"
-    assert pq.ParquetFile(run.folder.path(file)).schema_arrow.equals(SAMPLE_SCHEMA)
-    assert pq.ParquetFile(run.folder.path("metrics.parquet")).schema_arrow.equals(METRIC_SCHEMA)
+    assert pq.ParquetFile(run.store.path(file)).schema_arrow.equals(SAMPLE_SCHEMA)
+    assert pq.ParquetFile(run.store.path("metrics.parquet")).schema_arrow.equals(METRIC_SCHEMA)
 
 
 def test_the_parity_metrics_take_the_whole_response_and_the_clean_one_its_letters(run):
@@ -119,27 +119,27 @@ def test_a_large_task_is_split_into_files_that_hold_all_rows_in_order(run):
         run.ask("B", "C")
     run.prompts.reverse()
     run.score(rows_per_file=5)  # two questions of two repeats each
-    files = run.folder.files("samples", ".parquet")
+    files = run.store.files("samples", ".parquet")
     assert [name[-18:] for name in files] == [f"part-0000{number}.parquet" for number in range(3)]
     assert [row["id"] for row in run.samples()] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def test_directories_above_the_run_are_not_taken_for_its_tasks(run):
     run.ask("B")
-    run.folder = run.folder.child("task=other/split=dev/run=test")
-    run.folder.create()
+    run.store = run.store.child("task=other/split=dev/run=test")
+    run.store.create()
     run.score()
     assert run.metric("em")["value"] == 1.0
 
 
 def test_a_run_in_object_storage_is_scored_the_same(run):
     run.ask("B")
-    run.folder = ArtifactStore(pafs.PyFileSystem(pafs.FSSpecHandler(MemoryFileSystem())), f"/bucket{run.folder.root}")
-    run.folder.create()
+    run.store = ArtifactStore(pafs.PyFileSystem(pafs.FSSpecHandler(MemoryFileSystem())), f"/bucket{run.store.root}")
+    run.store.create()
     run.score()
     run.score()
     assert [row["response"] for row in run.samples()] == ["B"]
-    files = run.folder.files()
+    files = run.store.files()
     assert "metrics.parquet" in files
     assert not [name for name in files if ".metrics" in name]
 
@@ -162,7 +162,7 @@ def test_scoring_again_replaces_the_samples_and_metrics(run):
     run.score()
     assert [row["response"] for row in run.samples()] == ["C"]
     assert run.metric("em")["value"] == 0.0
-    assert sorted(run.folder.files()) == [
+    assert sorted(run.store.files()) == [
         "completions/_stage.json",
         "completions/part-00000.parquet",
         "metrics.parquet",
@@ -177,9 +177,9 @@ def test_scoring_twice_gives_the_same_bytes(run):
     for number in range(50):
         run.ask("Ответ: B" if number % 3 else "B")
     run.score()
-    first = (run.folder.local / "metrics.parquet").read_bytes()
+    first = (run.store.local / "metrics.parquet").read_bytes()
     run.score()
-    assert (run.folder.local / "metrics.parquet").read_bytes() == first
+    assert (run.store.local / "metrics.parquet").read_bytes() == first
 
 
 def _lose(run):
@@ -232,16 +232,16 @@ def test_completions_that_are_not_exactly_the_prompts_raise_with_the_counts(
     damage(run)
     with pytest.raises(RuntimeError, match=count):
         run.score()
-    assert not run.folder.exists("samples")
+    assert not run.store.exists("samples")
 
 
 @pytest.mark.parametrize("missing", ["prompts", "completions"])
 def test_a_missing_stage_is_named_with_the_mend(run, missing):
     run.ask("B")
     run.publish()
-    run.folder.remove(missing)
+    run.store.remove(missing)
     with pytest.raises(DataError, match=rf"{missing} is missing: .*run_id"):
-        stage.score(run.folder, run.config)
+        stage.score(run.store, run.config)
 
 
 def test_rows_of_a_task_that_the_configuration_lost_are_refused(run):

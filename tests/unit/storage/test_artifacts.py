@@ -19,15 +19,15 @@ def batch(*numbers: int) -> pa.Table:
 
 
 def publish(run: ArtifactStore, *numbers: int) -> None:
-    with run.publish("stage", SCHEMA, {"a": 1}) as folder:
-        folder.write_parts("part", SCHEMA, [batch(number) for number in numbers], rows_per_file=2)
+    with run.publish("stage", SCHEMA, {"a": 1}) as store:
+        store.write_parts("part", SCHEMA, [batch(number) for number in numbers], rows_per_file=2)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> ArtifactStore:
-    folder = ArtifactStore.open(str(tmp_path / "run"))
-    folder.create()
-    return folder
+    store = ArtifactStore.open(str(tmp_path / "run"))
+    store.create()
+    return store
 
 
 def ids(run: ArtifactStore) -> list[int]:
@@ -46,8 +46,8 @@ def test_what_is_published_is_read_back_in_order(run: ArtifactStore) -> None:
 
 def test_a_stage_that_fails_half_way_leaves_the_old_one(run: ArtifactStore) -> None:
     publish(run, 1)
-    with pytest.raises(ZeroDivisionError), run.publish("stage", SCHEMA) as folder:  # noqa: PT012
-        folder.write_parts("part", SCHEMA, [batch(2)], 10)
+    with pytest.raises(ZeroDivisionError), run.publish("stage", SCHEMA) as store:  # noqa: PT012
+        store.write_parts("part", SCHEMA, [batch(2)], 10)
         raise ZeroDivisionError
     assert ids(run) == [1]
     assert run.files() == ["stage/_stage.json", "stage/part/part-00000.parquet"]

@@ -59,8 +59,8 @@ def test_a_range_selects_its_rows_of_any_stage(
     run = ArtifactStore.open(str(tmp_path))
     keys = [(task, each, row_id) for task in ("agro", "med") for each in ("test", "train") for row_id in (1, 2, 3)]
     rows = [dict(zip(SCHEMA.names, key, strict=True)) for key in keys if key != ("agro", "train", 3)]
-    with run.publish("prompts", SCHEMA) as folder:
-        folder.write_parquet("part.parquet", SCHEMA, [pa.Table.from_pylist(rows, SCHEMA)])
+    with run.publish("prompts", SCHEMA) as store:
+        store.write_parquet("part.parquet", SCHEMA, [pa.Table.from_pylist(rows, SCHEMA)])
     ids = IdRange(task="agro", split=split, number=0, first_id=2, last_id=3)
     table = query.scanner(run.require_artifact("prompts", SCHEMA), SCHEMA.names, ids.rows).to_table()
     assert [(row["split"], row["id"]) for row in table.to_pylist()] == expected

@@ -26,9 +26,9 @@ def stage_of(place: Path) -> Artifact:
             for at in starts
         ]
 
-    with run.publish("samples", SCHEMA) as folder:
+    with run.publish("samples", SCHEMA) as store:
         for number, task in enumerate(("agro", "med")):
-            folder.write_parquet(f"task={task}/split=test/part-00000.parquet", SCHEMA, groups(number))
+            store.write_parquet(f"task={task}/split=test/part-00000.parquet", SCHEMA, groups(number))
     return run.require_artifact("samples", SCHEMA)
 
 

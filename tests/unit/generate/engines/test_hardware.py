@@ -33,10 +33,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")
-    folder = tmp_path_factory.mktemp("driver")
-    library = str(folder / "libnvidia-ml.so.1")
+    directory = tmp_path_factory.mktemp("driver")
+    library = str(directory / "libnvidia-ml.so.1")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(ROOT / "tests/nvml/nvml.c")], check=True)
-    return folder
+    return directory
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ NO_FIELDS = {
 }
 """Headings of the two documents under which the fields stand."""
 
-SEEDS = next((folder / "shared/seeds" for folder in ROOT.parents if (folder / "shared/seeds").is_dir()), None)
+SEEDS = next((store / "shared/seeds" for store in ROOT.parents if (store / "shared/seeds").is_dir()), None)
 
 MEASURED = {
     "torch": ("2.10.0", "engine.torch"),
@@ -178,7 +178,7 @@ def test_a_field_has_a_value_or_is_to_be_done_and_nothing_else(carded: Carded, i
 def test_the_log_names_only_what_people_can_fill_in(carded: Carded) -> None:
     card = carded.write()
     left = write_card(
-        carded.folder, compose(["conf=mera", "run_id=night"]), load(carded.content | {"status": "complete"})
+        carded.store, compose(["conf=mera", "run_id=night"]), load(carded.content | {"status": "complete"})
     )
     assert left == [name for name in card["todo"] if "key" in card["fields"][name]]
     assert not set(left) & {"created", "rank.medicine", "score.medicine"}
@@ -392,8 +392,8 @@ def card_of(text: str) -> tuple[str, dict[str, Any]]:
     config = reference()
     said = replace(config.submission, **with_words(text))
     config = replace(config, submission=said, prompt=replace(config.prompt, system=text))
-    with tempfile.TemporaryDirectory() as folder:
-        carded = Carded(ArtifactStore.open(folder), template=None)
+    with tempfile.TemporaryDirectory() as store:
+        carded = Carded(ArtifactStore.open(store), template=None)
         for facts in carded.content["engine"].values():
             facts |= {"torch": text, "dtype": text, "vllm": text, "served_model": text, "num_parameters": 1}
         carded.content["hardware"] = {"gpus": [text]}
@@ -439,7 +439,7 @@ def test_what_a_card_names_beyond_the_form_has_a_field() -> None:
 
 def test_the_card_is_the_same_each_time(carded: Carded) -> None:
     carded.write()
-    before = carded.markdown, carded.folder.read_text("card.json")
+    before = carded.markdown, carded.store.read_text("card.json")
     carded.write()
-    assert (carded.markdown, carded.folder.read_text("card.json")) == before
+    assert (carded.markdown, carded.store.read_text("card.json")) == before
     assert json.loads(before[1])["run_id"] == "night"

@@ -23,7 +23,7 @@ TWO = [question("agro_bench", 7), question("agro_bench", 3), question("med_bench
 
 
 def pack(run: Scored) -> dict[str, bytes]:
-    leaderboard_archive.pack(run.folder, run.config, run.manifest)
+    leaderboard_archive.pack(run.store, run.config, run.manifest)
     return members(run.archive)
 
 
@@ -57,18 +57,18 @@ def test_train_rows_are_not_submitted(make_run: MakeRun) -> None:
 
 
 def test_an_archive_made_twice_is_the_same_bytes(demo_run: Scored) -> None:
-    first = leaderboard_archive.pack(demo_run.folder, demo_run.config, demo_run.manifest)
+    first = leaderboard_archive.pack(demo_run.store, demo_run.config, demo_run.manifest)
     before = demo_run.archive.read_bytes()
-    second = leaderboard_archive.pack(demo_run.folder, demo_run.config, demo_run.manifest)
+    second = leaderboard_archive.pack(demo_run.store, demo_run.config, demo_run.manifest)
     assert (demo_run.archive.read_bytes(), second) == (before, first)
     assert (first.num_tasks, first.num_answers, first.mode) == (3, 180, "reference")
 
 
 def test_what_a_manifest_learns_later_changes_nothing_in_the_archive(make_run: MakeRun) -> None:
     run = make_run(TWO)
-    before = leaderboard_archive.pack(run.folder, run.config, run.manifest)
+    before = leaderboard_archive.pack(run.store, run.config, run.manifest)
     later = {"counts": {"num_samples": 3}, "timings_s": {"total": 1.5}, "ended_at": "2026-11-21T23:00:00Z"}
-    assert leaderboard_archive.pack(run.folder, run.config, load(run.content | later)) == before
+    assert leaderboard_archive.pack(run.store, run.config, load(run.content | later)) == before
 
 
 def test_times_and_rights_in_the_archive_are_the_runs_and_plain(make_run: MakeRun) -> None:
@@ -84,7 +84,7 @@ def test_answers_come_in_the_data_sets_order_however_many_are_joined(make_run: M
     numbers = [11, 2, 30, 4, 25, 6, 17, 8, 19, 1]
     run = make_run([question("agro_bench", number) for number in numbers])
     with query.connection() as database:
-        found = list(answers(database, Artifacts.open(run.folder), "agro_bench", rows_per_part))
+        found = list(answers(database, Artifacts.open(run.store), "agro_bench", rows_per_part))
     assert [(row.place, row.id, row.response) for row in found] == [(n, row, "B") for n, row in enumerate(numbers)]
 
 
@@ -100,7 +100,7 @@ def test_the_reference_mode_submits_the_response_as_it_is(make_run: MakeRun) -> 
 
 def test_the_extracted_mode_submits_letters_and_without_them_the_response(make_run: MakeRun) -> None:
     run = make_run(TWO, "submission.mode=extracted", reply=answered)
-    packed = leaderboard_archive.pack(run.folder, run.config, run.manifest)
+    packed = leaderboard_archive.pack(run.store, run.config, run.manifest)
     assert outputs(members(run.archive)["ruTXTAgroBench.json"]) == {7: "B", 3: "не знаю"}
     assert (packed.mode, packed.num_extracted, packed.num_answers) == ("extracted", 1, 3)
 
@@ -123,17 +123,17 @@ def test_failed_ids_are_listed_and_nothing_is_written(make_run: MakeRun) -> None
     )
     ids = ", ".join(map(str, range(1, 21)))
     with pytest.raises(RunError, match=rf"agro_bench: 23 of 23 test ids failed \({ids} and 3 more\)\. The reasons"):
-        leaderboard_archive.pack(run.folder, run.config, run.manifest)
+        leaderboard_archive.pack(run.store, run.config, run.manifest)
     assert not run.archive.exists()
 
 
 def test_ids_without_a_sample_are_missing(make_run: MakeRun) -> None:
     run = make_run(TWO)
     short = make_run([TWO[0], TWO[2]], "run_id=two")
-    run.folder.remove("samples")
-    pafs.copy_files(short.folder.path("samples"), run.folder.path("samples"))
+    run.store.remove("samples")
+    pafs.copy_files(short.store.path("samples"), run.store.path("samples"))
     with pytest.raises(RunError, match=r"agro_bench: 1 of 2 test ids are missing \(3\)\. "):
-        leaderboard_archive.pack(run.folder, run.config, run.manifest)
+        leaderboard_archive.pack(run.store, run.config, run.manifest)
 
 
 @pytest.mark.parametrize(
@@ -147,34 +147,34 @@ def test_ids_without_a_sample_are_missing(make_run: MakeRun) -> None:
 def test_a_run_that_cannot_be_whole_says_why(make_run: MakeRun, words: list[str], line: str) -> None:
     run = make_run(TWO, *words)
     with pytest.raises((RunError, ConfigError), match=line):
-        leaderboard_archive.pack(run.folder, run.config, run.manifest)
+        leaderboard_archive.pack(run.store, run.config, run.manifest)
 
 
 def test_a_task_without_a_file_name_is_named_by_its_key(make_run: MakeRun) -> None:
     data = "tasks.mine={dataset: data/demo/med_bench, domain: medicine}"
     run = make_run([question("mine", 1)], data)
     with pytest.raises(ConfigError, match=r"tasks\.mine\.submission_name='': give the name of the task's file"):
-        leaderboard_archive.pack(run.folder, run.config, run.manifest)
+        leaderboard_archive.pack(run.store, run.config, run.manifest)
 
 
 def test_a_task_that_was_left_out_is_named(demo_run: Scored) -> None:
     config = replace(demo_run.config, only=("med_bench",))
-    reason = str(leaderboard_archive.reason_not_packable(demo_run.folder, config))
+    reason = str(leaderboard_archive.reason_not_packable(demo_run.store, config))
     assert reason.startswith("only=[med_bench] leaves out agro_bench, aqua_bench, and the server refuses an archive")
 
 
 def test_a_task_without_test_rows_is_named(make_run: MakeRun) -> None:
     run = make_run([*TWO[:2], question("med_bench", 1, split="train", gold="A")])
     assert "med_bench has no test rows in this run" in str(
-        leaderboard_archive.reason_not_packable(run.folder, run.config)
+        leaderboard_archive.reason_not_packable(run.store, run.config)
     )
 
 
 def test_damaged_samples_are_named(make_run: MakeRun) -> None:
     run = make_run(TWO)
-    next(Path(run.folder.path("samples")).rglob("*.parquet")).write_bytes(b"PAR1")
+    next(Path(run.store.path("samples")).rglob("*.parquet")).write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is missing or damaged"):
-        leaderboard_archive.pack(run.folder, run.config, run.manifest)
+        leaderboard_archive.pack(run.store, run.config, run.manifest)
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(make_run: MakeRun) -> None:
@@ -182,16 +182,16 @@ def test_a_directory_that_cannot_be_written_is_one_line(make_run: MakeRun) -> No
     run.archive.mkdir()
     (run.archive / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        leaderboard_archive.pack(run.folder, run.config, run.manifest)
-    assert not [path for path in Path(run.folder.root).iterdir() if path.name.startswith(".one_sub")]
+        leaderboard_archive.pack(run.store, run.config, run.manifest)
+    assert not [path for path in Path(run.store.root).iterdir() if path.name.startswith(".one_sub")]
 
 
 def test_an_archive_in_object_storage_is_the_same_as_on_a_disk(make_run: MakeRun, s3_query: str) -> None:
     there = make_run(TWO, where=f"s3://runs/pack?{s3_query}")
     here = make_run(TWO)
-    packed = leaderboard_archive.pack(there.folder, there.config, there.manifest)
-    assert packed == leaderboard_archive.pack(here.folder, here.config, here.manifest)
+    packed = leaderboard_archive.pack(there.store, there.config, there.manifest)
+    assert packed == leaderboard_archive.pack(here.store, here.config, here.manifest)
     with ArtifactStore.open(f"s3://runs/pack/run=one?{s3_query}").fs.open_input_file(
-        there.folder.path(packed.file)
+        there.store.path(packed.file)
     ) as stream:
         assert stream.read() == here.archive.read_bytes()

@@ -30,7 +30,7 @@ def reply(prompt: dict[str, Any], repeat: int) -> Any:
 
 def logs(run: Scored) -> dict[str, Any]:
     """Return the results and the samples of a run's archive."""
-    leaderboard_archive.pack(run.folder, run.config, run.manifest)
+    leaderboard_archive.pack(run.store, run.config, run.manifest)
     files = members(members(run.archive)["logs_public.zip"])
     lines = {
         name.removeprefix("samples_").removesuffix(f"_{STAMP}.jsonl"): [json.loads(line) for line in data.splitlines()]
@@ -166,7 +166,7 @@ def test_the_results_say_how_the_run_was_made(run: Scored) -> None:
 def test_the_endpoints_address_and_key_are_not_published(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "s3cret")
     run = make_run(ROWS, "engine.endpoint.base_url=http://inside.example:8000/v1", "engine.endpoint.api_key_env=MY_KEY")
-    leaderboard_archive.pack(run.folder, run.config, run.manifest)
+    leaderboard_archive.pack(run.store, run.config, run.manifest)
     files = members(members(run.archive)["logs_public.zip"])
     assert not [name for name, data in files.items() if b"inside.example" in data or b"s3cret" in data]
 

@@ -45,7 +45,7 @@ def ids(file: Path) -> list[tuple[str, str, str]]:
 
 
 def test_publish_makes_the_report_and_the_manifest_records_it(demo_run: Scored) -> None:
-    products = publish_stage.publish(demo_run.folder, demo_run.config, demo_run.manifest)
+    products = publish_stage.publish(demo_run.store, demo_run.config, demo_run.manifest)
     assert products.published.report == ReportRecord(file="report.html", chunks=None, num_samples=214)
     assert products.lines[-1].endswith("report.html  the report: scores, plots and 214 samples")
 
@@ -75,7 +75,7 @@ def test_an_id_beyond_javascripts_numbers_is_kept_to_the_digit(make_run: MakeRun
 def test_hostile_text_never_stands_in_the_page_as_it_is(make_run: MakeRun) -> None:
     prompts = [question("agro_bench", 1, text=HOSTILE, gold=HOSTILE[:500], split="train")]
     run = make_run(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, HOSTILE))
-    record_manifest(run.folder, "complete", **run.content | {"warnings": [HOSTILE], "run_id": HOSTILE[:99]})
+    record_manifest(run.store, "complete", **run.content | {"warnings": [HOSTILE], "run_id": HOSTILE[:99]})
     page = report_of(run).read_text(encoding="utf-8")
     assert "<script>globalThis.hacked" not in page
     assert "&lt;script&gt;globalThis.hacked" in page
@@ -107,7 +107,7 @@ def test_past_the_size_the_texts_lie_beside_the_page(make_run: MakeRun) -> None:
 
 def test_chunks_of_an_older_report_go(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", 1)])
-    stale = Path(run.folder.path("report_samples/5.js"))
+    stale = Path(run.store.path("report_samples/5.js"))
     stale.parent.mkdir()
     stale.write_text("older")
     report_of(run)
@@ -149,10 +149,10 @@ def test_what_the_gate_has_found_is_shown(make_run: MakeRun) -> None:
     run = make_run(prompts, *words, reply=lambda prompt, repeat: completion(prompt, repeat, "A"))
     content = run.content | {"counts": {"num_samples": 9, "num_truncated": 0, "num_failed": 0, "num_no_answer": 0}}
     manifest = load(content)
-    verdict = gate.judge(run.config, run.folder, manifest)
+    verdict = gate.judge(run.config, run.store, manifest)
     assert verdict is not None
-    report.write(run.folder, run.config, replace(manifest, gate=verdict.result, compare=tuple(verdict.rows)))
-    file = Path(run.folder.path("report.html"))
+    report.write(run.store, run.config, replace(manifest, gate=verdict.result, compare=tuple(verdict.rows)))
+    file = Path(run.store.path("report.html"))
     page = file.read_text(encoding="utf-8")
     for text in ("Since the baseline", "-1.000", "broken</span>"):
         assert text in page
@@ -168,8 +168,8 @@ def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
 
 def test_rescore_makes_the_report_again(demo_run: Scored) -> None:
     report_of(demo_run).write_text("older")
-    rescore.main([f"run={demo_run.folder.root}"])
-    assert len(ids(Path(demo_run.folder.path("report.html")))) == 214
+    rescore.main([f"run={demo_run.store.root}"])
+    assert len(ids(Path(demo_run.store.path("report.html")))) == 214
     assert demo_run.content["published"]["report"]["num_samples"] == 214
 
 
