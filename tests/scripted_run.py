@@ -8,8 +8,8 @@ import sys
 from scripted import ScriptedFactory
 
 from pipeline.cli import command
-from pipeline.run import execute
-from pipeline.runs.reproduce import resolve
+from pipeline.orchestrator import execute
+from pipeline.run import resolve
 
 
 def main(words: list[str]) -> None:

@@ -16,9 +16,9 @@ from scripted import ScriptedFactory
 from pipeline.config.loading import compose
 from pipeline.errors import DataError
 from pipeline.generate.cluster import cluster
+from pipeline.orchestrator import execute
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.run import execute
-from pipeline.runs.reproduce import resolve
+from pipeline.run import resolve
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
