@@ -5,14 +5,12 @@ Every text from a run is escaped by jinja2, and the page's own policy forbids wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
+from pipeline.comparison.significance import Comparison
 from pipeline.records import MetricChange
-
-if TYPE_CHECKING:
-    from pipeline.comparison.compare_runs import Comparison
 
 MOST_CHARACTERS = 600
 """Characters of a response that the page shows."""

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE, Comparison
+from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
 from pipeline.comparison.html import cells
 from pipeline.comparison.pairing import BEHAVIOUR_METRICS
+from pipeline.comparison.significance import Comparison
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import escape_control
 
