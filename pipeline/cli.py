@@ -1,96 +1,377 @@
-"""What every command shares: `key=value` words in, one line and an exit code out. Nothing heavy is imported here."""
+"""The command line: one table of every command's arguments. Parsing, `--help` and the messages come from it.
+
+Nothing heavy is imported here: help and errors appear at once.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import select
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from pipeline import __version__
 from pipeline.config.loading import conf_names, describe
-from pipeline.errors import CAN_BE_RESUMED, PipelineError
+from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError
+from pipeline.planner.roofline import GPUS
+
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class Argument:
+    """One `name=value` argument of a command.
+
+    `value` is the noun for its value, and `example` one of its values where that is a text. `key` is its name in what
+    `parse` returns, by default `name`. With `when`, it is taken only while that bool argument has that value.
+    """
+
+    name: str
+    help: str
+    _: KW_ONLY
+    value: str = "number"
+    type: type[str | int | bool] = str
+    default: str | int | bool | None = None
+    required: bool = False
+    minimum: int = MIN_INT
+    maximum: int = MAX_INT
+    choices: tuple[str, ...] = ()
+    example: str = ""
+    key: str = ""
+    when: tuple[str, bool] | None = None
+
+    @property
+    def described(self) -> str:
+        """The help with type, default and bounds."""
+        kind = {str: "text", int: "int", bool: "bool"}[self.type]
+        default = str(self.default).lower() if self.type is bool else self.default
+        details = [kind if default is None else f"{kind} = {default}"]
+        details += [self._bounds] if self._bounds else []
+        details += ["required"] if self.required else []
+        choices = f", one of {', '.join(self.choices)}" if self.choices else ""
+        return f"{self.help} ({_unbroken(', '.join(details))}{choices})"
+
+    @property
+    def fix(self) -> str:
+        """What to give in place of a wrong value."""
+        if self.choices:
+            return f"there are {', '.join(self.choices)}"
+        if self.type is bool:
+            return "give true or false"
+        if self.type is int:
+            return f"give a number {self._bounds}".rstrip()
+        return f"give one {self.value}, for instance {self.name}={self.example}"
+
+    @property
+    def _bounds(self) -> str:
+        least = f"from {self.minimum}" if self.minimum > MIN_INT else ""
+        return f"{least} to {self.maximum}" if self.maximum < MAX_INT else least
+
+    def convert(self, text: str) -> str | int | bool:
+        """Return the value that a text of the command line stands for.
+
+        Raises:
+            ConfigError: It stands for none, or for one out of bounds.
+        """
+        if self.type is bool and text in ("true", "false"):
+            return text == "true"
+        if self.type is int and re.fullmatch("-?[0-9]{1,19}", text) and self.minimum <= int(text) <= self.maximum:
+            return int(text)
+        if self.type is str and text and text in (self.choices or (text,)):
+            return text
+        raise ConfigError(f"{self.name}={text!r}: {self.fix}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command: what it does, its own words with their meanings, and which of the configuration's keys it takes."""
+    """A command: what it does, its own arguments, an example, and which keys of the configuration it takes.
 
-    what: str
-    arguments: tuple[tuple[str, str], ...]
+    `keys` is what those keys begin with: "" for all of them and `conf=`, None for none.
+    """
+
+    help: str
+    arguments: tuple[Argument, ...]
+    example: str
     keys: str | None = ""
-    """What the keys begin with; None: it takes none."""
 
 
-CONF = ("conf=<name>", "the configuration: a name of those below, or a path to a YAML file")
-RUN = ("run=<directory>", "the directory or URI of a run")
+def _count(name: str, what: str, *, key: str = "", default: int | None = None) -> Argument:
+    return Argument(name, what, type=int, minimum=1, key=key, default=default)
+
+
+CONF = Argument("conf", "the configuration", value="name", required=True)
+RUN = Argument("run", "directory or URI of the run", value="run", example="outputs/run=2026-11-21", required=True)
+TASK = Argument("task", "show only this task", value="task", example="med_bench")
+OUT = Argument("out", "where to write", value="directory", example="outputs/compared")
+
+NUM_BENCHMARK_ROWS = 9_137
+"""Train and test rows of the benchmark's three scored tasks."""
+
+PLAN = (
+    Argument("gpu", "type of the GPUs", value="type", choices=tuple(GPUS), default="A100-SXM4-80GB"),
+    _count("gpus", "how many GPUs; by default what the configuration's engines use, or 8 for auto", key="num_gpus"),
+    _count("gpus_per_node", "GPUs of one machine; by default all of them, at most 8"),
+    _count("rows", "number of questions", key="num_rows", default=NUM_BENCHMARK_ROWS),
+    _count("prompt_tokens", "mean tokens of a prompt", key="num_prompt_tokens", default=250),
+    _count(
+        "output_tokens",
+        "mean tokens of a completion; by default those of this model's newest run, else 2000, and at most "
+        "generation.max_gen_toks",
+        key="num_output_tokens",
+    ),
+)
 
 COMMANDS = {
     "run": Command(
-        "prepare, generate and score a benchmark",
-        (CONF, ("from=<run>", "in place of conf=: make a complete run again, from its directory or manifest.json")),
-    ),
-    "preview": Command(
-        "show what a run would ask and what is wrong with it, without an engine",
-        (
-            CONF,
-            ("task=<task>", "show this task alone"),
-            ("id=<id>", "show this question alone"),
-            ("n=3", "prompts to show of each task"),
-            ("plan=true", "show instead how to spread the model over GPUs; the words below are the plan's"),
-            ("gpu=A100-SXM4-80GB", "the GPUs' type"),
-            ("gpus=8", "their number"),
-            ("gpus_per_node=8", "how many of them a machine has"),
-            ("rows=9137", "questions"),
-            ("prompt_tokens=250", "tokens of a prompt"),
-            ("output_tokens=2000", "tokens of a completion; by default those of an earlier run"),
+        help="prepare, generate and score a benchmark",
+        example="conf=mera run_id=2026-11-21 limit=20",
+        arguments=(
+            replace(CONF, required=False),
+            replace(
+                RUN,
+                name="from",
+                key="source",
+                required=False,
+                help="in place of conf=: reproduce this complete run, from its directory or manifest.json",
+            ),
         ),
     ),
-    "rescore": Command("score a finished run again, without an engine", (RUN,), keys=None),
-    "pack": Command("make a complete run's archive for the leaderboard again", (RUN,), keys="submission."),
-    "validate": Command(
-        "check an archive as the leaderboard's server does",
-        (
-            ("archive=<zip>", "the archive, on a disk or in object storage"),
+    "preview": Command(
+        help="show what a run would request and what is wrong with it, without an engine",
+        example="conf=mera task=med_bench n=10",
+        arguments=(
             CONF,
-            ("run=<directory>", "in place of conf=: compare the ids with those that this run was asked"),
+            replace(TASK, when=("plan", False)),
+            Argument("id", "show only the question with this id", type=int, key="row_id", when=("plan", False)),
+            Argument(
+                "n",
+                "prompts to show of each task",
+                type=int,
+                minimum=0,
+                maximum=1_000,
+                default=3,
+                key="num_prompts",
+                when=("plan", False),
+            ),
+            Argument("plan", "show what the command plan shows", value="true|false", type=bool, default=False),
+            *(replace(argument, when=("plan", True)) for argument in PLAN),
+        ),
+    ),
+    "plan": Command(
+        help="show how to spread a model over GPUs, from its config.json alone",
+        example="conf=mera gpu=A100-SXM4-80GB gpus=8",
+        arguments=(CONF, *PLAN),
+    ),
+    "rescore": Command(
+        help="score the completions of a run again, without an engine",
+        example="run=outputs/run=2026-11-21",
+        arguments=(RUN,),
+        keys=None,
+    ),
+    "pack": Command(
+        help="make the leaderboard's archive of a complete run again, and its card and report",
+        example="run=outputs/run=2026-11-21 submission.mode=extracted",
+        arguments=(RUN,),
+        keys="submission.",
+    ),
+    "validate": Command(
+        help="apply the leaderboard server's checks to an archive",
+        example="archive=x_submission.zip conf=mera",
+        arguments=(
+            Argument(
+                "archive",
+                "path or URI of the archive, which may come from other tools",
+                value="archive",
+                example="x_submission.zip",
+                required=True,
+            ),
+            replace(CONF, required=False),
+            replace(RUN, required=False, help="in place of conf=: compare the ids with those of this run's questions"),
         ),
     ),
     "compare": Command(
-        "compare two complete runs question by question",
-        (
-            ("base=<directory>", "the run to compare with"),
-            ("new=<directory>", "the run that is compared"),
-            ("out=<directory>", "where the comparison is written; by default beside the new run"),
+        help="compare two complete runs question by question",
+        example="base=outputs/run=2026-11-20 new=outputs/run=2026-11-21",
+        arguments=(
+            replace(RUN, name="base", example="outputs/run=2026-11-20", help="directory or URI of the baseline run"),
+            replace(RUN, name="new", help="directory or URI of the run to compare with it"),
+            replace(OUT, help="where to write the comparison; by default compare=<base>..<new> next to the new run"),
         ),
         keys=None,
     ),
     "replay": Command(
-        "compare the harness's logs with our prompts and scores",
-        (
-            ("logs=<place>", "samples_*.jsonl, a directory of them, logs_public.zip, or the archive that holds it"),
+        help="compare logs of lm-evaluation-harness with our prompts and scores",
+        example="logs=submission.zip conf=mera",
+        arguments=(
+            Argument(
+                "logs",
+                "a samples_*.jsonl, a directory of them, logs_public.zip, or the archive that holds it",
+                value="path",
+                example="submission.zip",
+                required=True,
+            ),
             CONF,
-            ("task=<task>", "which task the one log is of, where its name does not say it"),
-            ("run=<directory>", "compare the responses of this run too"),
-            ("out=<directory>", "where the differences are written; by default outputs/replay-<UTC time>"),
+            replace(TASK, help="the task of the log, where the name of its file does not contain it"),
+            replace(RUN, required=False, help="compare the responses of this run as well"),
+            replace(OUT, help="where to write the differences; by default outputs/replay-<UTC time>"),
         ),
     ),
 }
 
-_WIDEST = 42
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of a command's own arguments by their `key`, and all overrides of the configuration.
+
+    An argument that was not given has its default; one whose `when` does not hold is left out.
+
+    Raises:
+        ConfigError: An argument is unknown, missing, given twice, out of bounds, or does not go with the others.
+    """
+    command = COMMANDS[name]
+    own = {argument.name: argument for argument in command.arguments if argument.name != "conf"}
+    texts: dict[str, str] = {}
+    overrides: list[str] = []
+    for word in arguments:
+        key, separator, text = word.partition("=")
+        if not (key and separator):
+            raise ConfigError(f"{word!r} is not key=value: write for instance {command.example}")
+        if key not in own:
+            _require_override(name, word)
+            overrides.append(word)
+        elif key in texts:
+            raise ConfigError(f"{key}= is given twice: {own[key].fix}")
+        else:
+            texts[key] = text
+    values: dict[str, Any] = {}
+    for argument in own.values():
+        if argument.name in texts:
+            values[argument.name] = argument.convert(texts[argument.name])
+        elif argument.required:
+            raise ConfigError(f"{argument.name}= is missing: {argument.fix}")
+        else:
+            values[argument.name] = argument.default
+    applicable = [each for each in own.values() if _applies(each, command, values, texts)]
+    return {each.key or each.name: values[each.name] for each in applicable}, overrides
+
+
+def _applies(argument: Argument, command: Command, values: dict[str, Any], texts: dict[str, str]) -> bool:
+    """Return whether an argument's `when` holds.
+
+    Raises:
+        ConfigError: It does not, and the argument was given.
+    """
+    if argument.when is None or values[argument.when[0]] is argument.when[1]:
+        return True
+    switch, wanted = argument.when
+    if argument.name in texts and wanted:
+        raise ConfigError(f"{argument.name}= is a word of the {switch}: give {switch}=true with it")
+    if argument.name in texts:
+        names = ", ".join(each.name for each in command.arguments if each.when == argument.when)
+        raise ConfigError(f"{names} have no part in a {switch}: leave them out, or {switch}=true")
+    return False
+
+
+def _require_override(name: str, word: str) -> None:
+    """Make sure that a command takes a word as an override of the configuration, as far as its key's first part tells.
+
+    Raises:
+        ConfigError: It does not; the message has the nearest of its arguments and keys.
+    """
+    command, key = COMMANDS[name], word.partition("=")[0]
+    names, keys = [each.name for each in command.arguments], [known for known, *_ in _keys(command)]
+    if key in names or key.partition(".")[0] in {known.partition(".")[0] for known in keys}:
+        return
+    what = f"only keys of {command.keys.rstrip('.')} can be given" if command.keys else f"{name} has no argument {key}="
+    near = difflib.get_close_matches(key, [*names, *keys], n=1, cutoff=0.5)
+    hint = f". Did you mean: {near[0]!r}?" if near else f": write for instance {command.example}"
+    raise ConfigError(f"{word!r}: {what}{hint}")
+
+
+def _keys(command: Command) -> list[tuple[str, str, str, str]]:
+    """Return (key, type, default, meaning) of the configuration's keys that a command takes besides `conf`."""
+    return [
+        row for row in describe() if command.keys is not None and row[0].startswith(command.keys) and row[0] != "conf"
+    ]
+
+
+WIDTH, MAX_LEFT = 110, 36
+"""Columns of the help, and of its left column at most."""
+
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 HELP_ARGUMENTS = {"-h", "--help", "help"}
 
 
+def help_text(name: str) -> str:
+    """Return the help of a command; the list of all commands where the name is none of a command."""
+    if name not in COMMANDS:
+        groups = [("commands", [(each, command.help) for each, command in COMMANDS.items()])]
+        end = "python -m pipeline.<command> --help lists a command's arguments, --version prints the version."
+        return "\n".join(["usage: python -m pipeline.<command> name=value ...", *_laid_out(groups), "", end])
+    command = COMMANDS[name]
+    usages = [
+        f"{each.name}=<{each.value}>" if each.required else f"[{each.name}=<{each.value}>]"
+        for each in command.arguments
+    ]
+    usages += [] if command.keys is None else [f"[{command.keys}key=value ...]"]
+    usage = textwrap.wrap(
+        " ".join([f"usage: python -m pipeline.{name}", *usages]),
+        WIDTH,
+        subsequent_indent=" " * 8,
+        break_on_hyphens=False,
+    )
+    lines = [*usage, "", f"{name}: {command.help}", "", f"for instance: python -m pipeline.{name} {command.example}"]
+    others = ", ".join(each for each in COMMANDS if each != name)
+    return "\n".join([*lines, *_laid_out(_groups(command)), "", f"other commands: {others} (python -m pipeline)"])
+
+
+def _groups(command: Command) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the arguments and keys of a command in groups with titles, as rows of two columns."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for argument in command.arguments:
+        each = argument
+        title = f"arguments with {each.when[0]}=true" if each.when and each.when[1] else "arguments"
+        if each.name == "conf":
+            each = replace(each, help=f"{each.help}: {', '.join(conf_names())}, or a path to a YAML file")
+        groups.setdefault(title, []).append((f"{each.name}=<{each.value}>", each.described))
+    for key, kind, default, meaning in _keys(command):
+        head, _, rest = key.partition(".")
+        title = f"keys {head}.*" if rest else "keys of the configuration"
+        groups.setdefault(title, []).append((key, f"{meaning} {_unbroken(f'({kind} = {default})')}"))
+    return list(groups.items())
+
+
+def _laid_out(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> list[str]:
+    """Return the lines of all groups; the right column is wrapped."""
+    left = min(max(len(name) for _, rows in groups for name, _ in rows), MAX_LEFT)
+    lines: list[str] = []
+    for title, rows in groups:
+        lines += ["", title]
+        for name, text in rows:
+            first, *rest = textwrap.wrap(text, WIDTH - left - 4, break_long_words=False, break_on_hyphens=False)
+            lines += [f"  {name:<{left}}  {first}", *(f"{'':{left + 4}}{line}" for line in rest)]
+    return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
+
+
+def _unbroken(text: str) -> str:
+    """Return a text that `_laid_out` keeps on one line."""
+    return text.replace(" ", NO_BREAK_SPACE)
+
+
 def command(main: Callable[[list[str]], None]) -> int:
-    """Run a command's `main` on the words of the command line and return the exit code.
+    """Run a command's `main` on the arguments of the command line and return the exit code.
 
     An error that the user can meet becomes one line; any other keeps its traceback. When nobody reads standard output
-    any more, as after `| head`, the command ends without a word, with 1.
+    any more, as after `| head`, the command ends silently, with 1.
     """
     try:
-        code = _answered(main, sys.argv[1:])
+        code = _run(main, sys.argv[1:])
         if sys.stdout is not None:  # it may have been closed before we began
             sys.stdout.flush()
     except BrokenPipeError:
@@ -112,9 +393,12 @@ def _is_unread() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _answered(main: Callable[[list[str]], None], arguments: list[str]) -> int:
+def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
     if not arguments or HELP_ARGUMENTS & set(arguments):
         print(help_text(Path(sys.argv[0]).stem))
+        return 0
+    if "--version" in arguments:
+        print(f"pipeline {__version__}")
         return 0
     try:
         main(arguments)
@@ -125,27 +409,3 @@ def _answered(main: Callable[[list[str]], None], arguments: list[str]) -> int:
         print(f"error: {CAN_BE_RESUMED}", file=sys.stderr)
         return 130
     return 0
-
-
-def help_text(name: str) -> str:
-    """Return a command's own words, the other commands, and the configurations and keys that it takes."""
-    requested = COMMANDS.get(name, COMMANDS["run"])
-    shown = name if name in COMMANDS else "<command>"
-    lines = [f"usage: python -m pipeline.{shown} {requested.arguments[0][0]} ...", ""]
-    if name in COMMANDS:
-        lines += [f"{name}: {requested.what}", "", "words", *_columns(requested.arguments), ""]
-    lines += ["commands (python -m pipeline.<command> --help)"]
-    lines += _columns([(each, command.what) for each, command in COMMANDS.items()])
-    if CONF in requested.arguments:
-        lines += ["", "configurations (conf=)", f"  {', '.join(conf_names())}, or a path to a YAML file"]
-    if requested.keys is not None:
-        keys = [row for row in describe() if row[0].startswith(requested.keys)]
-        rows = [(key, f"{kind} = {default}", meaning) for key, kind, default, meaning in keys]
-        lines += ["", "keys (key=value)", *_columns(rows)]
-    return "\n".join(lines)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return rows with all columns but the last as wide as their longest text, up to a limit."""
-    widths = [min(max(len(row[i]) for row in rows), _WIDEST) for i in range(len(rows[0]) - 1)]
-    return ["  " + "".join(f"{row[i]:<{widths[i]}}  " for i in range(len(widths))) + row[-1] for row in rows]

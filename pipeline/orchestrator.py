@@ -132,17 +132,15 @@ def _check_named_runs(config: Config) -> None:
     length_estimates.check(config)
 
 
-def rescore(directory: str) -> None:
+def rescore(run: ArtifactStore, config: Config) -> None:
     """Score a run's completions again, print its summary, and make its products again if it is complete.
 
     Raises:
-        RunError: There is no run in the directory, it cannot be written, or another process writes it.
-        ConfigError: Its config.yaml is damaged.
+        RunError: The run's directory cannot be written, or another process writes it.
         DataError: The run has no prompts or completions.
         GateFailed: It is scored, and breaks a rule of its gate.
         TooManyFailedRows: It is scored, and has more failed rows than its configuration allows.
     """
-    run, config = run_directory.open_finished(directory)
     lines: Sequence[str] = ()
     with locked(run):
         manifest = read_manifest(run)
@@ -166,20 +164,23 @@ def rescore(directory: str) -> None:
         _require_good(run, config, manifest)
 
 
-def pack(directory: str, overrides: Sequence[str]) -> None:
-    """Make the products of a complete run again, with `submission.<key>=<value>` over what it recorded.
+def pack(run: ArtifactStore, config: Config) -> None:
+    """Make the products of a complete run again.
+
+    Args:
+        run: The run's directory.
+        config: The configuration that it recorded; its `submission` may differ.
 
     Raises:
-        ConfigError: A task has no submission_name, or an override is wrong.
+        ConfigError: A task has no submission_name.
         RunError: The archive would be incomplete, the run is not complete, or its directory cannot be written.
         DataError: The run's samples are damaged.
     """
-    run, config = run_directory.open_finished(directory, overrides)
     with locked(run):
         manifest = read_manifest(run)
         if manifest is None or not manifest.is_complete:
             status = "has no manifest" if manifest is None else f"is {manifest.status}"
-            raise RunError(f"run={directory} {status}: only a complete run is packed; run it again to its end")
+            raise RunError(f"{run.root} {status}: only a complete run is packed; run it again to its end")
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
@@ -188,23 +189,20 @@ def pack(directory: str, overrides: Sequence[str]) -> None:
     _print(Console(highlight=False), products.lines)
 
 
-def validate(archive_path: str, directory: str | None, config: Config | None, console: Console) -> None:
+def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
     """Apply the leaderboard server's checks to an archive and print the findings.
 
     Args:
         archive_path: A path or URI of a zip, whoever packed it.
-        directory: A run whose test ids it is compared with, in place of the data sets' ids.
-        config: Which tasks the archive is for; by default those of the run.
+        run: A run whose test ids it is compared with, in place of the data sets' ids.
+        config: Which tasks the archive is for.
         console: Where to print.
 
     Raises:
         InvalidArchive: The server would refuse it.
         ConfigError: It cannot be read.
-        RunError, DataError: There is no such run, or it is damaged.
+        DataError: The run is damaged.
     """
-    run, recorded = run_directory.open_finished(directory) if directory is not None else (None, None)
-    config = config or recorded
-    assert config is not None, "a configuration or a run is given"
     files = archive.task_files(config)
     ids, unchecked = _ids_of_run(run, files) if run is not None else _ids_of_data_sets(config, files)
     report = _check_archive(archive_path, [Expected(task=t, file=file, ids=ids.get(t)) for t, file in files.items()])

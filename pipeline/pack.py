@@ -1,32 +1,28 @@
-"""Make the leaderboard's archive of a complete run again, and with it all else that leaves the pipeline.
+"""Make the leaderboard's archive of a complete run again, and everything else that is published of a run.
 
-python -m pipeline.pack run=outputs/run=2026-11-21 submission.mode=extracted
+python -m pipeline.pack run=outputs/run=2026-11-21 [submission.mode=extracted] submission.key=value ...
 """
 
 from __future__ import annotations
 
-from pipeline.cli import command
-from pipeline.errors import ConfigError
+from pipeline.cli import command, parse
 
 
 def main(arguments: list[str]) -> None:
-    """Pack the run that `run=<directory>` names; words `submission.<key>=<value>` win over what it recorded.
+    """Pack the run that `run=<directory>` names; arguments `submission.<key>=<value>` override what it recorded.
 
     Raises:
-        ConfigError: The words are not one `run=<directory>` and keys of `submission`, or a task has no submission_name.
+        ConfigError: An argument is wrong, or a task has no submission_name.
         RunError: The archive would be incomplete, the run is not complete, or its directory cannot be written.
         DataError: The run's samples are damaged.
     """
-    directories = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
-    changes = [argument for argument in arguments if not argument.startswith("run=")]
-    if len(directories) != 1 or not directories[0]:
-        raise ConfigError(f"{' '.join(arguments)!r}: give one run, for instance run=outputs/run=2026-11-21")
-    for argument in changes:
-        if not argument.startswith("submission."):
-            raise ConfigError(f"{argument!r}: only keys of submission can be given, such as submission.mode=extracted")
+    own, overrides = parse("pack", arguments)
+    from pipeline.runs.directory import open_finished
+
+    run, config = open_finished(own["run"], overrides)
     from pipeline.orchestrator import pack
 
-    pack(directories[0], changes)
+    pack(run, config)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,30 @@
-"""Score a run's completions again, without a GPU: its samples and metrics, and what was made of them, are replaced.
+"""Score the completions of a run again, without a GPU, and replace its samples, its metrics and what is made of them.
 
 python -m pipeline.rescore run=outputs/run=2026-11-21
 """
 
 from __future__ import annotations
 
-from pipeline.cli import command
-from pipeline.errors import ConfigError
+from pipeline.cli import command, parse
 
 
 def main(arguments: list[str]) -> None:
     """Score the run that `run=<directory>` names and print its summary.
 
     Raises:
-        ConfigError: The words are not one `run=<directory>`, or the run's config.yaml is damaged.
+        ConfigError: An argument is wrong, or the run's config.yaml is damaged.
         RunError: There is no run in the directory, it cannot be written, or another process writes it.
         DataError: The run has no prompts or completions.
         GateFailed: It is scored, and breaks a rule of its gate.
+        TooManyFailedRows: It is scored, and has more failed rows than its configuration allows.
     """
-    if len(arguments) != 1 or not arguments[0].startswith("run=") or arguments[0] == "run=":
-        raise ConfigError(f"{' '.join(arguments)!r}: give one run, for instance run=outputs/run=2026-11-21")
+    own, _ = parse("rescore", arguments)
+    from pipeline.runs.directory import open_finished
+
+    run, config = open_finished(own["run"])
     from pipeline.orchestrator import rescore
 
-    rescore(arguments[0].removeprefix("run="))
+    rescore(run, config)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,49 @@
-"""The main job: `python -m pipeline.run conf=<name> key=value ...`, or `from=<run>` to make a run again.
+"""Run a benchmark: prompts, completions, scores and what is published of them.
 
-In: a configuration. Out: one directory `outputs/run=<run_id>/`. The same run_id again goes on where the run stopped.
+python -m pipeline.run conf=mera [run_id=2026-11-21] [limit=20] key=value ...
+python -m pipeline.run from=outputs/run=2026-11-21 key=value ...
+
+In: a configuration, or with `from=` the complete run to reproduce. Out: one directory `outputs/run=<run_id>/`. The same
+`run_id` resumes a run that was stopped.
 """
 
 from __future__ import annotations
 
-from pipeline.cli import command
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.cli import command, parse
 from pipeline.config.loading import compose
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+    from pipeline.runs.reproduce import Reproduction
 
 
 def main(arguments: list[str]) -> None:
-    """Run the benchmark that the arguments describe."""
-    if any(argument.startswith("from=") for argument in arguments):
-        from pipeline.runs.reproduce import resolve
+    """Run the benchmark that the arguments describe.
 
-        config, reproduction = resolve(arguments)
-    else:
-        config, reproduction = compose(arguments), None
+    Raises:
+        PipelineError: See `pipeline.orchestrator.execute`.
+    """
+    config, reproduction = resolve(arguments)
     from pipeline.orchestrator import execute
 
     execute(config, reproduction=reproduction)
+
+
+def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
+    """Return the configuration that the arguments describe, and the run that it reproduces if they name one.
+
+    Raises:
+        PipelineError: An argument is wrong, or the named run cannot be reproduced: see `pipeline.runs.reproduce`.
+    """
+    own, overrides = parse("run", arguments)
+    if own["source"] is None:
+        return compose(overrides), None
+    from pipeline.runs import reproduce
+
+    return reproduce.resolve(own["source"], overrides)
 
 
 if __name__ == "__main__":

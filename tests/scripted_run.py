@@ -9,7 +9,7 @@ from scripted import ScriptedFactory
 
 from pipeline.cli import command
 from pipeline.orchestrator import execute
-from pipeline.runs.reproduce import resolve
+from pipeline.run import resolve
 
 
 def main(words: list[str]) -> None:

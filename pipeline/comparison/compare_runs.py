@@ -7,7 +7,6 @@ read. The files replace those of an earlier comparison together, as a stage does
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
@@ -21,8 +20,8 @@ from pipeline.comparison.pairing import (
     pair,
     require_same,
 )
-from pipeline.comparison.significance import changes
-from pipeline.records import CHANGE_SCHEMA, FLIP_SCHEMA, MetricChange, to_table
+from pipeline.comparison.significance import Comparison, changes
+from pipeline.records import CHANGE_SCHEMA, FLIP_SCHEMA, to_table
 from pipeline.runs.directory import open_finished, require_complete
 from pipeline.runs.environment_diff import Difference, differences
 from pipeline.storage import query
@@ -34,22 +33,6 @@ PAGE_FILE = "compare.html"
 
 MOST_SHOWN = 500
 """Flipped questions that the page shows; flips.parquet has them all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """What has changed between two runs.
-
-    `flipped` is the first `MOST_SHOWN` rows of flips.parquet, `num_flips` the number of all.
-    """
-
-    base: ComparedRun
-    new: ComparedRun
-    split_questions: Sequence[SplitQuestions]
-    rows: Sequence[MetricChange]
-    differences: Sequence[Difference]
-    flipped: pa.Table
-    num_flips: int
 
 
 def compare_directories(base: str, new: str, out: str | None) -> tuple[Comparison, ArtifactStore]:

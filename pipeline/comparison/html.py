@@ -5,16 +5,14 @@ Every text from a run is escaped by jinja2, and the page's own policy forbids wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
+from pipeline.comparison.significance import Comparison
 from pipeline.metrics.names import higher_is_better
 from pipeline.records import MetricChange
 from pipeline.terminal.text import truncate
-
-if TYPE_CHECKING:
-    from pipeline.comparison.compare_runs import Comparison
 
 MOST_CHARACTERS = 600
 """Characters of a response that the page shows."""

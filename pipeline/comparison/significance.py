@@ -12,14 +12,33 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from pipeline.comparison.pairing import PairedOutcomes
+import pyarrow as pa
+
+from pipeline.comparison.pairing import ComparedRun, PairedOutcomes, SplitQuestions
 from pipeline.metrics.confidence import generator
 from pipeline.metrics.names import BEHAVIOUR_METRICS, BINARY_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs, detectable, holm, mcnemar, paired_bootstrap
 from pipeline.metrics.weights import weights_of
 from pipeline.records import MetricChange
+from pipeline.runs.environment_diff import Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What has changed between two runs.
+
+    `flipped` is the first rows of flips.parquet, those that the page shows, `num_flips` the number of all.
+    """
+
+    base: ComparedRun
+    new: ComparedRun
+    split_questions: Sequence[SplitQuestions]
+    rows: Sequence[MetricChange]
+    differences: Sequence[Difference]
+    flipped: pa.Table
+    num_flips: int
 
 
 def changes(found: Sequence[PairedOutcomes], domains: Mapping[str, str], *, single: bool) -> list[MetricChange]:

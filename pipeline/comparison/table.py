@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE, Comparison
+from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, PAGE_FILE
 from pipeline.comparison.html import cells
+from pipeline.comparison.significance import Comparison
 from pipeline.metrics.names import BEHAVIOUR_METRICS
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import escape_control, truncate

@@ -77,7 +77,7 @@ def readable(name: str) -> Iterator[None]:
 
 
 def choose(
-    files: Sequence[LogFile], known: Collection[str], requested: Collection[str], task: str
+    files: Sequence[LogFile], known: Collection[str], requested: Collection[str], task: str | None
 ) -> dict[str, LogFile]:
     """Return the newest log of each task.
 
@@ -85,14 +85,14 @@ def choose(
         files: What was found.
         known: The configuration's tasks.
         requested: Of them, those to compare; empty means all that have a log.
-        task: Our name of the one log's task, or empty: then the files' names say it.
+        task: Our name of the one log's task; None takes the tasks from the files' names.
 
     Raises:
         ConfigError: `task` is unknown, or there are several logs and it cannot be all of theirs.
         DataError: A log is of an unknown task, or one task has logs in several directories.
     """
     tasks = f"the configuration has {', '.join(known)}"
-    if task:
+    if task is not None:
         if task not in known:
             raise ConfigError(f"task={task!r}: there is no such task: {tasks}")
         if len(files) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 
 import pyarrow.compute as pc
 from rich.console import Console
@@ -32,37 +33,43 @@ DIFFERENCES, EXTRACTED = "differences.parquet", "extracted.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayArguments:
-    """The command line: `task` and `run` may be empty."""
+class ReplayOptions:
+    """Which logs to replay, and where to write the differences.
+
+    `task` is the task of a single log, in place of the one that its file's name has. With `run` the responses of that
+    run are compared too. `out` is by default `outputs/replay-<UTC time>`.
+    """
 
     logs: str
-    task: str
-    run: str
-    out: str
-    config: Config
+    task: str | None
+    run: str | None
+    out: str | None
 
 
-def replay_logs(requested: ReplayArguments, console: Console) -> None:
+def replay_logs(config: Config, options: ReplayOptions, console: Console) -> None:
     """Find the logs and replay them.
 
     Raises:
         Differs: The harness and this pipeline do not agree.
         UserError: The logs, the data set or the run cannot be used; the message has the fix.
     """
-    with find_logs(requested.logs) as files:
-        logs = choose(files, requested.config.tasks, requested.config.only, requested.task)
+    with find_logs(options.logs) as files:
+        logs = choose(files, config.tasks, config.only, options.task)
         for file in files:
             if file not in logs.values():
                 console.print(f"left out: {file.name}", soft_wrap=True, markup=False)
         with tempfile.TemporaryDirectory(prefix="pipeline-replay-") as work:
-            replay(requested, logs, ArtifactStore.open(work), console)
+            replay(config, options, logs, ArtifactStore.open(work), console)
 
 
-def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: ArtifactStore, console: Console) -> None:
+def replay(
+    config: Config, options: ReplayOptions, logs: Mapping[str, LogFile], work: ArtifactStore, console: Console
+) -> None:
     """Compare every task that has a log, write what differs and print the tables.
 
     Args:
-        requested: The command line.
+        config: The configuration whose prompts and metrics are compared.
+        options: What to compare besides, and where to write.
         logs: The log of each task.
         work: A directory for what is needed meanwhile.
         console: Where the tables go.
@@ -71,11 +78,11 @@ def replay(requested: ReplayArguments, logs: Mapping[str, LogFile], work: Artifa
         Differs: There is a difference.
         UserError: See `replay_logs`.
     """
-    samples = _samples(requested.run) if requested.run else None
-    config = replace(requested.config, only=tuple(logs))
+    samples = _samples(options.run) if options.run is not None else None
+    config = replace(config, only=tuple(logs))
     theirs = _stage_logs(work, logs)
     ours = _prepare(config, work, theirs)
-    out = ArtifactStore.open(requested.out)
+    out = ArtifactStore.open(options.out or f"outputs/replay-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}")
     out.create()
     tallies: dict[str, Tally] = {}
     with (

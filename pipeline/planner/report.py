@@ -1,35 +1,38 @@
-"""`python -m pipeline.preview conf=mera plan=true`: how to spread the model over GPUs, before any is rented.
+"""How to spread the model of a configuration over GPUs, before any is rented.
 
-In: a configuration and the words gpu=, gpus=, gpus_per_node=, rows=, prompt_tokens=, output_tokens=. Out: a table on
-the console, a row a tensor parallel size, the fastest first. Only the model's config.json is read.
+In: a configuration and `PlanOptions`. Out: a table on a console, a row for each tensor parallel size, the fastest
+first. Only the model's config.json is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pipeline.planner.roofline import Plan
-
-ARGUMENTS = ("plan", "gpu", "gpus", "gpus_per_node", "rows", "prompt_tokens", "output_tokens")
-
-DEFAULT_GPU = "A100-SXM4-80GB"
-
-REFERENCE_ROWS = 9_137
-"""Train and test rows of the benchmark's three scored tasks."""
+from pipeline.planner.model_shape import read_shape
+from pipeline.planner.roofline import GPUS, Plan, Workload, plans
+from pipeline.prepare.chat_template import model_directory
+from pipeline.runs import past_runs
 
 WORTH_REPORTING = 0.95
 """Part of the time, above which other slots are not worth a word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What to plan for; what is None is taken from the configuration or from an earlier run."""
+
+    gpu: str
+    num_gpus: int | None
+    gpus_per_node: int | None
+    num_rows: int
+    num_prompt_tokens: int
+    num_output_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,49 +48,24 @@ class Assumed:
     origin: str
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the plan's own words, none unless plan=true is among them, and all others.
-
-    Raises:
-        ConfigError: plan= is neither true nor false, or a word of the plan stands without plan=true.
-    """
-    own = {name: value for name, _, value in (argument.partition("=") for argument in arguments) if name in ARGUMENTS}
-    rest = [argument for argument in arguments if argument.partition("=")[0] not in own]
-    plan = own.get("plan", "false")
-    if plan not in ("true", "false"):
-        raise ConfigError(f"plan={plan!r}: give true or false")
-    if plan == "false" and set(own) - {"plan"}:
-        raise ConfigError(f"{sorted(set(own) - {'plan'})[0]}= is a word of the plan: give plan=true with it")
-    return (own, rest) if plan == "true" else ({}, rest)
-
-
-def assumed(config: Config, arguments: Mapping[str, str]) -> Assumed:
-    """Return what the words say, and for what they leave out the configuration, an earlier run, or the reference.
-
-    Raises:
-        ConfigError: A word has an impossible value.
-    """
+def assumed(config: Config, options: PlanOptions) -> Assumed:
+    """Return the options, completed from the configuration and the newest run of its model that has a mean length."""
     engine = config.engine
-    requested = engine.replicas * engine.gpus_per_replica if isinstance(engine.replicas, int) else 8
-    num_gpus = _number(arguments, "gpus", requested)
-    basis = Assumed(
-        gpu=arguments.get("gpu", DEFAULT_GPU),
+    num_configured = engine.replicas * engine.gpus_per_replica if isinstance(engine.replicas, int) else 8
+    num_gpus = options.num_gpus or num_configured
+    num_output_tokens, origin = options.num_output_tokens, "as given"
+    if num_output_tokens is None:
+        default = min(2_000, config.generation.max_gen_toks), "assumed"
+        num_output_tokens, origin = _past_mean(config) or default
+    return Assumed(
+        gpu=options.gpu,
         num_gpus=num_gpus,
-        gpus_per_node=_number(arguments, "gpus_per_node", min(num_gpus, 8)),
-        num_rows=_number(arguments, "rows", REFERENCE_ROWS),
-        num_prompt_tokens=_number(arguments, "prompt_tokens", 250),
-        num_output_tokens=_number(arguments, "output_tokens", min(2_000, config.generation.max_gen_toks)),
-        origin="as given" if "output_tokens" in arguments else "assumed",
+        gpus_per_node=options.gpus_per_node or min(num_gpus, 8),
+        num_rows=options.num_rows,
+        num_prompt_tokens=options.num_prompt_tokens,
+        num_output_tokens=num_output_tokens,
+        origin=origin,
     )
-    past_mean = None if "output_tokens" in arguments else _past_mean(config)
-    return basis if past_mean is None else replace(basis, num_output_tokens=past_mean[0], origin=past_mean[1])
-
-
-def _number(arguments: Mapping[str, str], name: str, default: int) -> int:
-    text = arguments.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{name}={text!r}: give a number from 1")
-    return int(text)
 
 
 def _past_mean(config: Config) -> tuple[int, str] | None:
@@ -95,8 +73,6 @@ def _past_mean(config: Config) -> tuple[int, str] | None:
 
     It is at most this configuration's budget, as in the schedule's history: the earlier run may have had a larger one.
     """
-    from pipeline.runs import past_runs
-
     for run in past_runs.of_model(config, []):
         counts = run.manifest.counts
         if counts is not None and counts.num_samples and counts.num_output_tokens:
@@ -105,21 +81,15 @@ def _past_mean(config: Config) -> tuple[int, str] | None:
     return None
 
 
-def show(config: Config, arguments: Mapping[str, str], console: Console) -> None:
+def show(config: Config, options: PlanOptions, console: Console) -> None:
     """Print the plans for the configuration's model.
 
     Raises:
-        ConfigError: A word is wrong, or the model fits on no group of the GPUs.
+        ConfigError: The model fits on no group of the GPUs, or there is no plan for how the configuration runs it.
         ModelError: The model cannot be had, or its config.json does not tell its shape.
     """
-    from pipeline.planner.model_shape import read_shape
-    from pipeline.planner.roofline import GPUS, Workload, plans
-    from pipeline.prepare.chat_template import model_directory
-
     _require_plannable(config)
-    if arguments.get("gpu", DEFAULT_GPU) not in GPUS:
-        raise ConfigError(f"gpu={arguments['gpu']!r}: there are {', '.join(GPUS)}")
-    basis = assumed(config, arguments)
+    basis = assumed(config, options)
     directory, _ = model_directory(config)
     shape = read_shape(config, directory)
     work = Workload(

@@ -35,11 +35,10 @@ from pipeline.storage.artifacts import Artifact, ArtifactStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewOptions:
-    """What of the run to show."""
+    """Which prompts to show: `num_prompts` of each task, or only the row with this id."""
 
-    task: str | None = None
-    row_id: int | None = None
-    num_prompts: int = 3
+    row_id: int | None
+    num_prompts: int
 
 
 def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:

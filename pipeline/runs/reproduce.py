@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.config.loading import compose, flat, load
 from pipeline.config.loading import dump as dump_config
+from pipeline.config.loading import flat, load
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.records import SAMPLE_SCHEMA
@@ -109,31 +109,29 @@ class Reproduction:
         return f"{num_both} questions of both runs: {num_prompts} same prompts, {num_completions} same completions"
 
 
-def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
-    """Return the configuration that the words of `run` name, and the run that it makes again if they name one.
+def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduction]:
+    """Return the configuration that a run recorded, with overrides, and the run itself to compare with.
+
+    Args:
+        directory: The run's directory or its manifest.json, a path or a URI.
+        overrides: `key=value`, of any key of the configuration.
 
     Raises:
-        ConfigError: A word is wrong.
+        ConfigError: An override is wrong.
         RunError: There is no such run, it is not complete, or the new run would be written into it.
         ModelError: The model's directory or the template file, which no word has changed, is not what it was.
         DataError: The run's manifest is damaged.
     """
-    sources = [argument.removeprefix("from=") for argument in arguments if argument.startswith("from=")]
-    if not sources:
-        return compose(arguments), None
-    rest = [argument for argument in arguments if not argument.startswith("from=")]
-    if len(sources) > 1 or not sources[0]:
-        raise ConfigError("from= takes one run, for instance from=outputs/run=2026-11-21")
-    if any(argument.startswith("conf=") for argument in rest):
+    if any(override.startswith("conf=") for override in overrides):
         raise ConfigError("from= takes the configuration that the run recorded: leave conf= out")
-    source, recorded = open_finished(_directory(sources[0]), argument="from")
+    source, recorded = open_finished(_directory(directory), argument="from")
     manifest = read_manifest(source)
     if manifest is None or not manifest.is_complete:
         state = "has no manifest.json" if manifest is None else f"is {manifest.status}"
-        raise RunError(f"from={sources[0]}: the run {state}: from= takes complete runs; its own run_id goes on with it")
+        raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id goes on with it")
     # `restart` would make the new run anew each time that it is to be gone on with.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
-    config = load(dump_config(base), source.path(CONFIG_FILE), rest)
+    config = load(dump_config(base), source.path(CONFIG_FILE), overrides)
     overridden = _overridden(base, config)
     config = _pinned(config, base, manifest.datasets)
     reproduction = Reproduction(

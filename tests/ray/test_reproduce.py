@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.generate.cluster import cluster
 from pipeline.orchestrator import execute
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.runs.reproduce import resolve
+from pipeline.run import resolve
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")

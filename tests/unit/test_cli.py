@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from builders import ROOT, command
 
-from pipeline import cli, replay, validate
+from pipeline import __version__, cli
 from pipeline.config.loading import describe
-from pipeline.errors import DataError, Interrupted, TooManyFailedRows
-from pipeline.planner import report as plan_report
+from pipeline.errors import ConfigError, DataError, Interrupted, TooManyFailedRows
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["conf=demo", "--help"]])
@@ -26,33 +25,133 @@ def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
     assert "int = 10000" in done.stdout
 
 
+ARGUMENTS = [(name, argument) for name, own in cli.COMMANDS.items() for argument in own.arguments]
+
+
+def test_every_command_of_the_table_is_a_module_and_the_other_way_round() -> None:
+    modules = {
+        file.stem for file in (ROOT / "pipeline").glob("*.py") if "command(main)" in file.read_text(encoding="utf-8")
+    }
+    assert modules == {*cli.COMMANDS, "__main__"}
+
+
+def test_the_package_lists_the_commands_with_a_line_each() -> None:
+    done = command("pipeline")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    for name, own in cli.COMMANDS.items():
+        assert [line for line in lines if line.split() == [name, *own.help.split()]]
+    assert command("pipeline", "--help").stdout == done.stdout
+
+
+def test_another_word_than_a_command_names_the_nearest() -> None:
+    done = command("pipeline", "rescor")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 'rescor': write python -m pipeline.rescore; the commands are run, preview")
+
+
+@pytest.mark.parametrize("module", ["pipeline", *(f"pipeline.{name}" for name in cli.COMMANDS)])
+def test_the_version_is_printed(module: str) -> None:
+    done = command(module, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"pipeline {__version__}\n", "")
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_each_commands_help_begins_with_its_own_words(name: str) -> None:
+def test_a_commands_help_begins_with_its_own_arguments_and_lists_the_keys_that_it_takes(name: str) -> None:
     done = command(f"pipeline.{name}", "--help")
     own = cli.COMMANDS[name]
-    first, _, what, _, title, *rest = done.stdout.splitlines()
-    assert (done.returncode, first) == (0, f"usage: python -m pipeline.{name} {own.arguments[0][0]} ...")
-    assert (what, title) == (f"{name}: {own.what}", "words")
-    assert [line.split()[0] for line in rest[: len(own.arguments)]] == [word for word, _ in own.arguments]
-    keys = {line.split()[0] for line in rest if line.startswith("  ")} & {key for key, *_ in describe()}
-    assert keys == {key for key, *_ in describe() if own.keys is not None and key.startswith(own.keys)}
+    usage, what, example, *groups = done.stdout.split("\n\n")
+    assert usage.startswith(f"usage: python -m pipeline.{name} ")
+    assert (what, example) == (f"{name}: {own.help}", f"for instance: python -m pipeline.{name} {own.example}")
+    assert groups[0].startswith("arguments\n")
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    keys = {key for key, *_ in describe()} - {"conf"}
+    assert keys & {*listed} == {key for key in keys if own.keys is not None and key.startswith(own.keys)}
 
 
-def test_every_word_that_a_command_takes_of_its_own_is_in_its_help() -> None:
-    """The commands' own lists of their words are the measure."""
-    told = {
-        name: {word.partition("=")[0] for word, _ in own.arguments} - {"conf"} for name, own in cli.COMMANDS.items()
-    }
-    assert told["preview"] == {*plan_report.ARGUMENTS, "task", "id", "n"}
-    assert told["replay"] == set(replay.OWN)
-    assert told["validate"] == set(validate.OWN_ARGUMENTS)
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS, ids=[f"{name}-{each.name}" for name, each in ARGUMENTS])
+def test_help_shows_each_argument_with_its_help_default_and_bounds(name: str, argument: cli.Argument) -> None:
+    shown = " ".join(cli.help_text(name).split())
+    _, _, rest = shown.partition(f" {argument.name}=<{argument.value}> {argument.help}")
+    details = rest[rest.index("(") : rest.index(")")]
+    assert argument.default is None or f" = {str(argument.default).replace('False', 'false')}" in details
+    assert argument.minimum == cli.MIN_INT or f"from {argument.minimum}" in details
+    assert argument.maximum == cli.MAX_INT or f"to {argument.maximum}" in details
+    assert all(choice in details for choice in argument.choices)
+    assert ("required" in details) == argument.required
 
 
-def test_columns_of_the_help_do_not_run_into_each_other() -> None:
-    shown = cli.help_text("run")
-    for name, kind, default, meaning in describe():
-        assert f"{kind} = {default}  " in shown, name
-        assert f"  {meaning}\n" in f"{shown}\n", name
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "__main__"])
+def test_help_fits_110_columns(name: str) -> None:
+    assert max(map(len, cli.help_text(name).splitlines())) <= 110
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_example_of_a_command_is_understood(name: str) -> None:
+    _, overrides = cli.parse(name, cli.COMMANDS[name].example.split())
+    assert {override.partition("=")[0] for override in overrides} <= {key for key, *_ in describe()}
+
+
+def test_own_arguments_are_converted_and_all_others_are_overrides() -> None:
+    own, overrides = cli.parse("preview", ["id=-5", "conf=demo", "engine.kind=vllm", "limit=2"])
+    assert own == {"task": None, "row_id": -5, "num_prompts": 3, "plan": False}
+    assert overrides == ["conf=demo", "engine.kind=vllm", "limit=2"]
+    own, _ = cli.parse("preview", ["conf=demo", "plan=true", "gpus=4"])
+    assert own == {"plan": True} | cli.parse("plan", ["conf=demo", "gpus=4"])[0]
+    assert own["num_gpus"] == 4
+
+
+RUN = "give one run, for instance run=outputs/run=2026-11-21"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "line"),
+    [
+        ("plan", ["gpu_s=8"], "'gpu_s=8': plan has no argument gpu_s=. Did you mean: 'gpus'?"),
+        ("preview", ["tak=x"], "'tak=x': preview has no argument tak=. Did you mean: 'task'?"),
+        ("run", ["limt=3"], "'limt=3': run has no argument limt=. Did you mean: 'limit'?"),
+        ("run", ["max_gen_toks=3"], "'max_gen_toks=3': run has no argument max_gen_toks=. Did you mean: "
+         "'generation.max_gen_toks'?"),
+        ("rescore", ["x=1"], "'x=1': rescore has no argument x=: write for instance run=outputs/run=2026-11-21"),
+        ("rescore", ["conf=demo"], "'conf=demo': rescore has no argument conf=: write for instance run=outputs/run="),
+        ("pack", ["run=a", "run.restart=true"], "'run.restart=true': only keys of submission can be given"),
+        ("compare", ["bas=x"], "'bas=x': compare has no argument bas=. Did you mean: 'base'?"),
+        ("compare", ["base"], "'base' is not key=value: write for instance base=outputs/run=2026-11-20 new="),
+        ("run", ["=3"], "'=3' is not key=value: write for instance conf=mera"),
+        ("rescore", [], f"run= is missing: {RUN}"),
+        ("rescore", ["run="], f"run='': {RUN}"),
+        ("rescore", ["run=a", "run=b"], f"run= is given twice: {RUN}"),
+        ("compare", ["base=x"], "new= is missing: give one run, for instance new=outputs/run=2026-11-21"),
+        ("preview", ["n=1", "n=1"], "n= is given twice: give a number from 0 to 1000"),
+        ("preview", ["n=1001"], "n='1001': give a number from 0 to 1000"),
+        ("preview", [f"id={2**63}"], f"id='{2**63}': give a number"),
+        ("preview", ["id=１"], "id='１': give a number"),
+        ("plan", [f"gpus={'9' * 5000}"], "gpus='999"),
+        ("plan", ["rows=1e3"], "rows='1e3': give a number from 1"),
+        ("plan", ["gpu="], "gpu='': there are A100-SXM4-40GB, "),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_unknown_missing_twice_or_out_of_bounds_is_one_line(
+    name: str, words: list[str], line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.parse(name, words)
+    assert str(caught.value).startswith(line)
+    assert caught.value.exit_code == 2
+
+
+def test_the_command_plan_shows_what_the_preview_does(tmp_path: Path) -> None:
+    words = ["conf=demo", f"output_dir={tmp_path}", "gpus=2"]
+    done = command("pipeline.plan", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fastest with engine.max_num_seqs=" in done.stdout
+    assert command("pipeline.preview", *words, "plan=true").stdout == done.stdout
+
+
+def test_make_alone_lists_the_targets() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("demo", "test", "check", "clean"):
+        assert [line for line in done.stdout.splitlines() if line.split()[:1] == [target] and len(line.split()) > 2]
 
 
 CUT_SHORT = [

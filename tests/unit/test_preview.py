@@ -162,7 +162,7 @@ def test_on_a_terminal_only_our_own_colours_are_written(hostile: str, tmp_path: 
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=100, highlight=False, markup=False, emoji=False)
     config = compose([*PLAIN, hostile, "only=[agro_bench]", f"output_dir={tmp_path}/outputs"])
-    show_preview(config, {}, PreviewOptions(), console)
+    show_preview(config, {}, PreviewOptions(row_id=None, num_prompts=3), console)
     assert "\x1b[1;35m<|im_end|>" in out.getvalue()
     for attack in ("\x1b[31m", "\x1b]0;", "\x07", "\u202e", "\u2028", "\x1b[2J"):
         assert attack not in out.getvalue()

@@ -201,16 +201,16 @@ def logs_of(tmp_path, *names):
 def test_a_log_of_an_unknown_task_is_refused_unless_only_leaves_it_out(tmp_path):
     found = logs_of(tmp_path, LOG, LOG.replace("med_bench", "gsm8k"))
     with pytest.raises(DataError, match="is of the task 'gsm8k': the configuration has med_bench"):
-        choose(found, ["med_bench"], [], "")
-    assert list(choose(found, ["med_bench"], ["med_bench"], "")) == ["med_bench"]
+        choose(found, ["med_bench"], [], None)
+    assert list(choose(found, ["med_bench"], ["med_bench"], None)) == ["med_bench"]
     with pytest.raises(DataError, match="there is no log of it, only of 'gsm8k', 'med_bench'"):
-        choose(found, ["agro"], ["agro"], "")
+        choose(found, ["agro"], ["agro"], None)
 
 
 def test_logs_of_two_models_are_refused(tmp_path):
     found = logs_of(tmp_path, f"a/{LOG}", f"b/{LOG}")
     with pytest.raises(DataError, match="med_bench has logs of several models"):
-        choose(found, ["med_bench"], [], "")
+        choose(found, ["med_bench"], [], None)
 
 
 def test_a_task_is_given_to_one_log_of_a_known_task_only(tmp_path):
@@ -224,4 +224,4 @@ def test_a_task_is_given_to_one_log_of_a_known_task_only(tmp_path):
 def test_a_file_whose_name_says_no_task_needs_one(tmp_path):
     (tmp_path / "log.jsonl").write_text("x")
     with find_logs(str(tmp_path / "log.jsonl")) as found, pytest.raises(DataError, match="does not say its task"):
-        choose(found, ["med_bench"], [], "")
+        choose(found, ["med_bench"], [], None)

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from builders import command, record_manifest
 
+from pipeline.cli import parse
 from pipeline.config.loading import compose
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.cluster import place
 from pipeline.planner.model_shape import Shape, read_shape
-from pipeline.planner.report import assumed
+from pipeline.planner.report import PlanOptions, assumed
 from pipeline.planner.roofline import ALL_REDUCE_LATENCY_S, GPUS, RESERVED_BYTES, Workload, plans
 from pipeline.preview import main
 from pipeline.runs import directory as run_directory
@@ -202,6 +203,11 @@ def test_the_demo_models_parameters_are_counted() -> None:
     assert shape.weights_bytes == 4 * stored
 
 
+def options(*words: str) -> PlanOptions:
+    own, _ = parse("plan", ["conf=demo", *words])
+    return PlanOptions(**own)
+
+
 def preview(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     main(list(words))
     return capsys.readouterr().out
@@ -270,27 +276,22 @@ def test_an_earlier_runs_length_is_at_most_the_budget_and_few_runs_are_looked_in
         record_manifest(run, "complete", **{"ended_at": run_id} | content)
 
     made("000", counts={"num_samples": 1, "num_output_tokens": 5_000})
-    found = assumed(config, {})
+    found = assumed(config, options())
     assert (found.num_output_tokens, found.origin) == (192, "of run 000")
     for number in range(1, MOST_RUNS):
         made(f"{number:03}")
-    assert assumed(config, {}).origin == "of run 000"
+    assert assumed(config, options()).origin == "of run 000"
     made(f"{MOST_RUNS:03}")
-    assert assumed(config, {}).origin == "assumed"
+    assert assumed(config, options()).origin == "assumed"
 
 
 def test_the_length_of_a_completion_is_an_earlier_runs_where_there_is_one(tmp_path: Path) -> None:
     config = compose(["conf=demo", f"output_dir={tmp_path}"])
-    assert (assumed(config, {}).num_output_tokens, assumed(config, {}).origin) == (192, "assumed")
+    assert (assumed(config, options()).num_output_tokens, assumed(config, options()).origin) == (192, "assumed")
     run, config = run_directory.place(replace(config, run_id="before"))
     run_directory.begin(run, config)
     record_manifest(run, "complete", counts={"num_samples": 10, "num_output_tokens": 570, "num_failed": 0})
     again = replace(config, run_id="again")
-    assert (assumed(again, {}).num_output_tokens, assumed(again, {}).origin) == (57, "of run before")
-    assert (
-        assumed(again, {"output_tokens": "9"}).num_output_tokens,
-        assumed(again, {"output_tokens": "9"}).origin,
-    ) == (
-        9,
-        "as given",
-    )
+    assert (assumed(again, options()).num_output_tokens, assumed(again, options()).origin) == (57, "of run before")
+    found = assumed(again, options("output_tokens=9"))
+    assert (found.num_output_tokens, found.origin) == (9, "as given")

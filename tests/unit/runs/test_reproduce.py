@@ -16,9 +16,10 @@ from builders import ENDPOINT, command, record_manifest, settings
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, RunError, UserError
+from pipeline.run import resolve
 from pipeline.runs.manifest import Manifest, PromptMetadata, load, load_engines
 from pipeline.runs.model_files import model_fingerprint
-from pipeline.runs.reproduce import Reproduction, resolve
+from pipeline.runs.reproduce import Reproduction
 from pipeline.storage.artifacts import ArtifactStore
 
 COMMIT = "a1" * 20
@@ -122,8 +123,8 @@ def test_overridden_values_are_told_and_where_the_run_is_made_is_not_one(tmp_pat
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["from=a", "from=b"], "from= takes one run"),
-        (["from="], "from= takes one run"),
+        (["from=a", "from=b"], "from= is given twice: give one run, for instance from=outputs/run=2026-11-21"),
+        (["from="], "from='': give one run, for instance from=outputs/run=2026-11-21"),
         (["from=nowhere"], "from=nowhere: there is no such directory"),
         (["from=nowhere/manifest.json"], "from=nowhere: there is no such directory"),
         (["from=nowhere", "conf=demo"], "from= takes the configuration that the run recorded: leave conf= out"),
