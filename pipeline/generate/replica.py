@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
 from pipeline.generate.engines.base import Engine, EngineFactory
 from pipeline.generate.journal import Journal, write_engine_info
-from pipeline.generate.results import fatal_status, statuses
 from pipeline.generate.row_runner import RowRunner
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
@@ -38,6 +38,20 @@ LONGEST_BACKOFF_S = 30.0
 
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
+
+STATUS_SCHEMA = pa.schema(
+    [
+        pa.field("done", pa.bool_(), nullable=False),
+        pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("num_output_tokens", pa.int64(), nullable=False),
+        pa.field("fatal_kind", pa.string()),
+        pa.field("fatal", pa.string()),
+    ]
+)
+"""One row a work row; or a single row with `fatal`, the message of the `PipelineError` that no row gets past.
+
+An exception would do, but Ray hands on only its text, and the driver wants its kind.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -231,3 +245,23 @@ class Replica:
                 self._engine = None
             if self._fatal is None:
                 self._journal.close()
+
+
+def statuses(rows: Sequence[RowStatus | None]) -> pa.Table:
+    """Return the status of each row of a block; None is a row that was not begun."""
+    found = [
+        {
+            "done": row is not None,
+            "failed": row is not None and row.failed,
+            "num_output_tokens": row.num_output_tokens if row is not None else 0,
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(found, schema=STATUS_SCHEMA)
+
+
+def fatal_status(error: PipelineError) -> pa.Table:
+    """Return the one status that ends the run with this error."""
+    empty = {"done": False, "failed": False, "num_output_tokens": 0}
+    fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
+    return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)

@@ -20,7 +20,6 @@ from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
 from pipeline.generate.journal import Journal
-from pipeline.generate.results import completion_of
 from pipeline.records import Completion
 
 logger = logging.getLogger(__name__)
@@ -100,3 +99,33 @@ class RowRunner:
         except Exception as error:
             logger.exception("%s fails in a way that is its own", key)
             return f"{type(error).__name__}: {error}"
+
+
+def completion_of(
+    row: dict[str, Any], result: Output | str, *, attempts: int, replica: str, queued_s: float, generated_s: float
+) -> Completion:
+    """Return a work row's completion; `result` is the engine's output, or why there is none."""
+    output = result if isinstance(result, Output) else None
+    return Completion(
+        task=row["task"],
+        split=row["split"],
+        id=row["id"],
+        repeat=row["repeat"],
+        prompt_sha256=row["prompt_sha256"],
+        completion=_whole(output.completion) if output else None,
+        reasoning=_whole(output.reasoning) if output else None,
+        content=_whole(output.content) if output else None,
+        finish_reason=output.finish_reason if output else "error",
+        num_prompt_tokens=output.num_prompt_tokens if output else None,
+        num_output_tokens=output.num_output_tokens if output else None,
+        error=None if output else _whole(str(result)),
+        attempts=attempts,
+        replica=replica,
+        queued_s=queued_s,
+        generated_s=generated_s,
+    )
+
+
+def _whole(text: str | None) -> str | None:
+    """Replace halves of surrogate pairs, which a server's JSON may hold and UTF-8 cannot."""
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -12,6 +12,8 @@ import gc
 import logging
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +21,9 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.cluster import require_whole_stages
 from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
-from pipeline.generate.engines.hardware import gpu_info
+from pipeline.generate.engines.hardware import gpu_info, num_parameters
 from pipeline.generate.engines.reasoning import Parser, make_parser, parser_class_of
 from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
-from pipeline.generate.engines.watch import Watch
-from pipeline.generate.engines.weights import num_parameters
 from pipeline.runs.manifest import EngineInfo
 
 CLOSE_S = 10.0
@@ -31,6 +31,9 @@ CLOSE_S = 10.0
 
 LONGEST_CLOSE_S = 30.0
 """Seconds after which an engine that is still ending is left to it, and the log told where each thread stands."""
+
+WATCH_S = 5.0
+"""Seconds between two checks of the engine; a crash that vLLM reports is noticed at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +205,43 @@ class VllmEngine:
         # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
         self._engine = None
         gc.collect()
+
+
+class Watch:
+    """Cancels the tasks that wait for an engine when `has_crashed` reports that it is gone. Used on one event loop.
+
+    vLLM 0.32 reports a crash to the requests whose responses its client already listens for. The client listens from
+    the first request on, and a request that arrives while the engine crashes waits forever (v1/engine/core_client.py,
+    `monitor_engine_cores`: no callback, a flag that later requests read). So the flag is polled.
+    """
+
+    def __init__(self, has_crashed: Callable[[], bool]) -> None:
+        self._has_crashed = has_crashed
+        self._waiting: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def over_this_task(self) -> Iterator[None]:
+        """Cancel the task that enters, should the engine die before it leaves."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._look)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
+    def _look(self) -> None:
+        if not self._waiting:
+            self._timer = None  # the next request winds it up again
+            return
+        # Before the look, and also after a death: a task may catch its interruption and wait for something else.
+        self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._look)
+        if self._has_crashed():
+            for task in self._waiting:
+                task.cancel()
 
 
 def _shape(model: Any) -> dict[str, Any]:
