@@ -26,8 +26,7 @@ class Placement:
 
     A replica's GPUs are on one node, where an actor that asks for them all is never split. Only a replica with more
     pipeline stages than a node holds `spans_nodes`; then each of its stages is on one node.
-    `num_held_gpus` are other jobs' at this moment. `shares_cores`: the engine runs on this machine's own processor,
-    beside Ray and the driver.
+    `num_held_gpus` are other jobs' at this moment.
     """
 
     num_replicas: int
@@ -35,7 +34,6 @@ class Placement:
     num_gpus: int
     gpu_type: str | None
     num_held_gpus: int = 0
-    shares_cores: bool = False
     spans_nodes: bool = False
 
     def num_fitting(self, nodes: list[dict[str, Any]]) -> int:
@@ -186,7 +184,6 @@ def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
         num_gpus=sum(gpus),
         gpu_type=", ".join(kinds) or None,
         spans_nodes=config.engine.kind == "vllm" and any(gpus) and size > max(gpus),
-        shares_cores=config.cluster.address == "local" and config.engine.kind == "vllm" and not any(gpus),
     )
 
 

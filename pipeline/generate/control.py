@@ -54,10 +54,6 @@ class Control:
         """Say that the worker's engine is up."""
         self.folder.write_text(f"{replica}.ready", "")
 
-    def all_ready(self) -> frozenset[str]:
-        """Return the workers whose engines are up."""
-        return frozenset(self._senders(".ready"))
-
     def drained(self, replica: str) -> None:
         """Say that the worker has nothing under way after `stop`."""
         self.folder.write_text(f"{replica}.drained", "")

@@ -22,7 +22,6 @@ from pipeline.generate import blocks as work_blocks
 from pipeline.generate.blocks import BlockPlan
 from pipeline.generate.cluster import Placement, remove_groups
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
-from pipeline.generate.cores import Cores
 from pipeline.generate.replica import Replica, ReplicaConfig
 from pipeline.generate.work_list import Work
 from pipeline.storage.artifacts import ArtifactStore
@@ -54,9 +53,7 @@ class DispatchPass:
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
         self._stranded_since: float | None = None
-        self._cores = Cores()
         self._groups: list[Any] = []
-        self._ready: frozenset[str] = frozenset()
 
     def run(self, run: ArtifactStore) -> int:
         """Generate the rows of the run's work list; return how many replicas have given up on the way.
@@ -78,7 +75,6 @@ class DispatchPass:
         finally:
             ended.set()
             thread.join()
-            self._cores.take_back()
             with suppress(PipelineError):  # however the pass ends, no worker waits for a word that nobody will say
                 self._config.control.send(CLOSE)
             # On another machine the ledgers stay in its temporary directory: a few bytes a row.
@@ -154,9 +150,6 @@ class DispatchPass:
     def _look(self, num_work: int) -> bool:
         """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
         control = self._config.control
-        if self._placement.shares_cores and (ready := control.all_ready()) != self._ready:
-            self._ready = ready
-            self._cores.leave_to_vllm()
         if self._interruptions.count:
             control.send(STOP)
             if control.all_drained():

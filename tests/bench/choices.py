@@ -29,8 +29,6 @@ from bench.models import make_models
 from bench.questions import make_questions, read
 from bench.settings import Bench, Size, engine_arguments, parse
 
-from pipeline.generate.cores import Cores
-
 Row: TypeAlias = dict[str, Any]
 
 DEFAULTS = ("folder=outputs/choices", "sizes=demo", "num_questions=192", "rounds=12")
@@ -122,7 +120,6 @@ def main(words: list[str]) -> None:
     make_models(bench.folder / "models")
     make_questions(bench)
     with closing(Engine(bench, size)) as engine, closing(RayAsleep()) as ray_data:
-        Cores().leave_to_vllm()
         found = asyncio.run(_measure(bench, size, engine, ray_data))
     for line in table(found):
         print(line)
