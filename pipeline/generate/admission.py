@@ -1,4 +1,4 @@
-"""Admission to the engine: few more rows at once than it has slots, and suspicious rows apart from the others.
+"""Admission to the engine: as many rows at once as it has slots, and suspicious rows apart from the others.
 
 A row that was under way when the process died runs in a narrow lane, at first among eight, then alone, so that the
 one that kills the engine is found by few deaths and takes no innocent row along. The most suspicious rows go first and
@@ -20,8 +20,8 @@ GROUP_WIDTH = 8
 class AdmissionQueue:
     """The slots of one engine. Used on one event loop; within a level rows go by their places in the work list."""
 
-    def __init__(self, admitted: int) -> None:
-        self._widths = (admitted, min(GROUP_WIDTH, admitted), 1)
+    def __init__(self, slots: int) -> None:
+        self._widths = (slots, min(GROUP_WIDTH, slots), 1)
         self._waiting: tuple[list[tuple[int, int, asyncio.Future[None]]], ...] = ([], [], [])
         self._arrivals = count()
         self._level = 0

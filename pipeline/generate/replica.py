@@ -60,8 +60,8 @@ logger = logging.getLogger(__name__)
 class ReplicaConfig:
     """What every worker of a session is told. Sent to the actors, so it pickles.
 
-    `slots` rows are under way in an engine, `admitted` are handed to it. `log_dir` is a directory of the worker's own
-    machine; `session` names this driver's attempt at the run.
+    `slots` rows are in flight in an engine. `log_dir` is a directory of the replica's own machine; `session` names this
+    driver's attempt at the run.
     """
 
     factory: EngineFactory
@@ -70,7 +70,6 @@ class ReplicaConfig:
     session: str
     flush_s: float
     slots: int
-    admitted: int
     seed: int
     max_restarts: int
     log_dir: str
@@ -99,7 +98,7 @@ class Replica:
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
             self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
             self._runner = RowRunner(
-                admission=AdmissionQueue(config.admitted),
+                admission=AdmissionQueue(config.slots),
                 attempt_log=self._attempt_log,
                 journal=self._journal,
                 replica=self._name,

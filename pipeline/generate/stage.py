@@ -158,7 +158,6 @@ def _replica_config(config: Config, run: ArtifactStore, factory: EngineFactory) 
         session=session,
         flush_s=config.run.flush_s,
         slots=config.engine.slots,
-        admitted=config.engine.admitted,
         seed=config.seed,
         max_restarts=config.engine.max_restarts,
         log_dir=str(run.local / "logs") if run.local else f"{tempfile.gettempdir()}/pipeline-logs",

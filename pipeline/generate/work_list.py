@@ -5,9 +5,9 @@ work/, in the order in which rows should start. Rows that are finished, or that 
 
 A row's rank is the length of the same prompt's completion in the earlier run, else the mean of its task and split
 there, else of its task, else of all; without an earlier run it is the length of the prompt, which is a weak guess.
-Rows of one rank stand by the length of their prompts and then by how these begin, so that an engine that caches
-prefixes finds them. Of a row that is done and of a prompt whose length is known some bytes are held; the rows
-themselves are shared out by rank to buckets on the disk, each of which is sorted alone.
+Rows of one rank stand by the length of their prompts, then by their keys. Of a row that is done and of a prompt whose
+length is known some bytes are held; the rows themselves are shared out by rank to buckets on the disk, each of which is
+sorted alone.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ WORK_SCHEMA = pa.schema(
     ]
 )
 
-RANKED_SCHEMA = pa.schema(
-    [*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64()), pa.field("start", pa.string())]
-)
+RANKED_SCHEMA = pa.schema([*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64())])
 
 DONE_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
 
@@ -76,10 +74,10 @@ _TODO = """
 _RANKS = "SELECT rank, count(*), count(*) FILTER (is_known) FROM todo GROUP BY rank ORDER BY rank DESC"
 _RANKED = """
     SELECT task, split, id, repeat, prompt_sha256, CASE WHEN prompt_token_ids IS NULL THEN messages END AS messages,
-        prompt_token_ids, rank, length, left(messages, 200) AS start FROM todo
+        prompt_token_ids, rank, length FROM todo
 """
-_UNSORTED = "SELECT * EXCLUDE (rank, length, start) FROM bucket"
-_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, start, task, split, id, repeat"
+_UNSORTED = "SELECT * EXCLUDE (rank, length) FROM bucket"
+_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, task, split, id, repeat"
 
 _NARROW = ["task", "split", "id", "prompt_sha256", "messages", "num_prompt_tokens", "error"]
 _WIDE = [*_NARROW, "prompt_token_ids"]

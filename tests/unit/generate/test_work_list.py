@@ -76,7 +76,7 @@ class TestWithHistory:
         work = write_work(run, prompts_of(run), [], 1, replace(lengths, by_task=table))
         assert ids(run, work) == [0, 2, 1, 3]
 
-    def test_rows_of_one_length_stand_by_prompt_and_then_by_its_beginning(self, run_with_prompts: Make) -> None:
+    def test_rows_of_one_length_stand_by_their_prompts_lengths_and_then_by_ids(self, run_with_prompts: Make) -> None:
         texts = ["b 1", "a 22", "b 2", "a 33", "c 333"]
         run = run_with_prompts([make_prompt(number, question=text) for number, text in enumerate(texts)])
         work = write_work(run, prompts_of(run), [], 1, known(run, dict.fromkeys(range(5), 7)))
