@@ -51,7 +51,7 @@ class RowRunner:
         finished = self.attempt_log.finished(key)
         if finished is not None:
             return finished
-        level = self.attempt_log.level(key)
+        level = self.attempt_log.suspicion(key)
         async with self.admission.slot(level, row["place"]):
             if self.is_ending():
                 return None
