@@ -1,8 +1,8 @@
-"""From journals to completions/: one row a question and repeat, none missing, none twice.
+"""Compaction of the journals into completions/: one row a question and repeat, none missing, none twice.
 
-In: the prompts stage and the journals. Out: the completions stage, sorted by id and repeat. Runs on the driver when
-the engines are done; what it holds in memory does not grow with the rows: the journals' lines are shared out to
-buckets on the disk, one a range of ids, and each bucket is cleared of doubles and sorted alone.
+In: the prompts and the journals. Out: the completions artifact, sorted by id and repeat. Runs on the driver when the
+engines are done. Its memory does not grow with the rows: the journals' lines are distributed over spill partitions on
+disk, one a range of ids, and each partition is deduplicated and sorted on its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.generate import journal
-from pipeline.records import COMPLETION_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, Completion, to_table
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, SpillPartitions, spill_partitions
@@ -39,16 +39,16 @@ PARTS_SQL = """
     FROM numbered GROUP BY task, split, part
 """
 
-# Lines of prompts that are not asked any more fall away here.
+# Lines of prompts that are no longer requested are dropped here.
 NUMBERED_SQL = """
     SELECT lines.*, number FROM lines
     JOIN parts ON lines.task = parts.task AND lines.split = parts.split AND id BETWEEN first_id AND last_id
     WHERE repeat < $repeats
 """
 
-# A worker that died after it journaled a row and before it reported it leaves the row to another: one of the two
-# counts, and an answer before an error. Lines of prompts that have changed since are not looked at. A prompt that
-# could not be asked becomes a completion with the same error.
+# A replica that crashes after it journaled a row and before it reported it leaves the row to another replica: one of
+# the two completions counts, a response rather than an error. Lines of prompts that have changed since are dropped.
+# A prompt with an error becomes a completion with the same error.
 PART_SQL = """
     WITH journaled AS (
         SELECT l.* FROM lines l SEMI JOIN prompts p
@@ -66,7 +66,7 @@ PART_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The questions of one task and split from `first_id` to `last_id`, and the number of their bucket."""
+    """The questions of one task and split from `first_id` to `last_id`, and the number of their spill partition."""
 
     number: int
     task: str
@@ -76,37 +76,37 @@ class Part:
 
     @property
     def prompts(self) -> pc.Expression:
-        """What is true of this part's prompts."""
+        """The filter that selects this part's prompts."""
         key = pc.field("id")
         return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
 
 def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mapping[str, Any]) -> None:
-    """Publish the completions stage.
+    """Publish the completions.
 
     Args:
         run: The run's directory, with its journals.
         prompts: Its prompts.
         repeats: Completions a question.
-        metadata: What to record with the stage.
+        metadata: What to record with the completions.
 
     Raises:
         RunError: The run's directory or the temporary one is full.
-        RuntimeError: A question has no completion, which no fault of a row explains.
+        RuntimeError: A question has no completion, which is a bug: a row that fails has one.
     """
     expected = prompts.num_rows * repeats
     with (
-        run.publish("completions", COMPLETION_SCHEMA, metadata) as folder,
+        run.publish("completions", COMPLETION_SCHEMA, metadata) as target,
         query.connection() as database,
-        spill_partitions(COMPLETION_SCHEMA) as shared,
+        spill_partitions(COMPLETION_SCHEMA) as partitions,
     ):
         size = max(ROWS_PER_PARTITION, expected // MAX_PARTITIONS + 1)
         parts = _parts(database, prompts, max(1, size // repeats))
-        _share_out(database, _batches(journal.read(run.child(journal.FOLDER))), repeats, shared)
+        _spill(database, _tables(journal.read(run.child(journal.FOLDER))), repeats, partitions)
         num_rows = 0
         for (task, split), group in groupby(parts, key=lambda part: (part.task, part.split)):
-            rows = (batch for part in group for batch in _rows(database, prompts, part, repeats, shared))
-            num_rows += folder.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
+            rows = (batch for part in group for batch in _rows(database, prompts, part, repeats, partitions))
+            num_rows += target.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
         if num_rows != expected:
             raise RuntimeError(f"{expected} completions expected, {num_rows} found in the journals of {run.root}")
 
@@ -117,26 +117,27 @@ def _parts(database: duckdb.DuckDBPyConnection, prompts: Artifact, num_prompts: 
     return [Part(*row) for row in database.execute("SELECT * FROM parts ORDER BY number").fetchall()]
 
 
-def _share_out(
-    database: duckdb.DuckDBPyConnection, batches: Iterable[pa.RecordBatch], repeats: int, shared: SpillPartitions
+def _tables(completions: Iterator[Completion]) -> Iterator[pa.Table]:
+    while chunk := list(islice(completions, BATCH_ROWS)):
+        yield to_table(chunk, COMPLETION_SCHEMA)
+
+
+def _spill(
+    database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table], repeats: int, partitions: SpillPartitions
 ) -> None:
-    for batch in batches:
-        database.register("lines", pa.Table.from_batches([batch]))
-        for found in query.batches(database, NUMBERED_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
-            numbers = found.column("number").to_numpy()
-            shared.add(found.select(COMPLETION_SCHEMA.names).cast(COMPLETION_SCHEMA), numbers)
+    """Add each line to the partition of the part that its question is in."""
+    for table in tables:
+        database.register("lines", table)
+        for batch in query.batches(database, NUMBERED_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
+            numbers = batch.column("number").to_numpy()
+            partitions.add(batch.select(COMPLETION_SCHEMA.names).cast(COMPLETION_SCHEMA), numbers)
 
 
 def _rows(
-    database: duckdb.DuckDBPyConnection, prompts: Artifact, part: Part, repeats: int, shared: SpillPartitions
+    database: duckdb.DuckDBPyConnection, prompts: Artifact, part: Part, repeats: int, partitions: SpillPartitions
 ) -> Iterator[pa.RecordBatch]:
     columns = ["task", "split", "id", "prompt_sha256", "num_prompt_tokens", "error"]
     database.register("prompts", query.scanner(prompts, columns, part.prompts))
-    database.register("lines", shared.read(part.number))
+    database.register("lines", partitions.read(part.number))
     for batch in query.batches(database, PART_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
         yield batch.select(COMPLETION_SCHEMA.names)
-
-
-def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    while chunk := list(islice(rows, BATCH_ROWS)):
-        yield pa.RecordBatch.from_pylist(chunk, schema=COMPLETION_SCHEMA)

@@ -27,7 +27,7 @@ from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
 from pipeline.generate.work_list import Work
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion
 from pipeline.runs.manifest import CompletionMetadata, Schedule, dump
 from pipeline.storage.artifacts import ARTIFACT_FILE, Artifact, ArtifactStore
 
@@ -76,7 +76,7 @@ def reopen(run: ArtifactStore) -> None:
     folder = run.child(journal.FOLDER)
     run.remove(journal.FOLDER)
     batches = stage.dataset().to_batches(filter=pc.field("error").is_null(), batch_size=1_000)
-    journal.keep(folder, (row for batch in batches for row in batch.to_pylist()))
+    journal.keep(folder, (Completion(**row) for batch in batches for row in batch.to_pylist()))
     for name, info in CompletionMetadata.from_stored(stage.metadata).engine.items():
         journal.write_engine_info(folder, name, info)
     run.remove(f"completions/{ARTIFACT_FILE}")  # first: without it what is left is no stage
