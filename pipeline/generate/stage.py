@@ -150,7 +150,7 @@ def _work(
 def _replica_config(config: Config, run: ArtifactStore, factory: EngineFactory) -> ReplicaConfig:
     session = uuid.uuid4().hex[:12]
     control = Control(run.child(journal.FOLDER).child(f"session-{session}"))
-    control.folder.create()
+    control.store.create()
     return ReplicaConfig(
         factory=factory,
         journal=run.child(journal.FOLDER),

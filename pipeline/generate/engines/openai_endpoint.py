@@ -152,6 +152,7 @@ class EndpointEngine:
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's answer."""
+        assert request.messages is not None, "a prompt that a server renders has its messages"
         messages = json.loads(request.messages)
         try:
             answer = await self._client.chat.completions.create(
