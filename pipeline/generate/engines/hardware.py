@@ -26,7 +26,7 @@ def gpu_info(num_gpus: int, visible_devices: str | None) -> EngineInfo:
 
     Returns:
         `gpu_names` and `gpu_uuids`, comma separated and in the same order, `gpu_memory_bytes` of the smallest one and
-        `gpu_driver`; or `gpu_error` alone, when the driver does not tell all of it.
+        `gpu_driver`; or `gpu_error` alone, when the driver does not report all of it.
     """
     import pynvml
 
@@ -58,15 +58,15 @@ def _handle(device: str) -> object:
 
 
 def num_parameters(path: str, revision: str | None = None, download_dir: str | None = None) -> int | None:
-    """Return the numbers that a model's checkpoint stores, vision towers and the like included.
+    """Return how many parameters a model's checkpoint stores, vision towers and the like included.
 
     Args:
         path: Directory, or hub id of a model in the cache.
         revision: Commit, tag or branch of the hub model.
-        download_dir: The cache, where it is not the usual one.
+        download_dir: The cache, where it is not the default one.
 
     Returns:
-        The sum over all tensors, as the hub shows it; None where there are no safetensors files to read it from.
+        The sum over all tensors, as the hub shows it; None where there are no readable safetensors files.
     """
     from huggingface_hub import get_local_safetensors_metadata, snapshot_download
 
@@ -76,6 +76,6 @@ def num_parameters(path: str, revision: str | None = None, download_dir: str | N
             cached = snapshot_download(path, revision=revision, cache_dir=download_dir, local_files_only=True)
             directory = Path(cached)
         return sum(get_local_safetensors_metadata(directory).parameter_count.values())
-    except Exception:  # files from outside; the engine runs all the same, and the number stays unknown
+    except Exception:  # whatever the files hold, the engine runs, and the number stays unknown
         logger.warning("The number of parameters of %s is unknown", path, exc_info=True)
         return None
