@@ -139,7 +139,7 @@ def completions(run: ArtifactStore) -> list[dict[str, Any]]:
 
 def engine_infos(run: ArtifactStore) -> list[EngineInfo]:
     """Return what each replica of a run that is under way last said of its engine."""
-    return list(journal.read_engine_info(run.child(journal.FOLDER)).values())
+    return list(journal.read_engine_info(run.child(journal.DIRECTORY)).values())
 
 
 class Started:

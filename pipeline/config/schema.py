@@ -7,7 +7,6 @@ express. Each error names the full key.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -209,15 +208,6 @@ class EngineConfig:
     def slots(self) -> int:
         """Completions in flight at once in one replica."""
         return self.max_num_seqs if self.kind == "vllm" else self.endpoint.concurrency
-
-    @property
-    def admitted(self) -> int:
-        """Rows that one replica hands to its engine at once.
-
-        vLLM gets a quarter more than its slots, so that the next row is there when one ends; all of them at once would
-        only make its queue longer. A server's concurrency is what the user wants it to be.
-        """
-        return math.ceil(1.25 * self.slots) if self.kind == "vllm" else self.slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""The generate room: prompts/ in, completions/ out. The only room that knows Ray and an engine."""
+"""The generate stage: prompts/ in, completions/ out. The only stage that imports Ray and runs an engine."""

@@ -1,6 +1,6 @@
 """How the work list is handed out: its rows in order, in blocks of a size that suits the work and the cluster.
 
-In: the work list's files. Out: a Ray data set of small blocks, made as they are wanted.
+In: the work list's files. Out: a Ray data set of small blocks, made on demand.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from pipeline.storage.artifacts import ArtifactStore
 ROWS_AT_ONCE = 1024
 """Rows that are read from the work list at a time."""
 
-
 ROWS_PER_SLOT = {4: 2.5, 8: 4.0, 16: 6.0, 32: 8.0}
 """Rows at a replica for each slot of its engine, by the rows of a block."""
-
 
 ROWS_FOR_ONE_REPLICA = (16, 32, 64, 128)
 """Rows that a block for a single replica may have."""
@@ -30,11 +28,11 @@ ROWS_FOR_ONE_REPLICA = (16, 32, 64, 128)
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """How the work is handed out: rows a block, and blocks at a replica at once.
+    """How the work is divided: rows a block, and blocks in flight at a replica.
 
-    A block is whole only when its last row is, so a replica needs more rows than its engine has slots, the more the
-    larger the blocks are: with 2 rows a slot and 4 a block, slots stand empty when nothing tells the rows' lengths. The
-    figures are those of tests/bench/longest_first.py.
+    A block is done only when its last row is, so a replica needs more rows than its engine has slots, and more of them
+    the larger the blocks are: with 2 rows a slot and 4 a block, slots stay empty when the rows' lengths are unknown.
+    The figures are those of tests/bench/longest_first.py.
     """
 
     rows_per_block: int
@@ -42,10 +40,10 @@ class BlockPlan:
 
     @classmethod
     def of(cls, num_rows: int, slots: int, num_replicas: int) -> BlockPlan:
-        """Return the portions for so many rows."""
+        """Return the plan for this many rows."""
         if num_replicas == 1:
-            # With nobody to share the last rows, larger blocks cost Ray less, and even when each of them has but its
-            # longest row left, the engine is full.
+            # No other replica could take the last rows, so larger blocks cost nothing and save Ray work; even when of
+            # each block only the longest row is left, the engine is full.
             target = num_rows / (25 * slots)
             rows = max((size for size in ROWS_FOR_ONE_REPLICA if size <= target), default=min(ROWS_FOR_ONE_REPLICA))
             return cls(rows, 1 + math.ceil(1.25 * slots))
@@ -53,21 +51,24 @@ class BlockPlan:
         # Long work can afford large blocks, and a wide cluster needs them: its driver is one process.
         target = max(rows_per_slot / 25, slots * num_replicas / 2000 if rows_per_slot >= 40 else 0)
         rows = max((size for size in ROWS_PER_SLOT if size <= target), default=min(ROWS_PER_SLOT))
-        # One more than feeds the slots: a block that the worker holds back must not keep the next one away.
+        # One more than the slots need: a block that the replica holds back must not keep the next one away.
         return cls(rows, 1 + math.ceil(ROWS_PER_SLOT[rows] * slots / rows))
 
     @property
     def rows_per_replica(self) -> int:
-        """Rows at a replica at once."""
+        """Rows in flight at a replica."""
         return self.rows_per_block * self.blocks_per_replica
 
 
 def blocks(run: ArtifactStore, work: Work, rows_per_block: int) -> Any:
-    """Return the work list as a Ray data set of blocks of so many rows, in its order, with a column `place` from 0."""
+    """Return the work list as a Ray data set of blocks of `rows_per_block` rows, in order.
+
+    The column `place` counts the rows from 0.
+    """
     import ray.data
 
     files = ray.data.from_items([{"file": name} for name in work.files], override_num_blocks=1)
-    # One task reads all files, since several would mix the order. It waits most of the time, and takes no processor.
+    # One task reads all files, since several would mix the order. It waits most of the time, so it reserves no CPU.
     return files.map_batches(
         _read,
         fn_args=(run,),
@@ -79,7 +80,7 @@ def blocks(run: ArtifactStore, work: Work, rows_per_block: int) -> Any:
 
 
 def _read(files: pa.Table, run: ArtifactStore) -> Iterator[pa.Table]:
-    """Yield the rows of the files in their order, each with its place in it."""
+    """Yield the rows of the files in order, each with its place."""
     place = 0
     for name in files.column("file").to_pylist():
         with run.fs.open_input_file(run.path(name)) as source:

@@ -1,6 +1,6 @@
-"""The Ray cluster: join or start one, see what it has, place the replicas, leave it as it was found.
+"""The Ray cluster: join or start one, read its resources, place the replicas, leave it as it was found.
 
-In: the configuration. Out: a `Placement`. Ray's own words go to its log files, not to the terminal.
+In: the configuration. Out: a `Placement`. Ray's own output goes to its log files, not to the terminal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.config.schema import Config, EngineConfig
 from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted
@@ -19,14 +19,20 @@ from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted
 logger = logging.getLogger(__name__)
 
 
+class Node(TypedDict):
+    """A node as `ray.nodes()` returns it; these keys are read."""
+
+    Alive: bool
+    Resources: dict[str, float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """How many engines run and what each of them takes.
 
-    A replica's GPUs are on one node, where an actor that asks for them all is never split. Only a replica with more
-    pipeline stages than a node holds `spans_nodes`; then each of its stages is on one node.
-    `num_held_gpus` are other jobs' at this moment. `shares_cores`: the engine runs on this machine's own processor,
-    beside Ray and the driver.
+    A replica's GPUs are on one node, where an actor that requests all of them is never split. Only a replica with more
+    pipeline stages than fit on a node `spans_nodes`; then each of its stages is on one node. `num_held_gpus` counts the
+    GPUs that other jobs hold at this moment.
     """
 
     num_replicas: int
@@ -34,17 +40,16 @@ class Placement:
     num_gpus: int
     gpu_type: str | None
     num_held_gpus: int = 0
-    shares_cores: bool = False
     spans_nodes: bool = False
 
-    def num_fitting(self, nodes: list[dict[str, Any]]) -> int:
-        """Return how many replicas the living of these nodes have room for; 1 where replicas take no GPU."""
+    def num_fitting(self, nodes: list[Node]) -> int:
+        """Return how many replicas fit on those of the nodes that are alive; 1 where replicas take no GPU."""
         gpus = _gpus(nodes)
         return num_groups(gpus, self.gpus_per_replica, spans_nodes=self.spans_nodes) if self.gpus_per_replica else 1
 
     @property
     def waits_for(self) -> str | None:
-        """What replicas wait for, in a line, or None: GPUs that other jobs hold."""
+        """One line that says which GPUs, held by other jobs, some replicas wait for; None when none waits."""
         short = self.num_replicas * self.gpus_per_replica - (self.num_gpus - self.num_held_gpus)
         if short <= 0 or not self.num_held_gpus:
             return None
@@ -53,16 +58,16 @@ class Placement:
             f"{self.num_replicas} replicas of {self.gpus_per_replica} some start only when {short} are given back"
         )
 
-    def group_args(self, groups: list[Any]) -> dict[str, Any]:
-        """Return what Ray is told when it makes the actor of a replica over several nodes; called once for each.
+    def group_args(self, groups: list[Any]) -> dict[str, object]:
+        """Return Ray's options for the actor of a replica over several nodes; called once for each actor.
 
         Args:
-            groups: Gets the placement group that is made for it; whoever owns the list calls `remove_groups`.
+            groups: The placement group that is made for the actor is appended; the list's owner calls `remove_groups`.
         """
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        # A GPU a bundle is what vLLM's own Ray executor asks for. PACK fills a node before it begins the next.
+        # vLLM's own Ray executor requires one GPU a bundle. PACK fills a node before it uses the next.
         groups.append(placement_group([{"GPU": 1.0}] * self.gpus_per_replica, strategy="PACK"))
         return {
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
@@ -72,24 +77,25 @@ class Placement:
 
 
 def remove_groups(groups: list[Any]) -> None:
-    """Give back what the placement groups hold: unlike an actor's, their GPUs stay taken when their actor has ended."""
+    """Release the placement groups: unlike an actor's own GPUs, theirs stay reserved after the actor has ended."""
     from ray.util.placement_group import remove_placement_group
 
     for group in groups:
         try:
             remove_placement_group(group)
-        except Exception:  # Ray may be gone, and why the pass has ended is what the caller is about to say
+        except Exception:  # Ray may be gone, and the caller is about to report why the pass has ended
             logger.exception("A placement group cannot be given back")
 
 
 def require_whole_stages(tensor_parallel_size: int) -> None:
-    """Refuse a placement group that other jobs' GPUs have torn; called in an actor, no model is loaded for it.
+    """Check that each tensor parallel group of this actor's placement group is on one node; loads no model.
 
-    vLLM takes a group's GPUs node by node (vLLM 0.32, v1/executor/ray_utils.py, get_bundles_sorted_by_node), so that
-    each tensor parallel group is on one node when every node has a multiple of its size. vLLM itself only warns.
+    GPUs held by other jobs may split it. vLLM takes a group's GPUs node by node (vLLM 0.32, v1/executor/ray_utils.py,
+    get_bundles_sorted_by_node), so each tensor parallel group is on one node when the number of the group's GPUs on
+    every node is a multiple of its size. vLLM itself only warns.
 
     Raises:
-        ConfigError: Some node has another number of the group's GPUs.
+        ConfigError: The number of the group's GPUs on some node is not a multiple.
     """
     from ray.util.placement_group import get_current_placement_group, placement_group_table
 
@@ -104,8 +110,8 @@ def require_whole_stages(tensor_parallel_size: int) -> None:
 
 
 def load() -> None:
-    """Import Ray, which takes seconds, while something else is waited for. Starts nothing."""
-    _settle()
+    """Import Ray, which takes seconds, while the caller waits for something else. Starts nothing."""
+    _set_environment()
     import ray.data  # noqa: F401
 
 
@@ -114,10 +120,10 @@ def cluster(config: Config) -> Iterator[Placement]:
     """Join or start Ray, and leave it at the end; a local one is stopped with all its processes.
 
     Raises:
-        ConfigError: The cluster cannot be reached, or has not the GPUs that the configuration asks for.
-        Interrupted: SIGTERM came before the caller's handler was back.
+        ConfigError: The cluster cannot be reached, or lacks the GPUs that the configuration requests.
+        Interrupted: SIGTERM arrived before the caller's handler was installed again.
     """
-    _settle()
+    _set_environment()
     import ray
 
     joined = ray.is_initialized()
@@ -127,23 +133,23 @@ def cluster(config: Config) -> Iterator[Placement]:
                 _start(config)
             placement = place(config, ray.nodes())
             num_free = int(ray.available_resources().get("GPU", 0))
-        except SystemExit as ended:  # Ray's own handler of SIGTERM, which its start puts in place
-            raise Interrupted(CAN_BE_RESUMED) from ended
+        except SystemExit as error:  # raised by Ray's own handler of SIGTERM, which its start installs
+            raise Interrupted(CAN_BE_RESUMED) from error
         yield replace(placement, num_held_gpus=max(0, placement.num_gpus - num_free))
     finally:
-        if not joined:  # also after half a start
+        if not joined:  # also when it has started only in part
             ray.shutdown()
 
 
-def _settle() -> None:
-    """Settle what Ray asks the environment for before it is imported or started."""
-    # Ray's API starts a local Ray by itself where none runs. A thread of Ray Data may outlive the run by a call, and
-    # that Ray would stay: only `cluster` starts one. Read once, when Ray is imported (_private/auto_init_hook.py).
+def _set_environment() -> None:
+    """Set the variables that Ray reads when it is imported or started."""
+    # Ray's API starts a local Ray by itself where none runs. A thread of Ray Data may make one call after the run has
+    # ended, and that Ray would stay: only `cluster` starts one. Read once, at import (_private/auto_init_hook.py).
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # Ray's workers give way to all else on a machine (15), and with them the engine: everything waits for the engine.
+    # By default Ray's workers have niceness 15, and the engine in them too, though everything waits for the engine.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 
@@ -164,15 +170,15 @@ def _start(config: Config) -> None:
         ) from error
 
 
-def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
-    """Return where the replicas go on these nodes.
+def place(config: Config, nodes: list[Node]) -> Placement:
+    """Return the placement of the replicas on these nodes.
 
     Args:
-        config: What is asked for.
-        nodes: As `ray.nodes()` returns them; only the living ones count.
+        config: The run's configuration.
+        nodes: As `ray.nodes()` returns them; only those that are alive count.
 
     Raises:
-        ConfigError: It cannot fit; the message names the key and what there is.
+        ConfigError: The replicas do not fit; the message names the key and what the nodes have.
     """
     gpus = _gpus(nodes)
     prefix = "accelerator_type:"
@@ -185,29 +191,32 @@ def place(config: Config, nodes: list[dict[str, Any]]) -> Placement:
         num_gpus=sum(gpus),
         gpu_type=", ".join(kinds) or None,
         spans_nodes=config.engine.kind == "vllm" and any(gpus) and size > max(gpus),
-        shares_cores=config.cluster.address == "local" and config.engine.kind == "vllm" and not any(gpus),
     )
 
 
-def _gpus(nodes: list[dict[str, Any]]) -> list[int]:
-    """Return the number of GPUs of each living node."""
+def _gpus(nodes: list[Node]) -> list[int]:
+    """Return the number of GPUs of each node that is alive."""
     return [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
 
 
 def num_groups(gpus: Sequence[int], size: int, *, spans_nodes: bool = False) -> int:
-    """Return how many groups of `size` GPUs nodes with these numbers of GPUs hold, each on one node unless it spans."""
+    """Return how many groups of `size` GPUs fit on nodes with these GPUs, each on one node unless it spans nodes."""
     return sum(gpus) // size if spans_nodes else sum(count // size for count in gpus)
 
 
 def _num_replicas(engine: EngineConfig, gpus: list[int]) -> int:
-    """Return how many replicas run on nodes with these numbers of GPUs, or say why they cannot."""
+    """Return how many replicas run on nodes with these numbers of GPUs.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
     requested = None if engine.replicas == "auto" else int(engine.replicas)
     tensor, size = engine.tensor_parallel_size, engine.gpus_per_replica
     at = f"engine.tensor_parallel_size={tensor}"
     if engine.pipeline_parallel_size > 1:
         at += f", engine.pipeline_parallel_size={engine.pipeline_parallel_size}"
     if engine.kind == "endpoint":
-        return 1  # one client; what the server runs on is not ours to place
+        return 1  # one client; the server's hardware is not placed here
     if not any(gpus):
         if size > 1:
             raise ConfigError(f"{at}: the cluster has no GPU; set it to 1")

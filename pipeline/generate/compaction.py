@@ -1,8 +1,8 @@
-"""From journals to completions/: one row a question and repeat, none missing, none twice.
+"""Compaction of the journals into completions/: one row a question and repeat, none missing, none twice.
 
-In: the prompts stage and the journals. Out: the completions stage, sorted by id and repeat. Runs on the driver when
-the engines are done; what it holds in memory does not grow with the rows: the journals' lines are shared out to
-buckets on the disk, one a range of ids, and each bucket is cleared of doubles and sorted alone.
+In: the prompts and the journals. Out: the completions artifact, sorted by id and repeat. Runs on the driver when the
+engines are done. Its memory does not grow with the rows: the journals' lines are distributed over spill partitions on
+disk, one a range of ids, and each partition is deduplicated and sorted on its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.generate import journal
-from pipeline.records import COMPLETION_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, Completion, to_table
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, IdRange, SpillPartitions, id_ranges, spill_partitions
@@ -37,16 +37,16 @@ _RANGE_SCHEMA = pa.schema(
     ]
 )
 
-# Lines of prompts that are not asked any more fall away here.
+# Lines of prompts that are no longer requested are dropped here.
 NUMBERED_SQL = """
     SELECT lines.*, partition FROM lines
     JOIN ranges ON lines.task = ranges.task AND lines.split = ranges.split AND id BETWEEN first_id AND last_id
     WHERE repeat < $repeats
 """
 
-# A worker that died after it journaled a row and before it reported it leaves the row to another: one of the two
-# counts, and an answer before an error. Lines of prompts that have changed since are not looked at. A prompt that
-# could not be asked becomes a completion with the same error.
+# A replica that crashes after it journaled a row and before it reported it leaves the row to another replica: one of
+# the two completions counts, a response rather than an error. Lines of prompts that have changed since are dropped.
+# A prompt with an error becomes a completion with the same error.
 PART_SQL = """
     WITH journaled AS (
         SELECT l.* FROM lines l SEMI JOIN prompts p
@@ -63,55 +63,60 @@ PART_SQL = """
 
 
 def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mapping[str, Any]) -> None:
-    """Publish the completions stage.
+    """Publish the completions.
 
     Args:
         run: The run's directory, with its journals.
         prompts: Its prompts.
         repeats: Completions a question.
-        metadata: What to record with the stage.
+        metadata: What to record with the completions.
 
     Raises:
         RunError: The run's directory or the temporary one is full.
-        RuntimeError: A question has no completion, which no fault of a row explains.
+        RuntimeError: A question has no completion, which is a bug: a row that fails has one.
     """
     expected = prompts.num_rows * repeats
     with (
-        run.publish("completions", COMPLETION_SCHEMA, metadata) as folder,
+        run.publish("completions", COMPLETION_SCHEMA, metadata) as target,
         query.connection() as database,
-        spill_partitions(COMPLETION_SCHEMA) as shared,
+        spill_partitions(COMPLETION_SCHEMA) as partitions,
     ):
         size = max(ROWS_PER_PARTITION, expected // MAX_PARTITIONS + 1)
         database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
         ranges = id_ranges(database, "FROM prompts", max(1, size // repeats))
-        _share_out(database, ranges, _batches(journal.read(run.child(journal.FOLDER))), repeats, shared)
+        _spill(database, ranges, _tables(journal.read(run.child(journal.DIRECTORY))), repeats, partitions)
         num_rows = 0
         for (task, split), group in groupby(enumerate(ranges), key=lambda each: (each[1].task, each[1].split)):
             rows = (
                 batch
                 for partition, ids in group
-                for batch in _rows(database, prompts, ids, shared.read(partition), repeats)
+                for batch in _rows(database, prompts, ids, partitions.read(partition), repeats)
             )
-            num_rows += folder.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
+            num_rows += target.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
         if num_rows != expected:
             raise RuntimeError(f"{expected} completions expected, {num_rows} found in the journals of {run.root}")
 
 
-def _share_out(
+def _tables(completions: Iterator[Completion]) -> Iterator[pa.Table]:
+    while chunk := list(islice(completions, BATCH_ROWS)):
+        yield to_table(chunk, COMPLETION_SCHEMA)
+
+
+def _spill(
     database: duckdb.DuckDBPyConnection,
     ranges: Sequence[IdRange],
-    batches: Iterable[pa.RecordBatch],
+    tables: Iterable[pa.Table],
     repeats: int,
-    shared: SpillPartitions,
+    partitions: SpillPartitions,
 ) -> None:
-    """Spill the lines, those of each range into the partition with the range's place in the list."""
+    """Spill the lines: those of each range into the partition whose number is the range's place in the list."""
     rows = [asdict(ids) | {"partition": partition} for partition, ids in enumerate(ranges)]
     database.register("ranges", pa.Table.from_pylist(rows, schema=_RANGE_SCHEMA))
-    for batch in batches:
-        database.register("lines", pa.Table.from_batches([batch]))
-        for found in query.batches(database, NUMBERED_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
-            numbers = found.column("partition").to_numpy()
-            shared.add(found.select(COMPLETION_SCHEMA.names).cast(COMPLETION_SCHEMA), numbers)
+    for table in tables:
+        database.register("lines", table)
+        for batch in query.batches(database, NUMBERED_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
+            numbers = batch.column("partition").to_numpy()
+            partitions.add(batch.select(COMPLETION_SCHEMA.names).cast(COMPLETION_SCHEMA), numbers)
 
 
 def _rows(
@@ -122,8 +127,3 @@ def _rows(
     database.register("lines", lines)
     for batch in query.batches(database, PART_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
         yield batch.select(COMPLETION_SCHEMA.names)
-
-
-def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    while chunk := list(islice(rows, BATCH_ROWS)):
-        yield pa.RecordBatch.from_pylist(chunk, schema=COMPLETION_SCHEMA)

@@ -1,7 +1,7 @@
-"""One pass of Ray Data over the work: feeds the workers, hears their statuses, and listens to people and to failures.
+"""One pass of Ray Data over the work: hands blocks to the replicas, counts their statuses, and reacts to failures.
 
-A thread looks around a few times a second, for a signal of the user and for replicas that have given up, and says the
-word that lets the workers hand back what they hold. Nothing here touches a completion.
+A monitor thread checks a few times a second for the user's signals and for replicas that have given up, and sends the
+message that makes the replicas return the blocks they hold. Nothing here touches a completion.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pipeline.generate import blocks as work_blocks
 from pipeline.generate.blocks import BlockPlan
 from pipeline.generate.cluster import Placement, remove_groups
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
-from pipeline.generate.cores import Cores
 from pipeline.generate.replica import Replica, ReplicaConfig
 from pipeline.generate.work_list import Work
 from pipeline.storage.artifacts import ArtifactStore
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COUNT_S = 5.0
-"""Seconds between two counts of the machines."""
+"""Seconds between two counts of the cluster's nodes."""
 
 LONGEST_STRANDED_S = 300.0
-"""Seconds that a pass waits for a machine, when all of them are lost or hold replicas that have given up."""
+"""Seconds that a pass waits for a node, when all of them are lost or hold replicas that have given up."""
 
 
 class DispatchPass:
@@ -54,22 +53,20 @@ class DispatchPass:
         self._reason_to_end: PipelineError | None = None
         self._next_count = 0.0
         self._stranded_since: float | None = None
-        self._cores = Cores()
         self._groups: list[Any] = []
-        self._ready: frozenset[str] = frozenset()
 
     def run(self, run: ArtifactStore) -> int:
-        """Generate the rows of the run's work list; return how many replicas have given up on the way.
+        """Generate the rows of the run's work list; return how many replicas gave up meanwhile.
 
         Raises:
-            Interrupted: The user asked to stop, and what was under way has landed or the grace is over.
-            PipelineError: The run cannot go on.
-            RuntimeError: Not one row came back, though no replica has given up.
+            Interrupted: The user asked to stop, and the rows in flight are finished or the grace period is over.
+            PipelineError: The run cannot continue.
+            RuntimeError: No row was returned although no replica has given up.
         """
         num_work = self._work.num_rows
-        blocks = self._dataset(run).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        blocks = self._statuses(run).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         ended = threading.Event()
-        thread = threading.Thread(target=self._look_around, args=(num_work, ended), name="look-around", daemon=True)
+        thread = threading.Thread(target=self._monitor, args=(ended,), name="monitor", daemon=True)
         try:
             thread.start()
             with closing(iter(blocks)) as iterator:  # Ray Data stops when its iterator is closed
@@ -78,10 +75,9 @@ class DispatchPass:
         finally:
             ended.set()
             thread.join()
-            self._cores.take_back()
-            with suppress(PipelineError):  # however the pass ends, no worker waits for a word that nobody will say
+            with suppress(PipelineError):  # however the pass ends, no replica waits for a message that never comes
                 self._config.control.send(CLOSE)
-            # On another machine the ledgers stay in its temporary directory: a few bytes a row.
+            # On other machines the attempt logs stay in the temporary directory: a few bytes a row.
             shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._config.session}", ignore_errors=True)
             remove_groups(self._groups)  # the next pass makes its own
         if self._reason_to_end is not None:
@@ -92,44 +88,36 @@ class DispatchPass:
             raise RuntimeError(f"{num_work} rows went to the workers, none came back")
         return self._num_given_up
 
-    def _dataset(self, run: ArtifactStore) -> Any:
+    def _statuses(self, run: ArtifactStore) -> Any:
+        """Return the Ray data set of the rows' statuses, which generates the rows when it is read."""
         import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        context.execution_no_progress_timeout_s = -1  # one answer may take longer than Ray Data's half an hour
-        context.memory_usage_poll_interval_s = None  # or each block has a thread that reads /proc for it
-        blocks = work_blocks.blocks(run, self._work, self._block_plan.rows_per_block)
-        # Only a replica over several nodes needs it, and Ray Data has nothing in its place yet.
-        spread: dict[str, Any] = {}
-        if self._placement.spans_nodes:
-            spread["ray_remote_args_fn"] = lambda: self._placement.group_args(self._groups)
+        context.execution_no_progress_timeout_s = -1  # one response may take longer than Ray Data's half an hour
+        context.memory_usage_poll_interval_s = None  # otherwise each block has a thread that reads /proc for it
+        plan, placement = self._block_plan, self._placement
         with warnings.catch_warnings():
+            # Only a replica over several nodes needs the argument, and Ray Data has no replacement for it yet.
             warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-            return self._mapped(blocks, spread)
-
-    def _mapped(self, blocks: Any, spread: dict[str, Any]) -> Any:
-        import ray.data
-
-        size = self._placement.gpus_per_replica
-        return blocks.map_batches(
-            Replica,
-            fn_constructor_args=(self._config,),
-            batch_size=self._block_plan.rows_per_block,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=self._placement.num_replicas,
-                max_tasks_in_flight_per_actor=self._block_plan.blocks_per_replica,
-                max_concurrent_calls_per_actor=self._block_plan.blocks_per_replica,
-            ),
-            num_gpus=0 if self._placement.spans_nodes else size,
-            num_cpus=0 if size else 1,
-            **spread,
-        )
+            return work_blocks.blocks(run, self._work, plan.rows_per_block).map_batches(
+                Replica,
+                fn_constructor_args=(self._config,),
+                batch_size=plan.rows_per_block,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(
+                    size=placement.num_replicas,
+                    max_tasks_in_flight_per_actor=plan.blocks_per_replica,
+                    max_concurrent_calls_per_actor=plan.blocks_per_replica,
+                ),
+                num_gpus=0 if placement.spans_nodes else placement.gpus_per_replica,
+                num_cpus=0 if placement.gpus_per_replica else 1,
+                ray_remote_args_fn=(lambda: placement.group_args(self._groups)) if placement.spans_nodes else None,
+            )
 
     def _count(self, block: Any) -> None:
-        """Count a block of statuses, and raise what ends the run."""
+        """Count a block of statuses, and raise the error that ends the run."""
         columns = block.to_pydict()
         for kind, text in zip(columns["fatal_kind"], columns["fatal"], strict=True):
             if kind is not None:
@@ -141,22 +129,19 @@ class DispatchPass:
         self.num_done += num_done
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
 
-    def _look_around(self, num_work: int, ended: threading.Event) -> None:
-        """Look until the pass has ended; a fault of the storage is looked over, and the next look comes soon."""
+    def _monitor(self, ended: threading.Event) -> None:
+        """Check until the pass has ended; after a storage error the next check follows soon."""
         last_blocks = self._placement.num_replicas * self._block_plan.rows_per_block
-        while not ended.wait(IDLE_POLL_S if num_work - self._num_returned <= last_blocks else POLL_S):
+        while not ended.wait(IDLE_POLL_S if self._work.num_rows - self._num_returned <= last_blocks else POLL_S):
             try:
-                if self._look(num_work):
+                if self._check():
                     return
-            except Exception:  # were the thread to end, nobody would say the word that ends the pass
+            except Exception:  # if the thread ended, no message would end the pass
                 logger.exception("Looking around has failed; looking again")
 
-    def _look(self, num_work: int) -> bool:
-        """Stop when the user says so, close when all that is left is held back; return whether it is the last word."""
+    def _check(self) -> bool:
+        """Stop on the user's signal, close when all rows left are held back; return whether no check is left to do."""
         control = self._config.control
-        if self._placement.shares_cores and (ready := control.all_ready()) != self._ready:
-            self._ready = ready
-            self._cores.leave_to_vllm()
         if self._interruptions.count:
             control.send(STOP)
             if control.all_drained():
@@ -177,7 +162,7 @@ class DispatchPass:
             )
             self._interruptions.end_now(self._reason_to_end)
             return True
-        num_left = num_work - self._num_returned
+        num_left = self._work.num_rows - self._num_returned
         in_flight = self._placement.num_replicas * self._block_plan.rows_per_replica
         if num_left <= in_flight and num_left == control.num_held():
             control.send(CLOSE)
@@ -185,7 +170,7 @@ class DispatchPass:
         return False
 
     def _is_stranded(self) -> bool:
-        """Return whether machines were lost and none is left, or comes back, for a replica that can generate."""
+        """Return whether, for `LONGEST_STRANDED_S`, no node has been there for a replica that can generate."""
         import ray
 
         now = time.monotonic()

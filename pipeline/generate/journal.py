@@ -1,10 +1,10 @@
-"""The journal: where a finished row is safe before anyone hears of it.
+"""The journal: every completion is persisted here before it is reported.
 
-In: completions, one at a time, from one worker. Out: lines on disk, `<crc32 of the rest, 8 hex digits> <JSON>`.
-Each worker process has a journal of its own, so that no file has two writers. On a disk a line is fsynced before
-`Journal.append` returns; the lines that came during one fsync share the next. Object storage cannot append: there
-the lines of at most `flush_s` seconds make one object. Ray Data's own sink and checkpoints are not used for this:
-a row counts there only when its task commits, and only for some sources.
+In: completions, one at a time, from one replica. Out: lines on disk, `<crc32 of the rest, 8 hex digits> <JSON>`. Each
+process of a replica has a journal of its own, so that no file has two writers. On a disk a line is fsynced before
+`Journal.append` returns; lines that arrive during one fsync share the next. Object storage cannot append: there the
+lines of at most `flush_s` seconds become one object. Ray Data's own sink and checkpoints are not used: with them a row
+counts only when its task commits, and only for some sources.
 """
 
 from __future__ import annotations
@@ -16,59 +16,61 @@ import queue
 import threading
 import uuid
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pipeline.errors import DataError
 from pipeline.records import Completion
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 
-FOLDER = "journal"
+DIRECTORY = "journal"
 SUFFIX = ".jsonl"
+INFO_SUFFIX = ".facts.json"
 
 
 class Journal:
-    """One worker's journal. `append` is called on one event loop; a thread of its own writes."""
+    """The journal of one replica's process. `append` is called on one event loop; a thread writes."""
 
-    def __init__(self, folder: ArtifactStore, name: str, flush_s: float) -> None:
+    def __init__(self, store: ArtifactStore, name: str, flush_s: float) -> None:
         """Open a new journal.
 
         Args:
-            folder: Directory of the run's journals.
+            store: Directory of the run's journals.
             name: Unique name of this writer.
             flush_s: In object storage, seconds between two objects.
         """
-        self._folder, self._name, self._flush_s = folder, name, flush_s
+        self._store, self._name, self._flush_s = store, name, flush_s
         self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._file: BinaryIO | None = None
         self._num_objects = 0
-        if folder.local is not None:
-            folder.create()
-            self._file = (folder.local / f"{name}{SUFFIX}").open("ab", buffering=0)
+        if store.local is not None:
+            store.create()
+            self._file = (store.local / f"{name}{SUFFIX}").open("ab", buffering=0)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
     async def append(self, completion: Completion) -> None:
-        """Return when the completion is on disk.
+        """Persist a completion; return when it is on disk.
 
         Raises:
-            OSError: It could not be written, for instance because the disk is full.
+            OSError: It cannot be written, for instance because the disk is full.
         """
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put((_line(asdict(completion)), written))
-        await written
+        await self._written(_line(completion))
 
     async def flush(self) -> None:
-        """Return when all that was appended before is on disk, or could not be written."""
+        """Return when everything that was appended before is on disk, or failed to be written."""
+        await self._written(b"")
+
+    async def _written(self, data: bytes) -> None:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put((b"", written))
+        self._queue.put((data, written))
         await written
 
     def close(self) -> None:
-        """Write what is waiting and end the thread."""
+        """Write what is queued and end the thread."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join()
@@ -80,7 +82,7 @@ class Journal:
         while not ending:
             first = self._queue.get()
             if first is not None and self._file is None:
-                self._closing.wait(self._flush_s)  # gather an object's worth
+                self._closing.wait(self._flush_s)  # collect the lines of one object
             lines, waiting = [], []
             item = first
             while True:
@@ -98,7 +100,7 @@ class Journal:
                 future.get_loop().call_soon_threadsafe(_settle, future, error)
 
     def _commit(self, data: bytes) -> Exception | None:
-        """Put the lines on disk; return what hindered it."""
+        """Put the lines on disk; return the error that prevented it, or None."""
         try:
             if self._file is not None:
                 view = memoryview(data)
@@ -108,9 +110,9 @@ class Journal:
             else:
                 name = f"{self._name}-{self._num_objects:06d}{SUFFIX}"
                 self._num_objects += 1
-                with self._folder.fs.open_output_stream(self._folder.path(name)) as stream:
+                with self._store.fs.open_output_stream(self._store.path(name)) as stream:
                     stream.write(data)
-        except Exception as error:  # handed to whoever waits for it: were the thread to die, they would wait for ever
+        except Exception as error:  # raised by the waiting `append`: if this thread ended, it would wait forever
             return error
         return None
 
@@ -124,71 +126,63 @@ def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_exception(error)
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+def _line(completion: Completion) -> bytes:
+    text = json.dumps(asdict(completion), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def read(folder: ArtifactStore, without_errors_of: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """Yield every whole line of every journal in the folder, as a completion's fields.
+def read(store: ArtifactStore, without_errors_of: Collection[str] = ()) -> Iterator[Completion]:
+    """Yield the completions of every journal in the directory.
+
+    A line that was cut off, or whose checksum does not match, ends its file: what follows it was written by a process
+    that had already lost its disk.
 
     Args:
-        folder: Directory of the run's journals.
-        without_errors_of: Files of which the rows that failed are left out.
-
-    A line that was cut off, or whose checksum does not agree, ends its file: what stands after it was written by a
-    process that had already lost its disk.
+        store: Directory of the run's journals.
+        without_errors_of: Files whose failed rows are left out.
     """
-    for name in folder.files(suffix=SUFFIX):
-        errors_count = name not in without_errors_of
-        with folder.fs.open_input_stream(folder.path(name)) as stream:
-            rest = b""
-            while chunk := bytes(stream.read(1 << 20)):
-                *lines, rest = (rest + chunk).split(b"\n")
-                records = [_record(line) for line in lines]
-                whole = records if None not in records else records[: records.index(None)]
-                yield from (each for each in whole if each is not None and (errors_count or each["error"] is None))
-                if len(whole) < len(records):
-                    break
+    for name in store.files(suffix=SUFFIX):
+        with_errors = name not in without_errors_of
+        yield from (each for each in _read_file(store, name) if with_errors or each.error is None)
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """Return a line's record, or None when the line is damaged."""
-    checksum, _, text = line.partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text):
-        return None
-    record: dict[str, Any] = json.loads(text)
-    return record
+def _read_file(store: ArtifactStore, name: str) -> Iterator[Completion]:
+    with store.fs.open_input_stream(store.path(name)) as stream:
+        rest = b""
+        while chunk := bytes(stream.read(1 << 20)):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                checksum, _, text = line.partition(b" ")
+                if checksum != b"%08x" % zlib.crc32(text):
+                    return
+                yield Completion(**json.loads(text))
 
 
-def keep(folder: ArtifactStore, records: Iterator[dict[str, Any]]) -> None:
-    """Write completions of an earlier commit as a journal that appears whole."""
-    folder.create()
-    with folder.replacing_stream(f"kept-{uuid.uuid4().hex}{SUFFIX}") as stream:
-        for record in records:
-            stream.write(_line(record))
+def keep(store: ArtifactStore, completions: Iterable[Completion]) -> None:
+    """Write completions that were published before as a journal that appears whole."""
+    store.create()
+    with store.replacing_stream(f"kept-{uuid.uuid4().hex}{SUFFIX}") as stream:
+        for completion in completions:
+            stream.write(_line(completion))
 
 
-INFO_SUFFIX = ".facts.json"
-
-
-def write_engine_info(folder: ArtifactStore, name: str, info: EngineInfo) -> None:
-    """Store what a replica reports, beside its journal; what it reported earlier and does not now is kept."""
+def write_engine_info(store: ArtifactStore, name: str, info: EngineInfo) -> None:
+    """Store what a replica reports, next to its journal; fields reported before and missing now are kept."""
     file = f"{name}{INFO_SUFFIX}"
-    before = json.loads(folder.read_text(file)) if folder.exists(file) else {}
-    folder.write_text(file, json.dumps(before | info.to_flat()))
+    stored = json.loads(store.read_text(file)) if store.exists(file) else {}
+    store.write_text(file, json.dumps(stored | info.to_flat()))
 
 
-def read_engine_info(folder: ArtifactStore) -> dict[str, EngineInfo]:
-    """Return what every replica reported, by its name.
+def read_engine_info(store: ArtifactStore) -> dict[str, EngineInfo]:
+    """Return what every replica reported, by the replica's name.
 
     Raises:
-        DataError: A file of them is damaged.
+        DataError: One of the files is damaged.
     """
     found: dict[str, EngineInfo] = {}
-    for name in folder.files(suffix=INFO_SUFFIX):
+    for name in store.files(suffix=INFO_SUFFIX):
         try:
-            found[name.removesuffix(INFO_SUFFIX)] = EngineInfo.from_flat(json.loads(folder.read_text(name)))
+            found[name.removesuffix(INFO_SUFFIX)] = EngineInfo.from_flat(json.loads(store.read_text(name)))
         except (ValueError, AttributeError) as error:
-            raise DataError(f"{folder.path(name)} is damaged: delete it and run the same run_id again") from error
+            raise DataError(f"{store.path(name)} is damaged: delete it and run the same run_id again") from error
     return found

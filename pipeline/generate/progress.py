@@ -1,4 +1,4 @@
-"""What the stage reports to, and what interrupts it; the orchestrator passes both in."""
+"""What the generate stage reports its progress to, and what interrupts it; the orchestrator passes both in."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pipeline.errors import PipelineError
 
 
 class Progress(Protocol):
-    """Hears how far the stage is."""
+    """Receives the stage's progress."""
 
     def begin(self, num_rows: int, num_left: int, order: str) -> None:
-        """`num_left` of the stage's `num_rows` rows are still to be generated, in an order that `order` tells."""
+        """`num_left` of the stage's `num_rows` rows are still to be generated, in the order that `order` describes."""
 
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        """So many rows have finished since the last call."""
+        """`num_rows` rows have finished since the last call."""
 
 
 class Interruptions(Protocol):
-    """Tells whether the user has asked to stop."""
+    """Counts the signals by which the user has asked to stop."""
 
     count: int
 

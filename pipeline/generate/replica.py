@@ -1,9 +1,9 @@
-"""One replica: the actor that holds an engine, a journal and a ledger.
+"""One replica: the actor that holds an engine, a journal and an attempt log.
 
-In: blocks of a few work rows. Out: for each row whether it is done, whether it failed and how many tokens it took; the
-completion itself goes to the journal before that is said (rows.py). Several blocks are under way at once, so that no
-row waits for a slower neighbour of its block. Here is the replica's life: it starts, holds its last block back, gives
-up, ends.
+In: blocks of a few work rows. Out, for each row: whether it is done, whether it failed, and its number of output
+tokens; the completion itself is in the journal before that is reported (row_runner.py). Several blocks are in flight at
+once, so that no row waits for a slower one of its block. This module is the replica's life cycle: it starts, holds its
+last block back, gives up, ends.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,27 +27,40 @@ from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
 from pipeline.generate.engines.base import Engine, EngineFactory
 from pipeline.generate.journal import Journal, write_engine_info
-from pipeline.generate.results import fatal_status, statuses
-from pipeline.generate.row_runner import RowRunner
+from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import redirect_output, root_cause
 
 LONGEST_BACKOFF_S = 30.0
-"""Longest pause before an engine that has died is started again."""
+"""Longest pause before a crashed engine is restarted."""
 
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
+
+STATUS_SCHEMA = pa.schema(
+    [
+        pa.field("done", pa.bool_(), nullable=False),
+        pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("num_output_tokens", pa.int64(), nullable=False),
+        pa.field("fatal_kind", pa.string()),
+        pa.field("fatal", pa.string()),
+    ]
+)
+"""One row a work row; or a single row with `fatal`, the message of the `PipelineError` that ends the run.
+
+An exception would do, but Ray passes on only its text, and the driver needs its class.
+"""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaConfig:
-    """What every worker of a session is told. Sent to the actors, so it pickles.
+    """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
-    `slots` rows are under way in an engine, `admitted` are handed to it. `log_dir` is a directory of the worker's own
-    machine; `session` names this driver's attempt at the run.
+    `slots` is how many rows are in flight in an engine. `log_dir` is a directory of the replica's own machine;
+    `session` identifies this driver's attempt at the run.
     """
 
     factory: EngineFactory
@@ -56,7 +69,6 @@ class ReplicaConfig:
     session: str
     flush_s: float
     slots: int
-    admitted: int
     seed: int
     max_restarts: int
     log_dir: str
@@ -74,7 +86,8 @@ class Replica:
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
-        self._num_blocks = self._num_taken = self._num_held = 0
+        self._num_in_flight = self._num_received = 0  # blocks
+        self._num_held = 0  # rows
         self._stopping = self._has_ended = False
         self._idle = threading.Event()
         self._closed = threading.Event()
@@ -85,7 +98,7 @@ class Replica:
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
             self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
             self._runner = RowRunner(
-                admission=AdmissionQueue(config.admitted),
+                admission=AdmissionQueue(config.slots),
                 attempt_log=self._attempt_log,
                 journal=self._journal,
                 replica=self._name,
@@ -95,14 +108,14 @@ class Replica:
             config.control.begins(actor)
             self._start()
         except PipelineError as error:
-            self._fatal = error  # raised here, Ray would only tell that the actor died; the first block tells it
+            self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
         except OSError as error:
             self._fatal = self._unwritable(error)
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
 
     def _start(self) -> None:
-        """Start the engine, or give this replica up: the others go on, and the driver hears why."""
-        if self._config.control.received(CLOSE):  # made anew when the pass was at its end: nothing is left to do
+        """Start the engine, or give this replica up: the other replicas continue, and the driver is sent the reason."""
+        if self._config.control.received(CLOSE):  # restarted when the pass was at its end: no work is left
             self._closed.set()
             return
         num_crashes = self._attempt_log.num_crashes
@@ -113,7 +126,7 @@ class Replica:
             backoff_s = min(2.0 ** (num_crashes - 1), LONGEST_BACKOFF_S)
             logger.warning("Start %d of this replica, after a pause of %.0f s", num_crashes + 1, backoff_s)
             time.sleep(backoff_s)
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             self._engine = self._config.factory()
         except PipelineError as error:
@@ -121,7 +134,7 @@ class Replica:
             logger.exception("The engine does not start")
             self._give_up(type(error)(f"{error}{cause}"))
             return
-        start_s = round(time.monotonic() - began, 3)
+        start_s = round(time.monotonic() - started_at, 3)
         info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
         write_engine_info(self._config.journal, self._name, info)
         self._config.control.ready(self._actor)
@@ -134,37 +147,37 @@ class Replica:
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        """Generate every row of the block; returns `STATUS_SCHEMA` when all are journaled."""
+        """Generate every row of the block; return their statuses, `STATUS_SCHEMA`, when all are journaled."""
         try:
-            return statuses(await self._block(block.to_pylist()))
+            return statuses(await self._block([WorkRow(**row) for row in block.to_pylist()]))
         except PipelineError as error:
             fatal = error
         except OSError as error:
             fatal = self._unwritable(error)
         if self._fatal is None:
-            await self._journal.flush()  # the run ends with this word, and others may have finished just now
+            await self._journal.flush()  # this status ends the run, and other rows may have finished just now
         return fatal_status(fatal)
 
-    async def _block(self, rows: list[dict[str, Any]]) -> list[RowStatus | None]:
-        received = time.monotonic()
+    async def _block(self, rows: list[WorkRow]) -> list[RowStatus | None]:
+        received_at = time.monotonic()
         if self._fatal is not None:
             raise self._fatal
         if self._given_up is not None:
             await self._hold(len(rows))
             return [None] * len(rows)
         if self._closed.is_set() and not self._config.control.received(CLOSE):
-            # Closed because it was idle, and there is work after all: Ray makes the actor anew and asks it again.
+            # Closed while idle, and there is work after all: Ray restarts the actor and resubmits the block.
             self._attempt_log.leave()
             os._exit(1)
-        self._num_blocks += 1
-        self._num_taken += 1
+        self._num_in_flight += 1
+        self._num_received += 1
         try:
-            row_statuses = await asyncio.gather(*(self._runner.generate(row, received, self._engine) for row in rows))
+            finished = await asyncio.gather(*(self._runner.generate(row, received_at, self._engine) for row in rows))
         finally:
-            self._num_blocks -= 1
-        if not self._num_blocks:
+            self._num_in_flight -= 1
+        if not self._num_in_flight:
             await self._hold(len(rows))
-        return row_statuses
+        return finished
 
     def _unwritable(self, error: OSError) -> RunError:
         where = error.filename or self._config.journal.root
@@ -172,56 +185,56 @@ class Replica:
         return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
 
     async def _hold(self, num_rows: int) -> None:
-        """Keep a block back: the last one of this replica, or all that come to one that has given up.
+        """Hold a block back: the last one of this replica, or every block of a replica that has given up.
 
-        With the last block Ray Data would drop the actor, and Ray would kill the engine under it before it could end in
-        good order; and a replica that has given up would swallow the queue of the others. An idle replica lets go after
-        a while all the same: its GPUs may be what rows of a lost machine are waiting for.
+        After the last block Ray Data would release the actor, and Ray would kill the engine before it could shut down
+        cleanly; a replica that has given up would swallow the queue of the others. An idle replica lets go after a
+        while all the same: rows of a lost machine may be waiting for its GPUs.
         """
         until = time.monotonic() + LONGEST_IDLE_S
-        num_taken = self._num_taken
+        num_received = self._num_received
         self._num_held += num_rows
         self._config.control.holds(self._actor, self._num_held)
         self._idle.set()
         while not (self._closed.is_set() or self._stopping):
-            # What has come since may be gone as well: were it held beside this one, soon nothing more could come.
-            if self._given_up is None and (self._num_taken > num_taken or time.monotonic() > until):
+            # Blocks received since may be finished as well: if each were held too, soon no block could arrive.
+            if self._given_up is None and (self._num_received > num_received or time.monotonic() > until):
                 break
             await asyncio.sleep(POLL_S / 10)
-        if not self._num_blocks and self._num_taken == num_taken:
-            self._closed.set()  # here, on the loop of the rows: none begins under an engine that ends
+        if not self._num_in_flight and self._num_received == num_received:
+            self._closed.set()  # on the event loop of the rows, so that none starts on an engine that ends
             await asyncio.to_thread(self._close)
         self._num_held -= num_rows
-        # Said before the rows are reported, so that the driver never counts a row as both held and done.
+        # Sent before the rows are reported, so that the driver never counts a row as both held and done.
         self._config.control.holds(self._actor, self._num_held)
 
     def _listen(self) -> None:
-        """Hear what the driver says, in a thread of its own."""
+        """Receive what the driver sends, in a thread of its own."""
         drained = False
         while True:
             try:
                 if self._config.control.received(CLOSE):
                     break
                 self._stopping = self._stopping or self._config.control.received(STOP)
-                if self._stopping and not drained and not self._num_blocks:
+                if self._stopping and not drained and not self._num_in_flight:
                     self._config.control.drained(self._actor)
                     drained = True
             except (OSError, PipelineError):
                 logger.exception("The storage does not answer; looking again")
-            # The first word after the last row is what a run waits for.
+            # A run waits for the first message after the last row.
             self._idle.clear()
-            if self._num_blocks:
+            if self._num_in_flight:
                 self._idle.wait(POLL_S)
             else:
                 time.sleep(IDLE_POLL_S)
         self._stopping = True
-        while self._given_up is None and self._num_blocks:  # never under a row, whatever the driver has counted
+        while self._given_up is None and self._num_in_flight:  # never under a row, whatever the driver has counted
             time.sleep(POLL_S / 10)
         self._closed.set()
         self._close()
 
     def _close(self) -> None:
-        """End the engine, once; rows that come later are handed back."""
+        """End the engine, once; rows that arrive later are returned unstarted."""
         with self._closing:
             if self._has_ended:
                 return
@@ -231,3 +244,23 @@ class Replica:
                 self._engine = None
             if self._fatal is None:
                 self._journal.close()
+
+
+def statuses(rows: Sequence[RowStatus | None]) -> pa.Table:
+    """Return the status of each row of a block; None is a row that was not started."""
+    found = [
+        {
+            "done": row is not None,
+            "failed": row is not None and row.failed,
+            "num_output_tokens": row.num_output_tokens if row is not None else 0,
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(found, schema=STATUS_SCHEMA)
+
+
+def fatal_status(error: PipelineError) -> pa.Table:
+    """Return the single status that ends the run with this error."""
+    empty = {"done": False, "failed": False, "num_output_tokens": 0}
+    fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
+    return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)

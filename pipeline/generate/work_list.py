@@ -1,13 +1,13 @@
-"""The work list: what is still to be generated, longest expected first or shuffled.
+"""The work list: the rows that are still to be generated, longest expected first or shuffled.
 
-In: the prompts stage, the journals, and the lengths of an earlier run. Out: Parquet files of `WORK_SCHEMA` in the run's
-work/, in the order in which rows should start. Rows that are finished, or that cannot be asked, are not in it.
+In: the prompts, the journals, and the lengths of a past run. Out: Parquet files of `WORK_SCHEMA` in the run's work/, in
+the order in which rows should start. Rows that are finished, and prompts with an error, are not in it.
 
-A row's rank is the length of the same prompt's completion in the earlier run, else the mean of its task and split
-there, else of its task, else of all; without an earlier run it is the length of the prompt, which is a weak guess.
-Rows of one rank stand by the length of their prompts and then by how these begin, so that an engine that caches
-prefixes finds them. Of a row that is done and of a prompt whose length is known some bytes are held; the rows
-themselves are shared out by rank to buckets on the disk, each of which is sorted alone.
+A row's rank is the length of the same prompt's completion in the past run, else the mean of its task and split there,
+else of its task, else of all rows; without a past run it is the length of the prompt, which is a weak estimate. Rows of
+one rank are sorted by the length of their prompts, then by their keys. Of a finished row and of a prompt with a known
+length a few bytes are held in memory; the rows themselves are distributed by rank over spill partitions on disk, and
+each partition is sorted on its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -23,18 +22,18 @@ import pyarrow as pa
 
 from pipeline.generate import length_estimates
 from pipeline.generate.length_estimates import Lengths
-from pipeline.records import KEY_COLUMNS
+from pipeline.records import KEY_COLUMNS, Completion
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, SpillPartitions, spill_partitions
 
-FOLDER = "work"
+DIRECTORY = "work"
 
 ROWS_PER_PARTITION = 20_000
 """Rows that are sorted at a time; at 1,000 tokens a prompt they are about 100 MB."""
 
 MOST_SORTED_ROWS = 100_000
-"""Rows of a bucket that is not sorted: so many of one rank stay in the order of the prompts."""
+"""A partition of more rows is not sorted: so many rows of one rank stay in the order of the prompts."""
 
 WORK_SCHEMA = pa.schema(
     [
@@ -48,14 +47,12 @@ WORK_SCHEMA = pa.schema(
     ]
 )
 
-RANKED_SCHEMA = pa.schema(
-    [*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64()), pa.field("start", pa.string())]
-)
+RANKED_SCHEMA = pa.schema([*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64())])
 
-DONE_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
+FINISHED_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
 
-_DONE = "CREATE TABLE done (task VARCHAR, split VARCHAR, id BIGINT, repeat INTEGER, prompt UBIGINT)"
-_MORE_DONE = "INSERT INTO done SELECT task, split, id, repeat, hash(prompt_sha256) FROM chunk"
+_FINISHED = "CREATE TABLE finished (task VARCHAR, split VARCHAR, id BIGINT, repeat INTEGER, prompt UBIGINT)"
+_ADD_FINISHED = "INSERT INTO finished SELECT task, split, id, repeat, hash(prompt_sha256) FROM chunk"
 
 _TODO = """
     WITH todo AS (
@@ -68,18 +65,18 @@ _TODO = """
         LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
         LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
         LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
-        ANTI JOIN done d ON d.task = p.task AND d.split = p.split AND d.id = p.id
-            AND d.repeat = r.repeat AND d.prompt = hash(p.prompt_sha256)
+        ANTI JOIN finished f ON f.task = p.task AND f.split = p.split AND f.id = p.id
+            AND f.repeat = r.repeat AND f.prompt = hash(p.prompt_sha256)
         WHERE p.error IS NULL
     )
 """
 _RANKS = "SELECT rank, count(*), count(*) FILTER (is_known) FROM todo GROUP BY rank ORDER BY rank DESC"
 _RANKED = """
     SELECT task, split, id, repeat, prompt_sha256, CASE WHEN prompt_token_ids IS NULL THEN messages END AS messages,
-        prompt_token_ids, rank, length, left(messages, 200) AS start FROM todo
+        prompt_token_ids, rank, length FROM todo
 """
-_UNSORTED = "SELECT * EXCLUDE (rank, length, start) FROM bucket"
-_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, start, task, split, id, repeat"
+_UNSORTED = "SELECT * EXCLUDE (rank, length) FROM spilled"
+_SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, task, split, id, repeat"
 
 _NARROW = ["task", "split", "id", "prompt_sha256", "messages", "num_prompt_tokens", "error"]
 _WIDE = [*_NARROW, "prompt_token_ids"]
@@ -89,8 +86,8 @@ _WIDE = [*_NARROW, "prompt_token_ids"]
 class Work:
     """The work list: its files, relative to the run, in the order of the work.
 
-    `history` is the run whose lengths give the order, or None; it has answered the prompts of `num_known` of the
-    `num_rows` rows.
+    `history` is the run whose lengths determine the order, or None; it has completions for the prompts of `num_known`
+    of the `num_rows` rows.
     """
 
     files: Sequence[str]
@@ -101,7 +98,7 @@ class Work:
 
     @property
     def order(self) -> str:
-        """What the order is, for a person."""
+        """A description of the order, for the user."""
         if self.is_shuffled:
             return "in an order that has nothing to do with their lengths"
         if self.history is None:
@@ -112,38 +109,38 @@ class Work:
 def write_work(
     run: ArtifactStore,
     prompts: Artifact,
-    finished: Iterable[dict[str, Any]],
+    finished: Iterable[Completion],
     repeats: int,
     lengths: Lengths | None = None,
     *,
     shuffled: bool = False,
 ) -> Work:
-    """Write the work list anew.
+    """Write the work list, in place of a previous one, and return it.
 
     Args:
         run: The run's directory.
         prompts: Its prompts.
-        finished: Completions that are not to be made again, as the journals hold them.
+        finished: Completions that are not generated again.
         repeats: Completions a question.
-        lengths: What an earlier run tells of the completions' lengths.
-        shuffled: In an order that has nothing to do with lengths, the same each time.
+        lengths: Completion lengths of a past run.
+        shuffled: Whether the order is independent of lengths; it is the same each time.
 
     Raises:
         RunError: The run's directory or the temporary one is full.
     """
-    run.remove(FOLDER)
+    run.remove(DIRECTORY)
     names: list[str] = []
-    with query.connection() as database, spill_partitions(RANKED_SCHEMA) as shared:
+    with query.connection() as database, spill_partitions(RANKED_SCHEMA) as partitions:
         _load(database, finished, lengths or length_estimates.none())
         database.register("prompts", query.scanner(prompts, _NARROW))
         parameters = {"repeats": repeats, "shuffled": shuffled}
         ranks = database.execute(_TODO + _RANKS, parameters).fetchall()
         lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, _ in ranks])
         database.register("prompts", query.scanner(prompts, _WIDE))
-        _share_out(query.batches(database, _TODO + _RANKED, parameters, rows=query.BATCH_ROWS), lowest, shared)
+        _spill(query.batches(database, _TODO + _RANKED, parameters, rows=query.BATCH_ROWS), lowest, partitions)
         for number, num_rows in enumerate(lowest.values()):
-            name = f"{FOLDER}/part-{number:05d}.parquet"
-            database.register("bucket", shared.read(number))
+            name = f"{DIRECTORY}/part-{number:05d}.parquet"
+            database.register("spilled", partitions.read(number))
             sql = _SORTED if num_rows <= MOST_SORTED_ROWS else _UNSORTED
             run.write_parquet(name, WORK_SCHEMA, query.batches(database, sql, rows=query.BATCH_ROWS))
             names.append(name)
@@ -156,28 +153,28 @@ def write_work(
     )
 
 
-def _load(database: duckdb.DuckDBPyConnection, finished: Iterable[dict[str, Any]], lengths: Lengths) -> None:
-    # Left as they are written, the joins hold what is on their right: keys and lengths, never the prompts.
+def _load(database: duckdb.DuckDBPyConnection, finished: Iterable[Completion], lengths: Lengths) -> None:
+    # In the order in which they are written, the joins hold their right sides: keys and lengths, never the prompts.
     database.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
     database.register("by_prompt", lengths.by_prompt)
     database.register("by_task", lengths.by_task)
-    database.execute(_DONE)
-    rows = ({name: row[name] for name in DONE_SCHEMA.names} for row in finished)
-    for chunk in _chunks(rows):
-        database.register("chunk", chunk)
-        database.execute(_MORE_DONE)
+    database.execute(_FINISHED)
+    for keys in _keys(finished):
+        database.register("chunk", keys)
+        database.execute(_ADD_FINISHED)
 
 
-def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[pa.Table]:
-    while chunk := list(islice(rows, ROWS_PER_PARTITION)):
-        yield pa.Table.from_pylist(chunk, schema=DONE_SCHEMA)
+def _keys(finished: Iterable[Completion]) -> Iterator[pa.Table]:
+    keys = ((each.task, each.split, each.id, each.repeat, each.prompt_sha256) for each in finished)
+    while chunk := list(islice(keys, ROWS_PER_PARTITION)):
+        yield pa.table(list(zip(*chunk, strict=True)), schema=FINISHED_SCHEMA)
 
 
 def _lowest_ranks(ranks: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Return the lowest rank of each bucket, falling, with the bucket's number of rows.
+    """Return the lowest rank of each spill partition, descending, with the partition's number of rows.
 
     Args:
-        ranks: Each rank with its number of rows, falling. A bucket holds whole ranks.
+        ranks: Each rank with its number of rows, descending. A partition holds whole ranks.
     """
     size = max(ROWS_PER_PARTITION, sum(num_rows for _, num_rows in ranks) // MAX_PARTITIONS + 1)
     lowest: list[tuple[int, int]] = []
@@ -187,8 +184,9 @@ def _lowest_ranks(ranks: Sequence[tuple[int, int]]) -> dict[int, int]:
     return dict(lowest)
 
 
-def _share_out(batches: Iterable[pa.RecordBatch], lowest: Iterable[int], shared: SpillPartitions) -> None:
-    rising = -np.array(list(lowest), np.int64)
+def _spill(batches: Iterable[pa.RecordBatch], lowest: Iterable[int], partitions: SpillPartitions) -> None:
+    """Add each row to the partition of its rank."""
+    ascending = -np.array(list(lowest), np.int64)
     for batch in batches:
         rows = batch.cast(RANKED_SCHEMA)
-        shared.add(rows, np.searchsorted(rising, -rows.column("rank").to_numpy()))
+        partitions.add(rows, np.searchsorted(ascending, -rows.column("rank").to_numpy()))

@@ -29,8 +29,6 @@ from bench.models import make_models
 from bench.questions import make_questions, read
 from bench.settings import Bench, Size, engine_arguments, parse
 
-from pipeline.generate.cores import Cores
-
 Row: TypeAlias = dict[str, Any]
 
 DEFAULTS = ("folder=outputs/choices", "sizes=demo", "num_questions=192", "rounds=12")
@@ -48,9 +46,9 @@ def longest_first(rows: list[Row]) -> list[Row]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How rows go to vLLM; what is not said is as the stage does it. `admitted` is rows for each slot."""
+    """How rows go to vLLM; what is not set is as the stage does it, which admits as many rows as there are slots."""
 
-    admitted: float = 1.25
+    admits_all: bool = False
     order: Callable[[list[Row]], list[Row]] = list
     is_marked: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -61,9 +59,8 @@ STAGE = "as the stage does"
 CHOICES = {
     STAGE: Choice(),
     "the same once more": Choice(),
-    "admitted: as many rows as slots": Choice(admitted=1.0),
-    "admitted: all at once": Choice(admitted=math.inf),
-    "order: shuffled, no two alike beside each other": Choice(order=shuffled),
+    "admitted: all at once": Choice(admits_all=True),
+    "order: shuffled": Choice(order=shuffled),
     "order: longest completion first": Choice(order=longest_first),
     "outputs: one for each token, not the last alone": Choice(sampling={"output_kind": "CUMULATIVE"}),
     "prompts: a bare list of ids": Choice(is_marked=False),
@@ -87,15 +84,15 @@ class Engine:
     async def seconds(self, choice: Choice, rows: list[Row]) -> tuple[float, float]:
         """Answer the rows; return the wall time and this process's processor time."""
         await self._engine.reset_prefix_cache()
-        room = asyncio.Semaphore(int(min(choice.admitted * self._slots, len(rows))))
+        slots = asyncio.Semaphore(len(rows) if choice.admits_all else self._slots)
         began, worked = time.monotonic(), time.process_time()
-        counts = await asyncio.gather(*(self._answer(choice, row, room) for row in choice.order(rows)))
+        counts = await asyncio.gather(*(self._answer(choice, row, slots) for row in choice.order(rows)))
         took = time.monotonic() - began, time.process_time() - worked
         if sum(counts) != sum(row["num_tokens"] for row in rows):
             raise RuntimeError(f"{sum(counts)} tokens instead of {sum(row['num_tokens'] for row in rows)}")
         return took
 
-    async def _answer(self, choice: Choice, row: Row, room: asyncio.Semaphore) -> int:
+    async def _answer(self, choice: Choice, row: Row, slots: asyncio.Semaphore) -> int:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -104,7 +101,7 @@ class Engine:
         prompt: dict[str, Any] = {"prompt_token_ids": row["prompt_token_ids"]}
         if choice.is_marked:
             prompt["type"] = "token"
-        async with room:
+        async with slots:
             self._num_requests += 1
             params = SamplingParams(**sampling(row["num_tokens"]), **words)
             async for output in self._engine.generate(prompt, params, str(self._num_requests)):
@@ -122,7 +119,6 @@ def main(words: list[str]) -> None:
     make_models(bench.directory / "models")
     make_questions(bench)
     with closing(Engine(bench, size)) as engine, closing(RayAsleep()) as ray_data:
-        Cores().leave_to_vllm()
         found = asyncio.run(_measure(bench, size, engine, ray_data))
     for line in table(found):
         print(line)

@@ -98,11 +98,7 @@ def _write_round(directory: Path, size: Size, prompts: pa.Table, rng: random.Ran
 
 def as_started(prompts: pa.Table) -> pa.Table:
     """Return the prompts, longest first, as `pipeline.generate.work_list` sorts them when it knows no lengths."""
-    rows = prompts.select(["id", "num_prompt_tokens", "messages"]).to_pylist()
-    order = sorted(
-        range(len(rows)), key=lambda at: (-rows[at]["num_prompt_tokens"], rows[at]["messages"][:200], rows[at]["id"])
-    )
-    return prompts.take(pa.array(order))
+    return prompts.sort_by([("num_prompt_tokens", "descending"), ("id", "ascending")])
 
 
 def _write(file: Path, prompts: pa.Table, wanted: list[int], before: list[int]) -> None:

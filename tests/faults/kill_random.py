@@ -91,7 +91,7 @@ class Moment:
 
 def moment(run: Path) -> Moment:
     done = {
-        "/".join(str(row[name]) for name in KEY_COLUMNS)
+        "/".join(str(getattr(row, name)) for name in KEY_COLUMNS)
         for row in journal.read(ArtifactStore.open(str(run / "journal")))
     }
     started: set[str] = set()

@@ -62,7 +62,7 @@ class Killing(Counting):
             os.kill(int(engine_infos(self._run)[0].other["pid"]), signal.SIGKILL)
 
     def _rows_under_way(self) -> int:
-        num_finished = sum(1 for _ in journal.read(self._run.child(journal.FOLDER)))
+        num_finished = sum(1 for _ in journal.read(self._run.child(journal.DIRECTORY)))
         return len(self._asked.read_text().splitlines()) - num_finished
 
 

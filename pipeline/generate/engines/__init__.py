@@ -1,1 +1,1 @@
-"""The seam between a replica and what generates, with two implementations: vLLM and an OpenAI-compatible server."""
+"""The engines behind one interface: vLLM, and an OpenAI-compatible server."""

@@ -1,7 +1,7 @@
-"""The one seam of the generate room: what an engine is asked, what it answers, and how it may fail.
+"""The interface between a replica and an engine: the request, the output, and how an engine may fail.
 
-`vllm_engine.py` and `endpoint.py` implement it; tests have a scripted one. An engine knows nothing of rows that are
-finished or lost: that is the worker's business.
+`vllm_engine.py` and `openai_endpoint.py` implement it; tests have a scripted engine. An engine does not know which rows
+are finished or lost: that is the replica's concern.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from pipeline.runs.manifest import EngineInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One generation that is wanted.
+    """One generation to make.
 
-    `prompt_token_ids` are what an engine with the model is fed; `messages` (JSON) is what an endpoint is sent.
+    `prompt_token_ids` is the prompt for an engine that has the model; `messages` (JSON) is the prompt for a server
+    that renders it. One of them may be None.
     """
 
     request_id: str
-    messages: str
+    messages: str | None
     prompt_token_ids: list[int] | None
     seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One generation as the engine ended it; see `records.Completion` for the fields."""
+    """One generation as the engine returned it; see `records.Completion` for the fields."""
 
     completion: str
     reasoning: str | None
@@ -39,15 +40,15 @@ class Output:
 
 
 class RowError(Exception):
-    """One row cannot be generated; its neighbours are not concerned. The message becomes the row's `error`."""
+    """One row cannot be generated; other rows are not affected. The message becomes the row's `error`."""
 
 
 class EngineCrashed(Exception):
-    """The engine is gone and every row in it; only a new process helps."""
+    """The engine crashed, and with it every request in flight; only a new process helps."""
 
 
 class Engine(Protocol):
-    """A running engine. All methods are called on one event loop."""
+    """A running engine. `generate` is called on one event loop, `close` from another thread."""
 
     @property
     def info(self) -> EngineInfo:
@@ -58,8 +59,8 @@ class Engine(Protocol):
 
         Raises:
             RowError: This request alone failed.
-            EngineDead: The engine is gone.
-            PipelineError: No request can succeed, and the user can mend it.
+            EngineCrashed: The engine crashed.
+            PipelineError: No request can succeed, and the user can fix it.
         """
 
     def close(self) -> None:
@@ -67,11 +68,11 @@ class Engine(Protocol):
 
 
 class EngineFactory(Protocol):
-    """Starts engines. It is sent to the workers, so it pickles and holds no secret."""
+    """Starts engines. Sent to Ray actors, so it must be picklable; it holds no secret."""
 
     def __call__(self) -> Engine:
         """Start an engine in this process and return it when it is ready.
 
         Raises:
-            PipelineError: It cannot start, and the user can mend it.
+            PipelineError: It cannot start, and the user can fix it.
         """

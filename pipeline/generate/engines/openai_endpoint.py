@@ -1,7 +1,7 @@
-"""An OpenAI-compatible server as the engine: the message that the harness sends, one request a row.
+"""An OpenAI-compatible server as the engine: the messages that the harness sends, one request a row.
 
-In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. What may
-pass (429, 5xx, a lost connection) is tried again with back-off by the client; what will not (401, 404) ends the run.
+In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. The client
+retries transient failures (429, 5xx, a lost connection) with back-off; permanent ones (401, 404) end the run.
 Try it: `python -m pipeline.run conf=demo engine.kind=endpoint engine.endpoint.base_url=http://127.0.0.1:8000/v1`.
 """
 
@@ -22,8 +22,8 @@ from pipeline.generate.engines.base import Engine, Output, Request, RowError
 from pipeline.runs.manifest import EngineInfo
 from pipeline.terminal.text import one_line
 
-AWAY = (502, 503, 504)
-"""What a proxy answers for a server that is not there: no row is to blame, and the run can go on later."""
+UNAVAILABLE = (502, 503, 504)
+"""A proxy's responses for a server that is down: no row is to blame, and the run can be resumed later."""
 
 VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,64}")
 
@@ -35,7 +35,7 @@ class EndpointFactory:
     config: Config
 
     def __call__(self) -> Engine:
-        """Ask the server which models it has, so that a wrong address or key ends the run before it begins.
+        """Request the server's list of models, so that a wrong address or key ends the run before it starts.
 
         Raises:
             EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
@@ -50,7 +50,7 @@ def api_key(endpoint: EndpointConfig) -> str:
         EndpointError: The variable is not set.
     """
     if endpoint.api_key_env is None:
-        return "none"  # the client wants some word; servers without a key ignore it
+        return "none"  # the client requires a value; servers without a key ignore it
     value = os.environ.get(endpoint.api_key_env, "")
     if not value:
         raise EndpointError(f"engine.endpoint.api_key_env={endpoint.api_key_env!r} is not set: export it with the key")
@@ -58,20 +58,21 @@ def api_key(endpoint: EndpointConfig) -> str:
 
 
 def served(endpoint: EndpointConfig) -> EngineInfo:
-    """Return what the server says of itself, after making sure that it has the model.
+    """Return what the server reports about itself, after checking that it has the model.
 
     Returns:
-        `base_url` and `served_model`; of vLLM's server also `max_model_len` and its version as `server`.
+        `base_url` and `served_model`; `max_model_len` where the server lists it, and the version of vLLM's server as
+        `server`.
 
     Raises:
-        EndpointError: The server cannot be reached, refuses us, or does not serve the model.
+        EndpointError: The server cannot be reached, refuses the request, or does not serve the model.
     """
     client = openai.OpenAI(base_url=endpoint.base_url, api_key=api_key(endpoint), max_retries=1, timeout=30.0)
     with client:
         try:
             models = {model.id: model for model in client.models.list()}
         except openai.OpenAIError as error:
-            raise _hopeless(endpoint, error) from error
+            raise _permanent(endpoint, error) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
         if not models:
@@ -90,7 +91,7 @@ def served(endpoint: EndpointConfig) -> EngineInfo:
 
 
 def _vllm_version(client: openai.OpenAI) -> str | None:
-    """Return the version that vLLM's server gives beside /v1, where it does."""
+    """Return the version that vLLM's server reports next to /v1, or None."""
     try:
         above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
         version = above.get("/version", cast_to=dict[str, object]).get("version")
@@ -100,9 +101,9 @@ def _vllm_version(client: openai.OpenAI) -> str | None:
 
 
 def request_arguments(config: Config, model: str) -> dict[str, Any]:
-    """Return what every request says besides its messages and seed, as the client takes it.
+    """Return the client's arguments of every request, except its messages and seed.
 
-    The client puts `extra_body` into the body as it is: what is in it is vLLM's and not OpenAI's.
+    The client puts `extra_body` into the body unchanged; it holds parameters that are vLLM's and not OpenAI's.
     """
     generation, sampled = config.generation, sampling(config.generation)
     arguments = {"model": model, "temperature": sampled["temperature"], "max_tokens": generation.max_gen_toks}
@@ -119,7 +120,7 @@ def request_arguments(config: Config, model: str) -> dict[str, Any]:
 
 
 def request_body(config: Config, messages: str) -> dict[str, Any]:
-    """Return a row's request as it goes over the wire, for people to read.
+    """Return the body of a row's request, for the preview.
 
     Args:
         config: The run's configuration.
@@ -131,7 +132,7 @@ def request_body(config: Config, messages: str) -> dict[str, Any]:
 
 
 class EndpointEngine:
-    """A server that generates. Made by `EndpointFactory`."""
+    """A connection to a server that generates. Made by `EndpointFactory`."""
 
     def __init__(self, config: Config, info: EngineInfo) -> None:
         self.info = info
@@ -146,38 +147,49 @@ class EndpointEngine:
         self._arguments = request_arguments(config, str(info.served_model))
 
     async def generate(self, request: Request) -> Output:
-        """Send the row's messages and return the server's answer."""
+        """Send the row's messages and return the server's response.
+
+        Raises:
+            RowError: The server fails this request, or its response is not a chat completion.
+            EndpointError: No request can succeed.
+        """
+        assert request.messages is not None, "a prompt that a server renders has its messages"
         messages = json.loads(request.messages)
         try:
-            answer = await self._client.chat.completions.create(
+            response = await self._client.chat.completions.create(
                 messages=messages, seed=request.seed, stream=False, **self._arguments
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise _hopeless(self._endpoint, error) from error
+            raise _permanent(self._endpoint, error) from error
         except openai.APITimeoutError as error:
             raise RowError(f"no answer within engine.endpoint.timeout_s={self._endpoint.timeout_s}") from error
         except openai.OpenAIError as error:
-            if isinstance(error, openai.APIConnectionError) or getattr(error, "status_code", None) in AWAY:
-                raise _hopeless(self._endpoint, error) from error
+            if isinstance(error, openai.APIConnectionError) or getattr(error, "status_code", None) in UNAVAILABLE:
+                raise _permanent(self._endpoint, error) from error
             raise RowError(_describe(error)) from error
         except ValueError as error:
             raise RowError(f"the server's answer is no JSON: {error}") from error
-        return _output(answer)
+        return _output(response)
 
     def close(self) -> None:
-        """Leave the connections to the end of the process: closing them needs the event loop that is gone by then."""
+        """Leave the connections to the end of the process: closing them needs the event loop, which has ended."""
 
 
-def _output(answer: Any) -> Output:
-    """Read a chat completion; whatever is not one is this row's error."""
+def _output(response: Any) -> Output:
+    """Return the output of a chat completion.
+
+    Raises:
+        RowError: The response is not one, or did not end with stop or length.
+    """
     try:
-        choice = answer.choices[0]
+        choice = response.choices[0]
         content, finish_reason = choice.message.content, choice.finish_reason
-        num_prompt_tokens, num_output_tokens = _tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens")
-        more = choice.message.model_extra or {}
-        reasoning = more.get("reasoning") or more.get("reasoning_content")
+        num_prompt_tokens = _tokens(response, "prompt_tokens")
+        num_output_tokens = _tokens(response, "completion_tokens")
+        extra = choice.message.model_extra or {}
+        reasoning = extra.get("reasoning") or extra.get("reasoning_content")
     except (AttributeError, LookupError, TypeError) as error:
-        raise RowError(f"the server's answer is no chat completion: {str(answer)[:200]!r}") from error
+        raise RowError(f"the server's answer is no chat completion: {str(response)[:200]!r}") from error
     if finish_reason not in ("stop", "length"):
         raise RowError(f"the server ended the request with finish_reason={finish_reason!r}")
     if not isinstance(content, (str, type(None))) or not isinstance(reasoning, (str, type(None))):
@@ -192,9 +204,9 @@ def _output(answer: Any) -> Output:
     )
 
 
-def _tokens(answer: Any, name: str) -> int | None:
-    """Return a count of the server's usage, or None when it gives none that can be one."""
-    count = getattr(answer.usage, name, None)
+def _tokens(response: Any, name: str) -> int | None:
+    """Return a count of the server's usage, or None when it is missing or not a count."""
+    count = getattr(response.usage, name, None)
     return count if _is_count(count) else None
 
 
@@ -206,8 +218,8 @@ def _where(endpoint: EndpointConfig) -> str:
     return f"engine.endpoint.base_url={endpoint.base_url!r}"
 
 
-def _hopeless(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointError:
-    """Return what to tell the user when no request can succeed."""
+def _permanent(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointError:
+    """Return the error for the user when no request can succeed."""
     match error:
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             fix = f"the key is refused ({_describe(error)}): put a valid one where engine.endpoint.api_key_env points"
@@ -221,7 +233,7 @@ def _hopeless(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointEr
 
 
 def _describe(error: openai.OpenAIError) -> str:
-    """Return an error of the client in a few words; never the request's headers, which hold the key."""
+    """Return a short description of a client's error; never the request's headers, which hold the key."""
     status = getattr(error, "status_code", None)
     text = one_line(str(error), 300)
     return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"

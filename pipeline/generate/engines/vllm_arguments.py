@@ -1,7 +1,7 @@
-"""What vLLM is asked for: the configuration in its own words.
+"""The configuration as vLLM's arguments.
 
-In: the run's configuration. Out: `AsyncEngineArgs`, and the keys of `SamplingParams`; a mode that the hardware does not
-have is refused. Try it: `python -m pipeline.preview conf=demo` prints the sampling in force.
+In: the run's configuration. Out: `AsyncEngineArgs`, and the keyword arguments of `SamplingParams`; a mode that the
+hardware does not support is refused. Try it: `python -m pipeline.preview conf=demo` prints the sampling in force.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pipeline.errors import ConfigError
 
 
 def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
-    """Return vLLM's `AsyncEngineArgs` for the configuration; `engine.extra` wins over what we set.
+    """Return vLLM's `AsyncEngineArgs` for the configuration; `engine.extra` overrides what is set here.
 
     Args:
         config: The run's configuration.
-        spans_nodes: The replica's GPUs are on several nodes, in a placement group that its actor is in.
+        spans_nodes: Whether the replica's GPUs are on several nodes, in the placement group of its actor.
 
     Raises:
         ConfigError: vLLM does not know a key of `engine.extra`, or refuses its value.
@@ -51,16 +51,16 @@ def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
 
 
 def sampling_arguments(config: Config) -> dict[str, Any]:
-    """Return the sampling in force, in vLLM's words, without the seed; nothing comes from the model's own file."""
+    """Return the sampling in force under vLLM's names, without the seed; the model's generation config is not used."""
     generation = config.generation
     return {"max_tokens": generation.max_gen_toks, "stop": list(generation.until), **sampling(generation)}
 
 
 def require_batch_invariance() -> None:
-    """Refuse hardware on which vLLM's batch-invariant mode does not hold; no model is loaded for it.
+    """Check that the hardware supports vLLM's batch-invariant mode; loads no model.
 
-    Source: vLLM 0.32, envs.py, VLLM_BATCH_INVARIANT: "NVIDIA GPU with compute capability >= 9.0". Elsewhere vLLM starts
-    all the same, with kernels that promise nothing.
+    Source: vLLM 0.32, envs.py, VLLM_BATCH_INVARIANT: "NVIDIA GPU with compute capability >= 9.0". On other hardware
+    vLLM starts without an error, with kernels that are not batch-invariant.
 
     Raises:
         ConfigError: There is no such GPU.

@@ -1,7 +1,7 @@
 """vLLM in this process: `AsyncLLM`, explicit sampling, vLLM's own reasoning parser.
 
-In: token ids. Out: text, split into reasoning and content, with counts. vllm is imported when an engine starts, so
-that everything else works where it is not installed. Try it: `python -m pipeline.run conf=demo`.
+In: token ids. Out: text, split into reasoning and content, with token counts. vllm is imported when an engine starts,
+so that everything else works where it is not installed. Try it: `python -m pipeline.run conf=demo`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import gc
 import logging
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,25 +21,26 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.cluster import require_whole_stages
 from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
-from pipeline.generate.engines.hardware import gpu_info
+from pipeline.generate.engines.hardware import gpu_info, num_parameters
 from pipeline.generate.engines.reasoning import Parser, make_parser, parser_class_of
 from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
-from pipeline.generate.engines.watch import Watch
-from pipeline.generate.engines.weights import num_parameters
 from pipeline.runs.manifest import EngineInfo
 
 CLOSE_S = 10.0
-"""Seconds that vLLM's processes have to end by themselves."""
+"""Seconds that vLLM's processes have to end on their own."""
 
 LONGEST_CLOSE_S = 30.0
-"""Seconds after which an engine that is still ending is left to it, and the log told where each thread stands."""
+"""Seconds after which an engine that is still ending is no longer waited for; each thread's stack is logged."""
+
+WATCH_S = 5.0
+"""Seconds between two checks of the engine; a crash that vLLM reports is noticed at once."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class VllmFactory:
-    """Starts vLLM as the configuration says; `spans_nodes` as in `cluster.Placement`."""
+    """Starts the configured vLLM; `spans_nodes` is that of `cluster.Placement`."""
 
     config: Config
     spans_nodes: bool = False
@@ -47,12 +50,12 @@ class VllmFactory:
 
         Raises:
             ModelError: vLLM is not installed, or refuses the model or the arguments.
-            ConfigError: engine.extra or reasoning_parser holds what vLLM does not know, or engine.batch_invariant
-                needs other hardware, or other jobs' GPUs tear the replica's tensor parallel groups.
+            ConfigError: vLLM does not know a key of engine.extra or the reasoning_parser, or engine.batch_invariant
+                needs other hardware, or other jobs' GPUs split a tensor parallel group of the replica over nodes.
         """
-        # A benchmark's questions are nobody's business, and neither is how often they are asked.
+        # No usage statistics leave the machine: they would show what is benchmarked, and how often.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # vLLM's modules read it as they are imported. What the run records is what counts, not who started it where.
+        # vLLM's modules read it when they are imported. The recorded configuration overrides the caller's environment.
         os.environ["VLLM_BATCH_INVARIANT"] = str(int(self.config.engine.batch_invariant))
         try:
             import vllm.v1.engine.async_llm  # noqa: F401
@@ -69,8 +72,8 @@ class VllmFactory:
     def _started(self, parser_class: Any) -> Engine:
         """Start vLLM, once it is imported.
 
-        Apart from the import: some module that vllm imports keeps an exception, and with it every frame that was
-        running then. An engine in one of them would outlive its end.
+        Separate from the import, because a module that vllm imports keeps an exception, and with it every frame that
+        was on the stack: an engine in one of them would never be freed.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -82,7 +85,7 @@ class VllmFactory:
             )
         except ConfigError:
             raise
-        except Exception as error:  # whatever it is, no row can be generated
+        except Exception as error:  # whatever the cause, no row can be generated
             path = self.config.model.path
             raise ModelError(f"model.path={path!r}: vLLM does not start") from error
         try:
@@ -105,14 +108,15 @@ class VllmEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """Return versions, precision, device and the model's shape, as the running engine has resolved them."""
+        """Return versions, precision, device and the model's shape, as the running engine resolved them."""
         import torch
         import transformers
         import vllm
 
         config, model = self._engine.vllm_config, self._engine.model_config
         device = str(config.device_config.device_type)
-        info = EngineInfo(
+        info = replace(
+            _shape(model),
             vllm=vllm.__version__,
             torch=torch.__version__,
             transformers=transformers.__version__,
@@ -121,10 +125,9 @@ class VllmEngine:
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=model.max_model_len,
             max_num_seqs=config.scheduler_config.max_num_seqs,
-            **_shape(model),
         )
         if model.quantization is not None:
-            info = replace(info, quantization=str(model.quantization))  # packed weights do not tell how many there are
+            info = replace(info, quantization=str(model.quantization))  # packed weights do not show their number
         else:
             counted = num_parameters(model.model, model.revision, config.load_config.download_dir)
             info = replace(info, num_parameters=counted)
@@ -138,11 +141,16 @@ class VllmEngine:
         return self._sampling_params(seed=request.seed, **self._sampling)
 
     async def generate(self, request: Request) -> Output:
-        """Return the generation for `request.prompt_token_ids`."""
+        """Return the generation for `request.prompt_token_ids`.
+
+        Raises:
+            RowError: vLLM fails this request, or ends it without stop or length.
+            EngineCrashed: vLLM has crashed.
+        """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         params = self.sampling(request)
-        # Marked as tokens, it goes to the engine as it is; a bare list of ids would take a turn through a thread.
+        # Marked as tokens, the prompt goes to the engine directly; vLLM passes a bare list of ids through a thread.
         prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
         final = None
         try:
@@ -152,7 +160,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineCrashed(str(error)) from error
         except asyncio.CancelledError as error:
-            if self._has_crashed():  # by the watch, or by vLLM, which closes its sockets under what waits for them
+            if self._has_crashed():  # cancelled by the watch, or by vLLM, which closes sockets that are waited for
                 raise EngineCrashed("vLLM's engine is dead, and vLLM has not told this request") from error
             raise
         except Exception as error:
@@ -179,42 +187,82 @@ class VllmEngine:
         return self._engine is None or bool(self._engine.errored)
 
     def close(self) -> None:
-        """End vLLM's own processes; those that take too long are left to end by themselves.
+        """End vLLM's own processes; those that take longer than `LONGEST_CLOSE_S` are left to end on their own.
 
-        Called from a thread that is not the event loop's.
+        Called from another thread than the event loop's.
         """
         ending = threading.Thread(target=self._end, name="end-vllm", daemon=True)
         ending.start()
         ending.join(LONGEST_CLOSE_S)
         if ending.is_alive():
-            # An end took 5 minutes once and 15 another time. The second was looked at: waitpid spun in the kernel,
-            # which cleared away the /proc entries of a process that was gone. All rows are on disk: nobody waits.
+            # Shutdown once took 5 minutes and once 15. The second time waitpid was spinning in the kernel, which was
+            # removing the /proc entries of an ended process. All rows are on disk, so nothing has to wait.
             logger.warning("vLLM has not ended after %.0f s; it is left to end by itself", LONGEST_CLOSE_S)
             faulthandler.dump_traceback(file=2)
 
     def _end(self) -> None:
-        """End them, however long it takes; what fails here is told in the log."""
+        """End vLLM's processes, however long it takes; an error here goes to the log."""
         handler = self._engine.output_handler
         if handler is not None:
-            # Otherwise it hears the engine's end as a death, and says so in the log of a run that went well.
+            # Otherwise it takes the engine's end for a crash, and logs an error in a run that succeeded.
             handler.get_loop().call_soon_threadsafe(handler.cancel)
         self._engine.shutdown(timeout=CLOSE_S)
-        # vLLM ends itself once more when the object goes away: now, and not when the interpreter is half gone.
+        # vLLM shuts down once more when the object is freed: do that now, not during the interpreter's shutdown.
         self._engine = None
         gc.collect()
 
 
-def _shape(model: Any) -> dict[str, Any]:
-    """Return the model's architecture as vLLM read it from its config.json; what does not apply is left out."""
-    numbers = {
-        "num_layers": model.get_total_num_hidden_layers(),
-        "hidden_size": model.get_hidden_size(),
-        "num_attention_heads": model.model_arch_config.total_num_attention_heads,
-        "num_kv_heads": model.get_total_num_kv_heads(),
-        "head_size": model.get_head_size(),
-        "num_experts": model.get_num_experts(),
-        "num_experts_per_token": model.get_num_experts_per_tok(),
-        "vocab_size": model.get_vocab_size(),
-    }
-    known = {name: int(number) for name, number in numbers.items() if number}
-    return {"architecture": ", ".join(model.architectures), **known}
+class Watch:
+    """Cancels the tasks that wait for an engine when `has_crashed` reports that it is gone. Used on one event loop.
+
+    vLLM 0.32 reports a crash to the requests whose responses its client already listens for. The client listens from
+    the first request on, and a request that arrives while the engine crashes waits forever (v1/engine/core_client.py,
+    `monitor_engine_cores`: no callback, a flag that later requests read). So the flag is polled.
+    """
+
+    def __init__(self, has_crashed: Callable[[], bool]) -> None:
+        self._has_crashed = has_crashed
+        self._waiting: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def over_this_task(self) -> Iterator[None]:
+        """Cancel the current task if the engine crashes before the block ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._check)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
+    def _check(self) -> None:
+        if not self._waiting:
+            self._timer = None  # the next request starts it again
+            return
+        # Scheduled before the check, and after a crash too: a task may catch its cancellation and wait again.
+        self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._check)
+        if self._has_crashed():
+            for task in self._waiting:
+                task.cancel()
+
+
+def _shape(model: Any) -> EngineInfo:
+    """Return the model's architecture as vLLM read it from its config.json; what does not apply is None."""
+
+    def number(value: Any) -> int | None:
+        return int(value) if value else None
+
+    return EngineInfo(
+        architecture=", ".join(model.architectures),
+        num_layers=number(model.get_total_num_hidden_layers()),
+        hidden_size=number(model.get_hidden_size()),
+        num_attention_heads=number(model.model_arch_config.total_num_attention_heads),
+        num_kv_heads=number(model.get_total_num_kv_heads()),
+        head_size=number(model.get_head_size()),
+        num_experts=number(model.get_num_experts()),
+        num_experts_per_token=number(model.get_num_experts_per_tok()),
+        vocab_size=number(model.get_vocab_size()),
+    )

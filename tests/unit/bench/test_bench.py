@@ -176,7 +176,7 @@ def test_the_questions_stand_in_the_order_in_which_the_stage_starts_them(tmp_pat
     work = write_work(run, stage, [], 1)
     started = [row["id"] for name in work.files for row in pq.read_table(run.path(name)).to_pylist()]
     table = to_table([replace(each, num_prompt_tokens=len(each.messages)) for each in prompts], PROMPT_SCHEMA)
-    assert as_started(table)["id"].to_pylist() == started == [1, 3, 2, 0]
+    assert as_started(table)["id"].to_pylist() == started == [1, 3, 0, 2]
 
 
 def test_a_promise_says_which_way_it_is_kept() -> None:

@@ -1,4 +1,4 @@
-"""Lanes: how many rows the engine has at once, and who may be beside whom."""
+"""Admission: how many rows the engine has at once, and which may run together."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.generate.admission import AdmissionQueue
-from pipeline.generate.attempt_log import GROUPED, ISOLATED, NONE
+from pipeline.generate.attempt_log import Suspicion
 
-WIDTHS = {NONE: 64, GROUPED: 8, ISOLATED: 1}
+WIDTHS = {Suspicion.NONE: 64, Suspicion.GROUPED: 8, Suspicion.ISOLATED: 1}
 
 
 class Watch:
-    """Runs rows in lanes and writes down what it sees."""
+    """Runs rows through the queue and records what it sees."""
 
     def __init__(self, slots: int = 64) -> None:
-        self.lanes = AdmissionQueue(slots)
+        self.queue = AdmissionQueue(slots)
         self.order: list[object] = []
-        self.most: Counter[int] = Counter()
+        self.most: Counter[Suspicion] = Counter()
         self.mixed = False
-        self._running: Counter[int] = Counter()
+        self._running: Counter[Suspicion] = Counter()
 
-    async def row(self, level: int, name: object = None, num_turns: int = 1, place: int = 0) -> None:
-        async with self.lanes.slot(level, place):
+    async def row(self, level: Suspicion, name: object = None, num_turns: int = 1, place: int = 0) -> None:
+        async with self.queue.slot(level, place):
             self.order.append(name)
             self._running[level] += 1
             self.most[level] = max(self.most[level], self._running[level])
@@ -50,7 +50,7 @@ def run(scene: Callable[[Watch], Awaitable[None]], slots: int = 64) -> Watch:
 
 
 @pytest.mark.parametrize(("level", "width"), WIDTHS.items())
-def test_a_lane_is_as_wide_as_its_level_allows(level: int, width: int) -> None:
+def test_at_each_isolation_level_as_many_rows_run_as_it_is_wide(level: Suspicion, width: int) -> None:
     async def scene(watch: Watch) -> None:
         await asyncio.gather(*(watch.row(level) for _ in range(200)))
 
@@ -59,26 +59,31 @@ def test_a_lane_is_as_wide_as_its_level_allows(level: int, width: int) -> None:
     assert len(watch.order) == 200
 
 
-def test_few_slots_make_the_crowd_lane_narrower_too() -> None:
+def test_few_slots_make_the_group_smaller_too() -> None:
     async def scene(watch: Watch) -> None:
-        await asyncio.gather(*(watch.row(level) for level in (GROUPED,) * 20 + (NONE,) * 20))
+        await asyncio.gather(*(watch.row(level) for level in (Suspicion.GROUPED,) * 20 + (Suspicion.NONE,) * 20))
 
     watch = run(scene, slots=3)
-    assert (watch.most[GROUPED], watch.most[NONE]) == (3, 3)
+    assert (watch.most[Suspicion.GROUPED], watch.most[Suspicion.NONE]) == (3, 3)
 
 
 def test_within_a_level_rows_go_in_the_order_in_which_they_came() -> None:
     async def scene(watch: Watch) -> None:
-        await asyncio.gather(*(watch.row(NONE, number) for number in range(100)))
+        await asyncio.gather(*(watch.row(Suspicion.NONE, number) for number in range(100)))
 
     assert run(scene, slots=4).order == list(range(100))
 
 
 def test_the_most_suspicious_go_first_once_the_running_have_left() -> None:
     async def scene(watch: Watch) -> None:
-        first = asyncio.ensure_future(watch.row(NONE, "running", num_turns=5))
+        first = asyncio.ensure_future(watch.row(Suspicion.NONE, "running", num_turns=5))
         await asyncio.sleep(0)
-        rows = [(GROUPED, "crowd"), (ISOLATED, "alone"), (NONE, "normal"), (ISOLATED, "alone too")]
+        rows = [
+            (Suspicion.GROUPED, "crowd"),
+            (Suspicion.ISOLATED, "alone"),
+            (Suspicion.NONE, "normal"),
+            (Suspicion.ISOLATED, "alone too"),
+        ]
         await asyncio.gather(first, *(watch.row(level, name) for level, name in rows))
 
     watch = run(scene)
@@ -91,7 +96,7 @@ def test_of_the_rows_that_wait_the_first_of_the_work_list_is_first() -> None:
 
     async def scene(watch: Watch) -> None:
         places = [4, 5, 2, 3, 0, 1]
-        await asyncio.gather(*(watch.row(NONE, place, place=place) for place in places))
+        await asyncio.gather(*(watch.row(Suspicion.NONE, place, place=place) for place in places))
 
     assert run(scene, slots=1).order == [4, 0, 1, 2, 3, 5]
 
@@ -99,11 +104,11 @@ def test_of_the_rows_that_wait_the_first_of_the_work_list_is_first() -> None:
 def test_a_row_that_raises_gives_its_slot_back() -> None:
     async def scene(watch: Watch) -> None:
         with pytest.raises(ValueError, match="row"):
-            async with watch.lanes.slot(ISOLATED, 0):
+            async with watch.queue.slot(Suspicion.ISOLATED, 0):
                 raise ValueError("row")
-        await watch.row(ISOLATED)
+        await watch.row(Suspicion.ISOLATED)
 
-    assert run(scene).lanes.num_running == 0
+    assert run(scene).queue.num_running == 0
 
 
 @pytest.mark.parametrize("num_turns", [0, 1, 2, 3])
@@ -111,10 +116,10 @@ def test_a_waiter_that_is_cancelled_leaks_no_slot(num_turns: int) -> None:
     """It is cancelled before its turn, at the very turn, and after it."""
 
     async def scene(watch: Watch) -> None:
-        holder = asyncio.ensure_future(watch.row(ISOLATED, "holder", num_turns=2))
+        holder = asyncio.ensure_future(watch.row(Suspicion.ISOLATED, "holder", num_turns=2))
         await asyncio.sleep(0)
-        waiter = asyncio.ensure_future(watch.row(ISOLATED, "waiter", num_turns=5))
-        last = asyncio.ensure_future(watch.row(ISOLATED, "last"))
+        waiter = asyncio.ensure_future(watch.row(Suspicion.ISOLATED, "waiter", num_turns=5))
+        last = asyncio.ensure_future(watch.row(Suspicion.ISOLATED, "last"))
         await asyncio.sleep(0)
         for _ in range(num_turns):
             await asyncio.sleep(0)
@@ -123,20 +128,20 @@ def test_a_waiter_that_is_cancelled_leaks_no_slot(num_turns: int) -> None:
 
     watch = run(scene)
     assert watch.order[-1] == "last"
-    assert watch.lanes.num_running == 0
-    assert watch.most[ISOLATED] == 1
+    assert watch.queue.num_running == 0
+    assert watch.most[Suspicion.ISOLATED] == 1
 
 
-LEVELS = st.sampled_from([NONE, GROUPED, ISOLATED])
+LEVELS = st.sampled_from(list(Suspicion))
 ROWS = st.lists(st.tuples(LEVELS, st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=60)
 
 
 @settings(deadline=None)
 @given(ROWS, st.integers(1, 12))
 def test_never_more_than_the_width_nor_two_levels_at_once_and_everything_runs(
-    rows: list[tuple[int, int, int, bool]], slots: int
+    rows: list[tuple[Suspicion, int, int, bool]], slots: int
 ) -> None:
-    async def late(watch: Watch, name: int, level: int, num_before: int, num_turns: int) -> None:
+    async def late(watch: Watch, name: int, level: Suspicion, num_before: int, num_turns: int) -> None:
         for _ in range(num_before):
             await asyncio.sleep(0)
         await watch.row(level, name, num_turns)
@@ -151,8 +156,8 @@ def test_never_more_than_the_width_nor_two_levels_at_once_and_everything_runs(
         await asyncio.gather(*tasks, return_exceptions=True)
 
     watch = run(scene, slots)
-    widths = {NONE: slots, GROUPED: min(8, slots), ISOLATED: 1}
+    widths = {Suspicion.NONE: slots, Suspicion.GROUPED: min(8, slots), Suspicion.ISOLATED: 1}
     assert all(watch.most[level] <= width for level, width in widths.items())
     assert not watch.mixed
     assert {name for name, row in enumerate(rows) if not row[3]} <= set(watch.order)
-    assert watch.lanes.num_running == 0
+    assert watch.queue.num_running == 0

@@ -23,8 +23,8 @@ from pipeline.storage.artifacts import ArtifactStore
 Make = Callable[[list[Prompt]], ArtifactStore]
 
 
-def line(prompt: Prompt, repeat: int = 0, *, text: str | None = "A", error: str | None = None) -> dict[str, Any]:
-    made = Completion(
+def line(prompt: Prompt, repeat: int = 0, *, text: str | None = "A", error: str | None = None) -> Completion:
+    return Completion(
         task=prompt.task,
         split=prompt.split,
         id=prompt.id,
@@ -42,11 +42,10 @@ def line(prompt: Prompt, repeat: int = 0, *, text: str | None = "A", error: str 
         queued_s=0.0,
         generated_s=0.0,
     )
-    return asdict(made)
 
 
-def commit(run: ArtifactStore, lines: list[dict[str, Any]], repeats: int = 1) -> list[dict[str, Any]]:
-    journal.keep(run.child(journal.FOLDER), iter(lines))
+def commit(run: ArtifactStore, lines: list[Completion], repeats: int = 1) -> list[dict[str, Any]]:
+    journal.keep(run.child(journal.DIRECTORY), iter(lines))
     room.commit(run, run.require_artifact("prompts", PROMPT_SCHEMA), repeats, {"engine": json.dumps({})})
     return completions(run)
 
@@ -109,6 +108,6 @@ class TestCommit:
 
 def test_a_full_temporary_directory_is_one_line(tmp_path: Path) -> None:
     made = partitions.SpillPartitions(COMPLETION_SCHEMA, tmp_path / "gone")
-    row = pa.RecordBatch.from_pylist([line(make_prompt(1))], schema=COMPLETION_SCHEMA)
+    row = pa.RecordBatch.from_pylist([asdict(line(make_prompt(1)))], schema=COMPLETION_SCHEMA)
     with pytest.raises(RunError, match=r"^TMPDIR=.* has no room for sorting: "):
         made.add(row, np.zeros(1, np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,8 @@ def test_every_appended_completion_is_read_back(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
     write(store, "one", [completion(number, 'ответ\u2028\n"{x}"') for number in range(100)])
     rows = list(journal.read(store))
-    assert [row["id"] for row in rows] == list(range(100))
-    assert {row["completion"] for row in rows} == {'ответ\u2028\n"{x}"'}
+    assert [row.id for row in rows] == list(range(100))
+    assert {row.completion for row in rows} == {'ответ\u2028\n"{x}"'}
 
 
 @pytest.mark.parametrize("num_bytes", [1, 40, 200])
@@ -60,7 +60,7 @@ def test_a_torn_tail_is_dropped(tmp_path: Path, num_bytes: int) -> None:
     write(store, "one", [completion(number) for number in range(3)])
     file = tmp_path / "journal" / "one.jsonl"
     file.write_bytes(file.read_bytes()[:-num_bytes])
-    assert [row["id"] for row in journal.read(store)] == [0, 1]
+    assert [row.id for row in journal.read(store)] == [0, 1]
 
 
 def test_a_damaged_line_ends_its_file_and_no_other(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_damaged_line_ends_its_file_and_no_other(tmp_path: Path) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b'"id":1', b'"id":7')
     file.write_bytes(b"".join(lines))
-    assert [row["id"] for row in journal.read(store)] == [0, 9]
+    assert [row.id for row in journal.read(store)] == [0, 9]
 
 
 def test_a_full_disk_is_an_error_of_the_append(tmp_path: Path) -> None:
@@ -91,13 +91,13 @@ def test_errors_of_an_earlier_session_are_left_out_and_its_answers_are_not(tmp_p
     store = ArtifactStore.open(str(tmp_path / "journal"))
     write(store, "one", [replace(completion(1), error="then"), completion(2)])
     write(store, "two", [replace(completion(3), error="now")])
-    assert [row["id"] for row in journal.read(store, without_errors_of={"one.jsonl"})] == [2, 3]
+    assert [row.id for row in journal.read(store, without_errors_of={"one.jsonl"})] == [2, 3]
 
 
 def test_kept_completions_are_read_like_any_other(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
-    journal.keep(store, iter(asdict(completion(number, "\n\u2028")) for number in range(3)))
-    assert list(journal.read(store)) == [asdict(completion(number, "\n\u2028")) for number in range(3)]
+    journal.keep(store, (completion(number, "\n\u2028") for number in range(3)))
+    assert list(journal.read(store)) == [completion(number, "\n\u2028") for number in range(3)]
     assert len(store.files()) == 1
 
 

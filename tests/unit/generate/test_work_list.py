@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.generate import length_estimates, work_list
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.work_list import Work, write_work
-from pipeline.records import PROMPT_SCHEMA, Prompt
+from pipeline.records import PROMPT_SCHEMA, Completion, Prompt
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
 Make = Callable[[list[Prompt]], ArtifactStore]
@@ -49,6 +49,27 @@ def questions(*lengths: int) -> list[Prompt]:
     return [make_prompt(number, question="x" * length) for number, length in enumerate(lengths)]
 
 
+def completion(number: int, repeat: int, prompt_sha256: str) -> Completion:
+    return Completion(
+        task="agro_bench",
+        split="test",
+        id=number,
+        repeat=repeat,
+        prompt_sha256=prompt_sha256,
+        completion="A",
+        reasoning=None,
+        content="A",
+        finish_reason="stop",
+        num_prompt_tokens=1,
+        num_output_tokens=1,
+        error=None,
+        attempts=1,
+        replica="r",
+        queued_s=0.0,
+        generated_s=0.0,
+    )
+
+
 @pytest.mark.usefixtures("at_root")
 class TestWithHistory:
     def test_rows_start_in_the_order_of_their_own_lengths(self, run_with_prompts: Make) -> None:
@@ -76,7 +97,7 @@ class TestWithHistory:
         work = write_work(run, prompts_of(run), [], 1, replace(lengths, by_task=table))
         assert ids(run, work) == [0, 2, 1, 3]
 
-    def test_rows_of_one_length_stand_by_prompt_and_then_by_its_beginning(self, run_with_prompts: Make) -> None:
+    def test_rows_of_one_length_stand_by_their_prompts_lengths_and_then_by_ids(self, run_with_prompts: Make) -> None:
         texts = ["b 1", "a 22", "b 2", "a 33", "c 333"]
         run = run_with_prompts([make_prompt(number, question=text) for number, text in enumerate(texts)])
         work = write_work(run, prompts_of(run), [], 1, known(run, dict.fromkeys(range(5), 7)))
@@ -112,11 +133,10 @@ def test_finished_rows_and_those_that_cannot_be_asked_are_not_in_it(run_with_pro
     prompts = questions(3, 3, 3, 3)
     prompts[2] = replace(prompts[2], error="too long")
     run = run_with_prompts(prompts)
-    key = {"task": "agro_bench", "split": "test", "completion": "A"}
     finished = [
-        {**key, "id": 0, "repeat": 0, "prompt_sha256": prompts[0].prompt_sha256},
-        {**key, "id": 1, "repeat": 1, "prompt_sha256": "another prompt that had this id"},
-        {**key, "id": 3, "repeat": 1, "prompt_sha256": prompts[3].prompt_sha256},
+        completion(0, 0, prompts[0].prompt_sha256),
+        completion(1, 1, "another prompt that had this id"),
+        completion(3, 1, prompts[3].prompt_sha256),
     ]
     found = rows(run, write_work(run, prompts_of(run), iter(finished), 2))
     assert [(row["id"], row["repeat"]) for row in found] == [(0, 1), (1, 0), (1, 1), (3, 0)]

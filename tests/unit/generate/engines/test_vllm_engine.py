@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.generate.engines import vllm_engine, watch
+from pipeline.generate.engines import vllm_engine
 from pipeline.generate.engines.base import EngineCrashed, Output, Request
 from pipeline.generate.engines.vllm_engine import VllmEngine
 
@@ -98,7 +98,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     exceptions = ModuleType("vllm.v1.engine.exceptions")
     exceptions.EngineDeadError = type("EngineDeadError", (Exception,), {})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", exceptions)
-    monkeypatch.setattr(watch, "WATCH_S", 0.05)
+    monkeypatch.setattr(vllm_engine, "WATCH_S", 0.05)
 
 
 def request(name: str) -> Request:

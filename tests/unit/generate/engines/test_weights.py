@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from builders import ROOT
 
-from pipeline.generate.engines.weights import num_parameters
+from pipeline.generate.engines.hardware import num_parameters
 
 COMMIT = "a" * 40
 
