@@ -1,1 +1,1 @@
-"""Two complete runs over the same questions in, what has changed between them out. CPU only."""
+"""Comparison of two complete runs over the same questions, the gate and the noise measurement. CPU only."""

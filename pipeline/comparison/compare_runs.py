@@ -1,7 +1,7 @@
-"""Two runs in, what has changed between them out: compare.parquet, flips.parquet and compare.html.
+"""Compares two runs and writes compare.parquet, flips.parquet and compare.html.
 
-Memory does not grow with the questions: a task and split is paired at a time, and its flips are written as they are
-read. The files replace those of an earlier comparison together, as a stage does.
+Memory does not grow with the questions: tasks and splits are paired one at a time, and flips are written as they are
+read. compare.parquet and flips.parquet replace those of a previous comparison together, as the files of an artifact do.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ CHANGES_FILE = "compare.parquet"
 FLIPS_FILE = "flips.parquet"
 PAGE_FILE = "compare.html"
 
-MOST_SHOWN = 500
-"""Flipped questions that the page shows; flips.parquet has them all."""
+MOST_ON_PAGE = 500
+"""Maximum number of flipped questions on the page; flips.parquet has all."""
 
 
 def compare_directories(base: str, new: str, out: str | None) -> tuple[Comparison, ArtifactStore]:
-    """Compare the runs in two directories; return what was found and where it was written.
+    """Compare the runs in two directories; return the comparison and the directory it was written to.
 
     Args:
-        base: Path or URI of the run to compare with.
-        new: The run that is compared.
-        out: Where to write; by default `compare=<base>..<new>` next to the new run.
+        base: Path or URI of the baseline run.
+        new: Path or URI of the new run.
+        out: Output directory; by default `compare=<base>..<new>` next to the new run.
 
     Raises:
-        RunError: There is no such run, one is not complete, or their questions differ.
-        DataError: A file of theirs is damaged.
+        RunError: A run does not exist or is not complete, or their questions differ.
+        DataError: A file of the runs is damaged.
     """
     runs = _open(base, "base"), _open(new, "new")
     store = _default_output(*runs) if out is None else ArtifactStore.open(out)
@@ -63,12 +63,12 @@ def _default_output(base: ComparedRun, new: ComparedRun) -> ArtifactStore:
 
 
 def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparison:
-    """Compare two runs and write what is found into `out`.
+    """Compare two runs and write the result to `out`.
 
     Raises:
-        Incomparable: The runs do not ask the same questions.
+        Incomparable: The runs have different questions.
         RunError: `out` cannot be written.
-        DataError: A file of theirs is damaged.
+        DataError: A file of the runs is damaged.
     """
     split_questions = require_same(base, new)
     out.create()
@@ -89,7 +89,7 @@ def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparis
             split_questions=split_questions,
             rows=rows,
             differences=_differences(base, new, split_questions),
-            flipped=pa.Table.from_batches(first, schema=FLIP_SCHEMA).slice(0, MOST_SHOWN),
+            flipped=pa.Table.from_batches(first, schema=FLIP_SCHEMA).slice(0, MOST_ON_PAGE),
             num_flips=num_flips,
         )
         page_text = html.render(comparison)
@@ -105,19 +105,19 @@ def _pair_all(
     found: list[PairedOutcomes],
     first: list[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """Give every flip, and on the way gather what was counted and the flips that are shown."""
+    """Yield every flip; append the paired outcomes to `found` and the flips for the page to `first`."""
     num_first = 0
     for each in split_questions:
         found.append(pair(database, base, new, each))
         for batch in flips(database, base, new, each):
-            if num_first < MOST_SHOWN:
+            if num_first < MOST_ON_PAGE:
                 first.append(batch)
                 num_first += batch.num_rows
             yield batch
 
 
 def _differences(base: ComparedRun, new: ComparedRun, questions: Sequence[SplitQuestions]) -> list[Difference]:
-    """Return what differs in how the runs were made, and how many prompts have another text."""
+    """Return the differences in how the runs were made, including the number of prompts whose text differs."""
     found = differences(base.recorded, new.recorded)
     num_prompts = sum(each.num_other_prompts for each in questions)
     if num_prompts:

@@ -1,14 +1,14 @@
-"""Whether a finished run is worse than an earlier one: a scored run and its configuration in, a verdict out.
+"""The gate: detects regressions of a scored run; the run and its configuration in, a verdict out.
 
-Rules: `max_truncated`, `max_failed` and `max_no_answer` are shares of all rows. `max_drop` looks at `score` (the
-leaderboard's) and `correct` of every task, domain and the run, on questions with a gold. It is broken by a drop that is
-both larger than `gate.max_drop` and significant: the two-sided p-values of the comparison, adjusted together by Holm,
-so that of the nights of an unchanged model at most a share of `gate.alpha` breaks it. A domain of a single task, and a
-run of a single domain, are not tested twice.
+The rules `max_truncated`, `max_failed` and `max_no_answer` limit shares of all rows. `max_drop` tests `score` (the
+leaderboard's) and `correct` of every task, domain and the run against the baseline, on questions with a gold answer. It
+is broken by a drop that is both larger than `gate.max_drop` and significant. The two-sided p-values are adjusted
+together by Holm, so for an unchanged model at most a fraction `gate.alpha` of runs fails the gate. A domain of a single
+task, and a run of a single domain, are not tested twice.
 
-Where the run has measured its noise, the variance that noise puts on a change is added to the change's own before it is
-tested. The questions' own differences hold the noise of these two runs already; the addition is for the order of the
-next night, and can only make the gate more patient.
+If the run has measured its noise, the variance that noise adds to a change is added to the change's own before the
+test. The per-question differences already contain the noise of these two runs; the added variance covers the batch
+composition of another run, and can only make the gate less sensitive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.storage.artifacts import ArtifactStore
 KEY = "gate.baseline"
 
 DIRECTORY = "compare"
-"""Where the comparison with the baseline lies in the run's directory."""
+"""Subdirectory of the run with the comparison with the baseline."""
 
 SHARES = {"max_truncated": "num_truncated", "max_failed": "num_failed", "max_no_answer": "num_no_answer"}
 SHARE_PHRASES = {
@@ -45,12 +45,12 @@ SHARE_PHRASES = {
 }
 
 NUM_NAMED = 3
-"""Drops that the line of a broken rule names."""
+"""Maximum number of drops in the line of a broken rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the gate says of a run. `rows` is the comparison with the baseline, `notes` what a person should know."""
+    """The gate's result for a run. `rows` is the comparison with the baseline, `notes` are remarks for the user."""
 
     baseline: str | None
     rules: Sequence[GateRule]
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def lines(self) -> list[str]:
-        """What is printed: the notes, then the rules."""
+        """Lines to print: the notes, then the rules."""
         printed = [f"gate: {note}" for note in self.notes]
         return printed + [
             f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in self.rules
@@ -78,10 +78,11 @@ class Verdict:
 
 
 def check(config: Config) -> None:
-    """Make sure, before anything is generated, that the run that `gate.baseline` names can be compared with.
+    """Check before generation that the baseline run named by `gate.baseline` can be compared with.
 
     Raises:
-        ConfigError: There is no such run, it is not complete, it is this one, or what it recorded cannot be read.
+        ConfigError: The baseline does not exist, is not complete, is this run, or has a manifest or configuration that
+            cannot be read.
         RunError: output_dir cannot be reached.
     """
     if config.gate.baseline not in (None, LATEST):
@@ -89,18 +90,18 @@ def check(config: Config) -> None:
 
 
 def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | None:
-    """Hold a scored run to its configuration's gate, and compare it with its baseline into its directory.
+    """Apply the gate to a scored run; write the comparison with its baseline into the run's directory.
 
     Args:
-        config: Its configuration.
-        run: Its directory.
-        manifest: Its manifest, with counts and started_at, and with noise where that was measured.
+        config: The run's configuration.
+        run: The run's directory.
+        manifest: The run's manifest, with counts and started_at, and with noise if it was measured.
 
     Returns:
         The verdict, or None when the configuration has no rule.
 
     Raises:
-        RunError: The directory cannot be written, or output_dir not be reached: that says nothing of the runs.
+        RunError: The directory cannot be written, or output_dir cannot be reached; neither is a regression.
         DataError: The run's own prompts or samples are damaged.
     """
     run.remove(DIRECTORY)
@@ -124,7 +125,7 @@ def _compared(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict
         name = found.run_id
         base = ComparedRun.of(found.store, found.config, found.manifest)
         comparison = compare(base, new, run.child(DIRECTORY))
-    except (Incomparable, DataError, ConfigError) as error:  # the latter two: of the baseline
+    except (Incomparable, DataError, ConfigError) as error:  # DataError and ConfigError: of the baseline
         rule = GateRule(
             name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}"
         )
@@ -135,10 +136,10 @@ def _compared(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict
 
 
 def require_kept(manifest: Manifest) -> None:
-    """Raise when the manifest of a complete run records that a rule is broken.
+    """Raise if the manifest of a complete run records a broken rule.
 
     Raises:
-        GateFailed: It does; the lines that name the rules have been printed.
+        GateFailed: A rule is broken. The message names the rules; their lines were printed before.
     """
     if manifest.gate is not None and manifest.gate.broken:
         names = ", ".join(manifest.gate.broken)
@@ -146,12 +147,12 @@ def require_kept(manifest: Manifest) -> None:
 
 
 def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, float]) -> GateRule:
-    """Return what the rule `max_drop` says of a comparison.
+    """Return the rule `max_drop` applied to a comparison.
 
     Args:
         config: The new run's configuration.
         rows: The comparison.
-        noise: Variance that the noise puts on one question's change, by metric.
+        noise: Variance of one question's change due to noise, by metric.
     """
     limit, alpha = config.gate.max_drop, config.gate.alpha
     domains = {name: task.domain for name, task in config.active_tasks.items()}
@@ -178,7 +179,7 @@ def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, 
 def noise_of(
     row: MetricChange, rows: Sequence[MetricChange], domains: Mapping[str, str], noise: Mapping[str, float]
 ) -> float:
-    """Return the variance that noise puts on a change: a question's by their number, tasks as the level weighs them."""
+    """Return the variance of a change due to noise: per task one question's divided by their number, then weighted."""
     variance = noise.get(row.metric, 0.0)
     if row.level == "task" or not variance:
         return variance / row.num_questions
@@ -192,7 +193,7 @@ def noise_of(
 
 
 def _with_noise(row: MetricChange, variance: float) -> float:
-    """Return the p-value of a change whose variance is larger by so much; as it was where nothing is known of it."""
+    """Return the p-value of a change with this variance added; unchanged if that or the standard error is 0 or None."""
     if not variance or not row.stderr:
         return row.p_value
     from scipy.stats import norm
@@ -227,7 +228,7 @@ def _named(config: Config) -> PastRun:
 
 
 def _latest(config: Config, manifest: Manifest, notes: list[str]) -> PastRun | None:
-    """Return the newest run that ended before this one began, of the same model, tasks, splits and limit."""
+    """Return the newest run of the same model, tasks, splits and limit that ended before this one started."""
     unread: list[str] = []
     started_at = manifest.started_at or ""
 

@@ -1,6 +1,6 @@
-"""compare.html: one file that opens from the disk, without a script and without a request.
+"""Renders compare.html: a self-contained file that opens from disk, without scripts or requests.
 
-Every text from a run is escaped by jinja2, and the page's own policy forbids whatever would run or load.
+jinja2 escapes every text from a run, and the page's Content Security Policy forbids scripts and external resources.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.records import MetricChange
 from pipeline.terminal.text import truncate
 
 MOST_CHARACTERS = 600
-"""Characters of a response that the page shows."""
+"""Maximum number of characters of a response on the page."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -81,7 +81,7 @@ flips.parquet has every one with its whole response.</p>
 
 
 def render(comparison: Comparison) -> str:
-    """Return the page of a comparison."""
+    """Return the HTML page of a comparison."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     base, new = comparison.base, comparison.new
     return environment.from_string(TEMPLATE).render(
@@ -98,7 +98,7 @@ def render(comparison: Comparison) -> str:
 
 
 def cells(row: MetricChange) -> dict[str, str]:
-    """Return a change as it is shown; `sign` is `better` or `worse` when it is sure, else empty."""
+    """Return a change as formatted texts; `sign` is `better` or `worse` when the change is significant, else empty."""
     is_count = row.metric == "output_tokens"
     digits = 1 if is_count else 3
 
@@ -128,7 +128,7 @@ def cells(row: MetricChange) -> dict[str, str]:
 
 
 def probability(value: float) -> str:
-    """Return a p-value as it is shown."""
+    """Return a formatted p-value."""
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 

@@ -1,12 +1,12 @@
-"""How much of a score is the engine's own unsteadiness: a share of the questions, generated a second time.
+"""Measures the engine's noise in a score: generates a share of the questions a second time.
 
-In: a run's prompts, its samples, and the second pass's. Out: the run's directory `noise/`, laid out as a run is, with
-the chosen prompts; and what the manifest records under `noise`. The second pass has the same seeds and takes its
-questions in an order of its own, so that each shares its batches with others: what differs is rounding and what comes
-of it. Nothing of it is submitted or averaged into a score.
+A run's prompts, its samples and those of the second pass in; the run's directory `noise/`, laid out like a run, with
+the chosen prompts, and the manifest's record `noise` out. The second pass uses the same seeds but another order of
+questions, so batch composition changes: differences come from floating-point rounding and its consequences. Results of
+the second pass are neither submitted nor averaged into a score.
 
-A question's change e has, for one and the same model, the expectation 0, so its variance is the mean of e^2 over the
-questions asked twice; a mean over n questions moves between two runs with the variance of e by n.
+For an unchanged model a question's change e has expectation 0, so its variance is the mean of e^2 over the questions
+generated twice. Between two runs, a mean over n questions then changes with the variance of e divided by n.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROWS_PER_FILE = 20_000
 
 _COLUMNS = ["task", "split", "id", "repeat", "response", "error"]
 
-# A row that failed has no response, which is no other response.
+# A failed row has no response; it does not count as a changed one.
 _CHANGED = """
 SELECT second.task, second.split, count(*) FILTER (first.error IS NULL AND second.error IS NULL) AS num_questions,
     count(*) FILTER (first.error IS NULL AND second.error IS NULL
@@ -50,18 +50,18 @@ SELECT task, split, count(em) FROM samples WHERE repeat = 0 GROUP BY ALL HAVING 
 
 
 def second(config: Config) -> Config:
-    """Return the configuration of the second pass: one completion a question, with the seed of the first repeat."""
+    """Return the configuration of the second pass: one completion per question, with the seed of the first repeat."""
     return replace(config, generation=replace(config.generation, repeats=1))
 
 
 def is_chosen(task: str, split: str, row_id: int, *, share: float) -> bool:
-    """Return whether a question is among those asked twice: the same each night, and a larger share holds a smaller."""
+    """Return whether a question is generated twice; stable between runs, and a larger share is a superset."""
     digest = hashlib.sha256(f"{task}\0{split}\0{row_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def choose(config: Config, run: ArtifactStore) -> ArtifactStore:
-    """Return the directory of the second pass, with its prompts; one that was made for another share is made anew.
+    """Return the directory of the second pass, with its prompts; one with another share is replaced.
 
     Raises:
         DataError: The run has no prompts.
@@ -87,15 +87,15 @@ def _chosen(batches: Iterator[pa.RecordBatch], share: float) -> Iterator[pa.Reco
 
 
 def measure(config: Config, run: ArtifactStore, manifest: Manifest) -> Noise:
-    """Return what the manifest records of the two passes; both have been scored.
+    """Return the manifest's record of the noise; both passes must have been scored.
 
     Returns:
-        `share`, `num_questions` (answered both times), `num_changed` (whose response is another) and `num_failed` (rows
-        of the second pass); `variance`, by metric, of a question's change; and `spread`, by split, one standard
-        deviation of the change of the run's score between two runs.
+        `share`, `num_questions` (answered in both passes), `num_changed` (with different responses) and `num_failed`
+        (failed rows of the second pass); `variance`, by metric, of a question's change; and `spread`, by split, one
+        standard deviation of the change of the run's score between two runs.
 
     Raises:
-        DataError: Samples of one of them are missing or damaged.
+        DataError: Samples of one pass are missing or damaged.
     """
     first = replace(ComparedRun.of(run, config, manifest), repeat=0)
     repeated = ComparedRun.of(run.child(DIRECTORY), second(config), manifest)
@@ -127,7 +127,7 @@ def measure(config: Config, run: ArtifactStore, manifest: Manifest) -> Noise:
 
 
 def _spread(config: Config, golds: list[tuple[str, str, int]], variance: float | None) -> dict[str, float]:
-    """Return the standard deviation of the run's score by split, where every task has golds."""
+    """Return the standard deviation of the change of the run's score, by split, where every task has golds."""
     weights = weights_of({name: task.domain for name, task in config.active_tasks.items()}, None)
     found: dict[str, float] = {}
     for split in dict.fromkeys(split for _, split, _ in golds):
@@ -138,7 +138,7 @@ def _spread(config: Config, golds: list[tuple[str, str, int]], variance: float |
 
 
 def line(noise: Noise) -> str:
-    """Return what a person reads of the noise."""
+    """Return the noise as a line for the user."""
     num, changed, failed = noise.num_questions, noise.num_changed, noise.num_failed or 0
     if not num:
         fix = f"all {failed:,} of the second pass failed" if failed else "none was chosen, raise noise.share"

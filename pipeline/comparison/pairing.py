@@ -1,7 +1,8 @@
-"""The questions of two runs, paired by task, split and id: prompts/ and samples/ in, counted outcomes and flips out.
+"""Pairs the questions of two runs by task, split and id: prompts/ and samples/ in, paired outcomes and flips out.
 
-A question is its repeats together, as in `pipeline/score/outcomes.py`; runs with different numbers of repeats can be
-compared. A task and split is in DuckDB at a time, its questions' numbers and not their texts, and what it holds spills.
+All repeats of a question form one outcome, as in `pipeline/score/outcomes.py`, so runs with different numbers of
+repeats can be compared. DuckDB holds one task and split at a time, with the questions' numbers but not their texts, and
+can spill it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
 MOST_NAMED = 3
-"""Questions that a refusal names of each kind."""
+"""Questions of each kind that the error message names."""
 
-# Of the whole row of the data set only a hash is held: 16 bytes, however long the question is.
+# Only a hash of the data set row is in memory: 16 bytes, however long the question is.
 _QUESTIONS_OF_RUN = "SELECT id, md5_number(doc) AS doc, gold, prompt_sha256 FROM prompts"
 
 _DIFFERENCES = """
@@ -44,11 +45,11 @@ SELECT
 FROM (
     SELECT base, new, base.doc <> new.doc
         OR (base.id = new.id AND base.gold IS DISTINCT FROM new.gold) AS is_other
-    FROM base_asked base FULL JOIN new_asked new ON base.id = new.id
+    FROM base_prompts base FULL JOIN new_prompts new ON base.id = new.id
 )
 """
 
-# Rows that failed have no score and no length; whether they failed is known of all.
+# Failed rows have no score and no length; `failed` is known for every row.
 _QUESTIONS = """
 SELECT id,
     sum(em) AS em_total, count(em) AS em_scored,
@@ -103,9 +104,9 @@ ORDER BY flipped.id, metric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRun:
-    """One of the two runs: its directory, its configuration, its manifest, its prompts and samples.
+    """One of the two runs: its directory, configuration, manifest, prompts and samples.
 
-    Of its repeats `repeat` alone counts, or all where it is None.
+    Only the repeat `repeat` is compared, or all when it is None.
     """
 
     store: ArtifactStore
@@ -128,13 +129,13 @@ class ComparedRun:
 
     @property
     def recorded(self) -> RecordedRun:
-        """What it recorded of how it was made."""
+        """The run's record of how it was made."""
         return RecordedRun(config=self.config, manifest=self.manifest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitQuestions:
-    """A task and split that both runs have asked: its questions, and those that were asked with another prompt."""
+    """A task and split of both runs: the number of its questions, and of those whose prompts differ."""
 
     task: str
     split: str
@@ -144,7 +145,7 @@ class SplitQuestions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairedOutcomes:
-    """What the questions of a task and split scored in both runs, by metric; one that no question has is left out."""
+    """Outcomes of a task and split in both runs, by metric; metrics that no question has are omitted."""
 
     task: str
     split: str
@@ -152,11 +153,11 @@ class PairedOutcomes:
 
 
 def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
-    """Return the tasks and splits of the two runs, sorted, when their questions are the same.
+    """Return the tasks and splits of the two runs, sorted, if their questions are the same.
 
     Raises:
-        Incomparable: They are not: other ids, another row of the data set or another gold behind an id; both runs and a
-            few of these questions are named.
+        Incomparable: Ids differ, or an id has another data set row or another gold; the message names both runs and a
+            few of these questions.
     """
     found: list[SplitQuestions] = []
     reasons: list[str] = []
@@ -164,7 +165,7 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
         for task, split in sorted(_cells(database, base.prompts) | _cells(database, new.prompts)):
             for name, run in (("base", base), ("new", new)):
                 database.register("prompts", query.scanner(run.prompts, PROMPT_COLUMNS, query.cell(task, split)))
-                database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_asked AS {_QUESTIONS_OF_RUN}")
+                database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_prompts AS {_QUESTIONS_OF_RUN}")
             (row,) = query.rows(database, _DIFFERENCES, {"most": MOST_NAMED})
             counted = {name: int(row[name]) for name in ("num_questions", "num_other_prompts")}
             found.append(SplitQuestions(task=task, split=split, **counted))
@@ -180,15 +181,15 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
 def pair(
     database: duckdb.DuckDBPyConnection, base: ComparedRun, new: ComparedRun, split_questions: SplitQuestions
 ) -> PairedOutcomes:
-    """Count what the questions of one task and split scored in both runs.
+    """Count the outcomes of the questions of one task and split in both runs.
 
     Args:
-        database: A connection; temporary tables, which `flips` reads, are replaced in it.
-        base: The earlier run.
-        new: The later one.
+        database: A connection; the function replaces the temporary tables that `flips` reads.
+        base: The baseline run.
+        new: The new run.
         split_questions: The task and split.
     """
-    database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
+    database.execute("SET threads = 1")  # a fixed summation order makes the results reproducible to the last digit
     for name, run in (("base", base), ("new", new)):
         where = query.cell(split_questions.task, split_questions.split)
         if run.repeat is not None:
@@ -207,7 +208,7 @@ def pair(
 def flips(
     database: duckdb.DuckDBPyConnection, base: ComparedRun, new: ComparedRun, split_questions: SplitQuestions
 ) -> Iterator[pa.RecordBatch]:
-    """Give the flipped questions of the task and split that `pair` counted last, sorted by id, with `FLIP_SCHEMA`."""
+    """Yield the flipped questions of the task and split last passed to `pair`, sorted by id, with `FLIP_SCHEMA`."""
     for name, run in (("base", base), ("new", new)):
         database.register(
             f"{name}_samples",

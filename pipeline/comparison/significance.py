@@ -1,11 +1,11 @@
-"""How sure it is that a score has changed: paired questions in, a row for each task, domain and run out.
+"""Tests whether scores have changed: paired outcomes in, a row for each task, domain and the run out.
 
-    em, correct of a task, one repeat in both runs    McNemar's exact test
-    a domain or run of a single task                  as that task
-    all else                                          the paired bootstrap, each task resampled by itself
+    a binary metric of a task, one repeat in both runs    McNemar's exact test
+    a domain or run of a single task                      as that task
+    all else                                              the paired bootstrap, each task resampled independently
 
-With repeats a question's mean is no yes or no, and runs with different numbers of them flip for that alone: McNemar's
-test would not hold. Every metric's rows, of all tasks, domains and splits and of the run, are one family of Holm's.
+With several repeats a question's mean is not binary, and different numbers of repeats alone cause flips, so McNemar's
+test would not be valid. All rows of a metric, over tasks, domains, the run and splits, are one family of Holm's method.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class Comparison:
 
 
 def changes(found: Sequence[PairedOutcomes], domains: Mapping[str, str], *, single: bool) -> list[MetricChange]:
-    """Return what has changed: the run first, then domains, then tasks, each sorted by name, split and metric.
+    """Return the changes: the run first, then domains, then tasks, each sorted by name, split and metric.
 
-    A domain with a task that has no questions with this metric in a split has no row, and neither has the run: the
-    mean of the others would pass for the whole.
+    If a task of a domain has no questions with this metric in a split, the domain and the run have no row: a mean over
+    the remaining tasks would be mistaken for the mean over all.
 
     Args:
-        found: The tasks and splits of both runs.
+        found: Paired outcomes of the tasks and splits of both runs.
         domains: Domain of every task.
-        single: Each question has one repeat in both runs.
+        single: Whether each question has one repeat in both runs.
     """
     cells: dict[tuple[str, str], dict[str, PairedOutcomes]] = defaultdict(dict)
     for each in found:
@@ -69,7 +69,7 @@ def changes(found: Sequence[PairedOutcomes], domains: Mapping[str, str], *, sing
 
 
 def means(pairs: Pairs) -> tuple[float, float]:
-    """Return the mean of the base run's rows and that of the new one's."""
+    """Return the means over the base run's rows and over the new run's rows."""
     base = pairs.num @ pairs.base_totals / (pairs.num @ pairs.base_scored)
     return float(base), float(pairs.num @ pairs.new_totals / (pairs.num @ pairs.new_scored))
 
@@ -96,7 +96,7 @@ def _of_tasks(
 ) -> MetricChange:
     pairs = [tasks[name].pairs[metric] for name in weights]
     level, name = ("run", "all") if domain is None else ("domain", domain)
-    if len(weights) == 1:  # the task's own test is the sharper one
+    if len(weights) == 1:  # the task's own test has more power
         (only,) = weights
         return replace(_of_task(tasks[only], metric, single), level=level, task=name)
     row = _row(level, name, split, metric, pairs, list(weights.values()))
@@ -104,7 +104,7 @@ def _of_tasks(
     if metric not in BINARY_METRICS:
         return replace(row, num_parts=num_parts)
     flipped = [_flips(each) for each in pairs]
-    lost, gained = (sum(each[side] for each in flipped) for side in (0, 1))
+    lost, gained = (sum(numbers) for numbers in zip(*flipped, strict=True))
     return replace(row, num_parts=num_parts, num_lost=lost, num_gained=gained)
 
 
@@ -113,8 +113,8 @@ def _row(
 ) -> MetricChange:
     change = paired_bootstrap(pairs, generator(name, split, metric, "change"), weights)
     base, new = (
-        sum(weight * mean for weight, mean in zip(weights, side, strict=True))
-        for side in zip(*map(means, pairs), strict=True)
+        sum(weight * mean for weight, mean in zip(weights, of_run, strict=True))
+        for of_run in zip(*map(means, pairs), strict=True)
     )
     return MetricChange(
         level=level,
@@ -138,7 +138,7 @@ def _row(
 
 
 def _flips(pairs: Pairs) -> tuple[int, int]:
-    """Return the questions whose mean over repeats falls below one half, and those that rise to it."""
+    """Return the number of questions whose mean over repeats falls below one half, and of those that rise to it."""
     base = pairs.base_totals / pairs.base_scored >= 0.5
     new = pairs.new_totals / pairs.new_scored >= 0.5
     return int(pairs.num[base & ~new].sum()), int(pairs.num[~base & new].sum())

@@ -1,4 +1,4 @@
-"""A comparison on the terminal: what else differs, a row for each change, and the first flipped questions."""
+"""Prints a comparison on the terminal: differences between the runs, a row per change, the first flipped questions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import escape_control, truncate
 
 MOST_FLIPS = 20
-"""Flipped questions that are listed on the terminal; flips.parquet has them all."""
+"""Maximum number of flipped questions on the terminal; flips.parquet has all."""
 
 
 def show(comparison: Comparison, out: ArtifactStore, console: Console) -> None:
-    """Print what has changed."""
+    """Print a comparison and the paths of its files in `out`."""
     for each in comparison.differences:
         console.print(f"warning: {escape_control(each.line)}", soft_wrap=True)
     columns = ("task or domain", "split", "metric", "base", "new", "change", "95% interval", "p, Holm", "n")

@@ -1,1 +1,1 @@
-"""Numbers in, numbers out: SQuAD's metrics, intervals of a score, tests of two runs."""
+"""Pure functions on numbers: SQuAD metrics, confidence intervals, paired tests, weights and names of metrics."""

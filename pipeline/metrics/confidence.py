@@ -1,12 +1,12 @@
-"""How sure a score is, given that its questions are a sample: counts in, intervals out; NumPy only.
+"""Confidence intervals of scores: counts of questions in, intervals out; NumPy only.
 
-The unit is the question: the repeats of one are no new questions, so they stay together whenever questions are drawn
-(Miller 2024, Adding Error Bars to Evals, arXiv:2411.00640). A score of one task is a ratio, the sum of its
-rows' values by their number. All of it is deterministic: equal samples have equal intervals.
+The sampling unit is the question: repeats are not independent, so a resample draws all repeats of a question together
+(clustering; Miller 2024, Adding Error Bars to Evals, arXiv:2411.00640). The score of a task is a ratio: the sum of its
+rows' values divided by their number. All functions are deterministic: equal samples have equal intervals.
 
-A bootstrap needs no list of questions here. Which questions are drawn matters only through what they scored, and
-drawing n questions with replacement draws from the multinomial distribution over the different outcomes: a task of a
-million questions with 20 different F1 costs as much as one of a hundred.
+The bootstrap works on counts of distinct outcomes, not on a list of questions. Drawing n questions with replacement
+equals one draw from the multinomial distribution over the distinct outcomes, so a task of a million questions with 20
+distinct F1 values costs as much as a task of a hundred questions.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ Floats: TypeAlias = NDArray[np.float64]
 Counts: TypeAlias = NDArray[np.int64]
 
 LEVEL = 0.95
-"""Share of such intervals that hold the true value."""
+"""Confidence level: the share of intervals that contain the true value."""
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 NUM_RESAMPLES = 5_000
-"""Resamples of a bootstrap; an end of the interval then moves by 2% of its half width from one seed to another."""
+"""Resamples of a bootstrap; with this many, an interval end varies between seeds by 2% of the half width."""
 
 MOST_OUTCOMES = 2_000
-"""Different outcomes up to which a task is resampled, half a second each; one with more has still more questions.
+"""Distinct outcomes of a task up to which it is resampled; at this number resampling takes half a second.
 
-The distribution of a mean over so many is normal to within 1/sqrt(n) (Berry and Esseen), so it is drawn as that.
+A task with more outcomes has at least as many questions. The distribution of its mean is normal to within 1/sqrt(n)
+(Berry and Esseen), so the normal approximation replaces the bootstrap.
 """
 
 _CELLS = 1_000_000
-"""Counts held at a time, 8 MB."""
+"""Counts in memory at a time, 8 MB."""
 
 
 def generator(*names: str | None) -> np.random.Generator:
-    """Return the random numbers of what the names name: the same each time, and others for each."""
+    """Return a random generator seeded by the names: equal names give equal streams, other names give other streams."""
     return np.random.default_rng(crc32("\0".join(str(name) for name in names).encode()))
 
 
 def wilson(mean: ArrayLike, num: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the ends of Wilson's score interval for shares of `num` yes-or-no questions.
+    """Return the ends of Wilson's score interval for proportions over `num` binary questions.
 
-    Source: Wilson 1927, JASA 22:209, without continuity correction. SciPy's, which takes one whole number of successes
-    at a time, agrees. It also covers means of values from 0 to 1, widely, for none of these vary more than yes and no.
+    Source: Wilson 1927, JASA 22:209, without continuity correction. It agrees with SciPy's, which accepts one integer
+    number of successes at a time. For means of values from 0 to 1 it is conservative: no such values vary more than
+    binary ones.
 
     Args:
-        mean: Shares, from 0 to 1.
-        num: Numbers of questions, at least 1; of the shape of `mean`.
+        mean: Proportions, from 0 to 1.
+        num: Numbers of questions, at least 1; same shape as `mean`.
     """
     p, n = np.clip(np.asarray(mean, float), 0, 1), np.asarray(num, float)
     scale = 1 + Z**2 / n
@@ -64,7 +66,7 @@ def wilson(mean: ArrayLike, num: ArrayLike) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Estimate:
-    """A mean from 0 to 1 with its interval, and `draws`, its bootstrap distribution; None when it has no spread."""
+    """A mean from 0 to 1, its interval, and `draws`, its bootstrap distribution; None when that has no spread."""
 
     mean: float
     low: float
@@ -75,14 +77,14 @@ class Estimate:
 def bootstrap(totals: Floats, scored: Floats, num: Counts, rng: np.random.Generator) -> Estimate:
     """Return the mean of a task's rows with its percentile interval over resamples of the questions.
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. A task of a few dozen questions has
-    a somewhat narrow one. Where all questions scored the same, or there is but one, resamples are all equal, and
-    Wilson's interval stands in.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. For a few dozen questions the
+    interval is somewhat too narrow. Where all questions have the same score, or there is only one question, all
+    resamples are equal and the function returns Wilson's interval.
 
     Args:
-        totals: Sum of the values of a question's repeats, for each different outcome.
-        scored: Number of these repeats, at least 1.
-        num: Questions with this outcome, at least 1.
+        totals: Sum of the values of a question's repeats, one entry per distinct outcome.
+        scored: Number of these repeats, at least 1; same shape.
+        num: Questions with this outcome, at least 1; same shape.
         rng: See `generator`.
     """
     mean = float(num @ totals / (num @ scored))
@@ -95,13 +97,13 @@ def bootstrap(totals: Floats, scored: Floats, num: Counts, rng: np.random.Genera
 
 
 def normal(mean: float, stderr: float, rng: np.random.Generator) -> Estimate:
-    """Return what `bootstrap` would, of a task that has too many different outcomes for it."""
+    """Return the normal approximation of `bootstrap`, for a task with more than `MOST_OUTCOMES` distinct outcomes."""
     draws = rng.normal(mean, stderr, NUM_RESAMPLES)
     return Estimate(mean=mean, low=max(0.0, mean - Z * stderr), high=min(1.0, mean + Z * stderr), draws=draws)
 
 
 def resamples(num: Counts, rng: np.random.Generator) -> Iterator[Counts]:
-    """Give how often each outcome is drawn in `NUM_RESAMPLES` resamples: arrays of [resamples, outcomes].
+    """Yield how often each outcome is drawn in `NUM_RESAMPLES` resamples: arrays of shape [resamples, outcomes].
 
     Args:
         num: Questions with each outcome.
@@ -114,20 +116,20 @@ def resamples(num: Counts, rng: np.random.Generator) -> Iterator[Counts]:
 
 
 def interval(draws: Floats) -> tuple[float, float]:
-    """Return the ends between which the middle 95% of the draws lie."""
+    """Return the ends of the central 95% of the draws."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def interval_of_mean(parts: Sequence[Estimate], weights: Sequence[float]) -> tuple[float, float]:
-    """Return the interval of a weighted mean of tasks, each resampled by itself; one task keeps its own.
+    """Return the interval of a weighted mean of tasks, each resampled independently; a single task keeps its own.
 
-    Where a task has no spread its interval cannot come from resamples. The half widths are then added as independent
-    errors are: MOVER, Zou and Donner 2008, Statistics in Medicine 27:1693.
+    If a task has no bootstrap distribution, the half widths are combined as independent errors, by the root of the sum
+    of their squares: MOVER, Zou and Donner 2008, Statistics in Medicine 27:1693.
 
     Args:
         parts: The tasks' estimates.
-        weights: Their weights, of which the sum is 1.
+        weights: Their weights, which sum to 1.
     """
     if len(parts) == 1:
         return parts[0].low, parts[0].high
@@ -141,14 +143,14 @@ def interval_of_mean(parts: Sequence[Estimate], weights: Sequence[float]) -> tup
 
 
 def is_wide(row: Mapping[str, Any]) -> bool:
-    """Return whether the rows that were cut, empty or failed may move a score by more than chance does.
+    """Return whether truncated, empty and failed rows may move a score by more than sampling error does.
 
     Args:
         row: `bound_low`, `bound_high`, `ci_low` and `ci_high` of a metric. Its bounds are wide when they are further
-            apart than the ends of its 95% interval, or when it has bounds that differ and no interval.
+            apart than the ends of its 95% interval, or when they differ and it has no interval.
     """
     if row["bound_low"] is None:
         return False
-    doubt = row["bound_high"] - row["bound_low"]
-    chance = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
-    return bool(doubt > chance)
+    bounds_width = row["bound_high"] - row["bound_low"]
+    interval_width = row["ci_high"] - row["ci_low"] if row["ci_low"] is not None else 0.0
+    return bool(bounds_width > interval_width)

@@ -1,7 +1,7 @@
-"""Whether two runs over the same questions differ: counts of questions in, p-values and intervals out.
+"""Paired tests of two runs over the same questions: counts of questions in, p-values and intervals out.
 
-Pairing takes the questions' difficulty out of the comparison, which two intervals side by side do not: runs whose
-intervals overlap can differ for sure. NumPy and SciPy only; deterministic, as `pipeline/metrics/confidence.py` is.
+Pairing removes the questions' difficulty from the comparison; two separate intervals do not, so runs with overlapping
+intervals can differ significantly. NumPy and SciPy only; deterministic, like `pipeline/metrics/confidence.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.metrics.confidence import MOST_OUTCOMES, NUM_RESAMPLES, Counts, Floats, interval, resamples
 
 ALPHA = 0.05
-"""Share of the comparisons of equal models that may be called different."""
+"""Significance level: the accepted share of false positives among comparisons of equal models."""
 POWER = 0.8
 
 _NORMAL = NormalDist()
@@ -26,12 +26,12 @@ _NORMAL = NormalDist()
 def mcnemar(num_lost: int, num_gained: int) -> float:
     """Return the two-sided p-value of McNemar's exact test, 1.0 when no question has flipped.
 
-    Given that a question has flipped, equal models lose and gain it with the same probability. Source: McNemar 1947,
-    Psychometrika 12:153, with the binomial distribution in the place of chi-squared.
+    Under the null hypothesis a flipped question is lost or gained with equal probability. Source: McNemar 1947,
+    Psychometrika 12:153, with the binomial distribution instead of chi-squared.
 
     Args:
-        num_lost: Questions that are right in the base run and wrong in the new one.
-        num_gained: The other way round.
+        num_lost: Questions that are right in the base run and wrong in the new run.
+        num_gained: Questions that are wrong in the base run and right in the new run.
     """
     if num_lost + num_gained == 0:
         return 1.0
@@ -41,11 +41,11 @@ def mcnemar(num_lost: int, num_gained: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values that may each be compared with alpha, whatever their number and dependence.
+    """Return the p-values adjusted by Holm's method, in the order given; compare each with alpha.
 
-    The chance that any comparison of equal models is called different then stays below alpha. Source: Holm 1979,
-    Scandinavian Journal of Statistics 6:65: the i-th smallest of m times m - i + 1, and never below a smaller one's.
-    SciPy has false discovery rates only.
+    The family-wise error rate then stays below alpha, whatever the number and dependence of the tests. Source: Holm
+    1979, Scandinavian Journal of Statistics 6:65: the i-th smallest of m p-values is multiplied by m - i + 1, and the
+    results are made monotone. SciPy implements false discovery rates only.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p)
@@ -56,10 +56,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """The questions of one task, counted by what they scored in both runs; all arrays have the shape [outcomes].
+    """The questions of one task, counted by their outcome in both runs; all arrays have the shape [outcomes].
 
     `*_totals` is the sum of the values of a question's repeats and `*_scored` their number, at least 1; `num` is the
-    questions with this outcome. A question that only one of the runs has scored has no place here.
+    number of questions with this outcome. Questions scored in only one of the runs are excluded.
     """
 
     base_totals: Floats
@@ -78,20 +78,20 @@ class Pairs:
 
     @property
     def difference(self) -> float:
-        """Mean of the new run's rows minus that of the base's."""
+        """Mean over the new run's rows minus the mean over the base run's rows."""
         new, base = self.num @ self.new_totals, self.num @ self.base_totals
         return float(new / (self.num @ self.new_scored) - base / (self.num @ self.base_scored))
 
     @property
     def has_changed(self) -> NDArray[np.bool_]:
-        """Whether the mean of a question's repeats is another in the new run; of the shape [outcomes]."""
+        """Whether the mean of a question's repeats differs between the runs; shape [outcomes]."""
         return np.abs(self.new_totals / self.new_scored - self.base_totals / self.base_scored) > 1e-12
 
     @property
     def stderr(self) -> float | None:
         """Standard error of the difference, clustered by question; None for a single question.
 
-        Source: Miller 2024, arXiv:2411.00640, on paired differences: the spread of the questions' own differences.
+        Source: Miller 2024, arXiv:2411.00640, on paired differences: the spread of the per-question differences.
         """
         num = int(self.num.sum())
         if num < 2:
@@ -131,18 +131,18 @@ class Change:
 def paired_bootstrap(
     tasks: Sequence[Pairs], rng: np.random.Generator, weights: Sequence[float] | None = None
 ) -> Change:
-    """Return how a score has changed, by resampling the questions of each task, with both runs' answers together.
+    """Return how a score has changed, by resampling the questions of each task, each with both runs' responses.
 
-    The p-value is the share of resamples whose distance from the difference is at least its distance from 0, itself
-    counted. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 16.4; one added as Davison and
-    Hinkley 1997, section 4.2. Where no resample is so far, all that it says is "below 1 in `NUM_RESAMPLES`", and a
-    family of Holm's or a small alpha asks for more: see `_beyond_resamples`. It is never below what the signs of so
-    many changed questions can say, however alike they changed.
+    The p-value is the share of resamples at least as far from the difference as the difference is from 0, with the
+    observed difference counted as one more resample. Sources: Efron and Tibshirani 1993, An Introduction to the
+    Bootstrap, section 16.4; the added one, Davison and Hinkley 1997, section 4.2. Where no resample is that far, it
+    only shows that p is below 1 in `NUM_RESAMPLES`; Holm's adjustment and a small alpha need smaller values, which come
+    from `_t_test`. The p-value is never below that of the sign test, `_sign_test`.
 
     Args:
-        tasks: One for a task's score; those of a domain or run.
+        tasks: One entry for a task's score; several for a domain or run.
         rng: See `pipeline.metrics.confidence.generator`.
-        weights: Of the tasks, with the sum 1; by default all the same.
+        weights: Weights of the tasks, which sum to 1; equal by default.
     """
     shares = np.full(len(tasks), 1 / len(tasks)) if weights is None else np.asarray(weights, float)
     difference = float(sum(share * task.difference for share, task in zip(shares, tasks, strict=True)))
@@ -153,11 +153,11 @@ def paired_bootstrap(
     num_beyond = np.count_nonzero(np.abs(draws - difference) >= abs(difference) - 1e-12)
     p_value = float(1 + num_beyond) / (NUM_RESAMPLES + 1)
     stderr = float(np.linalg.norm(known)) if len(known) == len(errors) else None
-    if difference and float(np.ptp(draws)) < 1e-12:  # all questions changed alike: resamples know no chance, signs do
-        p_value = _of_signs(tasks)
+    if difference and float(np.ptp(draws)) < 1e-12:  # all questions changed alike, so all resamples are equal
+        p_value = _sign_test(tasks)
     elif num_beyond == 0 and stderr:
-        p_value = min(p_value, _beyond_resamples(tasks, known, difference, stderr))
-    p_value = max(p_value, _of_signs(tasks))
+        p_value = min(p_value, _t_test(tasks, known, difference, stderr))
+    p_value = max(p_value, _sign_test(tasks))
     return Change(
         difference=difference,
         stderr=stderr,
@@ -167,15 +167,15 @@ def paired_bootstrap(
     )
 
 
-def _beyond_resamples(tasks: Sequence[Pairs], errors: Sequence[float], difference: float, stderr: float) -> float:
-    """Return the p-value of a difference that no resample is far enough for, by Student's t.
+def _t_test(tasks: Sequence[Pairs], errors: Sequence[float], difference: float, stderr: float) -> float:
+    """Return the p-value, by Student's t, of a difference beyond the reach of the resamples.
 
-    Source: the t-test of paired differences, its degrees of freedom for several tasks as Satterthwaite 1946, Biometrics
-    Bulletin 2:110, has them.
+    Source: the t-test of paired differences; for several tasks, degrees of freedom by Satterthwaite 1946, Biometrics
+    Bulletin 2:110.
 
     Args:
         tasks: The tasks' questions.
-        errors: What each task adds to the standard error, the root of the sum of their squares.
+        errors: Each task's contribution to the standard error, which is the root of the sum of their squares.
         difference: The change of the score.
         stderr: Its standard error, above 0.
     """
@@ -186,41 +186,41 @@ def _beyond_resamples(tasks: Sequence[Pairs], errors: Sequence[float], differenc
     return float(2 * t.sf(abs(difference) / stderr, freedom))
 
 
-def _of_signs(tasks: Sequence[Pairs]) -> float:
-    """Return the smallest p-value that the signs of the changed questions allow: all of them fell, or all rose."""
+def _sign_test(tasks: Sequence[Pairs]) -> float:
+    """Return the smallest two-sided p-value of a sign test: all changed questions fell, or all rose."""
     num_changed = sum(int(task.num[task.has_changed].sum()) for task in tasks)
     return min(1.0, 2 * 0.5**num_changed)
 
 
 def detectable(stderr: float | None, alpha: float = ALPHA, power: float = POWER) -> float | None:
-    """Return the smallest true difference that a paired test finds with this power.
+    """Return the smallest true difference that a paired test detects with this power; None when `stderr` is 0 or None.
 
     Source: Miller 2024, arXiv:2411.00640, on power analysis.
 
     Args:
-        stderr: Standard error of the difference. It is 0 when no question has flipped, which tells nothing about how
-            often other runs would: the answer is then None.
-        alpha: Share of equal models that the two-sided test calls different.
-        power: Share of models with this difference that it calls different.
+        stderr: Standard error of the difference. It is 0 when no question has flipped, and then gives no estimate of
+            the variance between runs.
+        alpha: Significance level of the two-sided test.
+        power: Probability that the test detects a true difference of this size.
     """
     return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr if stderr else None
 
 
 def power_of_mcnemar(base: float, new: float, correlation: float, num_questions: int, alpha: float = ALPHA) -> float:
-    """Return the probability that McNemar's test finds the difference of two shares.
+    """Return the power of McNemar's test: the probability that it detects the difference of two proportions.
 
     Source: Connor 1987, Biometrics 43:207, solved for the power: with d = new - base and s the share of questions that
     flip, (|d| sqrt(n) - z sqrt(s)) / sqrt(s - d^2) is the standard normal quantile of the power.
 
     Args:
-        base: Share of questions that the base model gets right, above 0 and below 1.
-        new: The new model's.
-        correlation: Of being right on the same question, from -1 to 1.
-        num_questions: Questions that both are asked.
-        alpha: Share of equal models that the two-sided test calls different.
+        base: Share of questions that the base model answers correctly, above 0 and below 1.
+        new: Share of questions that the new model answers correctly, above 0 and below 1.
+        correlation: Correlation between the models of answering a question correctly, from -1 to 1.
+        num_questions: Number of questions.
+        alpha: Significance level of the two-sided test.
 
     Raises:
-        ValueError: Shares so different cannot be so much correlated.
+        ValueError: No two binary variables with these proportions have this correlation.
     """
     both = base * new + correlation * math.sqrt(base * (1 - base) * new * (1 - new))
     if not max(0, base + new - 1) <= both <= min(base, new) + 1e-12:

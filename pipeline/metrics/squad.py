@@ -1,9 +1,9 @@
-"""The leaderboard's two parity metrics: SQuAD's exact match and F1 of the whole response against the gold.
+"""The leaderboard's two exact metrics: SQuAD's exact match and F1 of the whole response against the gold answer.
 
-In: two strings. Out: a number from 0 to 1. Scoring, the archive's logs and the archive's check share it. Nothing is
-extracted from the response; `pipeline/score/extraction.py` does that for the clean metric. transformers 5.20 and later
-has no SQuAD module, so these lines are the project's own. The consequences that look like mistakes are the definition:
-the answer `A` is an article, so an empty response matches it.
+Two strings in, a number from 0 to 1 out. Scoring, the archive's logs and archive validation share these functions. They
+extract nothing from the response; `pipeline/score/extraction.py` does that for the letters metric. transformers 5.20
+and later has no SQuAD module, so the project has its own. Surprising results follow from the definition: the answer `A`
+is an article and is dropped, so an empty response matches it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def tokens(text: str) -> list[str]:
     """Return the tokens that both metrics compare.
 
-    Source: Rajpurkar et al. 2016, evaluate-v1.1.py: lower-case, drop every ASCII punctuation character, put a space in
-    the place of the words a, an and the, split at white space.
+    Source: Rajpurkar et al. 2016, evaluate-v1.1.py: lower-case, drop every ASCII punctuation character, replace the
+    words a, an and the with a space, split at white space.
     """
     return _ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split()
 
@@ -31,10 +31,10 @@ def exact_match(gold: list[str], response: list[str]) -> float:
 
 
 def f1(gold: list[str], response: list[str]) -> float:
-    """Return the F1 of the two bags of tokens, from 0.0 to 1.0.
+    """Return the F1 of the two multisets of tokens, from 0.0 to 1.0.
 
-    With p = common / response and r = common / gold it is 2pr / (p + r). Source: evaluate-v2.0.py, which also says
-    that when either side has no token left, it is 1 when both have none, else 0.
+    With p = common / response and r = common / gold it is 2pr / (p + r). If either list is empty, it is 1 when both
+    are, else 0. Source: evaluate-v2.0.py.
     """
     if not gold or not response:
         return float(gold == response)

@@ -1,4 +1,4 @@
-"""What a task weighs in the mean of its domain and of the run, as the benchmark defines these."""
+"""Weights of tasks in the mean of their domain and of the run, as the benchmark defines them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 
 def weights_of(domains: Mapping[str, str], domain: str | None) -> dict[str, float]:
-    """Return what each task weighs in a domain, or in the run: domains weigh the same, and tasks in a domain.
+    """Return the weight of each task in a domain or the run: domains have equal weights, and so have tasks in a domain.
+
+    The weights sum to 1; the result is empty for a domain without tasks.
 
     Args:
         domains: Domain of every task.
-        domain: One of them, or None for the run.
+        domain: A domain, or None for the run.
     """
     tasks = defaultdict(list)
     for name, of_domain in domains.items():

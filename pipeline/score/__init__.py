@@ -1,1 +1,1 @@
-"""The score room: prompts/ and completions/ in, samples/ and metrics.parquet out. CPU only."""
+"""The score stage: reads prompts/ and completions/, writes samples/ and metrics.parquet. CPU only."""

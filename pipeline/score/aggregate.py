@@ -1,16 +1,16 @@
-"""Samples in, the rows of metrics.parquet out, counted by DuckDB.
+"""Samples in, the rows of metrics.parquet out, computed by DuckDB.
 
-What a value is, from the inside out:
+The value of a metric at each level:
 
-    task, whole or one group       the mean over its rows that have this metric, or over its questions where the metric
-                                   is of a question: see `pipeline/score/outcomes.py`
+    task, whole or one group       the mean over its rows that have this metric, or over its questions for a metric of
+                                   questions: see `pipeline/score/outcomes.py`
     domain                         the mean of its tasks' values (the benchmark's definition)
     run, called `all`              the mean of its domains' values
 
-A mean over nothing is null. A domain with a task that has no value in a split, or no rows at all, is null too, and so
-is the run: the mean of the others would pass for the whole. So it is with standard errors and bounds. `num_scored`
-counts what the mean is over, `num_no_answer` the rows that did not fail and in which no letter was found, truncated
-ones among them; every repeat of a question is a row.
+A mean over no rows is null. A domain is null if one of its tasks has no value in a split or no rows at all, and then so
+is the run: a mean over the remaining tasks would be mistaken for the mean over all. The same holds for standard errors
+and bounds. `num_scored` is the number of rows or questions in the mean. `num_no_answer` is the number of rows that did
+not fail and have no extracted letter, including truncated rows. Every repeat of a question is a row.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ WITH centred AS (
         sum(COLUMNS('^num_(total|truncated|no_answer|failed|doubtful)$'))::BIGINT AS '\\0'
     FROM centred GROUP BY task, split, group_by, "group", metric
 )
--- The error of a mean over clusters of rows: Cameron and Miller 2015, Journal of Human Resources 50:317;
--- with one row a question it is the standard deviation by the root of their number.
+-- Cluster-robust standard error of a mean: Cameron and Miller 2015, Journal of Human Resources 50:317;
+-- with one row per question it is the standard deviation divided by the square root of their number.
 SELECT * EXCLUDE squares, sqrt(squares * questions / nullif(questions - 1, 0)) / nullif(num_scored, 0) AS stderr
 FROM summed
 """
 
 _OF_DOMAINS = """
 CREATE TEMP TABLE of_domains AS
-WITH wanted AS (
+WITH requested AS (
     SELECT domains.task, domain, split, metric
     FROM domains CROSS JOIN (SELECT DISTINCT split, metric FROM of_tasks)
 )
 SELECT domain AS task, split, metric, mean_of_all(value) AS value,
     error_of_all(stderr) AS stderr, mean_of_all(bound_low) AS bound_low, mean_of_all(bound_high) AS bound_high,
     coalesce(sum(COLUMNS('^num_.*')), 0)::BIGINT AS '\\0'
-FROM wanted LEFT JOIN (SELECT * FROM of_tasks WHERE group_by IS NULL) USING (task, split, metric)
+FROM requested LEFT JOIN (SELECT * FROM of_tasks WHERE group_by IS NULL) USING (task, split, metric)
 GROUP BY domain, split, metric
 """
 
@@ -95,12 +95,12 @@ def aggregate(
     """Return the metrics of the samples, with `METRIC_SCHEMA`.
 
     Args:
-        database: A connection; temporary tables are made in it.
-        files: The samples, a data set a file, as `pipeline/score/outcomes.py` takes them.
-        domains: Domain of every task that the run asks, in the samples or not.
-        repeats: Rows of a question.
+        database: A connection; the function creates temporary tables in it.
+        files: The samples, one data set per file, as for `count_outcomes`.
+        domains: Domain of every active task, whether it has samples or not.
+        repeats: Rows per question.
     """
-    database.execute("SET threads = 1")  # the order of a sum is then the same each time, and so is its last digit
+    database.execute("SET threads = 1")  # a fixed summation order makes the results reproducible to the last digit
     count_outcomes(database, files, repeats)
     database.register("domains", pa.table({"task": list(domains), "domain": list(domains.values())}))
     for statement in (*_MACROS, _OF_TASKS, _OF_DOMAINS, _OF_RUN, _LEVELS):

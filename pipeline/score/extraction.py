@@ -1,10 +1,10 @@
-"""The answer's letters, read from a response, with the rule that found them or the reason that none did.
+"""Extracts the answer's letters from a response, with the rule that matched or the reason why none did.
 
-In: the response text and the letters that the question's options have. Out: an `Extraction`. Only the clean metric
-uses it; the parity metrics take the response as it is. The rules are tried in the order of `RULES`; the first one that
-finds anything decides, and when what it finds disagrees with itself there is no answer (`conflict`): a guess would be
-worth more to a model that names every option. `pipeline/score/option_letters.py` keeps the Russian words А, В and С
-apart from the letters. Time is linear in the text, whatever is in it.
+The response text and the letters of the question's options in, an `Extraction` out. Only the letters metric uses it;
+the exact metrics compare the whole response. The rules are tried in the order of `RULES` and the first one that matches
+decides. If its matches disagree there is no answer (`conflict`): picking one of them would reward a model that names
+every option. `pipeline/score/option_letters.py` distinguishes the Russian words А, В and С from option letters. Time is
+linear in the length of the text, for any text.
 
 Try it: `python -c "from pipeline.score.extraction import extract; print(extract('Ответ: B', 'ABCD'))"`
 """
@@ -19,15 +19,15 @@ from typing import TypeAlias
 from pipeline.score.option_letters import Letters, leading_letters, pure_letters
 
 FAILED = "failed"
-"""The row has an error: there is no response."""
+"""The row failed and has no response."""
 TRUNCATED = "truncated"
-"""The response ended at the token limit, before any answer."""
+"""The response ended at the token limit before an answer."""
 EMPTY = "empty"
-"""The response has no text outside its thoughts."""
+"""The response has no text outside its reasoning."""
 NO_LETTER = "no_letter"
-"""No rule found a letter of the question's options."""
+"""No rule matched a letter of the question's options."""
 CONFLICT = "conflict"
-"""The rule that found letters found different answers."""
+"""The matches of the first rule that matched disagree."""
 
 _WRAPPED = re.compile(r"\\(?:text|math)\w{0,6}\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s{0,3}\{([^{}]{0,200})\}")
@@ -47,12 +47,12 @@ _SECOND_OPTION = re.compile(r"[,;.]\s*([A-ZАВСЕНКМОРТХ])\)")
 _DENIED = ("невер", "неправ", "ошибоч", "incorrect", "wrong")
 _RIGHT = ("прав", "верн", "correct", "right")
 _WINDOW = 160
-"""Characters after `Ответ` that are looked at."""
+"""Characters after `Ответ` that are examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The answer as sorted letters, `A, C`, or None; and the rule's name, or the reason for None."""
+    """The answer as sorted letters, such as `A, C`, or None; and the rule's name, or the reason for None."""
 
     answer: str | None
     rule: str
@@ -62,9 +62,9 @@ def extract(response: str, options: str, *, truncated: bool = False) -> Extracti
     """Return the letters that a response answers with.
 
     Args:
-        response: What the leaderboard would receive. Thoughts that were left in it are not read.
-        options: The letters that the question offers, such as `ABCD`; no other letter is an answer.
-        truncated: The response ended at the token limit; this is then the reason when there is no answer.
+        response: The text that the leaderboard would receive. Reasoning left in it is ignored.
+        options: The letters of the question's options, such as `ABCD`; no other letter is an answer.
+        truncated: The response ended at the token limit. If there is no answer, this is the reason.
     """
     text = _WRAPPED.sub(r"\1", response.rpartition("</think>")[2]).strip()
     if "<think>" in text or not text:
@@ -78,17 +78,17 @@ def extract(response: str, options: str, *, truncated: bool = False) -> Extracti
 
 
 def format_letters(letters: Letters) -> str:
-    """Return letters as an answer is written: sorted, `A, C`."""
+    """Return the letters sorted and joined, such as `A, C`."""
     return ", ".join(sorted(letters))
 
 
 def _bare_letters(text: str, options: str) -> Iterable[Letters]:
-    """`B`, `(B)`, `A, C`, `A C`, `AC`, `A;C`, `A и C`: the response is letters and nothing else."""
+    """`B`, `(B)`, `A, C`, `A C`, `AC`, `A;C`, `A и C`: the response is nothing but letters."""
     return _some(pure_letters(text, options))
 
 
 def _boxed(text: str, options: str) -> Iterable[Letters]:
-    r"""Every \boxed{...} that holds letters, alone or before the option's text."""
+    r"""Every \boxed{...} with letters, alone or before the option's text."""
     return _some(*(_either(match[1], options) for match in _BOXED.finditer(text)))
 
 
@@ -98,7 +98,7 @@ def _answer_prefix(text: str, options: str) -> Iterable[Letters]:
 
 
 def _last_line(text: str, options: str) -> Iterable[Letters]:
-    """A last line, after others, that is letters and nothing else."""
+    """A last line, after others, that is nothing but letters."""
     before, newline, line = text.rpartition("\n")
     return _some(pure_letters(line.replace("*", ""), options)) if newline and before.strip() else ()
 
@@ -106,8 +106,8 @@ def _last_line(text: str, options: str) -> Iterable[Letters]:
 def _leading_option(text: str, options: str) -> Iterable[Letters]:
     """`B. text`, `B) text`: the first or the last line begins with an option.
 
-    Several such lines are one answer when there is nothing else and not every option is among them; else they walk
-    through the options, and each stands for itself.
+    Several such lines are one answer if there are no other lines and not every option is among them. Otherwise they
+    discuss the options one by one, and each is an answer of its own.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     found = [_options_of_line(line, options) for line in lines]
@@ -132,7 +132,7 @@ RULES: dict[str, Callable[[str, str], Iterable[Letters]]] = {
     "leading_option": _leading_option,
     "bold": _bold,
 }
-"""Name of a rule, as samples record it, and the rule: from text and options to every answer that it sees."""
+"""The rules by the name that samples record; each maps text and options to every answer that it finds."""
 
 _Found: TypeAlias = Letters | None
 
@@ -146,7 +146,7 @@ def _either(text: str, options: str) -> _Found:
 
 
 def _after(text: str, keyword: re.Match[str], options: str) -> _Found:
-    """Return the letters that follow the word for answer, unless the words before it deny it or list the options."""
+    """Return the letters after the word for answer, unless the words before it negate it or introduce the options."""
     sentence = _SENTENCE_END.split(text[max(0, keyword.start() - 40) : keyword.start()])[-1]
     before = sentence.lower().split()[-2:]
     listed = bool(before) and before[-1].startswith("вариант") and not before[0].startswith(_RIGHT)
@@ -163,8 +163,8 @@ def _after(text: str, keyword: re.Match[str], options: str) -> _Found:
 
 
 def _options_of_line(line: str, options: str) -> _Found:
-    """Return the options that a line begins with and, as in `A) text; C) text`, lists; None for a list of them all."""
-    if line.lstrip().startswith(("А, ", "**", "__")):  # the conjunction, as in `А, может быть`; what `bold` reads
+    """Return the options that a line begins with or lists, as in `A) text; C) text`; None if it lists all of them."""
+    if line.lstrip().startswith(("А, ", "**", "__")):  # the conjunction, as in `А, может быть`; text for `bold`
         return None
     letters = leading_letters(line, options, certain=False)
     others = {match[1] for match in _SECOND_OPTION.finditer(line)} if letters else set()

@@ -1,11 +1,11 @@
 """The tables `levels` and `outcomes` in, the metrics with their 95% intervals out.
 
     em, correct of a task or group, one repeat    Wilson's interval
-    all else of a task or group                   the percentiles of a bootstrap over its questions
-    domain, run                                   the same, each task resampled by itself
+    any other metric of a task or group           the percentiles of a bootstrap over its questions
+    domain, run                                   the same, each task resampled independently
 
-A group that is one of more than `MOST_GROUPS` of its kind, and a task with very many different outcomes, has the normal
-approximation in the place of the bootstrap. Without a value there is no interval.
+The normal approximation replaces the bootstrap for the groups of a category that has more than `MOST_GROUPS` of them,
+and for a task with more than `MOST_OUTCOMES` distinct outcomes. A null value has no interval.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipeline.metrics.weights import weights_of
 from pipeline.storage import query
 
 MOST_GROUPS = 200
-"""Groups of one category in one task up to which each is resampled, which then takes two seconds."""
+"""Groups of a category in a task up to which each group is resampled; at this number it takes two seconds."""
 
 _CELLS = """
 WITH counted AS (
@@ -60,16 +60,16 @@ WHERE scored > 0 GROUP BY place ORDER BY place
 """
 
 _Drawn: TypeAlias = dict[tuple[str, str], dict[str, Estimate]]
-"""Of a split and metric: the estimates of its whole tasks."""
+"""By split and metric: the estimate of each whole task."""
 
 
 def add_intervals(database: duckdb.DuckDBPyConnection, domains: Mapping[str, str], repeats: int) -> pa.Table:
-    """Return the table `levels` in the order of `place`, with the columns ci_low and ci_high.
+    """Return the table `levels`, ordered by `place`, with the columns ci_low and ci_high added.
 
     Args:
         database: A connection with the tables `levels` and `outcomes`.
         domains: Domain of every task.
-        repeats: Rows of a question.
+        repeats: Rows per question.
     """
     relation = database.sql("SELECT * FROM levels ORDER BY place")
     assert relation is not None  # a SELECT has a result
@@ -86,29 +86,29 @@ def add_intervals(database: duckdb.DuckDBPyConnection, domains: Mapping[str, str
             drawn[split, metric][task] = replace(estimate, low=float(low), high=float(high))
     _add_domains(table, ends, drawn, domains)
     for name, column in zip(("ci_low", "ci_high"), ends, strict=True):
-        table = table.append_column(name, pa.array(column, from_pandas=True))  # a number that is none becomes null
+        table = table.append_column(name, pa.array(column, from_pandas=True))  # NaN becomes null
     return table
 
 
 def _by_formula(table: pa.Table, repeats: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the ends of the tasks' intervals by Wilson and by the normal approximation, and which need resamples.
+    """Return the ends of the tasks' intervals by Wilson or the normal approximation, and which rows need resamples.
 
-    Shapes: [2, rows], not a number where there is no interval yet, and [rows].
+    Shapes: [2, rows], NaN where there is no interval yet, and [rows].
     """
     value, stderr, num_questions = (
         table.column(name).to_numpy().astype(float) for name in ("value", "stderr", "questions")
     )
     is_task = pc.equal(table["level"], "task").to_numpy() & ~np.isnan(value)
-    is_yes_or_no = (repeats == 1) & pc.is_in(table["metric"], pa.array(BINARY_METRICS)).to_numpy()
+    is_binary = (repeats == 1) & pc.is_in(table["metric"], pa.array(BINARY_METRICS)).to_numpy()
     ends = np.full((2, len(value)), np.nan)
     ends[:, is_task] = wilson(value[is_task], num_questions[is_task])
-    rough = is_task & ~is_yes_or_no & (stderr > 1e-9)  # Wilson's stays where all questions scored the same
+    rough = is_task & ~is_binary & (stderr > 1e-9)  # Wilson's interval stays for equal scores
     ends[:, rough] = np.clip([value[rough] - Z * stderr[rough], value[rough] + Z * stderr[rough]], 0, 1)
-    return ends, is_task & ~is_yes_or_no
+    return ends, is_task & ~is_binary
 
 
 def _add_domains(table: pa.Table, ends: Floats, drawn: _Drawn, domains: Mapping[str, str]) -> None:
-    """Fill in the ends of the domains and the run; `drawn` has every task that had not too many outcomes."""
+    """Fill in the ends of the domains and the run; `drawn` has every task with at most `MOST_OUTCOMES` outcomes."""
     wholes = table.filter(pc.and_(pc.is_null(table["group_by"]), pc.is_valid(table["value"])))
     rows = wholes.select(["place", "level", "task", "split", "metric", "value", "stderr"]).to_pylist()
     for row in rows:
@@ -125,7 +125,7 @@ def _add_domains(table: pa.Table, ends: Floats, drawn: _Drawn, domains: Mapping[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cell:
-    """A row of `levels` that is resampled: its place, its keys, and its outcomes as `bootstrap` takes them."""
+    """A row of `levels` to resample: its place, its keys, and its outcomes as arguments of `bootstrap`."""
 
     place: int
     names: tuple[str, str, str | None, str | None, str]

@@ -1,8 +1,8 @@
-"""Each completion with its prompt, counted before it is scored: prompts/ and completions/ in, joined batches out.
+"""Joins completions with their prompts and verifies their keys: prompts/ and completions/ in, joined batches out.
 
-DuckDB checks the keys of all rows at once, and joins and sorts whole rows a part at a time: sorting all of them in one
-go needs memory that grows with their number, even when it spills. For each part pyarrow reads the row groups whose
-statistics touch it, so files that are sorted by task, split and id are read once, others once a part.
+DuckDB verifies the keys of all rows first, then joins and sorts whole rows one id range at a time: a single sort of all
+rows needs memory that grows with their number, even when it spills. For each range pyarrow reads only the row groups
+whose statistics overlap it, so files sorted by task, split and id are read once and other files once per range.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _KEYS = ["task", "split", "id", "prompt_sha256"]
 _OF_PROMPT = [*_KEYS, "categories", "messages", "prompt", "gold", "doc", "num_prompt_tokens"]
 
 KEYS_AT_ONCE = 200_000
-"""Completions whose keys are counted at a time: DuckDB keeps about a kilobyte of each, and spills none of it."""
+"""Completions whose keys are counted at a time: DuckDB keeps about a kilobyte per key and cannot spill it."""
 
 _KEY_COUNTS = """
-WITH asked AS (
+WITH expected AS (
     SELECT task, split, id, count(*) AS num, min(prompt_sha256) AS sha FROM prompts
     WHERE hash(id) % $num_turns = $turn GROUP BY ALL
-), answered AS (
+), completed AS (
     SELECT task, split, id, count(*) AS num, count(DISTINCT repeat) AS num_repeats,
         min(repeat) AS first, max(repeat) AS last, min(prompt_sha256) AS sha, max(prompt_sha256) AS last_sha
     FROM completions WHERE hash(id) % $num_turns = $turn GROUP BY task, split, id
 )
 SELECT
-    count(asked.num) AS num_prompts,
-    coalesce(sum(answered.num), 0) AS num_completions,
-    coalesce(sum(asked.num - 1), 0) AS num_prompts_twice,
-    count(*) FILTER (asked.num IS NULL) AS num_unasked,
-    coalesce(sum(answered.num - answered.num_repeats), 0) AS num_completions_twice,
-    coalesce(sum($repeats - coalesce(answered.num_repeats, 0)) FILTER (asked.num IS NOT NULL), 0) AS num_lost,
+    count(expected.num) AS num_prompts,
+    coalesce(sum(completed.num), 0) AS num_completions,
+    coalesce(sum(expected.num - 1), 0) AS num_prompts_twice,
+    count(*) FILTER (expected.num IS NULL) AS num_unasked,
+    coalesce(sum(completed.num - completed.num_repeats), 0) AS num_completions_twice,
+    coalesce(sum($repeats - coalesce(completed.num_repeats, 0)) FILTER (expected.num IS NOT NULL), 0) AS num_lost,
     count(*) FILTER (first < 0 OR last >= $repeats) AS num_beyond_repeats,
-    count(*) FILTER (answered.sha <> asked.sha OR answered.last_sha <> asked.sha) AS num_other_prompt,
-FROM asked FULL JOIN answered USING (task, split, id)
+    count(*) FILTER (completed.sha <> expected.sha OR completed.last_sha <> expected.sha) AS num_other_prompt,
+FROM expected FULL JOIN completed USING (task, split, id)
 """
 
 _JOINED = """
@@ -57,9 +57,10 @@ ORDER BY id, repeat
 
 @dataclass(frozen=True, slots=True)
 class KeyCounts:
-    """How the completions' keys stand against the prompts'; every field after the first two must be 0.
+    """Counts of mismatches between the keys of prompts and completions; every field after the first two must be 0.
 
-    `num_prompts` counts different questions. A key is (task, split, id), and (task, split, id, repeat) of a completion.
+    `num_prompts` counts distinct questions. The key of a prompt is (task, split, id), that of a completion (task,
+    split, id, repeat).
     """
 
     num_prompts: int
@@ -72,10 +73,10 @@ class KeyCounts:
     num_other_prompt: int
 
     def require_whole(self, repeats: int) -> None:
-        """Raise unless each prompt has exactly the completions 0 to `repeats` - 1, made for that very prompt.
+        """Raise unless each prompt has exactly the completions 0 to `repeats` - 1, generated from that very prompt.
 
         Raises:
-            RuntimeError: A room before this one lost or invented rows; the message has every count.
+            RuntimeError: An earlier stage lost or invented rows (a bug of the pipeline); the message has every count.
         """
         if any(astuple(self)[2:]) or self.num_completions != self.num_prompts * repeats:
             raise RuntimeError(f"prompts and completions do not add up with {repeats} repeats: {self}")
@@ -84,7 +85,7 @@ class KeyCounts:
 def count_keys(
     database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, repeats: int
 ) -> KeyCounts:
-    """Return how the keys of both stages add up; only the key columns are read, once for each `KEYS_AT_ONCE`."""
+    """Return the counts of both artifacts' keys; it reads only the key columns, once per `KEYS_AT_ONCE` completions."""
     num_turns = 1 + completions.num_rows // KEYS_AT_ONCE
     counts: Counter[str] = Counter()
     for turn in range(num_turns):
@@ -98,7 +99,7 @@ def count_keys(
 def joined(
     database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, ids: IdRange
 ) -> pa.RecordBatchReader:
-    """Return a range's completions with their prompts, sorted by id and repeat, as they are read.
+    """Return an iterator over a range's completions with their prompts, sorted by id and repeat.
 
     Columns: those of a sample that are not scores, and content and doc.
     """

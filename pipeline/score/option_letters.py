@@ -1,7 +1,7 @@
-"""What counts as an option's letter in Russian text, where А, В and С are words as well.
+"""Recognizes option letters in Russian text, where А, В and С are words as well.
 
-In: a piece of a response and the question's option letters. Out: the set of Latin letters, or None. The rules that
-choose the piece are in `pipeline/score/extraction.py`.
+A piece of a response and the question's option letters in, the set of Latin letters or None out. The rules that choose
+the piece are in `pipeline/score/extraction.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _CYRILLIC = "АВСЕНКМОРТХ"
 _LATIN = "ABCEHKMOPTX"
 _FOLD = str.maketrans(_CYRILLIC + _CYRILLIC.lower(), _LATIN + _LATIN)
 _WORDS = {"ВСЕ", "ВЕН"}
-"""Russian words that read as ascending letters of options: `all` and `of veins`."""
+"""Russian words that look like ascending option letters: `all` and `of veins`."""
 
 _FILLERS = {"и", "and", "вариант", "варианты", "буква", "буквы", "option", "options"}
-"""Words beside which letters are still nothing but letters."""
+"""Words that may accompany letters in a text that counts as nothing but letters."""
 
 _LONGEST = 120
-"""Characters beyond which no text is letters alone: 26 letters with ` and ` between them."""
+"""Maximum length of a text that is nothing but letters: 26 letters with ` and ` between them."""
 _SEPARATORS = re.compile(r"(?:[\s,;:/|&+.!()\[\]{}\"'«»„“”`$]|(?<![^\n])[-•]\s)+")
 
 _UPPER = rf"[A-Z{_CYRILLIC}]{{1,8}}(?!\w)"
@@ -31,7 +31,7 @@ _PHRASE = re.compile(
     rf"[\s*_`\"'«„“(\[{{$>#•-]*((?:{_UPPER}(?:{_BETWEEN}{_UPPER})*)|(?:{_LOWER}(?:{_BETWEEN}{_LOWER})*))"
 )
 _WINDOW = 160
-"""Characters of a piece that are looked at; with it the patterns below cannot cost more on longer text."""
+"""Characters of a piece that are examined; it bounds the cost of the patterns below on long text."""
 
 _REFUSED = re.compile(
     r"[\s,]*(?:или|либо|or)\b|\s+(?:не|not)\b|[\s,:—–*)-]*(?:невер|неправ|ошибоч|incorrect|wrong|false)"
@@ -61,13 +61,13 @@ def pure_letters(text: str, options: str) -> Letters | None:
 
 
 def leading_letters(text: str, options: str, *, certain: bool) -> Letters | None:
-    """Return the letters that a text begins with, when what follows shows that they are no words, else None.
+    """Return the letters that a text begins with, if what follows shows that they are not words, else None.
 
     Args:
-        text: A piece of the response; only its beginning is looked at.
-        options: The letters that the question offers.
-        certain: The text stands after `Ответ:`, so that a lower-case letter, or a Latin one with a Russian word right
-            behind it, is meant as an answer. A Cyrillic letter with a word behind it never is: `Ответ: В воде`.
+        text: A piece of the response; only its first `_WINDOW` characters are examined.
+        options: The letters of the question's options.
+        certain: The text follows `Ответ:`, so a lower-case letter, or a Latin letter directly before a Russian word, is
+            an answer. A Cyrillic letter before a word never is: `Ответ: В воде`.
     """
     piece = text[:_WINDOW]
     match = _PHRASE.match(piece)
@@ -89,7 +89,7 @@ def leading_letters(text: str, options: str, *, certain: bool) -> Letters | None
 def _letters_of_token(token: str, options: str) -> Letters | None:
     """Return the letters of `B` or of an upper-case `BC`; None when the token is something else.
 
-    Cyrillic letters without separators must ascend, as an answer does and most words (`НЕ`, `ВЕС`) do not.
+    Cyrillic letters without separators must be in ascending order, as in an answer; most words (`НЕ`, `ВЕС`) are not.
     """
     folded = token.translate(_FOLD).upper()
     letters = frozenset(folded)

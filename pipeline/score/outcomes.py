@@ -1,24 +1,24 @@
-"""Samples in, what the questions scored out: a table of outcomes and how many questions have each, made by DuckDB.
+"""Samples in, a table of distinct outcomes with the number of questions that have each out, computed by DuckDB.
 
-A question is its repeats together. The table `outcomes` has a row for each task, split, group, metric and different
-outcome, so that it hardly grows with the questions: `total` and `scored` are the sum and the number of a question's
-values, `num_questions` the questions of which that is true. `low`, `high` and `possible` are the same for the bounds:
-every doubtful row counted as wrong, or as right, and failed ones among them. Counts of rows, such as `num_total`, are
-those of all questions of the outcome.
+All repeats of a question form one outcome. The table `outcomes` has a row for each task, split, group, metric and
+distinct outcome, so it hardly grows with the questions: `total` and `scored` are the sum and the number of a question's
+values, `num_questions` the number of questions with this outcome. `low`, `high` and `possible` are the same for the
+bounds: they count every uncertain row (truncated, empty or failed) as wrong, or as right. Counts of rows, such as
+`num_total`, are over all questions of the outcome.
 
-Groups of a task: each of the row's categories, and `GROUPS`. A category that is called like one of those is grouped by
-as `categories.<name>`.
+Tasks are grouped by each of the rows' categories and by `GROUPS`. A category with the name of one of those is called
+`categories.<name>`.
 
 Metrics: `em`, `f1`, `score` = (em + f1) / 2, which is the leaderboard's, and `correct`; of several repeats also
 
-    pass@k      that one of k repeats is correct, for k = 1, 2, 4, ... and all: 1 - C(n - c, k) / C(n, k) for c correct
-                ones of n, which is unbiased. Source: Chen et al. 2021, arXiv:2107.03374, section 2.1
-    majority    whether the answer that most repeats give is correct, of equal ones that of the earliest repeat; repeats
-                without an answer have no vote. Source: Wang et al. 2022, arXiv:2203.11171
+    pass@k      probability that one of k repeats is correct, for k = 1, 2, 4, ... and all: 1 - C(n - c, k) / C(n, k)
+                for c correct of n, which is unbiased. Source: Chen et al. 2021, arXiv:2107.03374, section 2.1
+    majority    whether the most frequent answer of the repeats is correct; a tie goes to the earliest repeat, and
+                repeats without an answer have no vote. Source: Wang et al. 2022, arXiv:2203.11171
     agreement   share of the pairs of repeats with the same answer, or both without one; it needs no gold. Source: the
                 P of Fleiss 1971, Psychological Bulletin 76:378, not corrected for chance
 
-of which each question has one value however many repeats did not fail, and none where they are fewer than it takes.
+These three have one value per question, computed from the repeats that did not fail, and none where too few are left.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 GROUPS = ("instruction", "num_options", "answer_kind")
-"""Columns of samples that metrics are grouped by, besides the categories."""
+"""Columns of samples that metrics are grouped by, in addition to the categories."""
 
 COLUMNS = [
     *("task", "split", "id", "repeat", "categories", *GROUPS, "gold", "answer", "extraction", "finish_reason"),
     *(*SAMPLE_METRICS, "error"),
 ]
-"""What is read of the samples."""
+"""The columns of samples that are read."""
 
 _SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())])
 
 _ROWS = """
 CREATE TEMP VIEW rows AS
-WITH told AS (
+WITH marked AS (
     SELECT *,
-        finish_reason = 'length' OR extraction = getvariable('empty') OR error IS NOT NULL AS is_doubtful,
+        finish_reason = 'length' OR extraction = getvariable('empty') OR error IS NOT NULL AS is_uncertain,
         list_transform(map_entries(categories), lambda entry: {
             key: CASE
                 WHEN entry.key IN getvariable('groups') OR starts_with(entry.key, 'categories.')
@@ -71,21 +71,21 @@ SELECT task, split, id, repeat, answer, error,
     (finish_reason = 'length')::INTEGER AS num_truncated,
     (answer IS NULL AND error IS NULL)::INTEGER AS num_no_answer,
     (error IS NOT NULL)::INTEGER AS num_failed,
-    is_doubtful::INTEGER AS num_doubtful,
-    (em IS NOT NULL)::INTEGER AS num_parity,
-    (correct IS NOT NULL)::INTEGER AS num_clean,
-    (gold IS NOT NULL)::INTEGER AS num_parity_golds,
-    (answer_kind IS NOT NULL)::INTEGER AS num_clean_golds,
-    (is_doubtful AND gold IS NOT NULL)::INTEGER AS num_parity_doubtful,
-    (is_doubtful AND answer_kind IS NOT NULL)::INTEGER AS num_clean_doubtful,
+    is_uncertain::INTEGER AS num_doubtful,
+    (em IS NOT NULL)::INTEGER AS num_exact,
+    (correct IS NOT NULL)::INTEGER AS num_letters,
+    (gold IS NOT NULL)::INTEGER AS num_exact_golds,
+    (answer_kind IS NOT NULL)::INTEGER AS num_letters_golds,
+    (is_uncertain AND gold IS NOT NULL)::INTEGER AS num_exact_uncertain,
+    (is_uncertain AND answer_kind IS NOT NULL)::INTEGER AS num_letters_uncertain,
     coalesce(em, 0) AS sum_em,
     coalesce(f1, 0) AS sum_f1,
     coalesce(correct, 0) AS sum_correct,
-    if(is_doubtful, 0, coalesce(em, 0)) AS sum_sure_em,
-    if(is_doubtful, 0, coalesce(f1, 0)) AS sum_sure_f1,
-    if(is_doubtful, 0, coalesce(correct, 0)) AS sum_sure_correct,
+    if(is_uncertain, 0, coalesce(em, 0)) AS sum_certain_em,
+    if(is_uncertain, 0, coalesce(f1, 0)) AS sum_certain_f1,
+    if(is_uncertain, 0, coalesce(correct, 0)) AS sum_certain_correct,
     correct
-FROM told
+FROM marked
 """
 
 _ONE_REPEAT = "CREATE TEMP VIEW questions AS SELECT *, NULL::DOUBLE AS majority, NULL::DOUBLE AS agreement FROM rows"
@@ -102,7 +102,7 @@ SELECT any_value(groups) AS groups, task, split, id,
     sum(COLUMNS('^num_.*'))::INTEGER AS '\\0', sum(COLUMNS('^sum_.*')) AS '\\0',
     coalesce(
         arg_max(correct, [votes, -earliest]) FILTER (answer IS NOT NULL),
-        max(correct)  -- nobody has a vote: 0, or NULL without a gold
+        max(correct)  -- no repeat has a vote: 0, or NULL without a gold
     ) AS majority,
     (sum(votes * (votes - 1)) FILTER (has_voted))
         / nullif(sum(votes) FILTER (has_voted) * (sum(votes) FILTER (has_voted) - 1), 0) AS agreement
@@ -127,15 +127,15 @@ WITH of_groups AS (
     SELECT task, split, group_by, "group", num_questions,
         num_total, num_truncated, num_no_answer, num_failed, num_doubtful,
         unnest(list_concat([
-            {metric: 'em', total: sum_em, scored: num_parity,
-             low: sum_sure_em, high: sum_sure_em + num_parity_doubtful, possible: num_parity_golds},
-            {metric: 'f1', total: sum_f1, scored: num_parity,
-             low: sum_sure_f1, high: sum_sure_f1 + num_parity_doubtful, possible: num_parity_golds},
-            {metric: 'score', total: (sum_em + sum_f1) / 2, scored: num_parity,
-             low: (sum_sure_em + sum_sure_f1) / 2, high: (sum_sure_em + sum_sure_f1) / 2 + num_parity_doubtful,
-             possible: num_parity_golds},
-            {metric: 'correct', total: sum_correct, scored: num_clean,
-             low: sum_sure_correct, high: sum_sure_correct + num_clean_doubtful, possible: num_clean_golds}
+            {metric: 'em', total: sum_em, scored: num_exact,
+             low: sum_certain_em, high: sum_certain_em + num_exact_uncertain, possible: num_exact_golds},
+            {metric: 'f1', total: sum_f1, scored: num_exact,
+             low: sum_certain_f1, high: sum_certain_f1 + num_exact_uncertain, possible: num_exact_golds},
+            {metric: 'score', total: (sum_em + sum_f1) / 2, scored: num_exact,
+             low: (sum_certain_em + sum_certain_f1) / 2,
+             high: (sum_certain_em + sum_certain_f1) / 2 + num_exact_uncertain, possible: num_exact_golds},
+            {metric: 'correct', total: sum_correct, scored: num_letters,
+             low: sum_certain_correct, high: sum_certain_correct + num_letters_uncertain, possible: num_letters_golds}
         ], if(len(getvariable('passes')) = 0, [], [
             {metric: 'majority', total: majority, scored: (majority IS NOT NULL)::INTEGER,
              low: NULL, high: NULL, possible: 0},
@@ -143,10 +143,10 @@ WITH of_groups AS (
              low: NULL, high: NULL, possible: 0}
         ]), [
             {metric: 'pass@' || k,
-             total: pass_at(k, num_clean, sum_correct::BIGINT), scored: (num_clean >= k)::INTEGER,
-             low: pass_at(k, num_clean_golds, sum_sure_correct::BIGINT),
-             high: pass_at(k, num_clean_golds, sum_sure_correct::BIGINT + num_clean_doubtful),
-             possible: (num_clean_golds >= k)::INTEGER}
+             total: pass_at(k, num_letters, sum_correct::BIGINT), scored: (num_letters >= k)::INTEGER,
+             low: pass_at(k, num_letters_golds, sum_certain_correct::BIGINT),
+             high: pass_at(k, num_letters_golds, sum_certain_correct::BIGINT + num_letters_uncertain),
+             possible: (num_letters_golds >= k)::INTEGER}
             FOR k IN getvariable('passes')
         ]), recursive := true)
     FROM of_groups
@@ -167,13 +167,13 @@ FROM outcomes_of_files GROUP BY task, split, group_by, "group", metric, total, s
 
 
 def count_outcomes(database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], repeats: int) -> None:
-    """Make the table `outcomes` of the samples; temporary views and tables are made on the way.
+    """Create the table `outcomes` from the samples; it also creates temporary views and tables.
 
     Args:
         database: A connection.
-        files: The samples, a data set a file, each with at least `COLUMNS` and all repeats of its questions. Only one
-            of them is in memory at a time.
-        repeats: Rows of a question.
+        files: The samples, one data set per file, each with at least `COLUMNS` and all repeats of its questions. Only
+            one of them is in memory at a time.
+        repeats: Rows per question.
     """
     passes = sorted({repeats} | {2**power for power in range(repeats.bit_length())}) if repeats > 1 else []
     database.execute("SET VARIABLE empty = $1", [EMPTY])

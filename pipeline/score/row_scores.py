@@ -1,7 +1,7 @@
-"""One batch of joined rows in, the same rows with their scores out: columns as `SAMPLE_SCHEMA` has them.
+"""A batch of joined rows in, the same rows with their scores out, with `SAMPLE_SCHEMA`.
 
-A failed row and a hidden gold have null scores, never 0. A row that was answered, or cut off, and has a gold is
-scored, so that no answer counts as a wrong one.
+Failed rows and rows with a hidden gold have null scores, never 0. Every other row is scored, truncated or not, so a
+missing answer counts as wrong.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.score.option_letters import Letters, pure_letters
 
 SCORE_COLUMNS = ("response", "answer", "extraction", *SAMPLE_METRICS)
 QUESTION_COLUMNS = ("instruction", "num_options", "answer_kind")
-"""The columns of a sample that are made here; all others come from the prompt and the completion."""
+"""With `SCORE_COLUMNS`, the columns of a sample computed here; all others come from the prompt and the completion."""
 
 MOST_OPTIONS = "ABCDEFGH"
-"""Letters of a question whose row does not say what its options are: the benchmark's questions have up to 8."""
+"""Letters assumed for a question whose row has no options: the benchmark's questions have up to 8."""
 
 _SHORT = 64
-"""Characters up to which a response is likely to come again, so that its scores are worth remembering."""
+"""Length up to which a response is likely to recur, so its scores are cached."""
 
 
 _OPTIONS = re.compile(r"\{option_[a-z]\}.*\{option_[a-z]\}", re.DOTALL)
@@ -37,7 +37,7 @@ _OPTIONS = re.compile(r"\{option_[a-z]\}.*\{option_[a-z]\}", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one row scored. `em`, `f1` and `correct` are from 0.0 to 1.0, or None where there is nothing to score."""
+    """Scores of one row. `em`, `f1` and `correct` are from 0.0 to 1.0, or None where there is nothing to score."""
 
     response: str | None
     answer: str | None
@@ -49,10 +49,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class QuestionInfo:
-    """What a data set's row says of its question.
+    """Properties of a question, read from its data set row.
 
-    `options` is the letters that it offers, such as `ABCD`. `num_options` is their number, `instruction` the name of
-    its wording; None where the row does not say.
+    `options` is the letters of its options, such as `ABCD`. `num_options` is their number and `instruction` the name of
+    its wording; None where the row lacks them.
     """
 
     options: str
@@ -68,7 +68,7 @@ def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
 
     Args:
         batch: The columns of `SAMPLE_SCHEMA` except `SCORE_COLUMNS` and `QUESTION_COLUMNS`, and `content` and `doc`;
-            all are read as they are.
+            unmodified.
     """
     read = (batch.column(name).to_pylist() for name in ("content", "gold", "doc", "finish_reason", "error"))
     made: dict[str, list[Any]] = {name: [] for name in SCORE_COLUMNS + QUESTION_COLUMNS}
@@ -93,10 +93,10 @@ def score_row(content: str | None, gold: str | None, options: str, *, truncated:
     """Return the scores of a row that did not fail.
 
     Args:
-        content: The completion after the reasoning parser; None when the thoughts never closed, and then the
+        content: The completion after the reasoning parser; None when the reasoning was never closed, and then the
             leaderboard receives an empty response.
-        gold: The right answer, or None when it is hidden.
-        options: The letters that the question offers.
+        gold: The correct answer, or None when it is hidden.
+        options: The letters of the question's options.
         truncated: The completion ended at the token limit.
     """
     response = (content or "").lstrip()
@@ -105,9 +105,9 @@ def score_row(content: str | None, gold: str | None, options: str, *, truncated:
     return _score(response, gold, options, truncated)
 
 
-@lru_cache(maxsize=1)  # the repeats of a question follow each other
+@lru_cache(maxsize=1)  # the repeats of a question are consecutive
 def read_doc(doc: str) -> QuestionInfo:
-    """Return what a data set's row, as JSON, says of its question; options are its inputs `option_a` ... with text."""
+    """Return the properties of a question from its row as JSON; its options are the inputs `option_a` ... with text."""
     row = json.loads(doc)
     inputs, instruction = row.get("inputs"), row.get("instruction")
     name = wording_name(instruction) if isinstance(instruction, str) else None
@@ -121,7 +121,7 @@ def read_doc(doc: str) -> QuestionInfo:
 
 @lru_cache(maxsize=2**12)
 def answer_kind(gold: str | None, options: str) -> str | None:
-    """Return `single` or `multiple` for the number of right letters; None when the gold is hidden or is no letters."""
+    """Return `single` or `multiple` for the number of correct letters; None if the gold is hidden or not letters."""
     letters = _letters_of_gold(gold, options) if gold is not None else None
     if letters is None:
         return None
@@ -135,10 +135,10 @@ def _letters_of_gold(gold: str, options: str) -> Letters | None:
 
 @lru_cache(maxsize=2**12)
 def wording_name(instruction: str) -> str:
-    """Return the first 8 hexadecimal digits of the SHA-256 of an instruction that is not filled in.
+    """Return the first 8 hexadecimal digits of the SHA-256 of an instruction template.
 
-    All from the first option's placeholder to the last one's counts as `{options}`: an instruction lists the options
-    that its row has, and the same words around four options or six are one wording.
+    Everything from the first option's placeholder to the last one's is replaced by `{options}`: a template lists as
+    many options as its row has, and templates that differ only in this number are one wording.
     """
     return hashlib.sha256(_OPTIONS.sub("{options}", instruction).encode()).hexdigest()[:8]
 

@@ -1,11 +1,11 @@
-"""The score room: prompts/ and completions/ in, samples/ and metrics.parquet out; needs no GPU and no model.
+"""The score stage: reads prompts/ and completions/, writes samples/ and metrics.parquet; needs no GPU and no model.
 
     samples/task=<t>/split=<s>/part-00000.parquet    sorted by id and repeat
     metrics.parquet                                  see `pipeline/score/aggregate.py`
 
-Both replace what was there only when the scoring is done: on a local disk a crash leaves the scores of before, in
-object storage no samples. Memory does not grow with the rows: whole rows are joined and sorted a file of samples at a
-time.
+Both replace the previous versions only when scoring is complete: after a crash, a local disk has the previous scores
+and object storage has no samples. Memory does not grow with the rows: whole rows are joined and sorted for one file of
+samples at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.storage.partitions import id_ranges
 METRICS_FILE = "metrics.parquet"
 
 ROWS_PER_FILE = 50_000
-"""Rows of a file of samples; at 10,000 tokens a row they are about 4 GB to join, and as much as DuckDB may hold."""
+"""Rows per file of samples; at 10,000 tokens a row their join takes about 4 GB, the memory limit of DuckDB."""
 
 
 def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_FILE) -> None:
@@ -34,13 +34,13 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
 
     Args:
         run: The run's directory, with prompts/ and completions/.
-        config: The run's configuration; it gives the repeats and the tasks' domains.
-        rows_per_file: Rows of a file of samples, at most; the repeats of a question stay together.
+        config: The run's configuration, for the repeats and the tasks' domains.
+        rows_per_file: Maximum rows per file of samples; the repeats of a question stay together.
 
     Raises:
-        DataError: There are no prompts or no completions, they are damaged, or a task of theirs is not configured.
+        DataError: Prompts or completions are missing or damaged, or one of their tasks is not configured.
         RunError: The run's directory cannot be written.
-        RuntimeError: The completions are not exactly the prompts' (our own bug); the message has the counts.
+        RuntimeError: Completions do not match the prompts (a bug of the pipeline); the message has the counts.
     """
     prompts, completions = (
         run.require_artifact("prompts", PROMPT_SCHEMA),
@@ -66,10 +66,10 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
 
 
 def _require_configured(run: ArtifactStore, metrics: pa.Table, domains: dict[str, str]) -> None:
-    """Raise when a task that has samples would be missing in every domain."""
+    """Raise `DataError` if a task with samples is not in the configuration, and so in no domain."""
     tasks = pc.unique(metrics.filter(pc.equal(metrics["level"], "task"))["task"]).to_pylist()
-    strangers = sorted(set(tasks) - set(domains))
-    if strangers:
+    unconfigured = sorted(set(tasks) - set(domains))
+    if unconfigured:
         raise DataError(
-            f"{run.root} has rows of {', '.join(strangers)}, which its config.yaml does not run: restore it"
+            f"{run.root} has rows of {', '.join(unconfigured)}, which its config.yaml does not run: restore it"
         )
