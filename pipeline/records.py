@@ -221,7 +221,8 @@ CHANGE_SCHEMA = pa.schema(
 """One row per task (or domain, or `all`), split and metric.
 
 `base` and `new` are means over the questions that both runs scored, `detectable` is the smallest true difference that
-is detected 8 times in 10 (null if no question differs). `num_lost` and `num_gained` are null for metrics that are not binary.
+is detected 8 times in 10 (null if no question differs). `num_lost` and `num_gained` are null for metrics that are not
+binary.
 """
 
 

@@ -60,7 +60,7 @@ def redirect_output(log: Path) -> None:
 
 
 def root_cause(log: Path) -> str:
-    """Return the first error in a log as the end of a message, or "": vLLM's processes print errors instead of raising."""
+    """Return the first error in a log as the end of a message, or "": vLLM's processes print errors, not raise them."""
     sys.stderr.flush()
     found = re.search(r"\b(\w+(?:Error|Exception): .+)", log.read_text(encoding="utf-8", errors="replace"))
     return f": {found[1][:500]} ({log})" if found else ""

@@ -27,7 +27,7 @@ class GenerateProgress:
         )
         self._task: TaskID | None = None
         self._total = self._done = self._failed = self._tokens = 0
-        self._began = self._spoke = 0.0
+        self._began = self._last_line_at = 0.0
 
     def begin(self, num_rows: int, num_left: int, order: str) -> None:
         """Start counting: `num_left` of `num_rows` rows remain. `order` describes the order in which they start."""
@@ -46,14 +46,14 @@ class GenerateProgress:
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
         """Count finished rows, those of them that failed, and their output tokens."""
         if not self._began:  # the rate excludes the engine's start
-            self._began = self._spoke = time.monotonic()
+            self._began = self._last_line_at = time.monotonic()
         self._done += num_rows
         self._failed += num_failed
         self._tokens += num_output_tokens
         if self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=self._rate())
-        elif time.monotonic() - self._spoke > LINE_EVERY_S:
-            self._spoke = time.monotonic()
+        elif time.monotonic() - self._last_line_at > LINE_EVERY_S:
+            self._last_line_at = time.monotonic()
             self._console.print(f"generate: {self._done}/{self._total} rows, {self._rate()}")
 
     def end(self) -> None:

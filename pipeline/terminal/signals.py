@@ -45,8 +45,8 @@ class Signals:
     def take(self) -> None:
         """Install the handlers. Called again after Ray starts, because Ray installs one of its own."""
         for number in WATCHED:
-            signal.signal(number, self._heard)
-        signal.signal(signal.SIGALRM, self._over)
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, self._shut_down)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -60,20 +60,20 @@ class Signals:
         finally:
             self._deferring = False
         if self.count:  # a signal arrived, and all requests in flight finished within the grace period
-            self._over(signal.SIGALRM, None)
+            self._shut_down(signal.SIGALRM, None)
 
     def end_now(self, reason: PipelineError) -> None:
         """Raise `reason` in the main thread. Called from another thread."""
         self._reason = reason
         os.kill(os.getpid(), signal.SIGALRM)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.count > 1 or not self._deferring or not self._grace_s:
-            self._over(number, frame)
+            self._shut_down(number, frame)
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)
 
-    def _over(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _shut_down(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # Raise only once: the shutdown itself must not be interrupted.
         for each in (*WATCHED, signal.SIGALRM):
             signal.signal(each, signal.SIG_IGN)
