@@ -1,21 +1,21 @@
-"""Every error that a user can meet, as one tree.
+"""Every error that a user can encounter, as one tree.
 
     PipelineError                 exit code
-    ├── UserError                 2     the user can mend it: one line, no traceback
+    ├── UserError                 2     the user can fix it: one line, no traceback
     │   ├── ConfigError                 a key of the configuration
     │   ├── DataError                   a data set, a row, or a file of a run
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   ├── RunError                    the run's directory or its state
     │   │   └── Incomparable                two runs whose questions differ
-    │   └── InvalidArchive              an archive that the leaderboard's server would refuse
-    ├── Differs                   3     a check that ran to its end says no
+    │   └── InvalidArchive              an archive that the leaderboard's server would reject
+    ├── Differs                   3     a completed check found differences
     ├── GateFailed                3     finished, but a rule of the gate is broken
     ├── TooManyFailedRows         4     finished, but more rows failed than max_failed_rows
-    └── Interrupted               130   stopped by a signal; the same run_id goes on
+    └── Interrupted               130   stopped by a signal; the same run_id resumes
 
-Anything else that reaches the top is our own bug and keeps its traceback. What is wrong with one row alone is
-no exception at all: it is a row with `error` set.
+Any other exception that reaches the top is a bug of this project and keeps its traceback. A failure of a single row
+is not an exception: the row has `error` set.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ CAN_BE_RESUMED = "interrupted: the same command with the same run_id goes on whe
 
 
 class PipelineError(Exception):
-    """An end that a command turns into one line and an exit code."""
+    """An error that a command reports as one line and an exit code."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return the message on one line, whatever a foreign library put into it."""
+        """Return the message on one line, even if a library's text in it has several."""
         return " ".join(super().__str__().split())
 
 
 class UserError(PipelineError):
-    """Something that the user can mend; the message names the thing, the value that came, and the mend."""
+    """An error that the user can fix; the message names the key (or the task and id), its value, and the fix."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """A key of the configuration is unknown, of the wrong type, or impossible."""
+    """A configuration key is unknown, has the wrong type, or has an invalid value."""
 
 
 class DataError(UserError):
-    """A data set, one of its rows, or a file of a run is not what its layout promises."""
+    """A data set, one of its rows, or a file of a run does not match its expected layout."""
 
 
 class ModelError(UserError):
@@ -52,7 +52,7 @@ class ModelError(UserError):
 
 
 class EndpointError(UserError):
-    """The OpenAI-compatible server cannot be reached, refuses us, or answers rubbish."""
+    """The OpenAI-compatible server cannot be reached, rejects the request, or sends an invalid response."""
 
 
 class RunError(UserError):
@@ -64,7 +64,7 @@ class Incomparable(RunError):
 
 
 class InvalidArchive(UserError):
-    """The leaderboard's server would refuse the archive."""
+    """The leaderboard's server would reject the archive."""
 
 
 class Differs(PipelineError):
@@ -74,18 +74,18 @@ class Differs(PipelineError):
 
 
 class GateFailed(PipelineError):
-    """The run finished and is complete, and rules of its gate are broken; the lines before say which."""
+    """The run is complete, but breaks rules of its gate; the lines printed before name them."""
 
     exit_code = 3
 
 
 class TooManyFailedRows(PipelineError):
-    """The run finished, and more rows failed than `max_failed_rows` allows."""
+    """The run finished, but more rows failed than `max_failed_rows` allows."""
 
     exit_code = 4
 
 
 class Interrupted(PipelineError):
-    """A signal stopped the run; what was finished is on disk."""
+    """A signal stopped the run; finished rows are on disk."""
 
     exit_code = 130

@@ -1,6 +1,6 @@
-"""The order of a run's stages: prepare, generate, score, publish.
+"""Runs the stages of a run in order: prepare, generate, score, publish.
 
-In: a configuration, or the directory of a run. Out: that directory with all that the run yields, and its manifest.
+In: a configuration, or the directory of a run. Out: the run's directory with its artifacts, products and manifest.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def execute(
     """Run every stage and return the run's directory.
 
     Args:
-        config: What to run.
-        factory: What starts the engine; by default what the configuration names.
-        reproduction: The run that this one reproduces; what differs from it is printed and recorded.
+        config: The configuration to run.
+        factory: Starts the engine; by default the engine that the configuration names.
+        reproduction: The run that this one reproduces; differences from it are printed and recorded.
 
     Raises:
-        PipelineError: See `pipeline/errors.py`; what was finished is on disk, and the same run_id resumes.
+        PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
     _check_named_runs(config)
     run, config = run_directory.place(config)
@@ -84,7 +84,7 @@ def execute(
     manifest = _begun(config)
     with locked(run), signals.listen():
         run_directory.begin(run, config)
-        before = read_manifest(run)  # a run is as old as its first session
+        before = read_manifest(run)  # a resumed run keeps the start time of its first session
         manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
         write_manifest(run, manifest)
         with _log(run) as console:
@@ -101,7 +101,7 @@ def execute(
             try:
                 stages.run_stages()
             except BaseException as error:
-                # DuckDB and pyarrow wrap what a signal's handler raises inside them into errors of their own.
+                # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
                 _record_failure(run, stages.manifest, signals.ended or error, stages.timings)
                 if signals.ended is not None and signals.ended is not error:
                     raise signals.ended from error
@@ -111,42 +111,43 @@ def execute(
 
 
 def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:
-    """Print what a run of the configuration would ask and what is wrong with it.
+    """Print the prompts that a run of the configuration would send, and the findings of the preflight checks.
 
     Args:
-        config: What would be run.
-        origins: Where each key has its value from.
-        options: What of it to print.
-        console: Where to.
+        config: The configuration to preview.
+        origins: The source of each key's value, as `pipeline.config.loading.origins` returns it.
+        options: What to print.
+        console: Where to print.
 
     Raises:
-        PipelineError: What the run would end with before its engine starts; or there is no such question.
+        PipelineError: The run would fail with this error before its engine starts, or the requested question does not
+            exist.
     """
     _check_named_runs(config)
     show_preview(config, origins, options, console)
 
 
 def _check_named_runs(config: Config) -> None:
-    """Make sure, before anything is prepared, that the earlier runs that the configuration names are there."""
+    """Check, before anything is prepared, that the past runs named in the configuration exist."""
     gate.check(config)
     length_estimates.check(config)
 
 
 def rescore(run: ArtifactStore, config: Config) -> None:
-    """Score a run's completions again, print its summary, and make its products again if it is complete.
+    """Rescore a run's completions and print its summary. If the run is complete, publish its products again.
 
     Raises:
-        RunError: The run's directory cannot be written, or another process writes it.
+        RunError: The run's directory cannot be written, or another process is writing it.
         DataError: The run has no prompts or completions.
-        GateFailed: It is scored, and breaks a rule of its gate.
-        TooManyFailedRows: It is scored, and has more failed rows than its configuration allows.
+        GateFailed: The run was rescored, but breaks a rule of its gate.
+        TooManyFailedRows: The run was rescored, but has more failed rows than its configuration allows.
     """
     lines: Sequence[str] = ()
     with locked(run):
         manifest = read_manifest(run)
         if manifest is None or not manifest.is_complete:
             manifest = None
-        else:  # until both samples and metrics are new; `run` resumes from here too
+        else:  # until both samples and metrics are rewritten; `run` can resume from here
             write_manifest(run, replace(manifest, status="running"))
         publish_stage.remove_products(run, config)
         score(run, config)
@@ -157,7 +158,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, lines = finish(run, config, replace(manifest, rescored_at=environment.now()))
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width
     print_summary(run, config, counts, console)
     _print(console, lines)
     if manifest is not None:
@@ -165,7 +166,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
 
 
 def pack(run: ArtifactStore, config: Config) -> None:
-    """Make the products of a complete run again.
+    """Publish the products of a complete run again.
 
     Args:
         run: The run's directory.
@@ -193,14 +194,14 @@ def validate(archive_path: str, run: ArtifactStore | None, config: Config, conso
     """Apply the leaderboard server's checks to an archive and print the findings.
 
     Args:
-        archive_path: A path or URI of a zip, whoever packed it.
-        run: A run whose test ids it is compared with, in place of the data sets' ids.
-        config: Which tasks the archive is for.
+        archive_path: Path or URI of a zip file, packed by this pipeline or by another tool.
+        run: A run whose test ids the archive must contain; by default the ids come from the data sets.
+        config: Names the tasks of the archive.
         console: Where to print.
 
     Raises:
-        InvalidArchive: The server would refuse it.
-        ConfigError: It cannot be read.
+        InvalidArchive: The server would reject the archive.
+        ConfigError: The archive cannot be read.
         DataError: The run is damaged.
     """
     files = archive.task_files(config)
@@ -218,8 +219,12 @@ def validate(archive_path: str, run: ArtifactStore | None, config: Config, conso
 
 
 def _check_archive(path: str, expected: list[Expected]) -> Report:
-    """Open the archive, on a disk or in object storage, and check it."""
-    place = ArtifactStore.open(path)  # a URI's query may hold keys, so only the path is printed
+    """Open the archive, on a disk or in object storage, and check it.
+
+    Raises:
+        ConfigError: The archive cannot be read.
+    """
+    place = ArtifactStore.open(path)  # a URI's query may hold credentials, so only the path is printed
     try:
         with place.fs.open_input_file(place.root) as stream:
             return check(place.root.rpartition("/")[2], stream, expected)
@@ -229,7 +234,7 @@ def _check_archive(path: str, expected: list[Expected]) -> Report:
 
 
 def _ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
-    """Return the test ids that a run was asked; a task that it was not asked has none."""
+    """Return the test ids of a run by task, and a finding for the tasks without any."""
     found = {task: frozenset(question_ids(run, task)) for task in files}
     unknown = [file for task, file in files.items() if not found[task]]
     return {task: ids for task, ids in found.items() if ids}, _not_compared(
@@ -239,7 +244,7 @@ def _ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str,
 
 
 def _ids_of_data_sets(config: Config, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
-    """Return the data sets' test ids, without those that cannot be had."""
+    """Return the data sets' test ids by task, and a finding for the tasks whose data set cannot be read."""
     found: dict[str, frozenset[int]] = {}
     reasons: dict[str, str] = {}
     for task, file in files.items():
@@ -257,23 +262,23 @@ def _ids_of_data_set(config: Config, task: str) -> Iterator[int]:
 
 
 def _not_compared(files: list[str], reason: str) -> list[Finding]:
-    """Return one line for all files whose ids were not compared."""
+    """Return at most one finding, for all files whose ids were not compared."""
     return [Finding("unchecked", first_of(files), f"the ids were not compared: {reason}")] if files else []
 
 
 def finish(
     run: ArtifactStore, config: Config, manifest: Manifest, timings: Timings | None = None
 ) -> tuple[Manifest, list[str]]:
-    """Judge a scored run, make its products and write the manifest of a complete run.
+    """Apply the gate to a scored run, publish its products and write its manifest as complete.
 
     Args:
-        run: The run's directory, scored.
+        run: The directory of the scored run.
         config: Its configuration.
-        manifest: Its manifest, with counts and, where it was measured, noise.
-        timings: Of the session that ran it; without them the manifest keeps those that it has.
+        manifest: Its manifest, with counts and, if it was measured, noise.
+        timings: Timings of the session that ran it; without them the manifest keeps the timings that it has.
 
     Returns:
-        The manifest as written, and the lines to print: what was made, and the gate's.
+        The manifest as written, and the lines to print: the products, then the gate's results.
     """
     timings, keeps_timings = timings or Timings(), timings is None
     with timings.stage("gate"):
@@ -296,7 +301,7 @@ def finish(
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds of each stage of a session, and after `end` their `total`."""
+    """Seconds that each stage of a session took; `end` adds the session's `total`."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
@@ -311,20 +316,20 @@ class Timings:
             self.seconds[name] = time.monotonic() - began
 
     def end(self) -> None:
-        """Record the time since these timings were made."""
+        """Record the time since this object was created as `total`."""
         self.seconds["total"] = time.monotonic() - self._began
 
     def rounded(self) -> dict[str, float]:
-        """Return the seconds, to the millisecond."""
+        """Return the seconds by stage, rounded to milliseconds."""
         return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
 
 
 @dataclass(slots=True, kw_only=True)
 class Orchestrator:
-    """One session of a run.
+    """Runs the stages in one session of a run.
 
     `factory` starts the engine, by default the one that the configuration names; `reproduction` is the run that this
-    one reproduces. `manifest` and `timings` are filled on the way.
+    one reproduces. `manifest` and `timings` are filled in as the stages run.
     """
 
     config: Config
@@ -337,7 +342,7 @@ class Orchestrator:
     timings: Timings = field(default_factory=Timings)
 
     def run_stages(self) -> None:
-        """Do what is not done yet, publish, and write the manifest of a complete run."""
+        """Run the stages that are not done yet, publish, and write the manifest of a complete run."""
         self._begin_reproduction()
         self._prepare()
         self._pin_revision()
@@ -345,7 +350,7 @@ class Orchestrator:
             made = self._generate(self.config, self.run)
         self._record(engine=made.engine, schedule=made.schedule)
         self._report_engines(made.engine)
-        publish_stage.remove_products(self.run, self.config)  # what an earlier session made of other samples
+        publish_stage.remove_products(self.run, self.config)  # an earlier session may have published other samples
         with self.timings.stage("score"):
             score(self.run, self.config)
         self._compare_reproduction()
@@ -359,7 +364,7 @@ class Orchestrator:
         _print(self.console, lines)
 
     def _prepare(self) -> None:
-        """Make the prompts, or open those that are there, and compare what they are made of with what is expected."""
+        """Prepare the prompts, or open those on disk; check their metadata and record the preflight warnings."""
         prompts = self.run.artifact("prompts", PROMPT_SCHEMA)
         if prompts is not None:
             self._check_prompts(PromptMetadata.from_flat(prompts.metadata))
@@ -373,7 +378,7 @@ class Orchestrator:
 
     def _import_ray(self) -> None:
         load()
-        if self.signals.ended is not None:  # a module that is being imported may catch what a signal raises in it
+        if self.signals.ended is not None:  # a module being imported may catch what a signal handler raises
             raise self.signals.ended
 
     def _check_prompts(self, prompts: PromptMetadata) -> None:
@@ -385,13 +390,13 @@ class Orchestrator:
             self._add_differences(self.reproduction.prepared(self.config, prompts))
 
     def _pin_revision(self) -> None:
-        """Take the weights from the tokenizer's commit, however often the run is resumed."""
+        """Load the weights from the commit that the tokenizer came from, also when the run is resumed later."""
         commit = self.manifest.datasets.model_revision
         if commit is not None:
             self.config = replace(self.config, model=replace(self.config.model, revision=commit))
 
     def _generate(self, config: Config, run: ArtifactStore, *, shuffled: bool = False) -> CompletionMetadata:
-        """Generate what is missing; return what is stored with the completions."""
+        """Generate the missing completions; return the metadata stored with them."""
         retries = config.run.retry_failed and generate_stage.has_failed_rows(run)
         made = None if retries else generate_stage.done(run)
         if made is not None:
@@ -406,7 +411,7 @@ class Orchestrator:
             factory = self.factory or generate_stage.engine_factory(config, placement)
             if placement.waits_for is not None:
                 _print(self.console, [f"generate: {placement.waits_for}"])
-            if retries:  # not before all else is there: until now the run is complete
+            if retries:  # only now that all else has succeeded: until here the run stays complete
                 generate_stage.reopen(run)
             try:
                 with self.signals.deferred():
@@ -417,7 +422,7 @@ class Orchestrator:
                 progress.end()
 
     def _report_engines(self, engines: Mapping[str, EngineInfo]) -> None:
-        """Record the GPUs that generated, and print what went wrong on the way."""
+        """Record the GPUs used, and print how many engines restarted and which replicas gave up."""
         self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
         num_restarts = sum(info.restarts or 0 for info in engines.values())
         lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
@@ -426,7 +431,7 @@ class Orchestrator:
         _print(self.console, lines)
 
     def _measure_noise(self) -> None:
-        """Generate a share of the questions a second time, and record how much that changes."""
+        """Generate a share of the questions a second time, and record how much the results change."""
         store, second = noise.choose(self.config, self.run), noise.second(self.config)
         self._generate(second, store, shuffled=True)
         score(store, second)
@@ -468,7 +473,7 @@ class Orchestrator:
 
 
 def _begun(config: Config) -> Manifest:
-    """Return the manifest of a run that begins."""
+    """Return the manifest of a run that is starting."""
     return Manifest(
         status="running",
         run_id=config.run_id,
@@ -484,8 +489,8 @@ def _begun(config: Config) -> Manifest:
 
 
 def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException, timings: Timings) -> None:
-    """Record in the manifest that the run has failed and why, unless it was complete already."""
-    with suppress(PipelineError):  # the disk may be full, which is what `error` says then
+    """Record in the manifest that the run failed and why, unless it is already complete."""
+    with suppress(PipelineError):  # the disk may be full, in which case `error` already reports it
         before = read_manifest(run)
         if before is None or not before.is_complete:
             failed = replace(
@@ -495,13 +500,13 @@ def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException
 
 
 def _reason(error: BaseException) -> str:
-    """Return an error on one line without a terminal's colours, which Ray puts into its own."""
+    """Return an error on one line, without the terminal colours that Ray puts into its messages."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split())
 
 
 @contextmanager
 def _log(run: ArtifactStore) -> Iterator[Console]:
-    """Give the terminal, and send all other output to a log in the run's directory, or in a temporary one."""
+    """Yield a console on the terminal; send all other output to a log in the run's directory, or in a temporary one."""
     store = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
     with quiet(store / "driver.log") as console:
         yield console
@@ -513,10 +518,10 @@ def _print(console: Console, lines: Sequence[str]) -> None:
 
 
 def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> None:
-    """Raise unless a complete run has few enough failed rows and kept its gate.
+    """Raise unless a complete run has few enough failed rows and passes its gate.
 
     Raises:
-        TooManyFailedRows: It has more than `max_failed_rows`.
+        TooManyFailedRows: More than `max_failed_rows` rows failed.
         GateFailed: A rule of its gate is broken.
     """
     num_failed = manifest.counts.num_failed if manifest.counts else None

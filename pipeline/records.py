@@ -1,7 +1,7 @@
-"""The records that walk between the rooms, each a frozen dataclass with its Arrow schema beside it.
+"""The records that pass between stages, with their Arrow schemas.
 
-The Parquet files with these schemas are the contract of the rooms: no room infers a schema. A missing value is
-None, never "" or 0. Times are UTC instants; durations are seconds.
+Parquet files with these schemas are the interface between stages: no stage infers a schema. A missing value is None,
+never "" or 0. Times are UTC instants; durations are in seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 FinishReason: TypeAlias = Literal["stop", "length", "error"]
 
 KEY_COLUMNS = ("task", "split", "id", "repeat")
-"""What identifies a completion: one question of one split of one task, and which repeat of it."""
+"""The columns that identify a completion: a question of a split of a task, and which repeat of it."""
 
 PROMPT_SCHEMA = pa.schema(
     [
@@ -85,12 +85,12 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("generated_s", pa.float64()),
     ]
 )
-"""One row a question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
+"""One row per question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
 
-`instruction` names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction, with
-the list of options taken out (`wording_name` in score/row_scores.py). `num_options` counts the options that have text.
-`answer_kind` is `single` or `multiple`, null while the gold is hidden or is no letters. They are columns because
-metrics are grouped by them.
+`instruction` names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction without
+its list of options (`wording_name` in score/row_scores.py). `num_options` counts the options that have text.
+`answer_kind` is `single` or `multiple`, null if the gold is hidden or is not letters. They are columns because metrics
+are grouped by them.
 """
 
 METRIC_SCHEMA = pa.schema(
@@ -115,10 +115,10 @@ METRIC_SCHEMA = pa.schema(
         pa.field("num_doubtful", pa.int64(), nullable=False),
     ]
 )
-"""One row a task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for the whole.
+"""One row per task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for all rows.
 
 `ci_low` and `ci_high` are the ends of the 95% interval. `num_doubtful` counts the rows that were truncated, empty or
-failed; `bound_low` and `bound_high` are the value if they were all wrong, and if they were all right.
+failed; `bound_low` and `bound_high` are the value if all of these were wrong, and if all were right.
 """
 
 FLIP_SCHEMA = pa.schema(
@@ -141,17 +141,19 @@ FLIP_SCHEMA = pa.schema(
         pa.field("new_response", pa.string()),
     ]
 )
-"""One row a flipped question and metric, em or correct: one that is right, by the mean over its repeats being at least
-one half, in one run alone. `flip` is `lost` or `gained`, the values are means over the repeats, the
-texts those of the first repeat."""
+"""One row per flipped question and metric, em or correct.
+
+A question is flipped if it is right, that is, its mean over the repeats is at least one half, in only one of the two
+runs. `flip` is `lost` or `gained`, the values are means over the repeats, the texts are those of the first repeat.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is asked: one question, rendered. Columns: `PROMPT_SCHEMA`.
+    """One rendered question. Columns: `PROMPT_SCHEMA`.
 
     `doc` is the data set's own row as JSON, for the leaderboard's logs. `prompt` and `prompt_token_ids` are None
-    when a remote endpoint renders the chat template. A row that cannot be asked has `error` set.
+    when a remote endpoint renders the chat template. A row that cannot be sent to the engine has `error` set.
     """
 
     task: str
@@ -170,11 +172,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What came back: one generation. Columns: `COMPLETION_SCHEMA`.
+    """One generated completion. Columns: `COMPLETION_SCHEMA`.
 
-    `completion` is all generated text; `reasoning` and `content` are its two sides of the reasoning parser.
-    `content` is None when the reasoning never closed. `queued_s` is the wait for a slot in the engine after the
-    row reached its replica, `generated_s` the time in the engine.
+    `completion` is the whole generated text; the reasoning parser splits it into `reasoning` and `content`.
+    `content` is None if the reasoning never closed. `queued_s` is the wait in seconds for a slot of the engine after
+    the row reached its replica, `generated_s` the time in the engine.
     """
 
     task: str
@@ -216,16 +218,19 @@ CHANGE_SCHEMA = pa.schema(
         pa.field("detectable", pa.float64()),
     ]
 )
-"""One row a task (or domain, or `all`), split and metric. `base` and `new` are means over the questions that both runs
-scored, `detectable` the smallest true difference that is found 8 times in 10 (null where no question differs).
-`num_lost` and `num_gained` are null for metrics that are no yes or no."""
+"""One row per task (or domain, or `all`), split and metric.
+
+`base` and `new` are means over the questions that both runs scored, `detectable` is the smallest true difference that
+is detected 8 times in 10 (null if no question differs). `num_lost` and `num_gained` are null for metrics that are not
+binary.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChange:
-    """A row of compare.parquet; columns: `CHANGE_SCHEMA`.
+    """A row of compare.parquet. Columns: `CHANGE_SCHEMA`.
 
-    `num_parts` is the tasks of a domain, or the domains of a run.
+    `num_parts` is the number of tasks in a domain, or of domains in a run.
     """
 
     level: str
@@ -250,7 +255,7 @@ class MetricChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Rows of samples/ by kind, and tokens; None where an older run did not count it."""
+    """Counts of rows of samples/ by kind, and of tokens. None for a count that an older run did not record."""
 
     num_samples: int | None = None
     num_scored: int | None = None
@@ -265,7 +270,7 @@ def to_table(records: Iterable[Prompt | Completion | MetricChange], schema: pa.S
     """Return the records as a table with exactly `schema`.
 
     Args:
-        records: Records of one kind; fields that are no column of `schema` are left out.
+        records: Records of one type; fields that are not columns of `schema` are dropped.
         schema: One of this module's schemas.
 
     Raises:
@@ -276,7 +281,7 @@ def to_table(records: Iterable[Prompt | Completion | MetricChange], schema: pa.S
 
 
 def without_nulls(value: Any) -> Any:
-    """Return a data set's value without the keys of its dicts that hold None: Arrow gives every row the keys of all."""
+    """Return a data set's value without dict keys whose value is None: Arrow gives every row the keys of all rows."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -1,1 +1,1 @@
-"""Every key with its type, default, meaning and bounds; configuration files and arguments merged into one `Config`."""
+"""Every configuration key with its type, default, meaning and bounds; conf files and overrides become a `Config`."""

@@ -1,7 +1,7 @@
-"""How a configuration key is declared, and how its value is checked.
+"""Declares configuration keys and checks their values.
 
-In: a default, a meaning, bounds; later a value. Out: a dataclass field; a `ConfigError` that names the key. The keys
-themselves are in `schema.py`.
+`key` makes a dataclass field from a default, a meaning and bounds. `check_bounds` raises `ConfigError` for a value that
+is outside them. The keys themselves are in `schema.py`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pipeline.errors import ConfigError
 T = TypeVar("T")
 
 LATEST = "latest"
-"""What stands for the newest suitable run where a key names a run; no run has this name."""
+"""Value that selects the newest suitable run where a key names a run. No run can have this name."""
 
 
 class Bounds(TypedDict, total=False):
-    """What the value of a key must satisfy; in a tuple or a mapping, every item. null satisfies all bounds."""
+    """Bounds on the value of a key, or on every item of a tuple or mapping. null satisfies all bounds."""
 
     at_least: float
     above: float
     at_most: float
     below: float
     pattern: str
-    """A regular expression that the whole text matches. `key` needs a `fix` with it."""
+    """A regular expression that must match the whole text. `key` then needs a `fix`."""
 
 
 SATISFIES: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -42,9 +42,9 @@ SATISFIES: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def key(default: T, meaning: str, *, fix: str = "", **bounds: Unpack[Bounds]) -> T:
-    """Declare a key: its default, the line that `--help` and the README print for it, its bounds.
+    """Declare a key: its default, the meaning that `--help` and the README print, and its bounds.
 
-    `fix` ends the error message of a value outside the bounds; without it the message states the bounds.
+    `fix` ends the error message for a value outside the bounds; without it the message states the bounds.
     """
     metadata = {"meaning": meaning, "bounds": bounds, "fix": fix or _fix(bounds)}
     if isinstance(default, dict):
@@ -67,7 +67,7 @@ def check_bounds(section: Any, prefix: str = "") -> None:
     """Check the values of a configuration, or of a section whose keys begin with `prefix`, against their bounds.
 
     Raises:
-        ConfigError: A value is outside; the message names the full key, the value and the fix.
+        ConfigError: A value is outside its bounds; the message names the full key, the value and the fix.
     """
     for item in fields(section):
         for name, value in _items(prefix + item.name, getattr(section, item.name)):
@@ -85,7 +85,7 @@ def _is_inside(value: Any, bounds: Mapping[str, Any]) -> bool:
 
 
 def _items(name: str, value: Any) -> Iterable[tuple[str, Any]]:
-    """Return a key's value or, of a tuple or a mapping, each item, with the name that an error message gives it."""
+    """Return (name, value) of a key, or of each item of its tuple or mapping; error messages use the name."""
     if isinstance(value, Mapping):
         return [(f"{name}.{inner}", item) for inner, item in value.items()]
     return [(name, item) for item in value] if isinstance(value, tuple) else [(name, value)]
@@ -98,7 +98,11 @@ def require(ok: bool, name: str, value: object, fix: str) -> None:
 
 
 def require_no_credentials(name: str, url: str) -> None:
-    """Refuse a URL with a user or password: the resolved configuration is written into the run."""
+    """Reject a URL that holds credentials: the resolved configuration is written into the run's directory.
+
+    Raises:
+        ConfigError: The URL has a user, a password or a secret query parameter, or cannot be parsed.
+    """
     if "://" not in url:
         return
     try:

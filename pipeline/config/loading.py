@@ -1,7 +1,8 @@
-"""From conf/*.yaml and `key=value` words to a `Config`.
+"""Builds a `Config` from conf/*.yaml and `key=value` arguments.
 
-In: the words of a command line. Out: one checked `Config`. A conf file may begin with `base:`, a list of pieces to
-build on (names in conf/, or paths); what stands later wins, the file wins over its bases, the words over all.
+In: command-line arguments. Out: one validated `Config`. A conf file may begin with `base:`, a list of files to build on
+(names in conf/, or paths). A later base overrides an earlier one, the file overrides its bases, and command-line
+overrides win over all files.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from pipeline.errors import ConfigError
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 
-OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the resolved keys are written down
+OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the run records the resolved keys
 
 
 def compose(arguments: Sequence[str]) -> Config:
-    """Return the configuration that the words `conf=<name or path> key=value ...` resolve to.
+    """Return the configuration that the arguments `conf=<name or path> key=value ...` resolve to.
 
     Raises:
-        ConfigError: A word, a file, a key or a value is wrong; the message is one line that says how to mend it.
+        ConfigError: An argument, a file, a key or a value is invalid; the message is one line and names the fix.
     """
     return _resolved([layer for _, layer in _layers_of(arguments)])
 
@@ -43,9 +44,9 @@ def _resolved(layers: Sequence[DictConfig]) -> Config:
 
 
 def origins(arguments: Sequence[str]) -> dict[str, str]:
-    """Return where each key that the words and their files give has its value from: a conf file, or COMMAND_LINE.
+    """Return the source of each key that the arguments and their files set: a conf file, or COMMAND_LINE.
 
-    Keys are flat, as in `flat`. A key that is not in it has the schema's default.
+    Keys are dotted, as `flat` returns them. A key that is missing has the schema's default.
 
     Raises:
         ConfigError: As `compose` does.
@@ -57,7 +58,7 @@ def origins(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one of dotted keys; an empty mapping inside it is a value."""
+    """Flatten a nested mapping to dotted keys. An empty inner mapping counts as a value."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -68,7 +69,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _layers_of(arguments: Sequence[str]) -> list[tuple[str, DictConfig]]:
-    """Return what gives keys their values, with where it stands, first to last: a later layer wins."""
+    """Return (source, layer) pairs in order of precedence: a later layer overrides an earlier one."""
     confs = [argument.removeprefix("conf=") for argument in arguments if argument.startswith("conf=")]
     overrides = _overrides([argument for argument in arguments if not argument.startswith("conf=")])
     if len(confs) != 1:
@@ -93,13 +94,13 @@ def _overrides(arguments: Sequence[str]) -> list[DictConfig]:
 
 
 def _display_path(path: Path) -> str:
-    """Return a conf file as a person names it: from the project's directory where it lies in it."""
+    """Return the path of a conf file for display, relative to the project's directory if it is inside it."""
     whole = path.resolve()
     return str(whole.relative_to(PROJECT)) if whole.is_relative_to(PROJECT) else str(path)
 
 
 def _override(argument: str) -> DictConfig:
-    """Return one word as a configuration. A key whose type is text takes the word as it is, without YAML's guesses."""
+    """Return one override as a configuration. The value of a text key is taken literally, not parsed as YAML."""
     name, _, value = argument.partition("=")
     if value in ("", "???"):
         raise ConfigError(f"{name}= has no value: give one, or null for none")
@@ -113,10 +114,15 @@ def _override(argument: str) -> DictConfig:
 
 
 def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
-    """Return the configuration that a run recorded in its config.yaml, with `key=value` words over it.
+    """Return the configuration that a run recorded in its config.yaml, with `key=value` overrides applied.
+
+    Args:
+        text: The content of config.yaml.
+        where: Names the text in error messages.
+        arguments: Overrides.
 
     Raises:
-        ConfigError: The text is not a resolved configuration, which `where` names in the message; or a word is wrong.
+        ConfigError: The text is not a resolved configuration, or an override is invalid.
     """
     overrides = _overrides(arguments)
     recorded = _parsed(text, where)
@@ -145,19 +151,19 @@ def dump(config: Config) -> str:
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """Return the resolved configuration as plain values, as JSON and YAML take them."""
+    """Return the resolved configuration as plain values that JSON and YAML can hold."""
     values: dict[str, Any] = _plain(asdict(config))
     return values
 
 
 def conf_names() -> list[str]:
-    """Return the names that `conf=` takes, from ./conf and from the project's own conf/."""
+    """Return the names that `conf=` accepts, from ./conf and from the project's own conf/."""
     directories = {Path("conf").resolve(), PROJECT / "conf"}
     return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
 
 
 def find_conf(name: str) -> Path:
-    """Return the file that a name in conf/ or a path stands for.
+    """Return the file that `name`, a name in conf/ or a path, refers to.
 
     Raises:
         ConfigError: There is no such file.
@@ -192,7 +198,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, DictConfig]
 
 
 def _one_line(error: OmegaConfBaseException) -> str:
-    """Return OmegaConf's complaint as `key: what is wrong`, with the nearest keys when the key is unknown."""
+    """Return OmegaConf's error as `key: what is wrong`, with the nearest keys when the key is unknown."""
     what = str(error.msg or error).strip().splitlines()[0]
     name = error.full_key or ""
     if "Did you mean" not in what and what.startswith("Key "):
@@ -203,7 +209,7 @@ def _one_line(error: OmegaConfBaseException) -> str:
 
 
 def describe() -> list[tuple[str, str, str, str]]:
-    """Return (key, type, default, meaning) of every key, in the schema's order; read from the schema alone."""
+    """Return (key, type, default, meaning) of every key, in the schema's order."""
     return _describe(Config, "")
 
 

@@ -1,7 +1,7 @@
 """The configuration's schema: every key with its type, default, meaning and bounds.
 
-In: nothing. Out: frozen dataclasses. `loading.py` fills them from conf/*.yaml and the command line; no OmegaConf object
-gets past it. `Config` checks the bounds that stand with the keys; `__post_init__` holds the rules that no bound can
+All sections are frozen dataclasses. `loading.py` fills them from conf/*.yaml and the command line; no OmegaConf object
+gets past it. `Config` checks the bounds declared with the keys; `__post_init__` checks the rules that no bound can
 express. Each error names the full key.
 """
 
@@ -26,18 +26,18 @@ RESERVED_ARGUMENTS = (
     *("model", "tokenizer", "revision", "tokenizer_revision", "dtype", "max_model_len", "trust_remote_code", "seed"),
     *("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "gpu_memory_utilization"),
 )
-"""vLLM engine arguments that have keys of their own, so that what a run records is what it used."""
+"""vLLM engine arguments that have keys of their own, so that a run records the values it used."""
 
 SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
 
 def text_key(default: T, meaning: str) -> T:
-    """Declare a key that holds text (or texts) which must not be blank."""
+    """Declare a key that holds text, or a tuple of texts, none of which may be blank."""
     return key(default, meaning, pattern=r"(?s).*\S.*", fix="give some text, or null")
 
 
 def share_key(meaning: str) -> float | None:
-    """Declare a key that holds a share, or null for none."""
+    """Declare a key that holds a share from 0 to 1, or null for no rule."""
     return key(None, meaning, at_least=0, at_most=1, fix="must be a share from 0 to 1, or null")
 
 
@@ -74,7 +74,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The model that is evaluated."""
+    """The evaluated model."""
 
     path: str | None = key(None, "hub id or directory (not needed by an endpoint)")
     revision: str | None = key(None, "commit or tag of the hub model")
@@ -87,7 +87,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptConfig:
-    """How a question becomes the model's prompt."""
+    """How a question is rendered to a prompt."""
 
     system: str | None = key(None, "system message before the question (null: none)")
     chat_template: str | None = key(None, "file of a Jinja chat template (null: the model's own)")
@@ -105,7 +105,7 @@ class PromptConfig:
 class GenerationConfig:
     """Sampling parameters, named as in lm-evaluation-harness.
 
-    Nothing else is in force: the model's generation_config.json gives only its end-of-text ids.
+    No other sampling parameter applies: of the model's generation_config.json only the end-of-text ids are used.
     """
 
     do_sample: bool = key(False, "sample (true) or decode greedily (false)")
@@ -147,7 +147,7 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         if self.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(self.api_key_env):
-            # The value may be the key itself: the message does not repeat it.
+            # The value may be the API key itself, so the message does not repeat it.
             raise ConfigError(
                 "engine.endpoint.api_key_env is no name of an environment variable: give the name, never the key"
             )
@@ -168,7 +168,7 @@ def _is_http(url: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What generates, and on how many GPUs."""
+    """The engine, and how many GPUs it uses."""
 
     kind: Literal["vllm", "endpoint"] = key("vllm", "vllm in our own actors, or an OpenAI-compatible endpoint")
     replicas: int | str = key("auto", "engines; auto: all GPUs / (tensor x pipeline parallel), 1 where there is no GPU")
@@ -201,7 +201,7 @@ class EngineConfig:
 
     @property
     def gpus_per_replica(self) -> int:
-        """GPUs that one engine takes."""
+        """Number of GPUs that one engine takes."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
@@ -219,7 +219,7 @@ class ClusterConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
-    """The order in which rows start; a completion does not depend on it."""
+    """The order in which rows start. A completion does not depend on it."""
 
     history: str | None = key(
         LATEST,
@@ -232,7 +232,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """How a run stores its rows, and how it stops and resumes."""
+    """How a run stores its rows, stops and resumes."""
 
     flush_s: float = key(
         2.0,
@@ -254,7 +254,7 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """Rules for a finished run. A broken rule ends it with exit code 3; the run stays complete."""
+    """Rules for a finished run. A broken rule ends the command with exit code 3; the run stays complete."""
 
     baseline: str | None = key(
         None,
@@ -276,7 +276,7 @@ class GateConfig:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is any rule."""
+        """Whether any rule is set."""
         return any(
             each is not None for each in (self.baseline, self.max_truncated, self.max_failed, self.max_no_answer)
         )
@@ -284,7 +284,7 @@ class GateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseConfig:
-    """How much of a score is the engine's own noise."""
+    """Measurement of the engine's own noise in the scores."""
 
     share: float = key(
         0.0,
@@ -296,7 +296,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnmeasuredConfig:
-    """Fields of the form that a run could not measure, such as what a server runs on; a measured value wins."""
+    """Fields of the submission form that a run could not measure, such as a server's GPUs; a measured value wins."""
 
     torch: str | None = text_key(None, "version of torch, used where the run could not measure it (null: TODO)")
     cuda: str | None = text_key(None, "version of CUDA, likewise")
@@ -309,10 +309,10 @@ class UnmeasuredConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionConfig:
-    """What goes to the leaderboard, and its form as far as people fill it in.
+    """What is submitted to the leaderboard, and the fields of its form that people fill in.
 
-    No completion depends on these keys, so a run resumes after they have changed. What no key states and no program
-    measures stands as TODO in the card.
+    No completion depends on these keys, so a run can be resumed after they change. A field that is neither set nor
+    measured is TODO in the card.
     """
 
     mode: Literal["reference", "extracted"] = key(
@@ -355,7 +355,7 @@ class ReportConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """One run, resolved."""
+    """The resolved configuration of one run."""
 
     conf: str = key("", "name in conf/, or a path")
     run_id: str = key(
@@ -422,7 +422,7 @@ class Config:
 
     @property
     def active_tasks(self) -> Mapping[str, TaskConfig]:
-        """The tasks of this run, in the order of the configuration."""
+        """The tasks of this run, in the configuration's order; with `only`, in its order."""
         if self.only:
             return {name: self.tasks[name] for name in self.only}
         return {name: task for name, task in self.tasks.items() if self.announced or not task.announced}

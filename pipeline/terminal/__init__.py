@@ -1,1 +1,1 @@
-"""What a person sees: console, progress, summary and preview; SIGINT and SIGTERM."""
+"""Terminal output (console, progress, run summary, text) and handling of SIGINT and SIGTERM."""

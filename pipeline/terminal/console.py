@@ -1,7 +1,7 @@
-"""What a person sees: the pipeline's own lines on the terminal, everybody else's chatter in a file.
+"""Console: the pipeline's own lines go to the terminal, the output of all libraries goes to a log file.
 
-Ray, vLLM and their C++ parts print to the process's own descriptors, so these are turned to the log as a whole and
-our lines go to a copy of the terminal.
+Ray, vLLM and their C++ code print to the process's file descriptors 1 and 2. Both are redirected to the log, and the
+pipeline prints to a copy of the terminal's descriptor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 
 
 def plain() -> Console:
-    """Return a console on standard output that takes nothing for markup; without a terminal, as wide as tables need."""
+    """Return a console on standard output that interprets no markup. Without a terminal it is 120 columns wide."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     width = None if sys.stdout.isatty() else 120
@@ -28,13 +28,13 @@ def plain() -> Console:
 
 @contextmanager
 def quiet(log: Path) -> Iterator[Console]:
-    """Send standard output and error of this process and its children to `log`; give a console to the terminal."""
+    """Redirect standard output and error of this process and its children to `log`; yield a console on the terminal."""
     saved = [os.dup(1), os.dup(2)]
     redirect_output(log)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     try:
         with open(os.dup(saved[0]), "w", encoding="utf-8", errors="backslashreplace") as terminal:
-            # A log has no width of its own, and a table must not be cut to the 80 columns that rich assumes.
+            # A file has no width, and rich would cut tables to 80 columns.
             yield Console(file=terminal, width=None if terminal.isatty() else 120, highlight=False)
     finally:
         sys.stdout.flush()
@@ -45,7 +45,7 @@ def quiet(log: Path) -> Iterator[Console]:
 
 
 def redirect_output(log: Path) -> None:
-    """Append all that this process and its children print to a file.
+    """Append everything that this process and its children print to a file.
 
     Raises:
         OSError: The file cannot be written.
@@ -60,7 +60,7 @@ def redirect_output(log: Path) -> None:
 
 
 def root_cause(log: Path) -> str:
-    """Return the first error in a log, as the end of a message: vLLM's processes print there what they do not raise."""
+    """Return the first error in a log as the end of a message, or "": vLLM's processes print errors, not raise them."""
     sys.stderr.flush()
     found = re.search(r"\b(\w+(?:Error|Exception): .+)", log.read_text(encoding="utf-8", errors="replace"))
     return f": {found[1][:500]} ({log})" if found else ""

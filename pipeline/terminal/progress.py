@@ -1,4 +1,4 @@
-"""Progress of the generate stage: a bar on a terminal, a line now and then in a log."""
+"""Progress of the generate stage: a bar on a terminal, a line every `LINE_EVERY_S` seconds in a log."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two progress lines when the console is not a terminal."""
 
 
 class GenerateProgress:
-    """Rows, failures, tokens a second and time left: one bar on a terminal, a line now and then in a log."""
+    """Counts finished rows, failed rows and tokens; shows them as a bar on a terminal, as lines in a log."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,10 +27,10 @@ class GenerateProgress:
         )
         self._task: TaskID | None = None
         self._total = self._done = self._failed = self._tokens = 0
-        self._began = self._spoke = 0.0
+        self._began = self._last_line_at = 0.0
 
     def begin(self, num_rows: int, num_left: int, order: str) -> None:
-        """Start counting: `num_left` of `num_rows` rows are still to be generated, in this order."""
+        """Start counting: `num_left` of `num_rows` rows remain. `order` describes the order in which they start."""
         self._total, self._done = num_rows, num_rows - num_left
         if self._done:
             self._console.print(f"generate: {self._done} of {num_rows} rows are there already, {num_left} to go")
@@ -44,20 +44,20 @@ class GenerateProgress:
             self._console.print(f"generate: {num_left} rows; the engine is starting")
 
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        """Count finished rows."""
-        if not self._began:  # the rate is the engine's, without its start
-            self._began = self._spoke = time.monotonic()
+        """Count finished rows, those of them that failed, and their output tokens."""
+        if not self._began:  # the rate excludes the engine's start
+            self._began = self._last_line_at = time.monotonic()
         self._done += num_rows
         self._failed += num_failed
         self._tokens += num_output_tokens
         if self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=self._rate())
-        elif time.monotonic() - self._spoke > LINE_EVERY_S:
-            self._spoke = time.monotonic()
+        elif time.monotonic() - self._last_line_at > LINE_EVERY_S:
+            self._last_line_at = time.monotonic()
             self._console.print(f"generate: {self._done}/{self._total} rows, {self._rate()}")
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def _rate(self) -> str:

@@ -1,6 +1,6 @@
-"""The end of a run for people: counts, the table per task and domain, and where everything lies.
+"""The summary printed at the end of a run: a table of scores by task and domain, counts, and paths of the outputs.
 
-In: metrics.parquet and samples/. Out: lines on a console. What is unknown is shown as a dash.
+In: metrics.parquet and samples/. Out: lines on a console. Unknown values are printed as a dash.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ REPEATS_SQL = """
 def print_summary(
     run: ArtifactStore, config: Config, counts: Counts, console: Console, timings: Mapping[str, float] | None = None
 ) -> None:
-    """Print the scores, the counts and the places of a run that has been scored."""
+    """Print the scores, the counts and the output paths of a scored run.
+
+    `timings` holds seconds by stage and their `total`; without it no rates are printed.
+    """
     import pyarrow.parquet as pq
 
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA)
@@ -87,7 +90,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _repeats_table(rows: list[dict[str, Any]]) -> Table:
-    """Return a row a task and split and a column a metric."""
+    """Return a table with one row per task and split and one column per metric."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     table = _columns("task or domain", "split", *metrics)
     found: dict[tuple[str, str], dict[str, str]] = {}
@@ -99,7 +102,7 @@ def _repeats_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _columns(*names: str) -> Table:
-    """Return a table without rows: two columns of words, then numbers."""
+    """Return an empty table: two left-aligned text columns, then right-aligned numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in names[:2]:
         table.add_column(name, no_wrap=True)
@@ -117,7 +120,7 @@ def _bounds_line(row: dict[str, Any]) -> str:
 
 
 def _score(row: dict[str, Any]) -> str:
-    """Return a value with half the width of its interval, `0.652 ±0.11`."""
+    """Return a value with half the width of its 95% interval, such as `0.652 ±0.11`."""
     if row["ci_low"] is None:
         return _number(row["value"])
     return f"{_number(row['value'])} ±{(row['ci_high'] - row['ci_low']) / 2:.2f}"

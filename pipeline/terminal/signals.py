@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM: the first asks for an orderly end, the second for an immediate one.
+"""SIGINT and SIGTERM: the first requests an orderly shutdown, the second an immediate one.
 
-Generating is not left half way: `Signals.deferred` lets what is under way land, for a time. Everywhere else the first
-signal raises `Interrupted` where the program stands, which is safe because stages appear whole or not at all.
+While the generate stage runs, `Signals.deferred` lets the requests in flight finish within a grace period. Everywhere
+else the first signal raises `Interrupted` at once, which is safe because artifacts are published atomically.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """The signals that this process has got. `listen` is entered in the main thread."""
+    """The signals that this process has received. Enter `listen` in the main thread.
+
+    `grace_s` is the longest wait, in seconds, for the requests in flight after the first signal.
+    """
 
     def __init__(self, grace_s: float) -> None:
         self.count = 0
@@ -29,7 +32,7 @@ class Signals:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Take the signals over, and give them back at the end."""
+        """Install the handlers for the duration of the block and restore the previous ones afterwards."""
         before = {number: signal.getsignal(number) for number in (*WATCHED, signal.SIGALRM)}
         self.take()
         try:
@@ -40,35 +43,38 @@ class Signals:
                 signal.signal(number, handler)
 
     def take(self) -> None:
-        """Install the handlers again: Ray puts one of its own in place when it starts."""
+        """Install the handlers. Called again after Ray starts, because Ray installs one of its own."""
         for number in WATCHED:
-            signal.signal(number, self._heard)
-        signal.signal(signal.SIGALRM, self._over)
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, self._shut_down)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only count the first signal in this block; the second, or the end of the grace, raises `Interrupted`."""
+        """Only count the first signal in this block; the second, or the end of the grace period, raises `Interrupted`.
+
+        If a signal was counted and the block ended in time, `Interrupted` is raised at its end.
+        """
         self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
-        if self.count:  # heard, and all had landed by then
-            self._over(signal.SIGALRM, None)
+        if self.count:  # a signal arrived, and all requests in flight finished within the grace period
+            self._shut_down(signal.SIGALRM, None)
 
     def end_now(self, reason: PipelineError) -> None:
-        """Raise the reason in the main thread. Called from another thread."""
+        """Raise `reason` in the main thread. Called from another thread."""
         self._reason = reason
         os.kill(os.getpid(), signal.SIGALRM)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.count > 1 or not self._deferring or not self._grace_s:
-            self._over(number, frame)
+            self._shut_down(number, frame)
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)
 
-    def _over(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # Once only: what ends now must not be interrupted in its turn.
+    def _shut_down(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # Raise only once: the shutdown itself must not be interrupted.
         for each in (*WATCHED, signal.SIGALRM):
             signal.signal(each, signal.SIG_IGN)
         self.ended = self._reason or Interrupted(CAN_BE_RESUMED)
