@@ -36,8 +36,7 @@ from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
 from pipeline.publish.leaderboard.answers import question_ids
 from pipeline.publish.validation.findings import Finding, first_of
-from pipeline.publish.validation.rows import Expected
-from pipeline.publish.validation.rules import Report, check
+from pipeline.publish.validation.rules import Expected, Report, check
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment

@@ -1,1 +1,1 @@
-"""The publish room: samples and metrics in, what leaves the pipeline out: archive, submission form, report."""
+"""The publish stage: samples and metrics in; the leaderboard's archive, the submission form and the report out."""

@@ -1,8 +1,8 @@
-"""The publish room: a scored run in, what leaves the pipeline out.
+"""The publish stage: a scored run in, the products of the run out.
 
 In: a run's directory with samples/, its configuration and its manifest so far. Out: files in the directory, and for
-each what the manifest records and a person reads. What cannot be made for a reason is no failure of the run: the reason
-is recorded in its place.
+each product a record for the manifest and a line to print. A run without an archive does not fail: the reason is
+recorded instead.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from pipeline.terminal.text import counted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Products:
-    """What was made of a run, or the reason why it was not: for the manifest, and a line each for a person."""
+    """The products of a run, or the reason why one was not made: records for the manifest, and a line to print each."""
 
     published: Published
     lines: tuple[str, ...]
 
 
 def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
-    """Make everything that leaves the pipeline; what was made before is replaced or, when it cannot be, removed.
+    """Write all products of a run; an existing product is replaced, or removed if it cannot be made.
 
     Args:
-        run: The run's directory, scored.
+        run: The directory of a scored run.
         config: Its configuration.
-        manifest: Its manifest; what is made must depend on nothing in it that a later making would find changed.
+        manifest: Its manifest so far; only entries that do not change afterwards may affect the products.
 
     Raises:
         RunError: The directory cannot be written.
         DataError: The run has no samples or no metrics, or they are damaged.
     """
-    if not run.exists("metrics.parquet"):  # said before anything is replaced
+    if not run.exists("metrics.parquet"):  # checked before any product is replaced
         raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
     submission, card = _submission(run, config, manifest), _card(run, config, manifest)
     made = report.write(run, config, manifest)
@@ -48,7 +48,7 @@ def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
 
 
 def remove_products(run: ArtifactStore, config: Config) -> None:
-    """Remove what `publish` made, before the samples change under it.
+    """Remove the products of `publish`, before the samples that they were made of change.
 
     Raises:
         RunError: The directory cannot be written.

@@ -1,1 +1,1 @@
-"""A run's directory: its manifest, its lock, the model it used; past runs, and a run made once more."""
+"""A run's directory: its manifest, its lock, and the model it used; past runs, and the reproduction of a run."""

@@ -1,4 +1,4 @@
-"""Rows of a run's samples by kind, and their tokens."""
+"""Counts of a run's samples by outcome, and of their tokens."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COUNTS = """
 
 
 def count_samples(run: ArtifactStore) -> Counts:
-    """Return how many samples a run has, of which kinds, and how many tokens they took.
+    """Return the number of samples of a run by outcome, and their total number of tokens.
 
     Raises:
-        DataError: The run has no samples yet.
+        DataError: The run has no samples yet, or they are damaged.
     """
     with query.connection() as database:
         database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())

@@ -1,7 +1,7 @@
-"""One run's directory: begun, gone on with, or refused.
+"""A run's directory: create it, resume the run in it, or refuse.
 
-In: a configuration. Out: the run's folder with its config.yaml. A run is gone on with only when what determines its
-completions is as it was; where it runs, on how many engines, and how it is watched may change.
+In: a configuration. Out: the run's directory with its config.yaml. A run is resumed only if everything that determines
+its completions is unchanged; where it runs, the number of engines and monitoring may change.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pipeline.storage.artifacts import ArtifactStore
 CONFIG_FILE = "config.yaml"
 
 TEMPLATE_FILE = "prompts/chat_template.jinja"
-"""The chat template that the prompts were made with, as prepare/stage.py keeps it."""
+"""The chat template of the prompts, stored by prepare/stage.py."""
 
 NEW_ID = "choose another run_id, or run.restart=true"
 
 
 def place(config: Config) -> tuple[ArtifactStore, Config]:
-    """Make the run's directory, or open it again.
+    """Create the run's directory, or open the existing one.
 
     Returns:
         The directory, and the configuration with its `run_id`.
@@ -49,11 +49,13 @@ def place(config: Config) -> tuple[ArtifactStore, Config]:
 
 
 def begin(run: ArtifactStore, config: Config) -> None:
-    """Record the configuration in a run's directory, which the caller has locked, or make sure that it is the same.
+    """Record the configuration in a run's directory, or check that it matches the recorded one.
+
+    The caller holds the run's lock.
 
     Raises:
-        RunError: The run is complete, or it was begun with another configuration, model or template file, or what says
-            so is gone.
+        RunError: The run is complete; it was started with another configuration, model or template file; or the files
+            that record these are missing.
         ModelError: The template file cannot be read.
         DataError: The run's manifest is damaged.
     """
@@ -98,11 +100,11 @@ def begin(run: ArtifactStore, config: Config) -> None:
 
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
-"""A file that was being written when its process died: see `ArtifactStore.write_text`."""
+"""Name of a temporary file whose process crashed: see `Directory.partial_files`."""
 
 
 def _remove_leftovers(run: ArtifactStore) -> None:
-    """Delete what a process that died while it wrote a stage has left; nothing reads it."""
+    """Delete the temporary files and directories of a crashed process; nothing reads them."""
     for name in run.directories():
         if name.startswith("."):
             run.remove(name)
@@ -112,16 +114,16 @@ def _remove_leftovers(run: ArtifactStore) -> None:
 
 
 def open_finished(directory: str, arguments: Sequence[str] = (), argument: str = "run") -> tuple[ArtifactStore, Config]:
-    """Open the directory of a run that exists, with the configuration that it recorded.
+    """Open the directory of an existing run, with its recorded configuration.
 
     Args:
         directory: A path or a URI.
-        arguments: `key=value` words that win over what it recorded.
-        argument: What the user gave it as, for the messages.
+        arguments: `key=value` overrides of the recorded configuration.
+        argument: Name of the argument that gave the directory, for the messages.
 
     Raises:
         RunError: There is no such run.
-        ConfigError: Its config.yaml is not of this version, or a word is wrong.
+        ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
     run = ArtifactStore.open(directory)
     if not run.exists():
@@ -132,10 +134,10 @@ def open_finished(directory: str, arguments: Sequence[str] = (), argument: str =
 
 
 def require_complete(run: ArtifactStore) -> Manifest:
-    """Return the manifest of a run that has come to its end.
+    """Return the manifest of a complete run.
 
     Raises:
-        RunError: It is not complete.
+        RunError: The run is not complete.
         DataError: Its manifest is damaged.
     """
     manifest = read_manifest(run)
@@ -146,11 +148,11 @@ def require_complete(run: ArtifactStore) -> Manifest:
 
 
 def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
-    """Return the configuration that a run recorded; `arguments` win over it.
+    """Return a run's recorded configuration, with `arguments` as overrides.
 
     Raises:
-        DataError: It has none.
-        ConfigError: Its config.yaml is not of this version, or a word is wrong.
+        DataError: Its config.yaml cannot be read.
+        ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
     return loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), arguments)
 

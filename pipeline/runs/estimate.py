@@ -1,7 +1,7 @@
-"""What an earlier run of the same questions tells of the next one: tokens and time.
+"""Estimate the tokens and time of a run from a past run of the same questions.
 
 In: a configuration, its prompts, and the runs of its output_dir. Out: `Expected`, from the newest complete run of the
-same model that has the same prompts, else the same tasks; None where there is none. Nothing is written.
+same model with the same prompts, else with the same tasks; None if there is none. Nothing is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.runs.past_runs import PastRun
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact
 
-# The same prompt's own mean where the run has it, else the mean of its task.
+# The mean of the same prompt if the past run has it, else the mean of its task.
 TOKENS_SQL = """
     WITH one AS (SELECT task, split, id, prompt_sha256, avg(num_output_tokens) AS tokens FROM samples
                  WHERE num_output_tokens IS NOT NULL GROUP BY ALL),
@@ -35,10 +35,10 @@ BUSY_SQL = "SELECT sum(num_output_tokens) / nullif(sum(generated_s), 0) FROM sam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTokens:
-    """What to expect of a task: `num_rows` questions, `num_same` of which the earlier run asked with the same prompt.
+    """The estimate for a task: `num_rows` questions, of which the past run has `num_same` with the same prompt.
 
-    `mean_tokens` is a completion's (None: the earlier run has no such task), `truncated` the share that ran into its
-    budget then.
+    `mean_tokens` is the mean length of a completion (None: the past run does not have the task); `truncated` is the
+    fraction of the past run's completions that reached its token budget.
     """
 
     task: str
@@ -50,10 +50,10 @@ class TaskTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the run `run_id` tells: tokens by task, and its speed once the engines were there.
+    """The estimate from the past run `run_id`: tokens by task, and its speed in tokens/s without the engines' start.
 
-    `max_gen_toks` was its budget, `num_replicas` the number of its engines, `engine_start_s` their start. What is None
-    its manifest does not tell.
+    `max_gen_toks` was its token budget, `num_replicas` its number of engines, `engine_start_s` the longest start of an
+    engine in seconds. A field is None if the manifest does not have the value.
     """
 
     run_id: str
@@ -65,14 +65,14 @@ class Expected:
     tokens_per_s: float | None
 
     def num_tokens(self, repeats: int) -> float | None:
-        """Tokens to generate, or None when a task is not known."""
+        """Return the number of tokens to generate, or None if a task is unknown."""
         means = [(each.num_rows, each.mean_tokens) for each in self.tasks]
         if any(mean is None for _, mean in means):
             return None
         return repeats * sum(rows * (mean or 0.0) for rows, mean in means)
 
     def seconds(self, repeats: int) -> float | None:
-        """Seconds of the generate stage on engines like those of the earlier run."""
+        """Return the seconds of the generate stage on the past run's engines, or None if unknown."""
         tokens = self.num_tokens(repeats)
         if tokens is None or self.tokens_per_s is None:
             return None
@@ -80,10 +80,10 @@ class Expected:
 
 
 def expect(config: Config, prompts: Artifact) -> tuple[Expected | None, list[str]]:
-    """Return what to expect of the prompts, and a line for each earlier run that could not be read.
+    """Return the estimate for the prompts, and a line for each past run that could not be read.
 
     Raises:
-        RunError: output_dir names no file system.
+        RunError: output_dir cannot be opened or reached.
     """
     unread: list[str] = []
     found = past_runs.each(past_runs.of_model(config, unread), lambda run: _expected(run, config, prompts), unread)
@@ -99,7 +99,7 @@ def _has_lengths(expected: Expected) -> bool:
 
 
 def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
-    before, manifest = run.config, run.manifest
+    past_config, manifest = run.config, run.manifest
     samples = run.store.require_artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
@@ -112,19 +112,19 @@ def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
     return Expected(
         run_id=run.run_id,
         ended_at=manifest.ended_at or "",
-        max_gen_toks=before.generation.max_gen_toks,
+        max_gen_toks=past_config.generation.max_gen_toks,
         tasks=[TaskTokens(**row) for row in rows],
         num_replicas=len(engines) or None,
         engine_start_s=start_s,
-        tokens_per_s=_rate(manifest, start_s, busy[0] if busy else None, len(engines) * before.engine.slots),
+        tokens_per_s=_rate(manifest, start_s, busy[0] if busy else None, len(engines) * past_config.engine.slots),
     )
 
 
 def _rate(manifest: Manifest, start_s: float | None, row_rate: float | None, num_slots: int) -> float | None:
-    """Return tokens a second of the generate stage without the engines' start.
+    """Return the tokens per second of the generate stage without the engines' start.
 
-    The times of a run that was gone on with are those of its last session alone, so its tokens seem to have come
-    faster than they can: no faster than all slots at the rate of one row.
+    The times of a resumed run are those of its last session only, so its rate would be too high. The rate is therefore
+    capped at that of all slots, each at the mean rate of one row.
     """
     tokens = manifest.counts.num_output_tokens if manifest.counts else None
     generate_s = manifest.timings_s.get("generate")

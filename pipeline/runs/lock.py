@@ -1,9 +1,9 @@
-"""One driver a run: the second one that opens a run's directory is told so.
+"""One driver per run: a second driver that opens a run's directory is refused.
 
-On a disk it is a lock of the operating system on a file, which ends with the process however it ends. Object
-storage has none: there the driver writes an object again and again, and one that is fresh is somebody's. Two drivers
-that start within the same second on object storage may both pass; journals keep every row of both, and one of each
-counts.
+On a disk the lock is an operating system lock on a file, which is released when the process ends, in whatever way.
+Object storage has no locks: there the driver rewrites an object periodically (a heartbeat), and a recent object means
+that the run is locked. Two drivers that start within the same second on object storage may both acquire the lock; the
+journals then keep the rows of both, and one of each row counts.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ logger = logging.getLogger(__name__)
 LOCAL_FILE = ".lock"
 REMOTE_FILE = "lock.json"
 BEAT_S = 10.0
+"""Seconds between heartbeats."""
+
 STALE_S = 45.0
-"""Seconds without a beat after which a lock in object storage is a dead driver's."""
+"""Seconds without a heartbeat after which a lock in object storage may be taken over."""
 
 
 @contextmanager
 def locked(run: ArtifactStore) -> Iterator[None]:
-    """Hold the run's lock.
+    """Hold the run's lock during the block.
 
     Raises:
-        RunError: Another driver holds it.
+        RunError: Another driver holds the lock, or the file system does not support locks.
     """
-    with _locked_file(run) if run.local else _beating(run):
+    with _locked_file(run) if run.local else _heartbeat(run):
         yield
 
 
@@ -50,7 +52,7 @@ def _refuse(run: ArtifactStore, owner: str) -> RunError:
 
 @contextmanager
 def _locked_file(run: ArtifactStore) -> Iterator[None]:
-    # The file stays: were it deleted, one driver could hold the lock of a file without a name, another the new one's.
+    # The file is never deleted: one driver could hold the lock on the deleted file, another on a new file.
     with run.writing():
         descriptor = os.open(run.path(LOCAL_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -69,7 +71,7 @@ def _locked_file(run: ArtifactStore) -> Iterator[None]:
 
 
 @contextmanager
-def _beating(run: ArtifactStore) -> Iterator[None]:
+def _heartbeat(run: ArtifactStore) -> Iterator[None]:
     token = uuid.uuid4().hex
     holder = _holder(run)
     if holder is not None and time.time() - holder.at < STALE_S:
@@ -81,7 +83,7 @@ def _beating(run: ArtifactStore) -> Iterator[None]:
 
     def keep_beating() -> None:
         while not ending.wait(BEAT_S):
-            with suppress(PipelineError):  # a passing fault of the storage: the next beat comes before it is stale
+            with suppress(PipelineError):  # a transient storage error: the next beat comes before the lock is stale
                 now = _holder(run)
                 if now is not None and now.token != token:
                     logger.error("%s was taken over by %s while this machine slept; this run ends", run.root, now.owner)
@@ -98,7 +100,7 @@ def _beating(run: ArtifactStore) -> Iterator[None]:
         ending.set()
         thread.join()
         last = _holder(run)
-        if last is not None and last.token == token:  # not one that took the lock over while this machine slept
+        if last is not None and last.token == token:  # else another driver took the lock over while this machine slept
             run.remove(REMOTE_FILE)
 
 
@@ -110,7 +112,11 @@ class _Holder:
 
 
 def _holder(run: ArtifactStore) -> _Holder | None:
-    """Return who has the lock in object storage, or None."""
+    """Return the holder of the lock in object storage, or None.
+
+    Raises:
+        RunError: The lock object is damaged.
+    """
     if not run.exists(REMOTE_FILE):
         return None
     try:

@@ -1,8 +1,8 @@
 """manifest.json: what a run is, what produced it, and whether it is complete.
 
-One frozen record a subject; `load` validates and `dump` writes them, here and nowhere else. A field at its default is
-left out of the file, and what an older run's file lacks has its default when read. The file is written atomically and
-last: a reader that takes only runs with the status `complete` never sees half of one.
+The file consists of frozen records; only this module reads and writes them, with `load` and `dump`. A field at its
+default is not written, and a field that an older run's file lacks has its default. The file is written atomically and
+last, so a reader that accepts only runs with the status `complete` never sees a partial run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pipeline.storage.artifacts import ArtifactStore
 FILE = "manifest.json"
 Status: TypeAlias = Literal["running", "complete", "failed"]
 Json: TypeAlias = dict[str, Any]
-"""A JSON object on its way from or to a file; no record holds one but `Manifest.config`."""
+"""A JSON object that is read from or written to a file; the only record with one is `Manifest.config`."""
 
 _REVISION, _WARNING = "dataset_revision.", "warning."
 """Prefixes of the flat keys that `PromptMetadata` is stored under."""
 
 
 def _nullable() -> Any:
-    """Declare a field that is written as null where it is unknown: that it is unknown is recorded too."""
+    """Declare a field that is written as null when its value is unknown."""
     return field(default=None, metadata={"null": True})
 
 
@@ -52,11 +52,11 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptMetadata:
-    """What the prompts were made of; stored flat with prompts/ and, without the warnings, in the manifest.
+    """The sources of the prompts; stored flat with prompts/ and, without the warnings, in the manifest.
 
-    `dataset_revisions` is by task: the commit of a hub data set, or `sha256:` of the local files. `model_fingerprint`
-    is of a local model, `model_revision` the commit of a hub model. The template's fields are None where a server
-    renders. `warnings` are the lines of the preflight checks by the check's name.
+    `dataset_revisions` has for each task the commit of a hub data set, or `sha256:` and a hash of the local files.
+    `model_fingerprint` is of a local model, `model_revision` the commit of a hub model. The template's fields are None
+    if a server renders the prompts. `warnings` has the lines of the preflight checks by check name.
     """
 
     dataset_revisions: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class PromptMetadata:
 
     @classmethod
     def from_flat(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the record of stored keys; unknown ones are left out."""
+        """Return the record of the stored keys; unknown keys are ignored."""
         names = {item.name for item in fields(cls)} - {"dataset_revisions", "warnings"}
         return cls(
             dataset_revisions=_with_prefix(stored, _REVISION),
@@ -90,11 +90,12 @@ def _with_prefix(stored: Mapping[str, Any], prefix: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a replica reported of its engine and of its own life; what is unknown is None.
+    """What a replica reported about its engine and its own lifetime; None is unknown.
 
     The model's shape is as the engine read it from config.json. `gpu_names` and `gpu_uuids` are comma-separated, in the
-    same order; `gpu_memory_bytes` is the smallest GPU's. `session` names the driver's attempt, `restarts` the starts
-    after a crash, `gave_up` why the replica ended for good. `other` keeps what this version has no field for.
+    same order; `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the number
+    of starts after a crash, `gave_up` the reason why the replica stopped for good. `other` keeps the keys that have no
+    field in this version.
     """
 
     vllm: str | None = None
@@ -132,10 +133,10 @@ class EngineInfo:
 
     @classmethod
     def from_flat(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the record of stored keys.
+        """Return the record of the stored keys.
 
         Raises:
-            pydantic.ValidationError: A value is of another type than its field.
+            pydantic.ValidationError: A value does not have the type of its field.
         """
         names = {item.name for item in fields(cls)} - {"other"}
         known = {name: value for name, value in stored.items() if name in names}
@@ -143,19 +144,19 @@ class EngineInfo:
         return TypeAdapter(cls).validate_python(known | {"other": other})
 
     def to_flat(self) -> dict[str, str | int | float]:
-        """Return the keys to store: those that are known."""
+        """Return the keys to store, without unknown values."""
         known = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "other"}
         return {name: value for name, value in known.items() if value is not None} | dict(self.other)
 
 
 def load_engines(stored: Mapping[str, Any]) -> dict[str, EngineInfo]:
-    """Return the engines' records by the replica's name."""
+    """Return the engines' records by replica name."""
     return {str(name): EngineInfo.from_flat(info) for name, info in stored.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The run whose output lengths gave the rows' order (None: none did), and how many of the rows it had answered."""
+    """The past run whose output lengths ordered the rows (None: no run), and how many of the rows it has answered."""
 
     history: str | None
     num_known: int
@@ -164,14 +165,14 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionMetadata:
-    """What is stored with completions/: the order of the rows, and the engines by the replica's name."""
+    """What is stored with completions/: the order of the rows, and the engines by replica name."""
 
     schedule: Schedule | None = None
     engine: Mapping[str, EngineInfo] = field(default_factory=dict)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the record; runs of earlier versions stored both as JSON texts."""
+        """Return the record of the stored keys; older versions stored both as JSON strings."""
         schedule, engine = (
             json.loads(value) if isinstance(value, str) else value
             for value in (stored.get("schedule"), stored.get("engine"))
@@ -181,9 +182,10 @@ class CompletionMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """What generating a share of the questions a second time changed; see `pipeline/comparison/noise.py`.
+    """Differences when a fraction `share` of the questions is generated twice; see `pipeline/comparison/noise.py`.
 
-    `variance` is by metric, of one question's change; `spread` by split, the standard deviation of the run's score.
+    `variance` has the variance of one question's change by metric, `spread` the standard deviation of the run's score
+    by split.
     """
 
     share: float
@@ -196,7 +198,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRule:
-    """A rule of the gate: what it found (None: nothing to look at), its limit, and a line for a person."""
+    """A rule of the gate: the measured value (None: nothing to measure), its limit, and a line to print."""
 
     name: str
     value: float | None
@@ -207,7 +209,7 @@ class GateRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What the gate found: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes."""
+    """The gate's result: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes."""
 
     baseline: str | None
     broken: tuple[str, ...]
@@ -217,7 +219,7 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveRecord:
-    """The leaderboard's archive; `num_extracted` counts the answers that are letters read from the response."""
+    """The leaderboard's archive; `num_extracted` counts the answers that are letters extracted from the response."""
 
     file: str
     mode: Literal["reference", "extracted"]
@@ -229,7 +231,7 @@ class ArchiveRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoArchive:
-    """Why a run has no archive that the server would accept."""
+    """The reason why a run has no archive that the server would accept."""
 
     file: None
     reason: str
@@ -237,7 +239,7 @@ class NoArchive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRecord:
-    """The submission form, and the fields that are left to fill in."""
+    """The submission form, and the names of the fields left to fill in."""
 
     file: str
     todo: tuple[str, ...]
@@ -245,7 +247,7 @@ class CardRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRecord:
-    """The report, the directory of its samples when they are not inside it, and their number."""
+    """The report, the directory of its samples (None: they are inside the report), and their number."""
 
     file: str
     chunks: str | None
@@ -254,7 +256,7 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The products made of a run; None: not made by the version that ran."""
+    """The products of a run; None: not made by the version that ran."""
 
     submission: ArchiveRecord | NoArchive | None = None
     card: CardRecord | None = None
@@ -263,7 +265,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReproductionRecord:
-    """The run that this one reproduces, what was overridden, what differs, and how many completions agree."""
+    """The run that this one reproduces, the overridden keys, the differences, and how many completions agree."""
 
     run: str
     overridden: tuple[str, ...]
@@ -273,7 +275,7 @@ class ReproductionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A run's manifest. `config` is the resolved configuration, `settings_hash` as runs/settings.py has it."""
+    """A run's manifest. `config` is the resolved configuration; `settings_hash` is computed in runs/settings.py."""
 
     status: Status
     run_id: str | None = None
@@ -307,12 +309,12 @@ class Manifest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run finished."""
         return self.status == "complete"
 
     @property
     def num_failed(self) -> int:
-        """Rows that failed, those of the noise pass among them, as far as they were counted."""
+        """Number of failed rows, including those of the noise pass, as far as they were counted."""
         return sum(part.num_failed or 0 for part in (self.counts, self.noise) if part is not None)
 
 
@@ -329,7 +331,7 @@ def load(stored: Any) -> Manifest:
     """Return the manifest of a JSON value.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: The value is not a manifest.
     """
     try:
         return _ADAPTER.validate_python(stored)
@@ -338,7 +340,7 @@ def load(stored: Any) -> Manifest:
 
 
 def dump(record: Any) -> Any:
-    """Return a record, or what it holds, as JSON values; fields at their defaults are left out, but for nulls."""
+    """Return a record, or a value inside one, as JSON values; fields at their defaults are left out, except nulls."""
     if isinstance(record, PromptMetadata):
         return replace(record, warnings={}).to_flat()
     if isinstance(record, EngineInfo):
@@ -360,16 +362,16 @@ def write_manifest(run: ArtifactStore, manifest: Manifest) -> None:
     """Write a run's manifest.
 
     Raises:
-        RunError: The disk is full or may not be written.
+        RunError: The disk is full or cannot be written.
     """
     run.write_text(FILE, json.dumps(dump(manifest), ensure_ascii=False, indent=2) + "\n")
 
 
 def read_manifest(run: ArtifactStore) -> Manifest | None:
-    """Return a run's manifest, or None when there is none yet.
+    """Return a run's manifest, or None if it does not exist yet.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The manifest is damaged.
     """
     if not run.exists(FILE):
         return None

@@ -1,4 +1,4 @@
-"""Which model, which template file and which text it was, when no commit names them: hashes."""
+"""Hashes that identify a local model, a template file or a text, which have no commit."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pipeline.config.schema import ModelConfig, PromptConfig
 from pipeline.errors import ModelError
 
 WHOLE_BYTES = 16 << 20
-"""Size up to which a file's whole content counts; of a larger one, its size and its two ends of 1 MiB."""
+"""Files up to this size are hashed whole; of a larger file, its size and its first and last 1 MiB."""
 
 END_BYTES = 1 << 20
 
 LOCAL = re.compile(r"~|\.{0,2}/|data/")
-"""How a model.path begins that names a directory and cannot be a repository of the hub."""
+"""Matches the start of a model.path that can only be a directory, not a repository of the hub."""
 
 
 def require_directory(model: ModelConfig) -> None:
-    """Make sure that a model.path that can only be a directory is one.
+    """Check that a model.path that can only be a directory is one.
 
     Raises:
         ModelError: There is no such directory.
@@ -32,15 +32,15 @@ def require_directory(model: ModelConfig) -> None:
 
 
 def sha256_of(text: str) -> str:
-    """Return the hash of a text in UTF-8, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a text in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def model_fingerprint(model: ModelConfig) -> str | None:
     """Return a hash over the files of a local model directory, or None for a hub id or an endpoint's model.
 
-    It tells a model that was trained further or converted anew from the one before, in less than a second for any
-    size; it is no proof against somebody who changes the middle of a weights file.
+    The hash changes when the model is trained further or converted again, and takes less than a second for any size.
+    It does not detect a deliberate change in the middle of a weights file.
     """
     directory = Path(model.path).expanduser() if model.path else None
     if directory is None or not directory.is_dir():
@@ -48,7 +48,7 @@ def model_fingerprint(model: ModelConfig) -> str | None:
     whole = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         if any(part.startswith(".") for part in path.relative_to(directory).parts):
-            continue  # caches and marks of download tools
+            continue  # caches and metadata of download tools
         size = path.stat().st_size
         with path.open("rb") as file:
             content = file.read(WHOLE_BYTES if size <= WHOLE_BYTES else END_BYTES)
@@ -60,10 +60,10 @@ def model_fingerprint(model: ModelConfig) -> str | None:
 
 
 def read_template(prompt: PromptConfig) -> str | None:
-    """Return the text of the file that `prompt.chat_template` names, or None where the model's own template serves.
+    """Return the text of the file `prompt.chat_template`, or None if the model's own template is used.
 
     Raises:
-        ModelError: The file cannot be read, is no text, or is empty.
+        ModelError: The file cannot be read, is not UTF-8 text, or is empty.
     """
     if prompt.chat_template is None:
         return None

@@ -1,7 +1,7 @@
-"""Earlier runs: the complete ones in output_dir that this run may learn from or be compared with.
+"""Past runs: the complete runs in output_dir that a run can estimate from or be compared with.
 
-In: a configuration. Out: runs with what they recorded, newest first. Of a run only manifest.json and config.yaml are
-read here; a run that cannot be read is told and left out.
+In: a configuration. Out: runs with their configuration and manifest, newest first. Only manifest.json and config.yaml
+of a run are read here; a run that cannot be read is reported and left out.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pipeline.storage.artifacts import ArtifactStore
 Found = TypeVar("Found")
 
 MOST_RUNS = 20
-"""Runs of one model that are looked into; older ones are no better."""
+"""Maximum number of runs of one model to read; older ones do not improve an estimate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRun:
-    """A complete run: its directory, the configuration that it recorded, and its manifest."""
+    """A complete run: its directory, its recorded configuration, and its manifest."""
 
     run_id: str
     store: ArtifactStore
@@ -32,23 +32,25 @@ class PastRun:
     manifest: Manifest
 
     def shares_tasks(self, config: Config) -> bool:
-        """Return whether it asked a task that `config` asks."""
+        """Return whether the run has a task of `config`."""
         return bool(set(self.config.active_tasks) & set(config.active_tasks))
 
     def covers(self, config: Config) -> bool:
-        """Return whether it asked at least what `config` asks: tasks, splits and rows."""
+        """Return whether the run has at least the tasks, splits and rows of `config`."""
         mine = self.config
         rows = mine.limit is None or (config.limit is not None and config.limit <= mine.limit)
         return rows and set(config.active_tasks) <= set(mine.active_tasks) and set(config.splits) <= set(mine.splits)
 
 
-def of_model(config: Config, unread: list[str], suits: Callable[[PastRun], bool] = lambda _: True) -> Iterator[PastRun]:
-    """Yield the complete runs of the same model that suit, newest first, at most `MOST_RUNS`.
+def of_model(
+    config: Config, unread: list[str], is_match: Callable[[PastRun], bool] = lambda _: True
+) -> Iterator[PastRun]:
+    """Yield the complete runs of the same model that match, newest first, at most `MOST_RUNS`.
 
     Args:
-        config: What is to be run; itself it is not among them.
-        unread: Gets a line for each run that cannot be read.
-        suits: What else is asked of a run.
+        config: The configuration to run; its own run is left out.
+        unread: Receives a line for each run that cannot be read.
+        is_match: Another condition for a run.
 
     Raises:
         RunError: output_dir cannot be reached.
@@ -72,7 +74,7 @@ def of_model(config: Config, unread: list[str], suits: Callable[[PastRun], bool]
         except UserError as error:
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
-        if _model(found.config) == _model(config) and suits(found):
+        if _model(found.config) == _model(config) and is_match(found):
             yield found
             num_found += 1
             if num_found == MOST_RUNS:
@@ -80,10 +82,10 @@ def of_model(config: Config, unread: list[str], suits: Callable[[PastRun], bool]
 
 
 def named(config: Config, key: str, run_id: str) -> PastRun:
-    """Return the complete run in output_dir that the key `key` names.
+    """Return the complete run `run_id` in output_dir, which the configuration key `key` names.
 
     Raises:
-        ConfigError: There is no such run, it is not complete, or what it recorded cannot be read.
+        ConfigError: There is no such run, it is not complete, or its configuration or manifest cannot be read.
         RunError: output_dir cannot be reached.
     """
     store = ArtifactStore.open(config.output_dir).child(f"run={run_id}")
@@ -96,7 +98,7 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
 
 
 def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list[str]) -> Iterator[Found]:
-    """Yield what is read of each run; one that cannot be read is left out, and `unread` gets a line for it."""
+    """Yield `read(run)` of each run; a run that cannot be read is left out, and `unread` receives a line for it."""
     for run in runs:
         try:
             found = read(run)
@@ -109,7 +111,7 @@ def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list
 def best_of(
     found: Iterable[Found], is_exact: Callable[[Found], bool], is_informative: Callable[[Found], bool]
 ) -> Found | None:
-    """Return the first that answers what is asked, else the first that tells something at all, else None."""
+    """Return the first that is exact, else the first that is informative, else None."""
     second_best: Found | None = None
     for one in found:
         if is_exact(one):
@@ -124,7 +126,7 @@ def _open(store: ArtifactStore, run_id: str, manifest: Manifest) -> PastRun:
 
 
 def _model(config: Config) -> tuple[str | None, ...]:
-    """Return what names the model, whatever its revision: the next checkpoint answers at about the same length."""
+    """Return what identifies the model, without its revision: the next checkpoint's answers have similar lengths."""
     if config.engine.kind == "vllm":
         return "vllm", config.model.path
     return "endpoint", config.engine.endpoint.base_url, config.engine.endpoint.model

@@ -1,9 +1,9 @@
-"""A run made again: `python -m pipeline.run from=<run's directory or manifest.json> key=value ...`.
+"""Reproduce a run: `python -m pipeline.run from=<run's directory or manifest.json> key=value ...`.
 
 In: a complete run's config.yaml and manifest.json. Out: its configuration, with the commits that it resolved and the
-words over it, and what is different now: in words over the recorded values, in the environment, in the data sets and
-the template, in the engines, and in the end in the completions. Another model, data set or template file under the
-recorded name is refused; one that a word names is told. The recorded run is read and never written.
+overrides of the command line, and the differences: overridden values, environment, data sets and template, engines, and
+finally completions. A model, data set or template file that has changed under its recorded name is refused; one that an
+override names is reported. The recorded run is never written.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pipeline.runs.model_files import model_fingerprint, read_template, require_
 from pipeline.storage.artifacts import ArtifactStore
 
 ENVIRONMENT = ("versions", "codebase", "hardware")
-"""Parts of the manifest that tell where a run was made."""
+"""Keys of the manifest that describe the environment of a run."""
 
 UNCOMPARED = ("conf", "run_id", "output_dir", "run", "cluster")
-"""Keys that say where a run is made and kept: that they are others is no difference."""
+"""Keys of where and how a run is executed and stored; they are not compared."""
 
 SAME_SQL = """
     SELECT count(*), count(*) FILTER (a.prompt_sha256 = b.prompt_sha256),
@@ -40,7 +40,7 @@ SAME_SQL = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reproduction:
-    """The run that is made again: its directory, manifest and configuration, and the recorded values overridden."""
+    """The run to reproduce: its directory, manifest and configuration, and a line for each overridden value."""
 
     source: ArtifactStore
     manifest: Manifest
@@ -48,27 +48,27 @@ class Reproduction:
     overridden: tuple[str, ...]
 
     def environment(self, new: Manifest) -> list[str]:
-        """Return what the new run's manifest says otherwise about where it is made, a line each."""
+        """Return the differences in environment and model of the new run's manifest, a line each."""
         then, now = (
             flat({name: dump(each).get(name) for name in (*ENVIRONMENT, "model_fingerprint")})
             for each in (self.manifest, new)
         )
         for recorded_values in (then, now):
-            recorded_values.pop("hardware.gpus", None)  # the engines tell of them, when they have started
+            recorded_values.pop("hardware.gpus", None)  # the engines report them once they have started
         lines = _differences(then, now)
         if self.manifest.codebase is not None and self.manifest.codebase.modified:
             lines.append("codebase: the recorded commit had been modified, so it does not tell all of the code")
         return lines
 
     def prepared(self, config: Config, prompts: PromptMetadata) -> list[str]:
-        """Return what differs in the data sets and the template, a line each.
+        """Return the differences in the data sets and the template, a line each.
 
         Args:
             config: The new run's configuration.
             prompts: The metadata of its prompts.
 
         Raises:
-            DataError: A data set that no word has changed is not what it was.
+            DataError: A data set has changed without an override of the command line.
         """
         before = self.manifest.datasets
         for name in config.active_tasks:
@@ -84,18 +84,18 @@ class Reproduction:
         return _differences(*({name: each.to_flat().get(name) for name in names} for each in (before, prompts)))
 
     def _reads_other_rows(self, config: Config, name: str) -> bool:
-        """Return whether a word has changed which files of a data set are read."""
+        """Return whether an override changes which files of a data set are read."""
         task, then = config.tasks[name], self.recorded.tasks.get(name)
         if then is None or set(config.splits) != set(self.recorded.splits):
             return True
         return (task.dataset, task.revision, task.train_split) != (then.dataset, then.revision, then.train_split)
 
     def engines(self, engines: Mapping[str, EngineInfo]) -> list[str]:
-        """Return what the engines say of themselves that the recorded ones did not, a line each."""
+        """Return the differences in what the engines report, a line each."""
         return _differences(*(_engine_values(each) for each in (self.manifest.engine, engines)))
 
     def agreement(self, run: ArtifactStore) -> str:
-        """Return how many of the questions that both runs asked have the same prompt and the same completion."""
+        """Return a line: how many questions of both runs have the same prompt, and how many the same completion."""
         from pipeline.storage import query
 
         try:
@@ -104,7 +104,7 @@ class Reproduction:
                 database.register("before", before.dataset())
                 database.register("now", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
                 num_both, num_prompts, num_completions = database.sql(SAME_SQL).fetchall()[0]
-        except PipelineError as error:  # the new run is whole, whatever became of the old one
+        except PipelineError as error:  # the new run is complete, whatever happened to the old one
             return f"nothing is compared: {error}"
         return f"{num_both} questions of both runs: {num_prompts} same prompts, {num_completions} same completions"
 
@@ -119,7 +119,7 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
     Raises:
         ConfigError: An override is wrong.
         RunError: There is no such run, it is not complete, or the new run would be written into it.
-        ModelError: The model's directory or the template file, which no word has changed, is not what it was.
+        ModelError: The model's directory does not exist, or it or the template file has changed without an override.
         DataError: The run's manifest is damaged.
     """
     if any(override.startswith("conf=") for override in overrides):
@@ -129,7 +129,7 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
     if manifest is None or not manifest.is_complete:
         state = "has no manifest.json" if manifest is None else f"is {manifest.status}"
         raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id goes on with it")
-    # `restart` would make the new run anew each time that it is to be gone on with.
+    # `restart` would start a new run each time that the reproduction is to be resumed.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
     config = load(dump_config(base), source.path(CONFIG_FILE), overrides)
     overridden = _overridden(base, config)
@@ -137,15 +137,15 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
     reproduction = Reproduction(
         source=source, manifest=manifest, recorded=_pinned(base, base, manifest.datasets), overridden=overridden
     )
-    _refuse_the_same_place(reproduction, config)
+    _refuse_same_directory(reproduction, config)
     _refuse_another_model(reproduction, config)
-    _refuse_a_missing_model(config)
+    _require_model_directory(config)
     _refuse_another_template(reproduction, config)
     return config, reproduction
 
 
 def _directory(place: str) -> str:
-    """Return the run's directory, whether the path or URI ends in it or in its manifest.json."""
+    """Return the run's directory, also if the path or URI is that of its manifest.json."""
     path, query, rest = place.partition("?")
     return path.removesuffix(FILE).rstrip("/") + query + rest if path.endswith(FILE) else place
 
@@ -156,7 +156,7 @@ def _new_id(run_id: str) -> str:
 
 
 def _pinned(config: Config, recorded: Config, prompts: PromptMetadata) -> Config:
-    """Return the configuration with the commits that the recorded run resolved, where no word has named others."""
+    """Return the configuration with the commits that the recorded run resolved, unless an override names others."""
     commits = {name: found for name, found in prompts.dataset_revisions.items() if not found.startswith("sha256:")}
 
     tasks = dict(config.tasks)
@@ -186,7 +186,7 @@ def _engine_values(engines: Mapping[str, EngineInfo]) -> dict[str, str]:
     return {f"engine {name}": value for name, value in engine_values(engines).items()}
 
 
-def _refuse_the_same_place(reproduction: Reproduction, config: Config) -> None:
+def _refuse_same_directory(reproduction: Reproduction, config: Config) -> None:
     place = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
     if place.root == reproduction.source.root and not config.run.restart:
         raise RunError(
@@ -207,8 +207,8 @@ def _refuse_another_model(reproduction: Reproduction, config: Config) -> None:
         )
 
 
-def _refuse_a_missing_model(config: Config) -> None:
-    """What a manifest tells no fingerprint of, and what a word names, is looked for too, before a run is begun."""
+def _require_model_directory(config: Config) -> None:
+    """Check that the model's directory exists, also if an override names it or the manifest has no fingerprint."""
     if config.engine.kind != "vllm":
         return
     try:
@@ -218,7 +218,7 @@ def _refuse_a_missing_model(config: Config) -> None:
 
 
 def _refuse_another_template(reproduction: Reproduction, config: Config) -> None:
-    """A template file is compared with the copy that the run kept."""
+    """Compare a template file with the copy in the recorded run."""
     path, kept = config.prompt.chat_template, reproduction.source.path(TEMPLATE_FILE)
     if (
         path is None

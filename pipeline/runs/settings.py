@@ -1,4 +1,4 @@
-"""Which settings the completions of a run depend on: the identity that a resumed run must keep, and its hash."""
+"""The settings that a run's completions depend on, which must not change when a run is resumed, and their hash."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MECHANICS = (
     *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
     *("max_failed_rows", "only"),
 )
-"""Keys that a completion does not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
+"""Keys that completions do not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
 
 ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
 
 COMPARED_ONLY = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
-"""Keys that only compare: a run that one of them refused resumes under the same run_id when it is corrected."""
+"""Keys of checks: a run that such a check refused can be resumed under the same run_id once the key is corrected."""
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -33,6 +33,6 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def settings_hash(config: Config) -> str:
-    """Return `sha256:` and the hash of `identity`: equal for runs whose completions the same settings made."""
+    """Return `sha256:` and a hash of `identity`: equal for runs whose completions depend on equal settings."""
     text = json.dumps(identity(config), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}"

@@ -1,8 +1,8 @@
-"""Where a run lives: a directory whose stages, sets of Parquet files, appear whole.
+"""A run's directory: it holds artifacts, which are sets of Parquet files that are published atomically.
 
-In: tables. Out: files. A room writes its directory through `ArtifactStore.publish`, which lists every file with its
-rows in `_stage.json` last; `ArtifactStore.artifact` opens only what that list names and checks it is all there. Nothing
-here knows what the tables mean.
+In: tables. Out: files. A stage writes an artifact through `ArtifactStore.publish`, which writes `_stage.json` last: the
+list of the files with their numbers of rows. `ArtifactStore.artifact` opens only the listed files and checks that they
+are complete. Nothing here knows what the tables mean.
 """
 
 from __future__ import annotations
@@ -30,26 +30,31 @@ if TYPE_CHECKING:
 ARTIFACT_FILE = "_stage.json"
 
 BATCH_ROWS, BATCH_CHARACTERS = 256, 16 << 20
-"""A batch of `RowWriter` is full with the first of the two."""
+"""`RowWriter` writes a batch as soon as it reaches either limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactStore(Directory):
-    """A directory with stages in it. Paths given to its methods are relative to it."""
+    """A directory that holds artifacts. Its methods take paths relative to it."""
 
     @contextmanager
     def publish(
         self, artifact: str, schema: pa.Schema, metadata: Mapping[str, Any] | None = None
     ) -> Iterator[ArtifactStore]:
-        """Give a folder to write a stage's Parquet files into, and make it `artifact` when the block ends well.
+        """Yield a directory to write Parquet files into; it becomes `artifact` when the block succeeds.
 
-        On a local disk the directory appears whole, by renaming; in object storage `_stage.json`, written last,
-        is what makes it a stage. A block that raises leaves what was there before.
+        On a local disk the directory is renamed into place. In object storage the artifact exists once `_stage.json`,
+        written last, is there. A block that raises leaves a local artifact as it was; in object storage the old
+        artifact is removed before the block starts.
 
         Args:
             artifact: Name of the directory, such as "prompts".
-            schema: What every file must hold.
-            metadata: What else to record in `_stage.json`.
+            schema: The columns that every file must have.
+            metadata: Stored in `_stage.json` with the list of files.
+
+        Raises:
+            DataError: A file that was written does not have the columns of `schema`.
+            RunError: The directory cannot be written.
         """
         target = self.child(artifact)
         partial = self.child(f".{artifact}-{uuid.uuid4().hex}") if self.local else target
@@ -63,15 +68,15 @@ class ArtifactStore(Directory):
             partial.write_text(ARTIFACT_FILE, json.dumps({"facts": metadata or {}, "files": rows}, indent=1))
             if self.local:
                 with self.writing():
-                    for store, _, _ in os.walk(partial.root):
-                        fsync_directory(Path(store))
+                    for directory, _, _ in os.walk(partial.root):
+                        fsync_directory(Path(directory))
                     _exchange(Path(partial.root), Path(target.root))
         finally:
             if self.local:
                 shutil.rmtree(partial.root, ignore_errors=True)
 
     def artifact(self, artifact: str, schema: pa.Schema) -> Artifact | None:
-        """Open what a room published, or return None when it has not.
+        """Return a published artifact, or None if it does not exist.
 
         Raises:
             DataError: `_stage.json` is damaged, or a file that it names is missing or damaged.
@@ -88,7 +93,7 @@ class ArtifactStore(Directory):
         return Artifact(store, schema, files, metadata)
 
     def metadata(self, artifact: str) -> Mapping[str, Any] | None:
-        """Return the facts that a room recorded with its stage, or None when it has not published it.
+        """Return the metadata that was published with an artifact, or None if it does not exist.
 
         Raises:
             DataError: `_stage.json` is damaged.
@@ -107,10 +112,10 @@ class ArtifactStore(Directory):
             raise DataError(f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again") from error
 
     def require_artifact(self, artifact: str, schema: pa.Schema) -> Artifact:
-        """Open what a room published.
+        """Return a published artifact.
 
         Raises:
-            DataError: The room has not published it, or it is damaged.
+            DataError: It does not exist or is damaged.
         """
         found = self.artifact(artifact, schema)
         if found is None:
@@ -118,10 +123,10 @@ class ArtifactStore(Directory):
         return found
 
     def num_rows(self, name: str, schema: pa.Schema) -> int:
-        """Return the rows of a Parquet file, from its footer.
+        """Return the number of rows of a Parquet file, read from its footer.
 
         Raises:
-            DataError: The file is missing, is no Parquet, or has other columns than `schema`.
+            DataError: The file is missing, is not Parquet, or has other columns than `schema`.
         """
         try:
             with self.fs.open_input_file(self.path(name)) as source:
@@ -134,7 +139,11 @@ class ArtifactStore(Directory):
         return int(rows)
 
     def write_parquet(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
-        """Write batches of `schema` as one Parquet file (Zstandard) and return the number of rows."""
+        """Write batches as one Parquet file (Zstandard, with page checksums) and return the number of rows.
+
+        Raises:
+            RunError: The disk is full or cannot be written.
+        """
         num_rows = 0
         with self.writing():
             if self.local:
@@ -152,13 +161,13 @@ class ArtifactStore(Directory):
         return num_rows
 
     def replace_parquet(self, name: str, table: pa.Table) -> None:
-        """Write one Parquet file so that a reader sees the old or the new one, never a part."""
+        """Write one Parquet file atomically: a reader sees the old file or the new one."""
         with self.partial_files(name) as (partial,):
             self.write_parquet(partial, table.schema, [table])
 
     @contextmanager
     def row_writer(self, name: str, schema: pa.Schema) -> Iterator[RowWriter]:
-        """Give a writer of one Parquet file, which takes the place of what was there when the block ends well.
+        """Yield a writer of one Parquet file, which replaces `name` when the block succeeds.
 
         Raises:
             RunError: The directory cannot be written.
@@ -179,7 +188,7 @@ class ArtifactStore(Directory):
     ) -> int:
         """Write batches as `<where>/part-00000.parquet` and so on, and return the number of rows.
 
-        A file is full with the batch that reaches `rows_per_file`; no file is written for no batch.
+        A file ends with the batch that reaches `rows_per_file`. Without batches no file is written.
         """
         num_rows = 0
         rest = iter(batches)
@@ -194,7 +203,7 @@ class ArtifactStore(Directory):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What a room published: its files with their numbers of rows, and the facts recorded with them."""
+    """A published set of Parquet files: their numbers of rows by name, and the metadata published with them."""
 
     store: ArtifactStore
     schema: pa.Schema
@@ -203,17 +212,17 @@ class Artifact:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files together."""
+        """Total number of rows of all files."""
         return sum(self.files.values())
 
     def dataset(self) -> pads.Dataset:
-        """Return the files as an Arrow data set with the stage's schema.
+        """Return the files as an Arrow data set with the artifact's schema.
 
-        The columns task and split, where the files do not hold them, are read from the directories' names.
+        The columns task and split are read from the directories' names if the files do not hold them.
         """
-        import pyarrow.dataset as pads  # takes pandas along, a third of the time in which a wrong path is answered
+        import pyarrow.dataset as pads  # imports pandas, a third of the time in which a wrong path is reported
 
-        # The pages' checksums are compared: a bit that has flipped on the disk is an error, not another answer.
+        # Arrow verifies the pages' checksums: a flipped bit on disk raises an error instead of changing an answer.
         checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
         paths = [self.store.path(name) for name in self.files]
         names = [name for name in ("task", "split") if name not in self.schema.names]
@@ -229,18 +238,18 @@ class Artifact:
 
 
 class RowWriter:
-    """Rows of one schema on their way to a file, written in batches. Made by `ArtifactStore.row_writer`."""
+    """Writes rows of one schema to a Parquet file in batches. Created by `ArtifactStore.row_writer`."""
 
     def __init__(self, store: ArtifactStore, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
-        self._folder, self._writer, self._schema = store, writer, schema
+        self._store, self._writer, self._schema = store, writer, schema
         self._rows: list[dict[str, Any]] = []
         self._num_characters = 0
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write a row, now or with the next ones.
+        """Add a row to the current batch, and write the batch if it is full.
 
         Raises:
-            RunError: The disk is full.
+            RunError: The disk is full or cannot be written.
         """
         self._rows.append(row)
         self._num_characters += sum(len(value) for value in row.values() if isinstance(value, str))
@@ -248,14 +257,14 @@ class RowWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait."""
-        with self._folder.writing():
+        """Write the rows of the current batch."""
+        with self._store.writing():
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._num_characters = [], 0
 
 
 def parquet_files(store: ArtifactStore, names: Iterable[str], schema: pa.Schema) -> pads.Dataset:
-    """Return Parquet files of a store, of an artifact or not, as an Arrow data set; names are relative to `store`."""
+    """Return Parquet files as an Arrow data set; `names` are relative to `store` and need not be of an artifact."""
     import pyarrow.dataset as pads  # see `Artifact.dataset`
 
     paths = [store.path(name) for name in names]
@@ -270,7 +279,7 @@ def _until_full(batches: Iterator[pa.RecordBatch | pa.Table], num_rows: int) -> 
 
 
 def _exchange(partial: Path, target: Path) -> None:
-    """Put `partial` in the place of `target`; rename alone cannot replace a directory that is not empty."""
+    """Replace `target` by `partial`; a rename alone cannot replace a directory that is not empty."""
     old = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     if target.exists():
         target.rename(old)

@@ -1,6 +1,6 @@
-"""A directory on a local disk or in object storage: small files in and out, what is seen is whole.
+"""A directory on a local disk or in object storage, with atomic writes of files.
 
-In: a path or URI. Out: files, and one line that names the directory where the file system refuses.
+In: a path or URI. Out: files. An error of the file system becomes a `RunError` of one line that names the directory.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from pipeline.errors import DataError, RunError
 
 
 def without_credentials(uri: str) -> str:
-    """Return a path or URI as it may be printed: without the keys that its query or its user's name may hold."""
+    """Return a path or URI without its query and user information, which may hold keys: safe to print."""
     return re.sub(r"://[^/?]*@", "://", uri).partition("?")[0] if "://" in uri else uri
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory of a file system that pyarrow reaches. Paths given to its methods are relative to it."""
+    """A directory of a file system that pyarrow supports. Its methods take paths relative to it."""
 
     fs: pafs.FileSystem
     root: str
 
     @classmethod
     def open(cls, uri: str) -> Self:
-        """Return the directory that a path or a URI names; it need not exist yet.
+        """Return the directory of a path or URI; it need not exist yet.
 
         Raises:
-            RunError: The URI names no file system that pyarrow knows.
+            RunError: pyarrow does not support the URI's file system or cannot open it.
         """
         if "://" not in uri:
             return cls(pafs.LocalFileSystem(), str(Path(uri).resolve()))
@@ -59,32 +59,44 @@ class Directory:
         return f"{self.root}/{name}" if name else self.root
 
     def child(self, name: str) -> Self:
-        """Return a directory in this one; it need not exist yet."""
+        """Return a subdirectory; it need not exist yet."""
         return type(self)(self.fs, self.path(name))
 
     def exists(self, name: str = "") -> bool:
-        """Return whether a file or a directory is there."""
+        """Return whether a file or directory exists.
+
+        Raises:
+            RunError: The storage does not respond.
+        """
         with self.reaching():
             return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def files(self, name: str = "", suffix: str = "", *, recursive: bool = True) -> list[str]:
-        """Return the files below `name`, relative to this directory, sorted; none when it does not exist."""
+        """Return the files below `name`, relative to this directory and sorted; none if `name` does not exist.
+
+        Raises:
+            RunError: The storage does not respond.
+        """
         selector = pafs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
         with self.reaching():
             found = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
         return sorted(path[len(self.root) + 1 :] for path in found if path.endswith(suffix))
 
     def directories(self) -> list[str]:
-        """Return the names of the directories in this one, sorted."""
+        """Return the names of the subdirectories, sorted; none if this directory does not exist.
+
+        Raises:
+            RunError: The storage does not respond.
+        """
         with self.reaching():
             infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
     def create(self) -> None:
-        """Make the directory and those above it.
+        """Create the directory and its parents.
 
         Raises:
-            RunError: It cannot be made or not be written.
+            RunError: It cannot be created or is not writable.
         """
         with self.writing():
             self.fs.create_dir(self.root, recursive=True)
@@ -92,7 +104,11 @@ class Directory:
                 raise PermissionError(13, "Permission denied")
 
     def remove(self, name: str = "") -> None:
-        """Delete a file or a directory with all in it; nothing happens when it is not there."""
+        """Delete a file, or a directory with its contents, if it exists.
+
+        Raises:
+            RunError: It cannot be deleted.
+        """
         with self.writing():
             kind = self.fs.get_file_info(self.path(name)).type
             if kind == pafs.FileType.File:
@@ -101,10 +117,10 @@ class Directory:
                 self.fs.delete_dir(self.path(name))
 
     def read_text(self, name: str) -> str:
-        """Return a UTF-8 file.
+        """Return the text of a UTF-8 file.
 
         Raises:
-            DataError: It is not there or is not text.
+            DataError: It does not exist, cannot be read, or is not UTF-8.
         """
         try:
             with self.fs.open_input_stream(self.path(name)) as stream:
@@ -113,10 +129,10 @@ class Directory:
             raise DataError(f"{self.path(name)} cannot be read: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a UTF-8 file so that a reader sees the old or the new one, never a part.
+        """Write a UTF-8 file atomically: a reader sees the old file or the new one.
 
         Raises:
-            RunError: The disk is full or may not be written.
+            RunError: The disk is full or cannot be written.
         """
         data = text.encode("utf-8")
         with self.replacing_stream(name) as stream:
@@ -124,7 +140,7 @@ class Directory:
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
-        """Turn a storage that does not answer into one line that names this directory."""
+        """Raise a `RunError` that names this directory when the storage does not respond."""
         try:
             yield
         except OSError as error:
@@ -133,12 +149,12 @@ class Directory:
 
     @contextmanager
     def partial_files(self, *names: str) -> Iterator[tuple[str, ...]]:
-        """Give a name to write each file under, and move them all to `names` when the block ends well.
+        """Yield a temporary name for each file, and move all files to `names` when the block succeeds.
 
-        A reader sees an old file or a new one, never a part. A block that raises leaves the old ones and nothing else.
+        A reader sees the old file or the new one. A block that raises leaves the old files and no temporary ones.
 
         Raises:
-            RunError: The disk is full or may not be written.
+            RunError: The disk is full or cannot be written.
         """
         places = [PurePosixPath(name) for name in names]
         partials = tuple(str(place.with_name(f".{place.name}.{uuid.uuid4().hex}")) for place in places)
@@ -156,14 +172,14 @@ class Directory:
 
     @contextmanager
     def replacing_stream(self, name: str) -> Iterator[IO[bytes]]:
-        """Give a stream to write, which becomes the file `name` when the block ends well.
+        """Yield a stream to write, which becomes the file `name` when the block succeeds.
 
         Raises:
-            RunError: The disk is full or may not be written.
+            RunError: The disk is full or cannot be written.
         """
         if self.local is None:
             with self.writing(), self.fs.open_output_stream(self.path(name)) as stream:
-                yield stream  # an object appears whole, when it is closed
+                yield stream  # an object becomes visible, complete, when the stream is closed
             return
         with self.partial_files(name) as (partial,), self.writing():
             path = Path(self.path(partial))
@@ -173,12 +189,13 @@ class Directory:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """Give a local file to write, and make it `name` when the block ends well: a reader sees the old or the new.
+        """Yield the path of a local file to write; the file becomes `name` when the block succeeds.
 
-        The file lies in a directory of its own, where the block may write beside it; all of it goes with the block.
+        A reader sees the old file or the new one. The file is in a temporary directory in which the block may write
+        other files; the directory is removed with the block.
 
         Raises:
-            RunError: The disk is full or may not be written.
+            RunError: The disk is full or cannot be written.
         """
         target = Path(self.path(name))
         with self.writing(), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=self.local) as place:
@@ -192,7 +209,7 @@ class Directory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what the file system refuses into one line that names this directory."""
+        """Raise a `RunError` that names this directory when the file system refuses a write."""
         try:
             yield
         except OSError as error:
@@ -201,7 +218,7 @@ class Directory:
 
 
 def _move(partial: Path, target: Path) -> None:
-    """Put a finished file in the place of another, so that it survives a power cut."""
+    """Move a finished file to `target`, durably: the move survives a power failure."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(target)
@@ -209,7 +226,7 @@ def _move(partial: Path, target: Path) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut."""
+    """Flush a directory to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""A repository of the Hugging Face hub as a directory: one commit, downloaded once, the same again offline.
+"""Download one commit of a Hugging Face Hub repository into a local directory; offline, the cached copy is used.
 
-In: a repository, a revision and the file patterns that are wanted. Out: the snapshot directory, named after its
-commit. Libraries above the hub's client repeat a failed look-up for half a minute; this one answers at once.
+In: a repository, a revision and file patterns. Out: the snapshot directory, named after its commit. Libraries on top of
+the hub's client retry a failed lookup for half a minute; `fetch` fails at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def fetch(repository: str, kind: Literal["dataset", "model"], revision: str | No
         patterns: Wildcards of the files to download.
 
     Raises:
-        ConnectionError: There is no such directory to be had; the message says why.
+        ConnectionError: The files cannot be obtained; the message is the reason.
     """
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]

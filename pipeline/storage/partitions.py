@@ -1,9 +1,9 @@
 """Partitions of rows that are too many to join or sort at once: ranges of ids to read, and spill files to sort.
 
-`id_ranges` divides the ids of a query into ranges; `IdRange.rows` selects the rows of one of them in any stage, and
-Arrow reads only the row groups whose statistics touch it. `spill_partitions` takes record batches with the number of
-the partition that each row belongs to, and gives a partition's rows back in the order in which they came; its files
-lie in the temporary directory, as DuckDB's own do.
+`id_ranges` divides the ids of a query into ranges. `IdRange.rows` selects the rows of a range in any artifact; Arrow
+reads only the row groups whose statistics overlap it. `spill_partitions` takes record batches with a partition number
+for each row, and returns a partition's rows in insertion order; its files are in the temporary directory, like
+DuckDB's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.errors import RunError
 from pipeline.storage import query
 
 MAX_PARTITIONS = 200
-"""Files that are open at once."""
+"""Maximum number of partitions, each of which keeps a file open."""
 
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -44,7 +44,7 @@ FROM numbered GROUP BY task, split, number ORDER BY task, split, number
 class IdRange:
     """The questions of a task's split (None: of all its splits) from `first_id` to `last_id`.
 
-    `number` counts the ranges of this task and split from 0.
+    `number` is the index of the range within its task and split, from 0.
     """
 
     task: str
@@ -55,7 +55,7 @@ class IdRange:
 
     @property
     def rows(self) -> pc.Expression:
-        """What is true of the rows of these questions, in any stage."""
+        """The filter that selects the rows of these questions in any artifact."""
         key = pc.field("id")
         return query.cell(self.task, self.split) & (key >= self.first_id) & (key <= self.last_id)
 
@@ -66,25 +66,25 @@ def id_ranges(
     """Return the ids of a query in ranges of at most `num_ids`, sorted by task, split and id.
 
     Args:
-        database: A connection that the query can run on.
-        ids: A query with the columns task, split and id, each id once.
-        num_ids: Ids of a range, at most.
-        parameters: Of the query.
+        database: A connection on which the query can run.
+        ids: A query with the columns task, split and id, without duplicates.
+        num_ids: Maximum number of ids in a range.
+        parameters: The query's parameters.
     """
     found = query.rows(database, _RANGES.format(ids=ids), {**(parameters or {}), "num_ids": num_ids})
     return [IdRange(**row) for row in found]
 
 
 class SpillPartitions:
-    """Files of rows with one schema. Used in the block of `spill_partitions`."""
+    """Rows of one schema, spilled to one file per partition. Created by `spill_partitions`."""
 
     def __init__(self, schema: pa.Schema, directory: Path) -> None:
-        self._schema, self._folder = schema, directory
+        self._schema, self._directory = schema, directory
         self._writers: dict[int, Any] = {}
         self._open = ExitStack()
 
     def add(self, rows: pa.RecordBatch, numbers: npt.NDArray[np.int64]) -> None:
-        """Put each row into the bucket whose number stands at its place in `numbers`.
+        """Append row i to partition `numbers[i]`.
 
         Raises:
             RunError: The temporary directory is full.
@@ -92,35 +92,39 @@ class SpillPartitions:
         order = np.argsort(numbers, kind="stable")
         rows, numbers = rows.take(pa.array(order)), numbers[order]
         bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-        with _enough_room():
+        with _reporting_full_disk():
             for first, last in pairwise(bounds):
                 if first < last:
                     self._writer(int(numbers[first])).write_batch(rows.slice(first, last - first))
 
     def read(self, number: int) -> pa.RecordBatchReader:
-        """Return the rows of a bucket, none when it has got none. No row is added any more."""
-        with _enough_room():
+        """Return the rows of a partition, which may be empty; after the first call no row can be added.
+
+        Raises:
+            RunError: The temporary directory is full.
+        """
+        with _reporting_full_disk():
             self._open.close()
         if number not in self._writers:
             return pa.RecordBatchReader.from_batches(self._schema, [])
-        return pa.ipc.open_stream(pa.OSFile(str(self._folder / str(number))))
+        return pa.ipc.open_stream(pa.OSFile(str(self._directory / str(number))))
 
     def _writer(self, number: int) -> Any:
         if number not in self._writers:
-            new = pa.ipc.new_stream(str(self._folder / str(number)), self._schema, options=_COMPRESSED)
+            new = pa.ipc.new_stream(str(self._directory / str(number)), self._schema, options=_COMPRESSED)
             self._writers[number] = self._open.enter_context(new)
         return self._writers[number]
 
 
 @contextmanager
 def spill_partitions(schema: pa.Schema) -> Iterator[SpillPartitions]:
-    """Give buckets that live as long as the block."""
-    with tempfile.TemporaryDirectory(prefix="pipeline-buckets-") as place:
-        yield SpillPartitions(schema, Path(place))
+    """Yield spill partitions; their files are removed with the block."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-buckets-") as directory:
+        yield SpillPartitions(schema, Path(directory))
 
 
 @contextmanager
-def _enough_room() -> Iterator[None]:
+def _reporting_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""DuckDB over the run's files: columns are joined and counted there, never in Python loops.
+"""DuckDB queries over a run's files: columns are joined and counted there, never in Python loops.
 
-The files are opened by pyarrow and handed over as data sets, so that every file system that `store.py` knows works.
-What does not fit in memory goes to a temporary directory that lives as long as the connection.
+pyarrow opens the files and passes them to DuckDB as data sets, so every file system of filesystem.py works. What does
+not fit in memory spills to a temporary directory, which is removed with the connection.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = "4GB"
 
 BATCH_ROWS = 4096
-"""Rows read, scored and written at a time, as one row group; at 10,000 tokens a row it is about 200 MB."""
+"""Rows read, scored and written at a time, as one row group: about 200 MB at 10,000 tokens a row."""
 
 TEXT_ROWS = 256
-"""Rows that `reader` gives at a time: DuckDB takes several batches ahead of what it is asked for."""
+"""Rows in a batch of `reader`: DuckDB reads several batches ahead."""
 
 
 @contextmanager
 def connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give an in-memory database that spills to disk and never looks for extensions or files by itself."""
+    """Yield an in-memory database that spills to disk and never loads extensions or files implicitly.
+
+    Raises:
+        RunError: The temporary directory is full.
+        DataError: A Parquet file that a query reads is damaged.
+    """
     with tempfile.TemporaryDirectory(prefix="pipeline-duckdb-") as spill:
         settings = {
             "memory_limit": MEMORY_LIMIT,
@@ -51,7 +56,7 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
-    """Run a query and return all of its result: for counts and keys, not for texts."""
+    """Run a query and return its whole result as rows: for counts and keys, not for texts."""
     relation = database.sql(sql, params=parameters)
     assert relation is not None  # a SELECT has a result
     found: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()
@@ -61,21 +66,21 @@ def rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) 
 def batches(
     database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None, *, rows: int
 ) -> pa.RecordBatchReader:
-    """Run a query and return its result in batches of about `rows` rows, as it is read."""
+    """Run a query and return its result as a stream of batches of about `rows` rows."""
     reader = database.sql(sql, params=parameters).to_arrow_reader(rows)
     assert reader is not None
     return reader
 
 
 def cell(task: str, split: str | None) -> pc.Expression:
-    """Return what is true of the rows of a task's split, or of all its splits."""
+    """Return the filter that selects the rows of a task's split (None: of all its splits)."""
     of_task = pc.field("task") == task
     return of_task if split is None else of_task & (pc.field("split") == split)
 
 
-def scanner(stage: Artifact, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:
-    """Return a stage's columns to read in order; without its bounds Arrow reads gigabytes ahead."""
-    return stage.dataset().scanner(
+def scanner(artifact: Artifact, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:
+    """Return a scanner over an artifact's columns, in order; with Arrow's default readahead it reads gigabytes."""
+    return artifact.dataset().scanner(
         columns=columns,
         filter=where,
         batch_size=BATCH_ROWS,
@@ -85,12 +90,13 @@ def scanner(stage: Artifact, columns: list[str], where: pc.Expression | None = N
     )
 
 
-def reader(stage: Artifact, columns: list[str]) -> pa.RecordBatchReader:
-    """Return a stage's columns to read once, in order, a row group at a time: for texts, which are large.
+def reader(artifact: Artifact, columns: list[str]) -> pa.RecordBatchReader:
+    """Return a single-pass reader of an artifact's columns: for texts, which are large.
 
-    A scan of whole files keeps each file's compressed bytes to its end, and some batches beyond what was asked for.
+    It reads one row group at a time, in order.
+    A scan of whole files holds the compressed bytes of a file until its end, and reads some batches ahead.
     """
-    dataset = stage.dataset()
+    dataset = artifact.dataset()
 
     def read() -> Iterator[pa.RecordBatch]:
         for file in dataset.get_fragments():

@@ -1,7 +1,7 @@
 """The leaderboard's submission form: its fields in their order, with their Russian and English names.
 
-In: nothing. Out: the form's fields by section, the fields of `BEYOND` that it has no place for and a repetition needs,
-and `Value`, what stands in a field.
+In: nothing. Out: the form's fields by section; the fields of `BEYOND`, which the form lacks and a reproduction of the
+run needs; and `Value`, the value of a field.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: its name in card.json and its two labels."""
+    """A field: its name in card.json and its Russian and English labels."""
 
     name: str
     ru: str
@@ -21,10 +21,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What stands in a field.
+    """The value of a field.
 
-    `text` is what goes into the form (None: nobody knows it), `ru` the same for the Russian form where it differs;
-    `origin` names the key or the manifest's entry that it comes from; `note` is a remark in English and Russian.
+    `text` goes into the form (None: unknown); `ru` is the text of the Russian form if it differs. `origin` is the
+    configuration key or the manifest's entry that the value comes from. `note` is a remark in English and in Russian.
     """
 
     text: str | None = None
@@ -34,7 +34,7 @@ class Value:
 
     @property
     def source(self) -> Literal["measured", "configured", "todo"]:
-        """How the value is known; `todo` whenever there is none, whoever may fill it in."""
+        """The source of the value; `todo` if there is none, even if only the leaderboard's site can set it."""
         if self.text is None:
             return "todo"
         return "configured" if self.origin.startswith("submission.") else "measured"
@@ -87,10 +87,10 @@ BEYOND = (
 )
 
 DOMAINS = {"agriculture": "Сельское хозяйство", "medicine": "Медицина и здравоохранение"}
-"""Names of the domains on the Russian leaderboard; another domain stands under its key."""
+"""Names of the domains on the Russian leaderboard; any other domain appears under its key."""
 
 MODEL_TYPES = {"Opened": "Открытая", "Closed": "Закрытая"}
-"""Russian words of the form for its model types; the others are the same in both languages."""
+"""Russian names of the form's model types; the others are the same in both languages."""
 
 
 def results_of(domain: str) -> tuple[Field, Field]:

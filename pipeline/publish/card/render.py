@@ -1,10 +1,10 @@
 """card.md and card.json: the leaderboard's submission form, filled in.
 
-In: a scored run with its configuration and what its manifest holds. Out: two files in the run's directory. card.md is
-for whoever fills in the web form: each field under its Russian and English name, its value in a block to copy.
-card.json says the same to programs: field -> value, source, origin; what nobody knows has no value and the source
-`todo`, stands in the list `todo`, and has the `key` by which people give it unless only the site can. Text from models,
-servers and people stands inside the blocks and cannot leave them.
+In: a scored run with its configuration and its manifest. Out: two files in the run's directory. card.md is for the
+person who fills in the web form: each field under its Russian and English name, its value in a code block to copy.
+card.json has the same for programs: field -> value, source, origin. An unknown field has no value and the source
+`todo`, and is in the list `todo`; it has the `key` that sets it, unless only the site can set it. Text from models,
+servers and people appears only inside the code blocks and cannot end them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pipeline.terminal.text import replace_surrogates
 SOURCES = {"measured": "измерено · measured", "configured": "из конфигурации · configured", "todo": "TODO"}
 
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Controls that a viewer may take for a line's end or for an order to show the text the other way round.
+"""Control characters that a viewer may render as a line break or that reverse the text's direction.
 
-Fewer than `escape_control` replaces: a no-break space and the joiner of an emoji belong to the value that is copied.
+These are fewer than `escape_control` replaces: a no-break space and an emoji's joiner belong to the copied value.
 """
 
 INTRODUCTION = """\
@@ -39,15 +39,15 @@ comes from.
 
 
 def write_card(run: ArtifactStore, config: Config, manifest: Manifest) -> list[str]:
-    """Write card.md and card.json; return the names of the fields that people have yet to say.
+    """Write card.md and card.json; return the names of the fields that are left for people to fill in.
 
     Args:
-        run: The run's directory, scored.
+        run: The directory of a scored run.
         config: Its configuration.
         manifest: Its manifest.
 
     Raises:
-        DataError: The chat template that the run recorded cannot be read.
+        DataError: The run's recorded chat template cannot be read.
         RunError: The directory cannot be written.
     """
     found = values(run, config, manifest)
@@ -68,7 +68,7 @@ def write_card(run: ArtifactStore, config: Config, manifest: Manifest) -> list[s
     sections["Вне формы · Beyond the form"] = beyond
     run.write_text("card.json", json.dumps(card, ensure_ascii=False, indent=2) + "\n")
     run.write_text("card.md", _markdown(config.run_id, sections, found))
-    return [field.name for field in form if _can_be_done(field, found)]
+    return [field.name for field in form if _is_fillable(field, found)]
 
 
 def _entry(field: Field, value: Value) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _entry(field: Field, value: Value) -> dict[str, Any]:
 
 
 def _markdown(run_id: str, sections: Mapping[str, Iterable[Field]], found: Mapping[str, Value]) -> str:
-    todo = [field for section in sections.values() for field in section if _can_be_done(field, found)]
+    todo = [field for section in sections.values() for field in section if _is_fillable(field, found)]
     lines = [f"# Форма сабмита · Submission form: `{run_id}`", "", INTRODUCTION]
     if todo:
         lines += ["Осталось заполнить (ключами или от руки) · Left to fill in (by keys or by hand):", ""]
@@ -98,19 +98,19 @@ def _markdown(run_id: str, sections: Mapping[str, Iterable[Field]], found: Mappi
     return "\n".join(lines)
 
 
-def _can_be_done(field: Field, found: Mapping[str, Value]) -> bool:
+def _is_fillable(field: Field, found: Mapping[str, Value]) -> bool:
     return found.get(field.name, Value()).source == "todo" and _key(field.name) is not None
 
 
 def _key(name: str) -> str | None:
-    """Return the key with which people give a field's value, where there is one."""
+    """Return the configuration key that sets a field's value, or None if there is none."""
     if name in {item.name for item in fields(SubmissionConfig)}:
         return f"submission.{name}"
     return f"submission.unmeasured.{name}" if name in {item.name for item in fields(UnmeasuredConfig)} else None
 
 
 def _block(field: Field, value: Value) -> str:
-    """Return one field: its names, where its value comes from, and the value in a block of its own."""
+    """Return a field in Markdown: its names, the source of its value, and the value in a code block."""
     source = SOURCES[value.source]
     if value.text is not None:
         source += f": `{value.origin}`"
@@ -124,9 +124,9 @@ def _block(field: Field, value: Value) -> str:
 
 
 def _fence(text: str) -> str:
-    """Return the text as a fenced block, whose fence is longer than any that the text holds.
+    """Return the text as a fenced code block, with a fence longer than any run of backticks in the text.
 
-    CommonMark 0.31.2, section 4.5: a block ends only at a fence at least as long as the one that opened it.
+    Source: CommonMark 0.31.2, section 4.5: a block ends only at a fence at least as long as its opening fence.
     """
     text = NOT_TEXT.sub("\ufffd", str(replace_surrogates(text)).replace("\r\n", "\n").replace("\r", "\n"))
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

@@ -1,1 +1,1 @@
-"""The leaderboard's archive: the answers as submitted, the logs in the harness's format, the zip."""
+"""The leaderboard's archive: the submitted answers, the logs in the harness's format, and the zip."""

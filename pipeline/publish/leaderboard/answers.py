@@ -1,7 +1,7 @@
-"""The test split's answers as they are submitted: prompts/, completions/ and samples/ in, one row a question out.
+"""The submitted answers of the test split: prompts/, completions/ and samples/ in, one row per question out.
 
-What is submitted is repeat 0. Rows come in the data set's own order, a part of it at a time, so memory does not grow
-with the rows. Nothing here knows the archive's layout.
+Repeat 0 is submitted. Rows are joined in parts, in the order of the data set, so memory does not grow with the number
+of rows. Nothing here knows the archive's layout.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ Mode: TypeAlias = Literal["reference", "extracted"]
 REPEAT = 0
 """The repeat that is submitted."""
 
-NUM_SHOWN = 20
-"""Ids of a task that are listed, at most."""
+NUM_LISTED = 20
+"""Maximum number of ids of a task to list."""
 
 ROWS_PER_PART = 20_000
-"""Questions that are joined and sorted at a time."""
+"""Number of questions joined and sorted at a time."""
 
 _ROWS_PER_BATCH = 512
 
 _LACKING = """
-WITH asked AS (SELECT task, id FROM prompts),
+WITH requested AS (SELECT task, id FROM prompts),
 answered AS (SELECT task, id, error FROM samples)
-SELECT asked.task, count(*) AS num_questions,
+SELECT requested.task, count(*) AS num_questions,
     count(*) FILTER (answered.id IS NULL) AS num_missing,
-    (min(asked.id, $shown) FILTER (answered.id IS NULL)) AS missing,
+    (min(requested.id, $num_listed) FILTER (answered.id IS NULL)) AS missing,
     count(answered.error) AS num_failed,
-    (min(asked.id, $shown) FILTER (answered.error IS NOT NULL)) AS failed
-FROM asked LEFT JOIN answered USING (task, id)
-GROUP BY asked.task ORDER BY asked.task
+    (min(requested.id, $num_listed) FILTER (answered.error IS NOT NULL)) AS failed
+FROM requested LEFT JOIN answered USING (task, id)
+GROUP BY requested.task ORDER BY requested.task
 """
 
 _PARTS = """
@@ -60,7 +60,7 @@ _PLACES = pa.schema([pa.field("place", pa.int64()), pa.field("id", pa.int64())])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifacts:
-    """The stages of a run that an archive is made of."""
+    """The artifacts of a run that an archive is made of."""
 
     prompts: Artifact
     completions: Artifact
@@ -68,7 +68,7 @@ class Artifacts:
 
     @classmethod
     def open(cls, run: ArtifactStore) -> Artifacts:
-        """Open the stages.
+        """Open the artifacts of a run.
 
         Raises:
             DataError: One is missing or damaged.
@@ -82,7 +82,7 @@ class Artifacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCounts:
-    """How a task's test ids stand: `missing` have no sample, `failed` have one with an error; the first 20 of each."""
+    """Counts of a task's test ids: those without a sample, those with an error; `missing`, `failed`: the first 20."""
 
     task: str
     num_questions: int
@@ -99,10 +99,11 @@ class KeyCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One question of a test split, answered.
+    """The answer to a question of the test split.
 
-    `place` is its place in the data set, from 0. `content` is what the server would have sent, None when the thoughts
-    never closed; `response` is the same, lstripped, "" for None; `answer` the letters read from it, or None.
+    `place` is the question's position in the data set, from 0. `content` is what the server would have sent, None if
+    the reasoning is not terminated; `response` is `content`, lstripped, "" for None; `answer` is the letters extracted
+    from it, or None.
     """
 
     place: int
@@ -117,46 +118,46 @@ class Answer:
     f1: float | None
 
     def outputs(self, mode: Mode) -> str:
-        """Return what is submitted in this `submission.mode`; without readable letters it is always the response."""
+        """Return the text to submit in this `submission.mode`; if no letters were extracted, it is the response."""
         return self.answer if mode == "extracted" and self.answer is not None else self.response
 
 
-def count_test_ids(database: duckdb.DuckDBPyConnection, stages: Artifacts) -> list[KeyCounts]:
-    """Return how the test ids of every task stand; only key columns and errors are read."""
+def count_test_ids(database: duckdb.DuckDBPyConnection, artifacts: Artifacts) -> list[KeyCounts]:
+    """Return the counts of the test ids of every task; only key columns and errors are read."""
     test = pc.field("split") == "test"
     submitted = test & (pc.field("repeat") == REPEAT)
-    database.register("prompts", query.scanner(stages.prompts, ["task", "id"], test))
-    database.register("samples", query.scanner(stages.samples, ["task", "id", "error"], submitted))
-    return [KeyCounts(**row) for row in query.rows(database, _LACKING, {"shown": NUM_SHOWN})]
+    database.register("prompts", query.scanner(artifacts.prompts, ["task", "id"], test))
+    database.register("samples", query.scanner(artifacts.samples, ["task", "id", "error"], submitted))
+    return [KeyCounts(**row) for row in query.rows(database, _LACKING, {"num_listed": NUM_LISTED})]
 
 
 def answers(
-    database: duckdb.DuckDBPyConnection, stages: Artifacts, task: str, rows_per_part: int = ROWS_PER_PART
+    database: duckdb.DuckDBPyConnection, artifacts: Artifacts, task: str, rows_per_part: int = ROWS_PER_PART
 ) -> Iterator[Answer]:
-    """Yield a task's test rows in the order of the data set; every id must have a response."""
-    places = pa.RecordBatchReader.from_batches(_PLACES, _places(stages.prompts, query.cell(task, "test")))
+    """Yield a task's answers in the order of the data set; every test id must have a response."""
+    places = pa.RecordBatchReader.from_batches(_PLACES, _places(artifacts.prompts, query.cell(task, "test")))
     database.register("numbered", places)
     database.execute("CREATE OR REPLACE TEMP TABLE places AS SELECT * FROM numbered")
     for row in query.rows(database, _PARTS, {"rows": rows_per_part}):
         ids = IdRange(task=task, split="test", **row)
         submitted = ids.rows & (pc.field("repeat") == REPEAT)
-        database.register("prompts", query.scanner(stages.prompts, ["id", "doc", "messages", "gold"], ids.rows))
-        database.register("completions", query.scanner(stages.completions, ["id", "content"], submitted))
+        database.register("prompts", query.scanner(artifacts.prompts, ["id", "doc", "messages", "gold"], ids.rows))
+        database.register("completions", query.scanner(artifacts.completions, ["id", "content"], submitted))
         columns = ["id", "response", "answer", "em", "f1"]
-        database.register("samples", query.scanner(stages.samples, columns, submitted))
+        database.register("samples", query.scanner(artifacts.samples, columns, submitted))
         part = {"rows": rows_per_part, "number": ids.number}
         for batch in query.batches(database, _JOINED, part, rows=_ROWS_PER_BATCH):
             yield from (Answer(**row) for row in batch.to_pylist())
 
 
-def num_questions(stages: Artifacts, task: str) -> int:
-    """Return how many test questions a task has in the run."""
+def num_questions(artifacts: Artifacts, task: str) -> int:
+    """Return the number of a task's test questions in the run."""
     where = query.cell(task, "test")
-    return int(stages.prompts.dataset().count_rows(filter=where))
+    return int(artifacts.prompts.dataset().count_rows(filter=where))
 
 
 def question_ids(run: ArtifactStore, task: str) -> Iterator[int]:
-    """Yield the ids of a task's test questions, as a run was asked them.
+    """Yield the ids of a task's test questions in a run.
 
     Raises:
         DataError: The run has no prompts, or they are damaged.
@@ -170,7 +171,7 @@ def question_ids(run: ArtifactStore, task: str) -> Iterator[int]:
 
 
 def _places(prompts: Artifact, where: pc.Expression) -> Iterator[pa.RecordBatch]:
-    """Yield the ids with their place; DuckDB promises no order of what it reads."""
+    """Yield the ids with their position; DuckDB does not guarantee the order in which it reads rows."""
     num_before = 0
     for batch in query.scanner(prompts, ["id"], where).to_batches():
         place = pa.array(range(num_before, num_before + batch.num_rows), pa.int64())

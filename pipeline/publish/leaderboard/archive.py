@@ -1,12 +1,13 @@
-"""The leaderboard's archive, `<run_id>_submission.zip`: a run's test answers in, one zip out, as the server wants it.
+"""The leaderboard's archive, `<run_id>_submission.zip`: a run's test answers in, one zip in the server's layout out.
 
-    ruTXTAgroBench.json      {"data": {"test": [{"outputs": "B", "meta": {"id": 1}}, ...]}}, a file a task
+    ruTXTAgroBench.json      {"data": {"test": [{"outputs": "B", "meta": {"id": 1}}, ...]}}, one file per task
     logs_public.zip          results_<stamp>.json and samples_<task>_<stamp>.jsonl, see harness_logs.py
 
-`submission.mode` says what is submitted: `reference` the response as it is, as the reference does; `extracted` the
-letters that were read from it. Where none could be read, `extracted` submits the response as it is too: an empty text
-would match the gold `A`, and that is no answer of the model's. Nothing is written unless every test id of every task
-has a response. The same run gives the same bytes. Try it: `python -m pipeline.pack run=outputs/run=<run_id>`
+`submission.mode` selects what is submitted: `reference` submits the unchanged response, like the reference submission;
+`extracted` submits the letters extracted from it. If no letters could be extracted, `extracted` submits the response
+too: an empty text would match the gold `A` without being an answer of the model. Nothing is written unless every test
+id of every task has a response. The same run gives the same bytes. Usage:
+`python -m pipeline.pack run=outputs/run=<run_id>`
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pipeline.publish.leaderboard.answers import (
     count_test_ids,
     num_questions,
 )
-from pipeline.publish.leaderboard.harness_logs import TaskLog, begun_at, results, stamp
+from pipeline.publish.leaderboard.harness_logs import TaskLog, results, stamp, started_at
 from pipeline.runs.manifest import ArchiveRecord, Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -43,12 +44,12 @@ _UNIX = 3
 
 
 def archive_name(config: Config) -> str:
-    """Return the archive's name in the run's directory."""
+    """Return the file name of the archive in the run's directory."""
     return f"{config.run_id}_submission.zip"
 
 
 def task_files(config: Config) -> dict[str, str]:
-    """Return each task's file in the archive.
+    """Return the file name in the archive of each task.
 
     Raises:
         ConfigError: A task has no submission_name, or two have the same.
@@ -64,7 +65,7 @@ def task_files(config: Config) -> dict[str, str]:
 
 
 def reason_not_packable(run: ArtifactStore, config: Config) -> UserError | None:
-    """Return why no archive can be made that the server takes, or None when one can.
+    """Return the reason why no archive can be made that the server accepts, or None if one can.
 
     Raises:
         DataError: The run has no samples, or they are damaged.
@@ -89,7 +90,7 @@ def reason_not_packable(run: ArtifactStore, config: Config) -> UserError | None:
         )
     with query.connection() as database:
         found = {counts.task: counts for counts in count_test_ids(database, Artifacts.open(run))}
-    lacking = [_lack(task, found.get(task)) for task in config.active_tasks]
+    lacking = [_missing_answers(task, found.get(task)) for task in config.active_tasks]
     if not any(lacking):
         return None
     return RunError(
@@ -99,12 +100,12 @@ def reason_not_packable(run: ArtifactStore, config: Config) -> UserError | None:
 
 
 def pack(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecord:
-    """Write the archive into the run's directory; a reader sees the old one or the new one.
+    """Write the archive into the run's directory, atomically.
 
     Args:
-        run: The run's directory, scored.
-        config: Its configuration; `submission.mode` says what is submitted.
-        manifest: Its manifest; its time and versions go into the logs.
+        run: The directory of a scored run.
+        config: Its configuration; `submission.mode` selects what is submitted.
+        manifest: Its manifest; its start time and versions go into the logs.
 
     Raises:
         UserError: The archive would be incomplete; see `reason_not_packable`.
@@ -113,7 +114,7 @@ def pack(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecor
     reason = reason_not_packable(run, config)
     if reason is not None:
         raise reason
-    stages, logs = Artifacts.open(run), dict[str, TaskLog]()
+    artifacts, logs = Artifacts.open(run), dict[str, TaskLog]()
     with run.replacing(archive_name(config)) as path, query.connection() as database:
         inner = path.with_name(LOGS)
         with ZipFile(path, "w") as archive:
@@ -121,8 +122,8 @@ def pack(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecor
                 for task, name in task_files(config).items():
                     log = logs[task] = TaskLog(config.submission.mode, harness_arguments(config.generation))
                     submitted, logged = path.with_name("submitted.json"), path.with_name("logged.jsonl")
-                    _write_task(answers(database, stages, task), log, submitted, logged)
-                    _require_all(task, log.num_answers, num_questions(stages, task))
+                    _write_task(answers(database, artifacts, task), log, submitted, logged)
+                    _require_all(task, log.num_answers, num_questions(artifacts, task))
                     _add(archive, submitted, name, manifest)
                     _add(log_archive, logged, f"samples_{task}_{stamp(manifest)}.jsonl", manifest)
                 summary = path.with_name("results.json")
@@ -142,7 +143,7 @@ def pack(run: ArtifactStore, config: Config, manifest: Manifest) -> ArchiveRecor
 
 
 def _write_task(rows: Iterable[Answer], log: TaskLog, submitted: Path, logged: Path) -> None:
-    """Write what a task submits and its log, row by row; the first file is as `json.dump(..., indent=4)` writes it."""
+    """Write a task's submission and its log, row by row; the submission equals the output of `json.dump(indent=4)`."""
     with (
         submitted.open("w", encoding="utf-8", newline="\n") as answers_file,
         logged.open("w", encoding="utf-8", newline="\n") as log_file,
@@ -159,23 +160,23 @@ def _write_task(rows: Iterable[Answer], log: TaskLog, submitted: Path, logged: P
 
 
 def _require_all(task: str, num_answers: int, num_questions: int) -> None:
-    """Raise unless the join has lost nothing."""
+    """Raise RuntimeError if the join has lost rows."""
     if num_answers != num_questions:
         raise RuntimeError(f"{task}: {num_answers} answers were packed for {num_questions} questions")
 
 
 def _add(archive: ZipFile, path: Path, name: str, manifest: Manifest, *, method: int = ZIP_DEFLATED) -> None:
-    """Move a file into a zip, with nothing in it that another making of the same archive would change."""
-    member = ZipInfo(name, date_time=begun_at(manifest).timetuple()[:6])
+    """Move a file into a zip, with metadata that is the same each time the archive is made."""
+    member = ZipInfo(name, date_time=started_at(manifest).timetuple()[:6])
     member.compress_type, member.external_attr, member.create_system = method, _REGULAR_FILE, _UNIX
-    member.file_size = path.stat().st_size  # from it zipfile knows whether the member needs Zip64
+    member.file_size = path.stat().st_size  # zipfile decides by it whether the member needs Zip64
     with path.open("rb") as source, archive.open(member, "w") as target:
         shutil.copyfileobj(source, target, 1 << 20)
     path.unlink()
 
 
-def _lack(task: str, counts: KeyCounts | None) -> str | None:
-    """Return what a task lacks in words, or None when it is whole."""
+def _missing_answers(task: str, counts: KeyCounts | None) -> str | None:
+    """Return a line about the missing and failed ids of a task, or None if every id has a response."""
     if counts is None:
         return f"{task} has no test rows in this run"
     if counts.is_whole:

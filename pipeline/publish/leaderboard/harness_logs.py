@@ -1,8 +1,8 @@
-"""The files of logs_public.zip, as lm-evaluation-harness 0.4.9 writes them for an OpenAI-compatible chat server.
+"""The files of logs_public.zip, in the format of lm-evaluation-harness 0.4.9 for an OpenAI-compatible chat server.
 
 In: a run's answers, its configuration and its manifest. Out: the lines of `samples_<task>_<stamp>.jsonl` and the text
-of `results_<stamp>.json`. What the harness knows and a run does not is null, and a question whose gold is hidden has
-null metrics where the harness writes 0. The times are the manifest's, so the same run gives the same bytes.
+of `results_<stamp>.json`. A value that the harness knows and a run does not is null. A question whose gold is hidden
+has null metrics; the harness writes 0. The times are those of the manifest, so the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from pipeline.runs.manifest import Manifest, dump
 from pipeline.runs.model_files import sha256_of
 
 FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
-"""By submission.mode, the harness's `filter`: what was done to a response before it was scored and submitted."""
+"""The harness's `filter` by submission.mode: the transformation of a response before it is scored and submitted."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
-def begun_at(manifest: Manifest) -> datetime:
-    """Return when the run of a manifest began."""
+def started_at(manifest: Manifest) -> datetime:
+    """Return the start time of a manifest's run, in UTC."""
     return datetime.strptime(str(manifest.started_at), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 def stamp(manifest: Manifest) -> str:
-    """Return the time in the names of the files; the benchmark's packer reads it with `%Y-%m-%dT%H-%M-%S.%f`."""
-    return begun_at(manifest).strftime("%Y-%m-%dT%H-%M-%S.%f")
+    """Return the time in the file names; the benchmark's packer parses it with `%Y-%m-%dT%H-%M-%S.%f`."""
+    return started_at(manifest).strftime("%Y-%m-%dT%H-%M-%S.%f")
 
 
 def public_name(path: str | None) -> str | None:
-    """Return a hub id as it is, and of a path only the last name: the archive is published."""
+    """Return a hub id unchanged, and only the last component of a path, because the archive is public."""
     if path is None or HUB_ID.fullmatch(path):
         return path
     return path.rstrip("/").rpartition("/")[2] or path
@@ -48,25 +48,25 @@ def public_name(path: str | None) -> str | None:
 
 @dataclass(slots=True)
 class Tally:
-    """A metric over the rows that have it."""
+    """The mean and standard error of a metric over the rows that have a value."""
 
     num: int = 0
     total: float = 0.0
     squares: float = 0.0
 
     def add(self, value: float | None) -> None:
-        """Count a row's value; None counts nothing."""
+        """Add a row's value; None is ignored."""
         if value is not None:
             self.num, self.total, self.squares = self.num + 1, self.total + value, self.squares + value * value
 
     @property
     def mean(self) -> float | None:
-        """The mean, or None of nothing."""
+        """The mean, or None without values."""
         return self.total / self.num if self.num else None
 
     @property
     def stderr(self) -> float | None:
-        """The mean's standard error: the sample's deviation / sqrt(n); None of fewer than two rows."""
+        """The standard error of the mean, sample standard deviation / sqrt(n); None for fewer than two values."""
         if self.num < 2:
             return None
         return math.sqrt(max(0.0, self.squares - self.total**2 / self.num) / (self.num - 1) / self.num)
@@ -74,7 +74,7 @@ class Tally:
 
 @dataclass(slots=True)
 class TaskLog:
-    """The log of one task: makes its lines and keeps what `results` says of them."""
+    """The log of one task: returns its lines, and aggregates them for `results`."""
 
     mode: Mode
     generation_kwargs: dict[str, Any]
@@ -84,7 +84,7 @@ class TaskLog:
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def line(self, row: Answer) -> str:
-        """Return the line of a row, and count it."""
+        """Return the line of an answer, and add it to the aggregates."""
         doc, outputs, target = json.loads(row.doc), row.outputs(self.mode), (row.gold or "").strip()
         chat = json.dumps([{**message, "type": "text"} for message in json.loads(row.messages)], ensure_ascii=False)
         sample = {
@@ -112,11 +112,11 @@ class TaskLog:
 
     @property
     def task_hash(self) -> str:
-        """The harness's hash of a task: over the three hashes of all its lines."""
+        """The harness's hash of a task: the SHA-256 over the three hashes of each line."""
         return str(self._hash.hexdigest())
 
     def results(self, task: str) -> dict[str, Any]:
-        """Return what results_<stamp>.json says of the task; the harness writes `N/A` for what it does not know."""
+        """Return the task's entry of results_<stamp>.json; as in the harness, an unknown value is `N/A`."""
         found: dict[str, Any] = {"alias": task, "samples": self.num_answers}
         for name, tally in self.tallies.items():
             found[f"{name},{FILTERS[self.mode]}"] = "N/A" if tally.mean is None else tally.mean
@@ -125,12 +125,12 @@ class TaskLog:
 
 
 def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str:
-    """Return results_<stamp>.json.
+    """Return the text of results_<stamp>.json.
 
     Args:
         config: The run's configuration.
-        manifest: The run's manifest; only what is known before its end is read.
-        logs: By task, the log of all its lines.
+        manifest: The run's manifest; only entries that are known before the run ends are read.
+        logs: The logs by task, after their last line.
     """
     versions, codebase = manifest.versions, manifest.codebase
     name = public_name(config.model.path or config.engine.endpoint.model)
@@ -158,7 +158,7 @@ def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str
             "random_seed": config.seed,
         },
         "git_hash": codebase.commit if codebase else None,
-        "date": begun_at(manifest).timestamp(),
+        "date": started_at(manifest).timestamp(),
         "pretty_env_info": None,
         "transformers_version": versions.get("transformers"),
         "lm_eval_version": None,
@@ -188,11 +188,11 @@ def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str
 
 
 def _scores(row: Answer, outputs: str) -> dict[str, float | None]:
-    """Return the metrics of what is submitted, which only in mode `extracted` may differ from the sample's."""
+    """Return the metrics of the submitted text; only in mode `extracted` can they differ from the sample's."""
     if row.gold is None or outputs == row.response:
         return {"f1": row.f1, "em": row.em}
-    gold, given = tokens(row.gold), tokens(outputs)
-    return {"f1": f1(gold, given), "em": exact_match(gold, given)}
+    gold, submitted = tokens(row.gold), tokens(outputs)
+    return {"f1": f1(gold, submitted), "em": exact_match(gold, submitted)}
 
 
 def _task_config(task: str, settings: TaskConfig, revision: str | None, config: Config) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _task_config(task: str, settings: TaskConfig, revision: str | None, config: 
 
 
 def _model_args(config: Config, manifest: Manifest, name: str | None) -> str:
-    """Return the harness's `model_args`, without the server's address: the archive is published."""
+    """Return the harness's `model_args`, without the server's address, because the archive is public."""
     revision = manifest.datasets.model_revision or config.model.revision
     arguments: dict[str, str | int | None] = {
         "model" if config.engine.kind == "endpoint" else "pretrained": name,

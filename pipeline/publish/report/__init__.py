@@ -1,8 +1,8 @@
 """report.html: a scored run in, one page out that opens from disk without a network.
 
-The page is streamed: its head and its plots from metrics.parquet and DuckDB's counts, then block after block of
-samples, compressed, as they are read. Nothing that comes from a data set or a model stands in the page as HTML: text
-in the template is escaped, samples are base64 that the page's script puts into text nodes.
+The page is written as a stream: first the head and the plots, from metrics.parquet and DuckDB's counts; then blocks of
+compressed samples, as they are read. No text from a data set or a model is in the page as HTML: the template escapes
+text, and samples are base64 that the page's script decodes into text nodes.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from pipeline.storage.artifacts import ArtifactStore
 
 FILE = "report.html"
 CHUNKS = "report_samples"
-"""The directory beside the report that holds the samples' texts when they are too many to be inside."""
+"""The directory next to the report with the samples' texts, if they are too large to be inside the page."""
 
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "report.js")
 
 
 def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecord:
-    """Write the report into the run's directory. The older one and its chunks are gone first; the new page comes whole.
+    """Write the report into the run's directory.
 
-    Memory holds a few row groups of the samples, and of each sample three numbers for the quantiles of its lengths and
-    times: 0.24 GB at 10 million.
+    The old report and its chunks are removed first; the new page appears atomically. Memory holds a few row groups of
+    the samples, and three numbers per sample for the quantiles of lengths and times: 0.24 GB at 10 million samples.
 
     Args:
-        run: The run's directory, scored.
-        config: Its configuration; `report` says what is inside the page and what beside it.
-        manifest: Its manifest so far; `gate` and `compare` tell what has changed since the baseline.
+        run: The directory of a scored run.
+        config: Its configuration; `report` sets the size up to which the texts are inside the page.
+        manifest: Its manifest so far; `gate` and `compare` have the changes since the baseline.
 
     Raises:
         RunError: The directory cannot be written.
         DataError: The run has no samples, or they are damaged.
     """
-    remove(run)  # a page whose chunks are another's would show wrong texts
+    remove(run)  # a page with the chunks of another report would show wrong texts
     samples = sample_blocks.Samples(run)
     with query.connection() as database:
         report_data = data.collect(database, run, config, manifest)
@@ -63,7 +63,7 @@ def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecor
 
 
 def remove(run: ArtifactStore) -> None:
-    """Remove the report and what lies beside it.
+    """Remove the report and its chunks.
 
     Raises:
         RunError: The directory cannot be written.
@@ -85,7 +85,7 @@ def _environment() -> Environment:
 
 @cache
 def _asset(name: str) -> Markup:
-    """Return one of our own files, to stand inside <style> or <script>; none of them holds `</`."""
+    """Return one of our own files, to be put inside <style> or <script>; none of them contains an end tag of these."""
     text = resources.files("pipeline.publish.report").joinpath(name).read_text(encoding="utf-8")
     assert "</script" not in text, name
     assert "</style" not in text, name
@@ -93,10 +93,10 @@ def _asset(name: str) -> Markup:
 
 
 def _policy(*, separate: bool) -> str:
-    """Return the page's Content Security Policy: our own scripts by their hashes, no address at all.
+    """Return the page's Content Security Policy: only our own scripts, by their hashes, and no network addresses.
 
-    Plot sets style attributes, so inline styles are allowed; without a permitted address they can fetch nothing. A page
-    with chunks beside it may load scripts from where it lies.
+    Plot sets style attributes, so inline styles are allowed; without an allowed address they cannot fetch anything. A
+    page with chunks may load scripts from its own location.
     """
     hashes = [base64.b64encode(hashlib.sha256(_asset(name).encode()).digest()).decode() for name in SCRIPTS]
     sources = " ".join([*(f"'sha256-{each}'" for each in hashes), *(("'self'", "file:") if separate else ())])

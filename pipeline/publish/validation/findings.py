@@ -1,4 +1,4 @@
-"""What a check of an archive has to say: one line a finding, safe to print whatever it quotes."""
+"""Findings of an archive's validation: one line each, safe to print whatever it quotes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pipeline.terminal.text import BACKSLASHED, escape_control, listed, truncate
 
 Level: TypeAlias = Literal["refused", "warning", "unchecked"]
 
-NUM_SHOWN = 5
-"""Ids of a finding that are shown, at most."""
+NUM_LISTED = 5
+"""Maximum number of ids to list in a finding."""
 
 _LONGEST = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: `refused` when the server would refuse the archive for it, `warning` when it would not."""
+    """One line: `refused` if the server would refuse the archive because of it, `warning` if not."""
 
     level: Level
     where: str
@@ -30,11 +30,11 @@ class Finding:
 
 
 def quoted(text: str) -> str:
-    """Return a text of the archive on one line, truncated, with nothing in it that a terminal obeys."""
+    """Return a text from the archive on one line, truncated, with control characters escaped."""
     return escape_control(truncate(text, _LONGEST), mark=BACKSLASHED)
 
 
 def first_of(items: Sequence[object], num: int | None = None) -> str:
-    """Return the first few of `num` items (by default all that are given), and how many more there are."""
-    shown = [quoted(str(item)) for item in items[:NUM_SHOWN]]
-    return listed(shown, len(items) if num is None else num)
+    """Return the first few of `num` items (by default `len(items)`), and the number of the others."""
+    first = [quoted(str(item)) for item in items[:NUM_LISTED]]
+    return listed(first, len(items) if num is None else num)

@@ -1,6 +1,6 @@
-"""What the server takes and an author did not mean: outputs by id in, a line a suspicion out.
+"""Warnings about answers that the server accepts but their author did not intend: outputs by id in, lines out.
 
-None of these is a refusal, each costs points or wins them by accident.
+Each of them loses points, or wins points by accident; none is a reason for a refusal.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 
 from pipeline.metrics.squad import tokens
-from pipeline.publish.validation.findings import NUM_SHOWN, first_of, quoted
+from pipeline.publish.validation.findings import NUM_LISTED, first_of, quoted
 from pipeline.terminal.text import counted
 
 SAME_SHARE = 0.5
 SAME_FROM = 20
-"""Share of one answer above which a task is suspicious, and from how many answers on. The questions have four options
-or more, so an even spread gives each letter a quarter at most; twice that by chance has odds of 1 to 250 among 20
-answers, and next to none among a task's thousands."""
+"""A warning is given if more than the fraction `SAME_SHARE` of at least `SAME_FROM` answers are the same. The questions
+have four options or more, so an even distribution gives each letter a quarter at most. Twice that has a chance of 1 in
+250 among 20 answers, and a negligible one among a task's thousands."""
 
 LONG_CHARS = 2_000
-"""Characters beyond which an output is no answer in letters any more: about 500 tokens of Russian."""
+"""A longer output is not an answer in letters: 2,000 characters are about 500 tokens of Russian."""
 
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}\\s]+")
 _CYRILLIC = frozenset("АВСЕНКМОРТХавсенкмортх")
@@ -29,7 +29,7 @@ _SHORT = 64
 
 
 def answer_warnings(outputs: Mapping[int, str]) -> list[str]:
-    """Return a line for each suspicion about a task's outputs, with the number of ids and the first few."""
+    """Return the warnings about a task's outputs, a line each, with the number of ids and the first few."""
     accidental = [row_id for row_id, text in outputs.items() if _is_accidental(text)]
     cyrillic = [row_id for row_id, text in outputs.items() if _has_look_alikes(text)]
     thinking = [row_id for row_id, text in outputs.items() if "<think>" in text or "</think>" in text]
@@ -60,17 +60,17 @@ def answer_warnings(outputs: Mapping[int, str]) -> list[str]:
 
 
 def _line(ids: list[int], num_outputs: int, what: str, fix: str) -> str:
-    first = first_of(sorted(ids)[:NUM_SHOWN], len(ids))
+    first = first_of(sorted(ids)[:NUM_LISTED], len(ids))
     return f"{what} in {len(ids):,} of {counted(num_outputs, 'output')} (id {first}): {fix}"
 
 
 def _is_accidental(text: str) -> bool:
-    """Whether SQuAD's tokens of a text are none although it is not the answer `A`, which has none either."""
+    """Return whether a text has no SQuAD tokens and is not the answer `A`, which has none either."""
     return not tokens(text) and _PUNCTUATION.sub("", text).lower() != "a"
 
 
 def _has_look_alikes(text: str) -> bool:
-    """Whether a text is nothing but single letters, as in `А, C`, and some are Cyrillic."""
+    """Return whether a text consists of single letters, as in `А, C`, some of which are Cyrillic."""
     letters = _PUNCTUATION.split(text.strip(string.punctuation + string.whitespace)) if len(text) <= _SHORT else []
     return all(len(letter) == 1 for letter in letters) and any(letter in _CYRILLIC for letter in letters)
 

@@ -1,7 +1,7 @@
-"""A zip from anywhere, read without harm: nothing is extracted, and every size is bounded.
+"""Read an untrusted zip: the attacker is whoever sends the archive. Nothing is extracted, and every size is bounded.
 
-In: a seekable stream. Out: the members' names and the bytes of one. What is wrong with the whole raises `BadArchive`,
-what is wrong with one member `BadMember`; both carry the reason and nothing else.
+In: a seekable stream. Out: the members' names and the bytes of one. A fault of the archive raises `BadArchive`, a fault
+of one member raises `BadMember`; the message of both is the reason and nothing else.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pipeline.terminal.text import counted
 MOST_MEMBERS = 1_000
 
 MOST_DIRECTORY_BYTES = 16 << 20
-"""Size of a zip's list of members up to which it is read: more than a hundred thousand of them."""
+"""Maximum size of a zip's list of members: enough for more than a hundred thousand members."""
 
 MOST_MEMBER_BYTES = 512 << 20
-"""Size of a member up to which it is unpacked: 4,590 answers of 10,000 tokens of Russian are half of it."""
+"""Maximum unpacked size of a member: 4,590 answers of 10,000 tokens of Russian take half of it."""
 
 BOMB_RATIO = 300
-"""Unpacked to packed size above which a large member is told: rows of one letter with their ids are packed to 1/20."""
+"""Ratio of unpacked to packed size above which a large member gets a warning; rows of one letter with ids have 20."""
 
 LARGE_BYTES = 16 << 20
 
 _CHUNK = 1 << 20
 _LOCAL_HEADER = b"PK\3\4"
+"""The first bytes of a zip's first member (APPNOTE 6.3.10, section 4.3.7)."""
 _ELSEWHERE = 0xFFFFFFFF  # the offset is in the extra field: a zip of more than 4 GB
-"""What the first member of a zip begins with (APPNOTE 6.3.10, section 4.3.7)."""
 _FIX = "copy or pack the archive again"
 _ENCRYPTED = 0x1
 
@@ -46,7 +46,7 @@ class BadMember(Exception):
 
 
 class _Bounded(io.RawIOBase):
-    """A stream of which nobody reads more at once than a list of members may take; zipfile reads that list whole."""
+    """A stream that limits one read to the maximum size of a list of members, which zipfile reads at once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -73,13 +73,13 @@ class _Bounded(io.RawIOBase):
 
 
 class Archive:
-    """The members of a zip by name; of members with the same name, the last."""
+    """The members of a zip by name; of several members with the same name, the last."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         """Read the list of members.
 
         Raises:
-            BadArchive: It is no zip, is damaged, or has too many members.
+            BadArchive: It is not a zip, is damaged, is empty, or has too many members.
         """
         try:
             self._zip = ZipFile(_Bounded(stream))
@@ -100,7 +100,7 @@ class Archive:
         self.repeated = sorted(name for name, num in Counter(info.filename for info in infos).items() if num > 1)
 
     def member_warnings(self, name: str) -> list[str]:
-        """Return what is strange about a member, before anything of it is read."""
+        """Return the warnings about a member, without reading it."""
         info, path = self.members[name], PurePosixPath(name.replace("\\", "/"))
         found = []
         if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
@@ -117,10 +117,10 @@ class Archive:
         return found
 
     def require_readable(self, most_bytes: int) -> None:
-        """Unpack every member and keep nothing.
+        """Check that every member can be unpacked; nothing is kept.
 
         Raises:
-            BadMember: One is encrypted or damaged, or all together are larger than `most_bytes`; it is named.
+            BadMember: A member is encrypted or damaged, or all together are larger than `most_bytes`; it is named.
         """
         for name in self.members:
             try:
@@ -133,17 +133,17 @@ class Archive:
         """Return a member's bytes.
 
         Raises:
-            BadMember: It is encrypted, damaged, or larger than `MOST_MEMBER_BYTES`.
+            BadMember: The member is encrypted, damaged, or larger than `MOST_MEMBER_BYTES`.
         """
         content = io.BytesIO()
         self.copy(name, content, MOST_MEMBER_BYTES)
         return content.getvalue()
 
     def copy(self, name: str, target: IO[bytes] | None, most_bytes: int) -> None:
-        """Unpack a member into a file, or only check that it unpacks.
+        """Unpack a member into `target`, or only check that it can be unpacked if `target` is None.
 
         Raises:
-            BadMember: It is encrypted, damaged, or larger than `most_bytes`.
+            BadMember: The member is encrypted, damaged, or larger than `most_bytes`.
         """
         info = self.members[name]
         if info.flag_bits & _ENCRYPTED:
@@ -153,7 +153,7 @@ class Archive:
             raise BadMember(f"unpacks to {sizes}: cut outputs that go round in circles")
         try:
             with self._zip.open(info) as source:
-                while chunk := source.read(_CHUNK):  # never more than the size in the list, and the CRC is compared
+                while chunk := source.read(_CHUNK):  # zipfile stops at the size in the list and checks the CRC
                     if target is not None:
                         target.write(chunk)
         except NotImplementedError as error:
@@ -163,7 +163,7 @@ class Archive:
 
 
 def _why_unreadable(stream: IO[bytes]) -> str:
-    """Return why there is no list of members to be read at the end of a file."""
+    """Return the reason why a file's list of members cannot be read."""
     if stream.seek(0, io.SEEK_END) == 0:
         return f"it is empty, 0 bytes: {_FIX}"
     if _begins_as_zip(stream):
@@ -172,7 +172,7 @@ def _why_unreadable(stream: IO[bytes]) -> str:
 
 
 def _shift(stream: IO[bytes], found: ZipFile) -> int:
-    """Return by how many bytes zipfile had to move the members from where the list of members puts them.
+    """Return the offset in bytes between the first member and its position in the list of members.
 
     Source: APPNOTE.TXT 6.3, section 4.3.12: a member's offset is in bytes 42 to 46 of its entry in the list.
     """
@@ -184,17 +184,18 @@ def _shift(stream: IO[bytes], found: ZipFile) -> int:
 
 
 def _require_whole(stream: IO[bytes], shift: int) -> None:
-    """Refuse a file in which the members are not where the list of members puts them.
+    """Refuse a file whose members are not at their positions in the list of members.
 
-    zipfile takes the last list of members that it finds. In a file that has lost its end that is the list of a zip
-    inside it, whose place is far behind; in a file that has lost bytes, members lie before it.
+    zipfile uses the last list of members that it finds. In a file whose end is cut off, that is the list of a nested
+    zip, far behind its position (`shift` > 0). In a file that has lost bytes, members are before their positions
+    (`shift` < 0).
 
     Args:
         stream: The file.
-        shift: By how many bytes they lie behind their places, or before them.
+        shift: The offset in bytes of the members from their positions.
 
     Raises:
-        BadArchive: The file has lost a part, or something else stands before the zip.
+        BadArchive: A part of the file is missing, or other bytes precede the zip.
     """
     if shift < 0:
         raise BadArchive(f"it is cut: {counted(-shift, 'byte')} missing: {_FIX}")

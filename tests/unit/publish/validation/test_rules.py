@@ -15,8 +15,7 @@ import pytest
 from archives import rows, zipped
 
 from pipeline.publish.validation.findings import Finding
-from pipeline.publish.validation.rows import Expected
-from pipeline.publish.validation.rules import Report, check
+from pipeline.publish.validation.rules import Expected, Report, check
 from pipeline.publish.validation.zip_reader import MOST_DIRECTORY_BYTES
 
 AGRO, MED = "ruTXTAgroBench.json", "ruTXTMedQFundamental.json"
