@@ -1,4 +1,4 @@
-"""The prepare room: benchmark rows in, prompts/ out. CPU only."""
+"""The prepare stage: reads benchmark rows and writes prompts/. Needs only a CPU."""
 
 from pipeline.prepare.stage import prepare
 

@@ -1,7 +1,7 @@
-"""The model's chat template and tokenizer: from messages to the prompt's text and token ids.
+"""The model's chat template and tokenizer: renders messages to the prompt's text and token ids.
 
-In: `model.*` and `prompt.*` of the configuration. Out: a `Chat`. Only tokenizer files are downloaded and read, never
-weights. Without an engine of our own (engine.kind=endpoint) nothing here is used.
+`open_chat` reads `model.*` and `prompt.*` of the configuration and returns a `Chat`. Only tokenizer files are
+downloaded and read, never weights. With engine.kind=endpoint the server renders prompts and this module is not used.
 """
 
 from __future__ import annotations
@@ -40,20 +40,21 @@ RESERVED_KWARGS = frozenset(
         "truncation",
     }
 )
-"""Arguments of `apply_chat_template` that are ours to set; the others reach the template."""
+"""Arguments of `apply_chat_template` that the pipeline sets itself; all others are passed to the template."""
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
 
 class TemplateFailed(Exception):
-    """The chat template raised on these messages; the message says what."""
+    """The chat template raised while rendering; the message holds the type and text of its exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A tokenizer and the chat template in force.
+    """A tokenizer and the chat template to render with.
 
-    `origin` names the key that the template comes from; `revision` is the commit of a hub model, else None.
+    `origin` names the configuration key that the template comes from. `revision` is the commit of a hub model, else
+    None.
     """
 
     tokenizer: Any
@@ -64,24 +65,24 @@ class Chat:
 
     @property
     def template_sha256(self) -> str:
-        """Hash of the template's text."""
+        """SHA-256 of the template's text."""
         return sha256_of(self.template)
 
     def render(self, messages: Messages) -> str:
-        """Return the prompt up to where the model's answer begins.
+        """Return the prompt with the generation prompt at its end.
 
         Raises:
             TemplateFailed: The template raised.
-            ModelError: The template is not Jinja.
+            ModelError: The template is not valid Jinja.
         """
         return self.apply(messages, add_generation_prompt=True, **self.template_kwargs)
 
     def apply(self, messages: Messages, *, add_generation_prompt: bool, **variables: Any) -> str:
-        """Return what the template renders with these variables besides `messages` and the special tokens.
+        """Return the text that the template renders from `messages`, the special tokens and these variables.
 
         Raises:
             TemplateFailed: The template raised.
-            ModelError: The template is not Jinja; names the line.
+            ModelError: The template is not valid Jinja; the message names the line.
         """
         try:
             return str(
@@ -95,11 +96,11 @@ class Chat:
             )
         except TemplateSyntaxError as error:
             raise ModelError(f"{self.origin} is not Jinja: line {error.lineno}: {error.message}") from error
-        except Exception as error:  # a template is a program: it can raise anything
+        except Exception as error:  # a template can raise any exception
             raise TemplateFailed(f"{type(error).__name__}: {error}") from error
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each prompt; the template has written the special tokens already."""
+        """Return the token ids of each prompt. Adds no special tokens: the template has already written them."""
         if not prompts:
             return []
         ids: list[list[int]] = self.tokenizer(
@@ -113,7 +114,7 @@ class Chat:
 
 
 def check_template_kwargs(config: Config) -> None:
-    """Raise `ConfigError` when prompt.template_kwargs holds an argument that is not the template's."""
+    """Raise `ConfigError` when prompt.template_kwargs holds an argument that the pipeline sets itself."""
     taken = sorted(RESERVED_KWARGS & config.prompt.template_kwargs.keys())
     fix = "is set by the pipeline: only variables of the chat template belong here, such as enable_thinking"
     require(not taken, "prompt.template_kwargs", taken, fix)
@@ -123,7 +124,7 @@ def open_chat(config: Config) -> Chat:
     """Return the model's tokenizer with the chat template that `config` names.
 
     Raises:
-        ModelError: model.path has no usable tokenizer, or there is no usable template; names the key.
+        ModelError: model.path has no usable tokenizer, or there is no usable template; the message names the key.
     """
     own_template = read_template(config.prompt)
     tokenizer, revision = _load_tokenizer(config)
@@ -153,14 +154,14 @@ def _load_tokenizer(config: Config) -> tuple[Any, str | None]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=model.trust_remote_code)
         probe = tokenizer("A", add_special_tokens=False)["input_ids"]
-    except Exception as error:  # parsers in Rust, optional packages and a model's own code raise anything
+    except Exception as error:  # tokenizers in Rust, optional packages and a model's own code raise any exception
         if "trust_remote_code" in str(error):
             fix = "its tokenizer is Python code: if you trust it, set model.trust_remote_code=true"
         else:
             fix = f"no tokenizer can be loaded ({error}): put tokenizer.json and tokenizer_config.json there"
         raise ModelError(f"{at}: {fix}") from error
     if not probe:
-        # transformers makes an empty tokenizer out of a config.json alone.
+        # transformers builds an empty tokenizer when the directory has only a config.json.
         raise ModelError(f"{at}: its tokenizer has no vocabulary: put tokenizer.json and tokenizer_config.json there")
     return tokenizer, revision
 
@@ -169,7 +170,7 @@ def model_directory(config: Config) -> tuple[Path, str | None]:
     """Return the directory with the model's small files and, for a hub model, its commit.
 
     Raises:
-        ModelError: There is no such directory, or the hub does not give it; says how to mend it.
+        ModelError: There is no such directory, or it cannot be downloaded from the hub; the message names the fix.
     """
     model, at = config.model, f"model.path={config.model.path!r}"
     path = Path(str(model.path)).expanduser()

@@ -1,7 +1,8 @@
-"""Where a task's rows are: from `tasks.<t>.dataset` to the files of each split and the data set's identity.
+"""Locates a task's data set: resolves `tasks.<t>.dataset` to the files of each split and the data set's revision.
 
-In: a `TaskConfig`. Out: a `Source`, which prepare/dataset_rows.py reads. A hub data set becomes a local snapshot of one
-commit first; from there on both are directories. Code that comes with a data set is neither downloaded nor run.
+`find_source` takes a `TaskConfig` and returns a `Source`, which prepare/dataset_rows.py reads. A hub data set is first
+downloaded as a snapshot of one commit, then treated like a local directory. Code that comes with a data set is neither
+downloaded nor executed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LOCAL = re.compile(r"^(~|\.{0,2}/|data/)|[*?\[]|\.(jsonl?|parquet)$")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A task's files by split (`train`, `test`), and what identifies their content.
+    """A task's files by split (`train`, `test`) and the revision of their content.
 
     `revision` is the commit of a hub data set, or `sha256:` and the hash of the local files' bytes.
     """
@@ -39,10 +40,11 @@ class Source:
 
 
 def find_source(name: str, task: TaskConfig, splits: Sequence[str]) -> Source:
-    """Return where the task called `name` has the rows of `splits`.
+    """Return the files that hold the rows of `splits` of the task called `name`.
 
     Raises:
-        DataError: There is no such data set or split, or the hub does not give it; names `tasks.<name>.dataset`.
+        DataError: There is no such data set or split, or it cannot be downloaded from the hub; the message names
+            `tasks.<name>.dataset`.
     """
     at = f"tasks.{name}.dataset={task.dataset!r}"
     path = Path(task.dataset).expanduser()
@@ -59,7 +61,7 @@ def find_source(name: str, task: TaskConfig, splits: Sequence[str]) -> Source:
 
 
 def quiet_datasets() -> ModuleType:
-    """Import `datasets` without its progress bars and its log: what it logs, it raises as well."""
+    """Import and return `datasets` with its progress bars and its log off; every error that it logs, it also raises."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -85,13 +87,13 @@ def _hub_directory(at: str, name: str, task: TaskConfig) -> Path:
 
 
 def _files_of_directory(at: str, directory: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the files by the data set's own split names, as `datasets` reads README.md and the layout."""
+    """Return the files by the data set's own split names, as `datasets` infers them from README.md and the layout."""
     datasets = quiet_datasets()
     try:
         with tempfile.TemporaryDirectory() as cache:
             builder = datasets.load_dataset_builder(str(directory), cache_dir=cache)
             return {str(s): tuple(map(Path, files)) for s, files in (builder.config.data_files or {}).items()}
-    except Exception as error:  # `datasets` lets any exception of its readers of README.md and metadata through
+    except Exception as error:  # `datasets` does not wrap the exceptions of its README.md and metadata readers
         raise DataError(
             f"{at}: `datasets` finds no splits in {directory} ({error}). Name the files <split>.jsonl or "
             "<split>.parquet, or give a glob"
@@ -99,14 +101,14 @@ def _files_of_directory(at: str, directory: Path) -> dict[str, tuple[Path, ...]]
 
 
 def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Return the files of a file or glob by the split that a word of their names gives, as in agro_test-1.json."""
+    """Return the files of a path or glob by the split that their names contain as a word, as in agro_test-1.json."""
     found = [path] if path.is_file() else sorted(Path(f) for f in glob.glob(str(path), recursive=True))  # noqa: PTH207
     files = [file for file in found if file.is_file()]
     if not files:
         raise DataError(f"{at}: there is no such file or directory (seen from {Path.cwd()})")
     names = {_own_name(task, split).lower() for split in splits}
     words = {file: set(re.split(r"[^a-z0-9]+", file.stem.lower())) for file in files}
-    if not any(names & found_words for found_words in words.values()):
+    if not any(names & found for found in words.values()):
         examples = ", ".join(file.name for file in files[:5])
         raise DataError(
             f"{at}: no file's name says its split ({examples}): name it after {' or '.join(sorted(names))}, "
@@ -116,7 +118,7 @@ def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[st
 
 
 def _files_of_split(at: str, by_name: Mapping[str, tuple[Path, ...]], own_name: str, split: str) -> tuple[Path, ...]:
-    # `datasets` gives a file called dev.jsonl to its split "validation".
+    # `datasets` assigns a file called dev.jsonl to its split "validation".
     aliases = (own_name, "validation") if own_name in ("dev", "valid", "val") else (own_name,)
     files = next((by_name[alias] for alias in aliases if by_name.get(alias)), ())
     if not files:
@@ -129,7 +131,7 @@ def _files_of_split(at: str, by_name: Mapping[str, tuple[Path, ...]], own_name: 
 
 
 def _digest(files: Mapping[str, tuple[Path, ...]]) -> str:
-    """Return the hash of the splits' bytes, the same wherever the files lie."""
+    """Return the SHA-256 of the splits' bytes; it does not depend on where the files are."""
     whole = hashlib.sha256()
     for split in sorted(files):
         for path in files[split]:

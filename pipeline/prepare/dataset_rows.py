@@ -1,8 +1,8 @@
-"""From a split's files to its rows, one at a time: memory does not grow with a file of lines or Parquet.
+"""Reads the rows of a split one at a time: memory does not grow with the size of a JSON Lines or Parquet file.
 
-In: a `Source`. Out: each row as the data set has it. Parquet goes through `datasets`. JSON does not: `datasets`
-infers one Arrow type a column from the first 10 MB of a file, which turns an answer of digits into a number, a date
-into a timestamp, cuts floats to 10 digits, and stops at an option that only later rows have.
+`read_rows` takes a `Source` and yields each row unchanged. Parquet is read through `datasets`. JSON is not: `datasets`
+infers one Arrow type per column from the first 10 MB of a file, which turns an answer of digits into a number and a
+date into a timestamp, cuts floats to 10 digits, and fails on an option that only later rows have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_rows(source: Source, split: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split in the order of its files.
 
     Raises:
-        DataError: A file cannot be read; names the task and the file, and the line when it has lines.
+        DataError: A file cannot be read; the message names the task, the file and, in JSON Lines, the line.
     """
     for path in source.files[split]:
         rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
@@ -43,7 +43,7 @@ def read_rows(source: Source, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
-    """Yield the items of a JSON list, else one object a line. A list is read whole."""
+    """Yield the items of a JSON list, otherwise one object per line. A list is read into memory whole."""
     with path.open(encoding="utf-8-sig") as file:
         while (head := file.read(1)).isspace():
             pass
@@ -60,7 +60,7 @@ def _json_rows(path: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:
-    # One call a file: the keys of one file's `inputs` are not forced on the next.
+    # One call per file: otherwise the keys of one file's `inputs` become the schema of all.
     with tempfile.TemporaryDirectory() as cache:
         yield from quiet_datasets().load_dataset(
             "parquet",

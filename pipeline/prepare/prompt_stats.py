@@ -1,7 +1,6 @@
-"""How long the prompts are, which do not fit, and some of them to look at.
+"""Statistics of prompt lengths, the rows that do not fit the context, and a selection of rows to display.
 
-In: the stage `prompts`. Out: counts, and the rows that were asked for. DuckDB reads the columns, so that nothing here
-grows with the rows.
+Everything is computed from the artifact `prompts`. DuckDB scans its columns, so memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from pipeline.records import PROMPT_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, parquet_files
 
-MOST_IDS = 50
-"""Ids that a list of rows names; the rest of it is a number."""
+MAX_IDS = 50
+"""Maximum number of ids in a list of rows; further rows are only counted."""
 
-# A prompt that was tokenized and yet has an error is one that does not fit: see room.py.
+# A prompt with both a token count and an error exceeds the context: see `_with_tokens` in stage.py.
 LENGTHS_SQL = """
     WITH lengths AS (SELECT task, split, id, error, num_prompt_tokens, {size} AS size FROM prompts)
     SELECT task, split, count(*) AS num_rows, min(size) AS least, avg(size) AS mean, median(size) AS median,
            quantile_disc(size, 0.95) AS p95, max(size) AS most,
            count(*) FILTER (error IS NOT NULL AND num_prompt_tokens IS NOT NULL) AS num_unfit,
-           coalesce(min(id, {ids}) FILTER (error IS NOT NULL AND num_prompt_tokens IS NOT NULL), []) AS unfit_ids,
+           coalesce(min(id, {max_ids}) FILTER (error IS NOT NULL AND num_prompt_tokens IS NOT NULL), []) AS unfit_ids,
            count(*) FILTER (error IS NOT NULL AND num_prompt_tokens IS NULL) AS num_failed
     FROM lengths GROUP BY task, split ORDER BY task, split
 """
 
 MARKED_SQL = f"""
-    SELECT count(*), coalesce(min({{'task': task, 'split': split, 'id': id}}, {MOST_IDS}), [])
+    SELECT count(*), coalesce(min({{'task': task, 'split': split, 'id': id}}, {MAX_IDS}), [])
     FROM prompts
     WHERE len(list_filter(prompt_token_ids, lambda each: list_contains($special, each))) > $usual
 """  # noqa: S608
@@ -39,10 +38,11 @@ MARKED_SQL = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """A task's split: its rows and the lengths of their prompts, in tokens; in characters where a server renders.
+    """The rows of one split of a task and the lengths of their prompts.
 
-    `num_unfit` rows and generation.max_gen_toks are more than the context; `unfit_ids` are the first of them.
-    `num_failed` rows the template refuses. Lengths are None when no prompt has one.
+    Lengths are in tokens or, when a server renders the prompts, in characters; they are None when no prompt has one.
+    `num_unfit` counts the rows that exceed the context together with generation.max_gen_toks; `unfit_ids` holds the
+    first of their ids. `num_failed` counts the rows on which the template raises.
     """
 
     task: str
@@ -60,9 +60,9 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFacts:
-    """What the lints ask of the rows: those that do not fit, and those whose question holds special tokens.
+    """The rows that do not fit the context and the rows whose question contains special tokens.
 
-    `unfit` and `marked` name the first rows; `num_marked` is None when the special tokens are not known.
+    `unfit` and `marked` name the first of them; `num_marked` is None when the special tokens are unknown.
     """
 
     num_rows: int
@@ -74,7 +74,7 @@ class RowFacts:
 
 def lengths(prompts: Artifact, *, in_tokens: bool) -> list[Lengths]:
     """Return the lengths of the prompts of each task and split, in tokens or in characters of their messages."""
-    sql = LENGTHS_SQL.format(size="num_prompt_tokens" if in_tokens else "length(messages)", ids=MOST_IDS)
+    sql = LENGTHS_SQL.format(size="num_prompt_tokens" if in_tokens else "length(messages)", max_ids=MAX_IDS)
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
         rows = query.rows(database, sql)
@@ -82,7 +82,7 @@ def lengths(prompts: Artifact, *, in_tokens: bool) -> list[Lengths]:
 
 
 def row_facts(found: Sequence[Lengths]) -> RowFacts:
-    """Return what the lints ask of rows whose lengths are known."""
+    """Return the facts about the rows that follow from their lengths."""
     return RowFacts(
         num_rows=sum(each.num_rows for each in found),
         num_unfit=sum(each.num_unfit for each in found),
@@ -91,7 +91,10 @@ def row_facts(found: Sequence[Lengths]) -> RowFacts:
 
 
 def count_marked(prompts: Artifact, special: Mapping[int, str], usual: int) -> tuple[int, list[str]]:
-    """Return how many prompts hold more special tokens than the `usual` number of the template's own, and the first."""
+    """Return how many prompts contain more than `usual` special tokens, and the names of the first of them.
+
+    `usual` is the number of special tokens that the template itself writes.
+    """
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
         found = database.execute(MARKED_SQL, {"special": list(special), "usual": usual}).fetchone()
@@ -102,7 +105,7 @@ def count_marked(prompts: Artifact, special: Mapping[int, str], usual: int) -> t
 def pick(
     prompts: Artifact, task: str, splits: Sequence[str], num_rows: int, row_id: int | None
 ) -> list[dict[str, Any]]:
-    """Return the first rows of a task, split by split in the data set's order; of `row_id` alone, when it is given."""
+    """Return the first `num_rows` rows of a task, split by split in the data set's order; only `row_id` unless None."""
     rows: list[dict[str, Any]] = []
     for split in splits:
         prefix = f"task={task}/split={split}/"

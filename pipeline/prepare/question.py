@@ -1,7 +1,7 @@
-"""What a row of a task must be, and the question that it asks.
+"""Validates a row of a data set and fills in its question.
 
-In: a data set's row as a dict. Out: a `Question`, with the instruction filled in by the benchmark's rules. What is
-wrong with a row here is wrong with the data set: it raises, and names the task, the split, the id and the mend.
+`read_question` takes a row as a dict and returns a `Question`, with the instruction filled in by the benchmark's rules.
+An invalid row is an error of the data set: it raises `DataError` with the task, the split, the id and the fix.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.terminal.text import truncate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A checked row: `text` is the filled instruction, `doc` the row as JSON, `gold` None when it is hidden."""
+    """A validated row: `text` is the filled instruction, `doc` the row as JSON, `gold` None when it is hidden."""
 
     task: str
     split: str
@@ -32,15 +32,15 @@ class Question:
 
 
 def read_question(name: str, task: TaskConfig, split: str, number: int, row: Mapping[str, Any]) -> Question:
-    """Return the question of a data set's row.
+    """Return the question of a row.
 
     Args:
         name: The task's name.
         task: Its configuration.
         split: `train` or `test`.
-        number: The row's place in the split, from 1; it names a row that has no id.
-        row: `instruction`, `inputs`, `outputs` and `meta`; a None-valued key counts as absent, because Arrow gives
-            every row the keys of all rows.
+        number: The row's position in the split, from 1; messages use it for a row without an id.
+        row: `instruction`, `inputs`, `outputs` and `meta`. A key with the value None counts as absent, because Arrow
+            adds the keys of all rows to every row.
 
     Raises:
         DataError: A field is missing or of the wrong type, or the instruction cannot be filled in.
@@ -74,14 +74,14 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
 
 
 def fill(at: str, instruction: str, inputs: Mapping[str, str], meta: Mapping[str, Any]) -> str:
-    """Return `instruction.format(**inputs, **meta)` for plain placeholders; all others are refused.
+    """Return `instruction.format(**inputs, **meta)` for plain placeholders; all others are rejected.
 
-    `str.format` would look into objects (`{x.attr}`, `{x[0]}`) and pad to any width (`{x:>999999999}`) at the word
-    of a data set, which is input from outside.
+    A data set is untrusted input: `str.format` would let it access attributes and items (`{x.attr}`, `{x[0]}`) and pad
+    to any width (`{x:>999999999}`).
 
     Raises:
-        DataError: The instruction's braces, a placeholder, or a name that both `inputs` and `meta` have; `at` names
-            the row.
+        DataError: The braces are unbalanced, a placeholder is not plain or is unknown, or `inputs` and `meta` share a
+            name. The message begins with `at`, which names the row.
     """
     both = sorted(inputs.keys() & meta.keys())
     if both:
@@ -123,7 +123,11 @@ def _field(at: str, row: Mapping[str, Any], key: str, kind: type, fix: str) -> A
 
 
 def _json(at: str, row: Mapping[str, Any]) -> str:
-    """Return the row as JSON that can be stored as UTF-8; what JSON has no form for is written as text."""
+    """Return the row as JSON that can be encoded as UTF-8; values that JSON cannot represent become strings.
+
+    Raises:
+        DataError: The row contains a lone surrogate.
+    """
     doc = json.dumps(row, ensure_ascii=False, default=str)
     try:
         doc.encode("utf-8")

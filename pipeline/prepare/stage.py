@@ -1,8 +1,9 @@
-"""The prepare room: every row of every task becomes a prompt, or a prompt with an error.
+"""The prepare stage: turns every row of every task into a prompt, or into a prompt with an error.
 
-In: the configuration. Out: the stage `prompts`, files `task=<t>/split=<s>/part-00000.parquet` with `PROMPT_SCHEMA`.
-Nothing here grows with the rows but DuckDB's count of ids, which may use the disk. Raises what is wrong with a data
-set as a whole; a row that alone cannot be asked is written with `error` set.
+`prepare` reads the data sets that the configuration names and writes the artifact `prompts`: files
+`task=<t>/split=<s>/part-00000.parquet` with `PROMPT_SCHEMA`. Memory does not grow with the rows, except for DuckDB's
+count of ids, which may spill to disk. A problem with a data set as a whole raises; a single row that cannot be sent to
+the model is written with `error` set.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pipeline.runs.model_files import model_fingerprint, sha256_of
 from pipeline.storage.artifacts import ArtifactStore, parquet_files
 from pipeline.storage.query import connection
 
-STAGE = "prompts"
+ARTIFACT = "prompts"
 TEMPLATE_FILE = "chat_template.jinja"
 ROWS_PER_BATCH = 512
 ROWS_PER_FILE = 20_000
@@ -37,21 +38,21 @@ ROWS_PER_FILE = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What prompts are made of: where the rows are, and the chat that renders them (None: nobody does here)."""
+    """The input of the stage: where the rows are, and the chat that renders them (None: they are not rendered here)."""
 
     sources: Sequence[Source]
     chat: Chat | None
 
 
 def open_inputs(config: Config, *, messages_only: bool = False) -> Inputs:
-    """Return what the prompts of a run are made of.
+    """Return the data sets of a run and, when prompts are rendered here, the chat.
 
     Args:
         config: The run's configuration.
-        messages_only: Leave text and tokens out, for which the model's tokenizer is needed.
+        messages_only: Prepare messages only, without text and tokens, so that no tokenizer is needed.
 
     Raises:
-        ConfigError: prompt.template_kwargs holds an argument that is not the template's.
+        ConfigError: prompt.template_kwargs holds an argument that the pipeline sets itself.
         DataError: There is no such data set or split.
         ModelError: The tokenizer or the chat template cannot be used.
     """
@@ -69,23 +70,24 @@ def prepare(
     on_rows: Callable[[int], None] | None = None,
     on_metadata: Callable[[PromptMetadata], None] | None = None,
 ) -> None:
-    """Write the stage `prompts` of a run.
+    """Write the artifact `prompts` of a run.
 
-    Its facts are `dataset_revision.<task>` (commit, or `sha256:` of the local files), `model_fingerprint` of a local
-    model, what the lints say of all these and, with an engine of our own, `chat_template_sha256`,
-    `template_fingerprint` and, of a hub model, `model_revision`; the template that was used, the model's own or a
-    file's, is kept beside the prompts.
+    Its metadata holds `dataset_revision.<task>` (a commit, or `sha256:` of the local files), `model_fingerprint` for a
+    local model and the warnings of the preflight checks. With engine.kind=vllm it also holds `chat_template_sha256`,
+    `template_fingerprint` and, for a hub model, `model_revision`; the template that was used is stored next to the
+    prompts.
 
     Args:
         config: The run's configuration.
         run: The run's directory.
-        on_rows: Called with the number of rows of each batch when they are written.
-        inputs: What `open_inputs` gave, when the caller has it already.
-        on_metadata: Called with the stage's facts before any row is read; what it raises leaves the run as it was.
+        inputs: The result of `open_inputs`, when the caller already has it.
+        on_rows: Called with the number of rows of each batch after it is written.
+        on_metadata: Called with the artifact's metadata before any row is read. When it raises, the run's directory is
+            left unchanged.
 
     Raises:
-        ConfigError: prompt.template_kwargs holds an argument that is not the template's.
-        DataError: A data set, a split or a row is not what the benchmark's layout promises.
+        ConfigError: prompt.template_kwargs holds an argument that the pipeline sets itself.
+        DataError: A data set, a split or a row does not follow the benchmark's layout.
         ModelError: The tokenizer or the chat template cannot be used.
         RunError: The run's directory cannot be written.
     """
@@ -101,7 +103,7 @@ def prepare(
     )
     if on_metadata is not None:
         on_metadata(metadata)
-    with run.publish(STAGE, PROMPT_SCHEMA, metadata=metadata.to_flat()) as store:
+    with run.publish(ARTIFACT, PROMPT_SCHEMA, metadata=metadata.to_flat()) as store:
         if chat is not None:
             store.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
@@ -123,7 +125,7 @@ def _write_split(store: ArtifactStore, source: Source, split: str, batches: Iter
 def _batches(
     config: Config, source: Source, split: str, chat: Chat | None, is_first: bool, on_rows: Callable[[int], None]
 ) -> Iterator[pa.Table]:
-    """Yield a split's prompts as tables of at most ROWS_PER_BATCH rows."""
+    """Yield the prompts of a split as tables of at most ROWS_PER_BATCH rows."""
     task = config.tasks[source.task]
     rows = enumerate(islice(read_rows(source, split), config.limit), start=1)
     questions = (read_question(source.task, task, split, number, row) for number, row in rows)
@@ -137,7 +139,7 @@ def _batches(
 
 
 def _endpoint_prompt(question: Question, config: Config) -> Prompt:
-    """Return the prompt as messages alone: a remote endpoint renders them itself."""
+    """Return the prompt with messages only: a remote endpoint renders them itself."""
     system: Messages = [{"role": "system", "content": config.prompt.system}] if config.prompt.system else []
     messages = json.dumps([*system, {"role": "user", "content": question.text}], ensure_ascii=False)
     return Prompt(
@@ -157,9 +159,10 @@ def _endpoint_prompt(question: Question, config: Config) -> Prompt:
 
 
 def _with_text(prompts: Sequence[Prompt], config: Config, chat: Chat, is_first: bool) -> list[Prompt]:
-    """Return the prompts with their text and tokens, or with the error that keeps them from being asked.
+    """Return the prompts with their text and tokens, or with the error that prevents their generation.
 
-    A template that fails on the run's very first row is taken to fail on all: it raises `ModelError`.
+    Raises:
+        ModelError: The template fails on the run's first row, and so presumably on all rows.
     """
     rendered: list[Prompt] = []
     for prompt in prompts:

@@ -1,8 +1,9 @@
-"""The prepare room in a process of its own, so that torch never comes into the driver.
+"""Runs the prepare stage in a subprocess, so that the driver never imports torch.
 
-The tokenizer's library imports torch, half a gigabyte that our code has no use for; it ends with the process. In: a
-configuration and a run's directory. Out: the stage `prompts`, as `room.prepare` writes it. The process says what the
-prompts will be made of and waits for the word to go on; when the one that began it is gone, it ends.
+The tokenizer's library imports torch, half a gigabyte of memory that is freed when the subprocess exits. The
+subprocess receives a configuration and a run's directory and writes the artifact `prompts`, as `prepare` in
+prepare/stage.py does. It sends the artifact's metadata and waits for a reply before it reads any row. It exits when its
+parent is gone.
 """
 
 from __future__ import annotations
@@ -24,47 +25,54 @@ from pipeline.prepare.stage import prepare
 from pipeline.runs.manifest import PromptMetadata
 from pipeline.storage.artifacts import ArtifactStore
 
-END_S = 10.0
-"""Seconds that the process has to clear away what it was writing."""
+SHUTDOWN_S = 10.0
+"""Seconds that the subprocess has to remove its unfinished files before it is killed."""
 
 
 def prepare_in_subprocess(
     config: Config, run: ArtifactStore, *, on_metadata: Callable[[PromptMetadata], None], meanwhile: Callable[[], None]
 ) -> None:
-    """Prepare a run in another process, which has ended when this returns or raises.
+    """Prepare a run in a subprocess, which has exited when this returns or raises.
 
     Args:
         config: The run's configuration.
         run: The run's directory.
-        on_metadata: As `room.prepare` takes it, called in this process: what it raises leaves the run as it was.
-        meanwhile: What this process does before it listens for those facts; what it raises ends the other.
+        on_metadata: As for `prepare`, but called in this process. When it raises, the run's directory is left
+            unchanged.
+        meanwhile: Called in this process while the subprocess starts. When it raises, the subprocess is terminated.
 
     Raises:
-        PipelineError: What `room.prepare` raises.
-        RuntimeError: It failed in a way that is our own fault, told with its traceback, or the process was killed.
+        PipelineError: Whatever `prepare` raises.
+        RuntimeError: The subprocess failed with an unexpected exception, whose traceback is in the message, or was
+            killed.
     """
     ours, theirs = Pipe()
     with ours:
         with theirs:
             number = theirs.fileno()
-            line = [sys.executable, "-m", __name__, str(number)]
-            process = subprocess.Popen(line, pass_fds=[number])  # noqa: S603
+            command = [sys.executable, "-m", __name__, str(number)]
+            process = subprocess.Popen(command, pass_fds=[number])  # noqa: S603
         try:
             ours.send((config, run))
             meanwhile()
-            metadata = _hear(ours, process)
+            metadata = _receive(ours, process)
             if metadata is not None:
                 on_metadata(metadata)
-                with suppress(BrokenPipeError):  # why it is gone is heard next
+                with suppress(BrokenPipeError):  # the next `_receive` raises the reason
                     ours.send(True)
-                _hear(ours, process)
+                _receive(ours, process)
         finally:
             ours.close()
-            _end(process)
+            _terminate(process)
 
 
-def _hear(connection: Connection[Any, Any], process: subprocess.Popen[bytes]) -> PromptMetadata | None:
-    """Return what the prompts will be made of, or None at the end of the preparation; raise what it failed with."""
+def _receive(connection: Connection[Any, Any], process: subprocess.Popen[bytes]) -> PromptMetadata | None:
+    """Return the metadata that the subprocess sends, or None when it has finished.
+
+    Raises:
+        PipelineError: Whatever `prepare` raised in the subprocess.
+        RuntimeError: The subprocess failed with an unexpected exception or was killed.
+    """
     metadata: PromptMetadata | None
     failure: PipelineError | str | None
     try:
@@ -79,28 +87,28 @@ def _hear(connection: Connection[Any, Any], process: subprocess.Popen[bytes]) ->
     return metadata
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()  # it may be at its end already
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()  # does nothing when it has already exited
     try:
-        process.wait(END_S)
+        process.wait(SHUTDOWN_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def main(number: int) -> None:
-    """Be the process: prepare what comes over the connection, and say there how it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that began this decides
-    signal.signal(signal.SIGTERM, _leave)
+    """Run the subprocess: prepare the run received over the connection and send the outcome back."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the parent decides
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
         _serve(number)
     finally:
-        # From here on the interpreter ends: what a handler raised then would be written to the log, and help nobody.
+        # The interpreter now shuts down: an exception from the handler would only clutter the log.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """End, unlike SIGTERM's default with what is being written cleared away; a second one does not disturb that."""
+def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Exit through SystemExit, so that unfinished files are removed; further SIGTERMs are ignored meanwhile."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(1)
 
@@ -114,7 +122,7 @@ def _serve(number: int) -> None:
             connection.recv()
 
         def on_rows(_: int) -> None:
-            if connection.poll():  # nothing is ever sent: the other end is closed
+            if connection.poll():  # the parent sends nothing now, so this means that it has closed the pipe
                 raise EOFError("the run is gone")
 
         failure: PipelineError | str | None = None

@@ -1,10 +1,11 @@
-"""The chat template's fingerprint: a hash over what the template renders, not over how its source is laid out.
+"""The chat template's fingerprint: a hash of what the template renders, independent of its source's layout.
 
-In: a `Chat`. Out: `sha256:...`, the same for two templates that render every probe of prepare/template_probes.py alike,
-whatever white space their sources have, and another one as soon as a rendered character differs. What the variables
-of the template hold is rendered too, the tokenizer's bos_token and eos_token among them, so two models whose template
-writes their own bos_token differ; Qwen's writes its special tokens as text, so there the tokenizer has no part in it.
-`prompt.template_kwargs` has no part either: it is in the configuration, and the probes bring their own.
+The fingerprint is `sha256:...`. Two templates have the same one when they render every probe of
+prepare/template_probes.py to the same characters, whatever white space their sources have. The values of variables are
+rendered too, including the tokenizer's bos_token and eos_token: two models whose template writes bos_token from the
+tokenizer have different fingerprints. Qwen's template writes its special tokens as text, so there the tokenizer does
+not matter. `prompt.template_kwargs` does not matter either: it is part of the configuration, and the probes have their
+own variables.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from pipeline.prepare.template_probes import CONVERSATIONS, VARIABLES
 from pipeline.runs.manifest import PromptMetadata
 
 CLOCK = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
-"""What time it is for a probe. transformers gives templates a global `strftime_now`; a variable goes before it."""
+"""The fixed time that probes see. transformers gives templates a global `strftime_now`; a variable overrides it."""
 
 
 def template_fingerprint(chat: Chat) -> str:
     """Return the hash of what the template renders for every probe.
 
-    A probe that the template raises on counts as having raised, whatever the message: no prompt holds it.
+    A probe on which the template raises is hashed as such, without the exception's message, which reaches no prompt.
 
     Raises:
-        ModelError: The template is not Jinja.
+        ModelError: The template is not valid Jinja.
     """
     whole = hashlib.sha256()
     for messages, variables, prompted in itertools.product(CONVERSATIONS, VARIABLES, (False, True)):
@@ -44,18 +45,18 @@ def template_fingerprint(chat: Chat) -> str:
 
 
 def check_fingerprint(config: Config, metadata: PromptMetadata) -> str | None:
-    """Compare the template that prompts are made with with `prompt.expected_fingerprint`.
+    """Compare the fingerprint of the prompts' template with `prompt.expected_fingerprint`.
 
     Args:
         config: The run's configuration.
-        metadata: Facts of the prompts stage; `template_fingerprint` is not among them when a server renders.
+        metadata: Metadata of the artifact `prompts`; `template_fingerprint` is None when a server renders.
 
     Returns:
-        A warning of one line when the template is not the expected one and the policy lets it pass, or when nobody
-        knows; else None.
+        A one-line warning when the fingerprint differs and the policy allows it, or when it is unknown; None when
+        they are equal or none is expected.
 
     Raises:
-        ModelError: The template is not the expected one, and prompt.fingerprint_policy is error.
+        ModelError: The fingerprint differs, and prompt.fingerprint_policy is error.
     """
     expected, found = config.prompt.expected_fingerprint, metadata.template_fingerprint
     if expected is None or expected == found:

@@ -1,8 +1,8 @@
-"""The probe conversations of a template's fingerprint: what a chat template can be asked to render.
+"""The probe conversations of a template's fingerprint, chosen to cover what chat templates can render.
 
-Every conversation is rendered with every choice of `VARIABLES`, with and without the generation prompt. Some are
-wrong for some templates on purpose: that a template refuses them is a fact about it. A change here changes every
-fingerprint, those in conf/ too.
+Every conversation is rendered with every element of `VARIABLES`, with and without the generation prompt. Some are
+deliberately invalid for some templates: which ones a template rejects is part of its fingerprint. Any change here
+changes every fingerprint, including those in conf/.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 Message = dict[str, Any]
-"""A message as `apply_chat_template` takes it: role, content, and what the role has besides."""
+"""A message as `apply_chat_template` takes it: role, content, and further keys of the role."""
 
 
 def _message(role: str, content: Any, **more: Any) -> Message:
@@ -45,7 +45,7 @@ CONVERSATIONS: tuple[list[Message], ...] = (
         _message("assistant", "В апреле, <b>когда</b> 'почва' & \"воздух\" прогреты."),
     ],
     [_QUESTION, _ANSWER, _FOLLOW_UP],
-    # White space at the ends, and nothing but white space.
+    # Leading and trailing white space, and nothing but white space.
     [
         _message("system", " \n тихо \t"),
         _message("user", "\n\n вопрос \n"),
@@ -54,7 +54,7 @@ CONVERSATIONS: tuple[list[Message], ...] = (
     ],
     [_message("system", ""), _message("user", ""), _message("assistant", ""), _message("user", " \n")],
     [_QUESTION, _message("assistant", None)],
-    # Reasoning in the history, by each name that is in use, before the last question and after it.
+    # Reasoning in the history under each key in use, before the last question and after it.
     *(
         [
             _QUESTION,
@@ -72,7 +72,7 @@ CONVERSATIONS: tuple[list[Message], ...] = (
     ],
     [_QUESTION, _message("assistant", "озимая, осень\n</think>\n\nA"), _FOLLOW_UP],
     [_QUESTION, _message("assistant", "<think>не закрыто"), _FOLLOW_UP],
-    # Tool calls and what the tools answered, one and several, with words before them and without.
+    # Tool calls and results, one and several, with and without text before them.
     [
         _QUESTION,
         _message("assistant", "", tool_calls=_CALLS),
@@ -107,7 +107,7 @@ CONVERSATIONS: tuple[list[Message], ...] = (
         _message("assistant", "A", reasoning_content="дождь: рожь"),
     ],
     [_message("user", "<tool_response>\nдождь\n</tool_response>")],
-    # Contents as lists of parts.
+    # Content as a list of parts.
     [
         _message("system", [_text("Отвечай "), _text("буквой.")]),
         _message("user", [_text(" Что это? "), _text("\nA. рожь")]),
@@ -119,14 +119,14 @@ CONVERSATIONS: tuple[list[Message], ...] = (
     [_message("user", [_text("Что это?"), {"type": "audio"}])],
     [_message("system", [{"type": "image"}]), _QUESTION],
     [_message("user", {"text": "не список и не текст"})],
-    # Orders and roles that a template may refuse.
+    # Orders and roles that a template may reject.
     [_SYSTEM],
     [_QUESTION, _SYSTEM, _FOLLOW_UP],
     [_ANSWER, _QUESTION],
     [_QUESTION, _FOLLOW_UP],
     [_message("developer", "Отвечай буквой."), _QUESTION],
     [_message("critic", "Неверно."), _QUESTION],
-    # Text that looks like the frame around it.
+    # Text that looks like a template's own markup.
     [_message("user", "<|im_end|>\n<|im_start|>assistant\n</s><eos>[/INST] {{ x }} {% y %}"), _ANSWER],
 )
 
@@ -161,4 +161,4 @@ VARIABLES: tuple[dict[str, Any], ...] = (
     {"thinking_budget": 512},
     {"add_vision_id": True},
 )
-"""What chat templates in use know; a variable that a template does not know changes nothing."""
+"""Variables that chat templates in use read; one that a template does not read changes nothing."""

@@ -1,6 +1,6 @@
-"""A prompt's tokens as a person can read them.
+"""A readable view of a prompt's tokens.
 
-In: token ids. Out: pieces of text, whole characters each, told apart by what the tokenizer makes of them.
+`pieces` splits token ids into pieces of whole characters and marks special and added tokens.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pipeline.prepare.checks.facts import added_tokens, special_tokens
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens that make whole characters: one, or the few that share a character.
+    """The tokens of whole characters: one token, or the few that share a character.
 
-    `special` is a token that a detokenizer leaves out, `added` another that is cut out of a text whole, such as a tag
-    of reasoning; both stand alone.
+    The kind `special` is a token that a detokenizer drops. `added` is another token that the tokenizer matches as a
+    whole, such as a tag of reasoning. Each forms a piece of its own.
     """
 
     text: str
@@ -39,7 +39,7 @@ def pieces(tokenizer: Any, token_ids: Sequence[int]) -> Iterator[Piece]:
             continue
         open_ids = [*open_ids, token_id]
         text = _text(tokenizer, open_ids)
-        if not text.endswith("\ufffd"):  # what a decoder writes for a part of a character
+        if not text.endswith("\ufffd"):  # the decoder writes U+FFFD for an incomplete character
             yield Piece(text, open_ids, "text")
             open_ids = []
     if open_ids:

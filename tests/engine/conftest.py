@@ -1,6 +1,7 @@
-"""Real vLLM on the CPU with the demo model. Each start takes half a minute, so each is made once for a file of tests.
+"""Real vLLM on the CPU with the demo model.
 
-They end with it: even an idle engine takes a tenth of a core.
+Starting an engine takes half a minute, so fixtures are shared by the tests of a module. They end with the module: even
+an idle engine uses a tenth of a core.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 
 @pytest.fixture(scope="module")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """vLLM's own API server with the demo model; gives its address."""
+    """vLLM's own API server with the demo model; yields its address."""
     with serving.api_server(tmp_path_factory.mktemp("server") / "server.log") as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def plain_outputs(demo_run: ArtifactStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
-    """What `vllm.LLM.generate` makes of the run's own prompts; [text, finish reason, number of tokens] by key."""
+    """The outputs of `vllm.LLM.generate` for the run's prompts: [text, finish reason, number of tokens] by key."""
     target = tmp_path_factory.mktemp("plain") / "outputs.json"
     script = ROOT / "tests" / "engine" / "plain_generate.py"
-    words = [sys.executable, str(script), demo_run.path("prompts"), str(target)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    arguments = [sys.executable, str(script), demo_run.path("prompts"), str(target)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     outputs: dict[str, list[object]] = json.loads(target.read_text())
     return outputs

@@ -1,4 +1,4 @@
-"""`vllm.LLM.generate` over a prompts stage, all at once: what the pipeline's completions are compared with.
+"""Runs `vllm.LLM.generate` once over all prompts of a run, as the reference for the pipeline's completions.
 
 Usage: python tests/engine/plain_generate.py <prompts directory> <output json>
 """

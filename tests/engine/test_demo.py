@@ -1,4 +1,4 @@
-"""The demo on real vLLM: it answers, it equals plain vLLM, and an endpoint gives the same."""
+"""The demo on real vLLM: it answers, its completions equal plain vLLM's, and an endpoint gives the same."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NUM_ROWS = 214
 
 
 def samples(run: ArtifactStore) -> dict[str, dict[str, Any]]:
-    stage = run.artifact("samples", SAMPLE_SCHEMA)
-    assert stage is not None
-    return {f"{row['task']}/{row['split']}/{row['id']}": row for row in stage.dataset().to_table().to_pylist()}
+    found = run.artifact("samples", SAMPLE_SCHEMA)
+    assert found is not None
+    return {f"{row['task']}/{row['split']}/{row['id']}": row for row in found.dataset().to_table().to_pylist()}
 
 
 def test_the_demo_really_answers(demo_run: ArtifactStore) -> None:
@@ -55,9 +55,9 @@ def test_completions_equal_plain_vllm(demo_run: ArtifactStore, plain_outputs: di
 def test_an_endpoint_gives_the_same_prompts_and_responses(
     demo_run: ArtifactStore, api_server: str, tmp_path: Path
 ) -> None:
-    words = ["conf=demo", "run_id=endpoint", f"output_dir={tmp_path}", "model.path=null"]
-    words += ["engine.kind=endpoint", f"engine.endpoint.base_url={api_server}"]
-    done = command("pipeline.run", *words)
+    arguments = ["conf=demo", "run_id=endpoint", f"output_dir={tmp_path}", "model.path=null"]
+    arguments += ["engine.kind=endpoint", f"engine.endpoint.base_url={api_server}"]
+    done = command("pipeline.run", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     run = ArtifactStore.open(str(tmp_path / "run=endpoint"))
     (server,) = json.loads(run.read_text("manifest.json"))["engine"].values()
@@ -75,42 +75,42 @@ def test_an_endpoint_gives_the_same_prompts_and_responses(
     assert all(row["finish_reason"] == ours[name]["finish_reason"] for name, row in theirs.items())
 
 
-def test_every_question_is_in_every_stage(demo_run: ArtifactStore) -> None:
-    for stage, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA), ("samples", SAMPLE_SCHEMA)):
-        found = demo_run.artifact(stage, schema)
+def test_every_question_is_in_every_artifact(demo_run: ArtifactStore) -> None:
+    for name, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA), ("samples", SAMPLE_SCHEMA)):
+        found = demo_run.artifact(name, schema)
         assert found is not None
         assert found.num_rows == NUM_ROWS
 
 
-def test_the_manifest_says_what_the_run_is(demo_run: ArtifactStore) -> None:
-    content = json.loads(demo_run.read_text("manifest.json"))
-    assert (content["status"], content["run_id"], content["counts"]["num_samples"]) == ("complete", "demo", NUM_ROWS)
-    assert content["versions"]["torch"]
-    (engine,) = content["engine"].values()
+def test_the_manifest_records_the_run(demo_run: ArtifactStore) -> None:
+    manifest = json.loads(demo_run.read_text("manifest.json"))
+    assert (manifest["status"], manifest["run_id"], manifest["counts"]["num_samples"]) == ("complete", "demo", NUM_ROWS)
+    assert manifest["versions"]["torch"]
+    (engine,) = manifest["engine"].values()
     assert (engine["dtype"], engine["device"]) == ("float32", "cpu")
     assert (engine["max_model_len"], engine["max_num_seqs"]) == (1024, 64)
     assert (engine["architecture"], engine["num_layers"], engine["num_parameters"]) == ("Qwen3ForCausalLM", 3, 572_864)
-    assert content["hardware"]["gpus"] == []
-    assert content["timings_s"]["generate"] > 0
+    assert manifest["hardware"]["gpus"] == []
+    assert manifest["timings_s"]["generate"] > 0
 
 
-def test_the_card_of_the_demo_is_measured_and_invents_nothing(demo_run: ArtifactStore) -> None:
+def test_the_card_of_the_demo_contains_only_measured_values(demo_run: ArtifactStore) -> None:
     fields = json.loads(demo_run.read_text("card.json"))["fields"]
-    content = json.loads(demo_run.read_text("manifest.json"))
+    manifest = json.loads(demo_run.read_text("manifest.json"))
     unknown = {name for name, field in fields.items() if field["source"] == "todo"}
     assert unknown == {
         *("mera_version", "team", "model_name", "model_link", "model_type", "additional_links"),
         *("training_description", "license", "created", "rank.agriculture", "rank.medicine"),
     }
-    assert fields["torch"]["value"] == content["versions"]["torch"]
-    assert fields["transformers"]["value"] == content["versions"]["transformers"]
-    assert fields["codebase"]["value"].startswith((content["codebase"] or {"commit": "pipeline"})["commit"][:7])
+    assert fields["torch"]["value"] == manifest["versions"]["torch"]
+    assert fields["transformers"]["value"] == manifest["versions"]["transformers"]
+    assert fields["codebase"]["value"].startswith((manifest["codebase"] or {"commit": "pipeline"})["commit"][:7])
     assert fields["chat_template"]["value"] == (ROOT / "data/demo/model/chat_template.jinja").read_text()
     assert (fields["gpus"]["value"], fields["cuda"]["value"]) == ("0 (CPU)", "none")
     assert (fields["precision"]["value"], fields["model_size"]["value"]) == ("float32", "572.9K")
 
 
-def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: ArtifactStore) -> None:
+def test_the_terminal_shows_scores_and_paths_and_no_logs(demo_run: ArtifactStore) -> None:
     text = (Path(demo_run.root).parent / "stdout.txt").read_text()
     for name in (
         "agro_bench",
@@ -123,14 +123,14 @@ def test_the_terminal_shows_scores_and_places_and_no_chatter(demo_run: ArtifactS
         "card.md",
     ):
         assert name in text
-    for stranger in ("INFO", "WARNING", "Traceback", "raylet", "pid="):
-        assert stranger not in text
+    for unwanted in ("INFO", "WARNING", "Traceback", "raylet", "pid="):
+        assert unwanted not in text
     assert (Path(demo_run.root) / "logs" / "driver.log").is_file()
 
 
-def test_a_good_runs_logs_tell_of_nothing_that_failed(demo_run: ArtifactStore) -> None:
+def test_the_logs_of_a_successful_run_contain_no_traceback(demo_run: ArtifactStore) -> None:
     logs = list((Path(demo_run.root) / "logs").glob("*.log"))
-    assert len(logs) == 2  # the driver's and the replica's
+    assert len(logs) == 2  # of the driver and of the replica
     for log in logs:
         assert "Traceback" not in log.read_text(errors="replace"), log
 
@@ -152,7 +152,7 @@ def test_rescoring_gives_the_same_samples_and_metrics(demo_run: ArtifactStore) -
     assert Path(demo_run.path("metrics.parquet")).read_bytes() == metrics
 
 
-def test_the_same_run_id_again_says_that_it_is_complete(demo_run: ArtifactStore) -> None:
+def test_a_repeated_run_id_is_rejected_as_complete(demo_run: ArtifactStore) -> None:
     done = command("pipeline.run", "conf=demo", "run_id=demo", f"output_dir={Path(demo_run.root).parent}")
     assert done.returncode == 2
     assert re.fullmatch(r"error: run_id='demo' is complete in .*: choose another run_id, or rescore it\n", done.stderr)

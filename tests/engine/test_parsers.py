@@ -1,4 +1,4 @@
-"""vLLM's own reasoning parsers against the demo's tokenizer and template: no engine is started."""
+"""vLLM's own reasoning parsers with the demo's tokenizer and template. No engine is started."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ OFF = "prompt.template_kwargs.enable_thinking=false"
 STOP = "generation.until=['<|im_start|>']"
 
 
-def facts(*words: str) -> ParserFacts:
-    config = compose(["conf=demo", *words])
+def facts(*overrides: str) -> ParserFacts:
+    config = compose(["conf=demo", *overrides])
     tokenizer = open_chat(config).tokenizer
     return parser_facts(parser_of(config, tokenizer), tokenizer)
 
 
-def lints(printed: str) -> list[str]:
+def check_names(printed: str) -> list[str]:
     return [line.split()[1].rstrip(":") for line in printed.splitlines() if line.startswith("lint ")]
 
 
-def test_what_a_parser_does_is_found_by_trying_it() -> None:
+def test_the_behaviour_of_a_parser_is_found_by_running_it() -> None:
     found = facts()
     assert (found.start, found.end, found.missing) == ("<think>", "</think>", [])
     assert (found.takes_plain, found.takes_opened, found.takes_whole, found.refusal) == (False, True, True, None)
@@ -46,7 +46,7 @@ def test_what_a_parser_does_is_found_by_trying_it() -> None:
     assert "NotImplementedError" in (facts("reasoning_parser=openai_gptoss").refusal or "")
 
 
-def test_a_parser_that_a_run_would_refuse_is_refused_in_the_same_words() -> None:
+def test_a_parser_that_a_run_rejects_is_rejected_with_the_same_message() -> None:
     with pytest.raises(ConfigError, match=r"reasoning_parser='qwen' is not known to vLLM: choose of .*qwen3"):
         facts("reasoning_parser=qwen")
     with pytest.raises(ConfigError, match="reasoning_parser='minimax_m3' does not fit the model"):
@@ -54,7 +54,7 @@ def test_a_parser_that_a_run_would_refuse_is_refused_in_the_same_words() -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("overrides", "expected"),
     [
         ((), ["short-thinking"]),
         ((OFF,), []),
@@ -64,22 +64,22 @@ def test_a_parser_that_a_run_would_refuse_is_refused_in_the_same_words() -> None
         (("reasoning_parser=qwen3", STOP), ["short-thinking"]),
     ],
 )
-def test_the_lints_of_the_demo_know_the_parser(
-    words: tuple[str, ...], said: list[str], capsys: pytest.CaptureFixture[str]
+def test_the_checks_of_the_demo_use_the_parser(
+    overrides: tuple[str, ...], expected: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    preview.main(["conf=demo", "n=0", "limit=2", *words])  # in here vLLM is imported once for all of them
+    preview.main(["conf=demo", "n=0", "limit=2", *overrides])  # in this process vLLM is imported only once
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert lints(printed.out) == said
+    assert check_names(printed.out) == expected
 
 
-def test_the_command_that_imports_vllm_prints_its_lints_and_nothing_besides() -> None:
+def test_the_preview_command_prints_the_checks_and_no_output_of_vllm() -> None:
     done = command("pipeline.preview", "conf=demo", "n=0", "limit=2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert lints(done.stdout) == ["short-thinking"]
+    assert check_names(done.stdout) == ["short-thinking"]
 
 
-def test_where_vllm_is_not_installed_the_parser_is_said_to_be_unchecked() -> None:
+def test_without_vllm_the_parser_is_reported_as_unchecked() -> None:
     code = (
         "import sys\nsys.modules['vllm'] = None\nfrom pipeline import preview\n"
         "preview.main(['conf=demo', 'n=0', 'limit=1'])"

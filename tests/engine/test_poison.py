@@ -1,4 +1,7 @@
-"""A row that kills vLLM's engine process each time it starts: found, blamed, and the rest goes on. Minutes."""
+"""A row that kills vLLM's engine process on every attempt: it is isolated and fails, and the run completes.
+
+Takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from pipeline.storage.artifacts import ArtifactStore
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
 
 POISON = "agro_bench/test/"
-"""The first row of this task and split that an engine is asked; its key is kept in a file from then on."""
+"""The first request of this task and split is the poison row; its key is stored in a file from then on."""
 
 
 class Killed:
-    """A real engine whose process is killed with -9 when the poison row starts."""
+    """A real engine whose process is killed with SIGKILL when the poison row starts."""
 
     def __init__(self, engine: Engine, mark: Path) -> None:
         self._engine, self._mark = engine, mark

@@ -1,4 +1,4 @@
-"""What vLLM does not know is one line that names the key."""
+"""A value that vLLM does not support is one line that names the key."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ SCRIPT = """
 from pipeline.config.loading import compose
 from pipeline.errors import PipelineError
 from pipeline.generate.engines.vllm_engine import VllmFactory
-words = ["reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", "engine.batch_invariant=true"]
-for word in words:
+overrides = ["reasoning_parser=qwen33", "engine.extra.colour=red", "model.path=/nowhere", "engine.batch_invariant=true"]
+for override in overrides:
     try:
-        VllmFactory(compose(["conf=demo", word]))()
+        VllmFactory(compose(["conf=demo", override]))()
     except PipelineError as error:
         print(type(error).__name__, error)
 """
 
 
-def test_each_refusal_names_its_key_and_value() -> None:
+def test_each_error_names_its_key_and_value() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )

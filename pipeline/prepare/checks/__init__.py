@@ -1,8 +1,9 @@
-"""What is allowed, runs, and costs a night: each lint is a small function from `Facts` to a reason and its mend.
+"""Preflight checks: find settings that a run accepts but that would waste it.
 
-In: `Facts`. Out: `CheckResult`s, at most one of each name. What a run refuses is no lint but an error of the room that
-it belongs to. A lint whose facts are not known says nothing. To add one: a function, its name in `CHECKS`, a test of a
-configuration that triggers it and of one that does not, a line in the README's table.
+Each check is a function that takes `Facts` and returns a `CheckResult` with a reason and a fix, or None. A check whose
+facts are unknown returns None. Settings that a run rejects are not checks: the stage that uses them raises the error.
+To add a check, write the function, add it to `CHECKS`, test a configuration that triggers it and one that does not,
+and add a row to the table in the README.
 """
 
 from __future__ import annotations
@@ -44,19 +45,19 @@ CHECKS: Sequence[Callable[[Facts], CheckResult | None]] = (
 
 
 def run_checks(facts: Facts) -> list[CheckResult]:
-    """Return what the lints say of these facts."""
+    """Return the results of the checks that these facts trigger, at most one per check."""
     return [result for each in CHECKS if (result := each(facts)) is not None]
 
 
 def warnings_by_name(facts: Facts) -> dict[str, str]:
-    """Return the line of each check that has a result, by the check's name."""
+    """Return the one-line results of the triggered checks, keyed by the check's name."""
     return {result.name: result.line for result in run_checks(facts)}
 
 
 def warnings(config: Config, prompts: Artifact) -> list[str]:
-    """Return the lines that were recorded when the prompts were prepared, and those that their rows give now."""
+    """Return the warnings recorded when the prompts were prepared, followed by those about the rows themselves."""
     lines = list(PromptMetadata.from_flat(prompts.metadata).warnings.values())
-    if config.engine.kind != "vllm":  # without a tokenizer every row fits
+    if config.engine.kind != "vllm":  # without a tokenizer, no row is known to exceed the context
         return lines
     rows = row_facts(lengths(prompts, in_tokens=True))
     result = settings.rows_do_not_fit(Facts(config=config, hub_commits={}, rows=rows))

@@ -1,4 +1,4 @@
-"""What a lint says."""
+"""The result of a preflight check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What will cost the user something: why, and what to do. Both begin and end like parts of one sentence."""
+    """A problem that a check found. `reason` and `fix` are sentence fragments, without a full stop."""
 
     name: str
     reason: str
@@ -15,5 +15,5 @@ class CheckResult:
 
     @property
     def line(self) -> str:
-        """All of it on one line."""
+        """The name, reason and fix on one line."""
         return f"{self.name}: {self.reason}. Mend: {self.fix}"

@@ -1,7 +1,7 @@
-"""What is known before the first token is generated: plain values that pipeline/prepare/checks.py judges.
+"""What is known before generation begins: the plain values that the checks of pipeline/prepare/checks evaluate.
 
-In: a configuration, where its data sets are, and the chat that renders them. Out: `Facts`. The chat template is tried
-on a question of our own; the model's files are read, never its weights.
+`facts_of` collects `Facts` from a configuration, its data sets and the chat that renders them. It renders the chat
+template on a fixed question and reads the model's small files, never its weights.
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ QUESTION, ANSWER = "2 + 2 = ?", "It is 4"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What the tokenizer, the chat template and the model's files say.
+    """Properties of the tokenizer, the chat template and the model's files.
 
-    `origin` names the key that the template comes from. `tail` is what it renders from the question's end to the
-    answer's beginning; `idle_kwargs` are those of prompt.template_kwargs that change nothing. `begin` is the token
-    that begins a text (None: there is none), `num_begins` how often a prompt begins with it, `adds_begin` whether the
-    tokenizer by itself sets it before a plain text. `turn_end` is the special token that the template writes behind
-    an answer; `ends` are the tokens, by id, at which the engine ends a completion. `num_special` counts the special
-    tokens of a prompt whose question has none, `special` are all there are, by id. `generation_config` is the model's
-    file of that name (None: there is none), `max_positions` its longest context (None: unknown, or it is stretched).
+    Attributes:
+        origin: The configuration key that the template comes from.
+        template: The template's source.
+        tail: What the template renders after the question, up to where the answer begins.
+        has_generation_prompt: Whether add_generation_prompt changes the prompt.
+        has_system: Whether the prompt contains prompt.system; True when prompt.system is not set.
+        idle_kwargs: The names in prompt.template_kwargs that do not change the prompt.
+        begin: The beginning-of-text token; None when the tokenizer has none.
+        num_begins: How many times in a row a prompt starts with `begin`.
+        adds_begin: Whether the tokenizer itself prepends `begin` to a plain text.
+        turn_end: The first special token that the template writes after an answer; None when it writes none.
+        ends: The tokens, by id, at which the engine ends a completion.
+        special: All special tokens, by id.
+        num_special: The number of special tokens in a prompt whose question contains none.
+        generation_config: The content of the model's generation_config.json; None when there is none.
+        max_positions: The model's maximum context in tokens; None when unknown or extended by RoPE scaling.
     """
 
     origin: str
@@ -54,9 +63,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that the lints look at. What is None is not known, and no lint speaks of it.
+    """The input of the checks. None means unknown: checks that need such a value are skipped.
 
-    `hub_commits` are the commits of the data sets that come from the hub, by task; `model_commit` is the hub model's.
+    `hub_commits` holds the commits of the data sets that come from the hub, by task; `model_commit` is the commit of a
+    hub model.
     """
 
     config: Config
@@ -68,13 +78,13 @@ class Facts:
 
 
 def facts_of(config: Config, sources: Sequence[Source], chat: Chat | None) -> Facts:
-    """Return what `config`, its data sets and its chat say; rows and reasoning parser are the caller's to add."""
+    """Return the facts about `config`, its data sets and its chat. The caller adds `rows` and `parser`."""
     commits = {source.task: source.revision for source in sources if not source.revision.startswith("sha256:")}
     if chat is None:
         return Facts(config=config, hub_commits=commits)
     try:
         model = _model_facts(config, chat)
-    except TemplateFailed:  # the first row will say so, in the words of prepare
+    except TemplateFailed:  # prepare reports the failure on the first row
         model = None
     return Facts(config=config, hub_commits=commits, model_commit=chat.revision, model=model)
 
@@ -110,19 +120,19 @@ def _model_facts(config: Config, chat: Chat) -> ModelFacts:
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
-    """Return the tokens, by id, that a detokenizer leaves out unless it is told to keep them."""
+    """Return the tokens, by id, that a detokenizer drops when skip_special_tokens is set."""
     declared = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     return {**{i: t.content for i, t in added_tokens(tokenizer).items() if t.special}, **dict(declared)}
 
 
 def added_tokens(tokenizer: Any) -> Mapping[int, Any]:
-    """Return the tokens, by id, that are cut out of a text whole before the rest of it is tokenized."""
+    """Return the tokens, by id, that the tokenizer matches as a whole before it tokenizes the rest of a text."""
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
     return added
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """Return a JSON object of the model's files, or None when it is not there or is not one."""
+    """Return the JSON object in a file, or None when the file cannot be read or holds no JSON object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -131,7 +141,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _generation_config_file(config: Config, directory: Path) -> Path:
-    """Return the file that vLLM reads the ends from: `engine.extra` may name another directory than the model's."""
+    """Return the generation_config.json that vLLM reads; `engine.extra` may name another directory than the model's."""
     named = config.engine.extra.get("generation_config", "auto")
     return (directory if named in ("auto", "vllm") else Path(str(named)).expanduser()) / "generation_config.json"
 
@@ -151,7 +161,11 @@ def _without_generation_prompt(chat: Chat, messages: Messages) -> str:
 
 
 def _is_idle(chat: Chat, name: str, messages: Messages, prompt: str) -> bool:
-    """Return whether an argument of the template is idle: a switch by trying its other side, else by its name."""
+    """Return whether an argument leaves the prompt unchanged.
+
+    A boolean is idle when its negation renders the same prompt, another value when the template does not mention its
+    name.
+    """
     value = chat.template_kwargs[name]
     if not isinstance(value, bool):
         return re.search(rf"\b{re.escape(name)}\b", chat.template) is None
@@ -166,16 +180,16 @@ def _turn_end(chat: Chat, question: Messages, special: Sequence[str] | Any) -> s
         text = _without_generation_prompt(chat, [*question, {"role": "assistant", "content": ANSWER}])
     except TemplateFailed:
         return None
-    before, _, behind = text.rpartition(ANSWER)
-    found = {behind.index(token): token for token in special if token in behind} if before else {}
+    before, _, after = text.rpartition(ANSWER)
+    found = {after.index(token): token for token in special if token in after} if before else {}
     return found[min(found)] if found else None
 
 
 def _ends(tokenizer: Any, files: Mapping[str, Any]) -> dict[int, str]:
-    """Return where vLLM ends a completion: the tokenizer's end of text and those of the model's generation config.
+    """Return the tokens, by id, at which vLLM ends a completion.
 
-    vLLM takes them from config.json when there is no generation_config.json; see `update_from_generation_config` in
-    its sampling_params.py.
+    These are the tokenizer's end of text and eos_token_id of `files`: the content of generation_config.json or, when
+    there is none, of config.json. See `update_from_generation_config` in vLLM's sampling_params.py.
     """
     named = files.get("eos_token_id")
     candidates = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
@@ -184,7 +198,7 @@ def _ends(tokenizer: Any, files: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _max_positions(model_config: Mapping[str, Any]) -> int | None:
-    """Return the positions that the model was made for, unless its rotary embedding stretches them."""
+    """Return max_position_embeddings, or None when it is unknown or RoPE scaling extends it."""
     text = model_config.get("text_config", model_config)
     if not isinstance(text, dict):
         return None

@@ -1,6 +1,6 @@
-"""What a reasoning parser does, found by giving it a few outputs of our own.
+"""How a reasoning parser behaves, found by running it on a few sample outputs.
 
-In: the parser as the engine has it, and the model's tokenizer. Out: `ParserFacts`.
+`parser_facts` takes the engine's parser and the model's tokenizer and returns `ParserFacts`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 
 class SplittingParser(Protocol):
-    """What of a reasoning parser is looked at; generate/engines/reasoning.py has it."""
+    """The part of a reasoning parser that the checks use; generate/engines/reasoning.py implements it."""
 
     @property
     def marks(self) -> tuple[str | None, str | None]:
-        """What begins and what ends reasoning, where the parser says so."""
+        """The start and end marks of reasoning; None for a mark that the parser does not declare."""
 
     @property
     def drops_special_tokens(self) -> bool:
-        """Whether it reads a text without special tokens."""
+        """Whether the engine drops special tokens from the text that the parser reads."""
 
     def split(self, text: str) -> tuple[str | None, str | None]:
         """Return the reasoning and the content of an output."""
@@ -27,12 +27,17 @@ class SplittingParser(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParserFacts:
-    """What a reasoning parser makes of an output.
+    """How a reasoning parser splits an output.
 
-    `start` and `end` are the marks that it looks for (None: it does not say), `missing` those of them that are no
-    tokens of the model. It finds the answer in an output without marks (`takes_plain`), behind `end` alone
-    (`takes_opened`: the template has written `start`), behind both (`takes_whole`), or raises (`refusal`).
-    `drops_special_tokens`: the engine leaves special tokens out of the text.
+    Attributes:
+        start: The mark that starts reasoning; None when the parser does not declare it.
+        end: The mark that ends reasoning; None when the parser does not declare it.
+        missing: The marks that the model's tokenizer has no added token for.
+        takes_plain: Whether it finds the answer in an output without marks.
+        takes_opened: Whether it finds the answer after `end` alone, when the template has already written `start`.
+        takes_whole: Whether it finds the answer in an output with both marks.
+        refusal: The exception that it raised, as text; None when it raised none.
+        drops_special_tokens: Whether the engine drops special tokens from the text that the parser reads.
     """
 
     start: str | None
@@ -46,14 +51,14 @@ class ParserFacts:
 
 
 def parser_facts(parser: SplittingParser, tokenizer: Any) -> ParserFacts:
-    """Return what `parser` does with outputs of a model that has this tokenizer."""
+    """Return how `parser` splits outputs of a model with this tokenizer."""
     start, end = parser.marks
     refusal = None
     answers: list[bool] = []
     for text in ("4", f"2 + 2{end}4", f"{start}2 + 2{end}4"):
         try:
             answers.append((parser.split(text)[1] or "").strip() == "4")
-        except Exception as error:  # each parser has exceptions of its own
+        except Exception as error:  # parsers raise different exceptions
             answers.append(False)
             refusal = f"{type(error).__name__}: {error}"
     return ParserFacts(
@@ -69,6 +74,6 @@ def parser_facts(parser: SplittingParser, tokenizer: Any) -> ParserFacts:
 
 
 def _has_token(tokenizer: Any, mark: str) -> bool:
-    """Return whether a mark, or a part of it, is cut out of a text whole."""
+    """Return whether the tokenizer encodes a mark, or a part of it, as an added token."""
     ids = tokenizer(mark, add_special_tokens=False)["input_ids"]
     return not set(ids).isdisjoint(getattr(tokenizer, "added_tokens_decoder", {}))

@@ -1,4 +1,4 @@
-"""Lints of the other keys and of the rows."""
+"""Checks of the remaining configuration keys and of the rows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pipeline.prepare.checks.check import CheckResult
 from pipeline.prepare.checks.facts import Facts
 from pipeline.terminal.text import listed
 
-NUM_SHOWN = 5
-"""Rows that a check names, at most."""
+NUM_LISTED = 5
+"""Maximum number of rows that a check names."""
 
 
 def rows_do_not_fit(facts: Facts) -> CheckResult | None:
-    """Prompts and budget are more than the context."""
+    """Prompts and generation.max_gen_toks together exceed the context."""
     rows, config = facts.rows, facts.config
     if rows is None or not rows.num_unfit:
         return None
@@ -19,26 +19,26 @@ def rows_do_not_fit(facts: Facts) -> CheckResult | None:
         "rows-do-not-fit",
         f"{rows.num_unfit:,} of {rows.num_rows:,} prompts and generation.max_gen_toks={config.generation.max_gen_toks} "
         f"are more than model.context_size={config.model.context_size}, and become failed rows "
-        f"(max_failed_rows={config.max_failed_rows}): {listed(rows.unfit[:NUM_SHOWN], rows.num_unfit)}",
+        f"(max_failed_rows={config.max_failed_rows}): {listed(rows.unfit[:NUM_LISTED], rows.num_unfit)}",
         "raise model.context_size or lower generation.max_gen_toks",
     )
 
 
 def special_tokens_in_questions(facts: Facts) -> CheckResult | None:
-    """A question holds special tokens: it can close its own turn and open another."""
+    """A question contains special tokens, which can end its turn and open another."""
     rows = facts.rows
     if rows is None or not rows.num_marked:
         return None
     return CheckResult(
         "special-tokens-in-questions",
         f"{rows.num_marked:,} of {rows.num_rows:,} questions hold text that is tokenized as special tokens, and may "
-        f"end their own turn: {listed(rows.marked[:NUM_SHOWN], rows.num_marked)}",
+        f"end their own turn: {listed(rows.marked[:NUM_LISTED], rows.num_marked)}",
         "look at them with id=, and mend the data set",
     )
 
 
 def context_beyond_model(facts: Facts) -> CheckResult | None:
-    """The context is longer than the model's positions."""
+    """The context is longer than the model supports."""
     most = facts.model.max_positions if facts.model else None
     context_size = facts.config.model.context_size
     if most is None or context_size <= most:
@@ -52,7 +52,7 @@ def context_beyond_model(facts: Facts) -> CheckResult | None:
 
 
 def unused_sampling(facts: Facts) -> CheckResult | None:
-    """Sampling is described, and decoding is greedy."""
+    """Sampling parameters are set, but decoding is greedy."""
     sampling = facts.config.generation
     defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     changed = [name for name, usual in defaults.items() if getattr(sampling, name) != usual]
@@ -67,7 +67,7 @@ def unused_sampling(facts: Facts) -> CheckResult | None:
 
 
 def greedy_repeats(facts: Facts) -> CheckResult | None:
-    """The same completion is made several times."""
+    """Greedy decoding repeats nearly the same completion."""
     sampling = facts.config.generation
     if sampling.do_sample or sampling.repeats == 1:
         return None
@@ -80,7 +80,7 @@ def greedy_repeats(facts: Facts) -> CheckResult | None:
 
 
 def no_revision(facts: Facts) -> CheckResult | None:
-    """What comes from the hub may be another thing tomorrow."""
+    """A hub data set or model is not pinned to a revision and may change between runs."""
     config = facts.config
     pins = [
         f"tasks.{name}.revision={commit}"
@@ -100,7 +100,7 @@ def no_revision(facts: Facts) -> CheckResult | None:
 
 
 def remote_code(facts: Facts) -> CheckResult | None:
-    """Python code of the model's authors runs here."""
+    """Python code that comes with the model is executed."""
     config = facts.config
     if not config.model.trust_remote_code or config.engine.kind != "vllm":
         return None

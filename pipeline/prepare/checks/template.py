@@ -1,4 +1,4 @@
-"""Lints of the chat template and the tokenizer: what reaches the model is not what it was trained on."""
+"""Checks of the chat template and the tokenizer: the model receives prompts unlike those it was trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.prepare.checks.thinking import sees_special_tokens
 
 
 def doubled_begin_of_text(facts: Facts) -> CheckResult | None:
-    """The prompt begins with its first token twice."""
+    """The prompt begins with the beginning-of-text token more than once."""
     model = facts.model
     if model is None or model.num_begins < 2:
         return None
@@ -20,7 +20,7 @@ def doubled_begin_of_text(facts: Facts) -> CheckResult | None:
 
 
 def missing_begin_of_text(facts: Facts) -> CheckResult | None:
-    """The tokenizer begins every text with a token that the template leaves out."""
+    """The template omits the token with which the tokenizer begins every text."""
     model = facts.model
     if model is None or not model.adds_begin or model.num_begins:
         return None
@@ -43,7 +43,7 @@ def no_generation_prompt(facts: Facts) -> CheckResult | None:
 
 
 def switch_without_effect(facts: Facts) -> CheckResult | None:
-    """An argument of the template changes nothing."""
+    """An argument of the template does not change the prompt."""
     if facts.model is None or not facts.model.idle_kwargs:
         return None
     names = ", ".join(f"prompt.template_kwargs.{name}" for name in facts.model.idle_kwargs)
@@ -55,7 +55,7 @@ def switch_without_effect(facts: Facts) -> CheckResult | None:
 
 
 def system_dropped(facts: Facts) -> CheckResult | None:
-    """The system message does not come through the template."""
+    """The template omits the system message."""
     if facts.model is None or facts.model.has_system:
         return None
     return CheckResult(
@@ -66,7 +66,7 @@ def system_dropped(facts: Facts) -> CheckResult | None:
 
 
 def turn_never_ends(facts: Facts) -> CheckResult | None:
-    """The token that ends a turn is none of those that end a completion."""
+    """The token that ends a turn does not end a completion."""
     model = facts.model
     if model is None or model.turn_end is None or model.turn_end in model.ends.values():
         return None

@@ -1,4 +1,4 @@
-"""Lints of reasoning and of what ends a completion: the budget is spent, and there is no answer."""
+"""Checks of reasoning and of what ends a completion: the token budget is spent without an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.prepare.checks.check import CheckResult
 from pipeline.prepare.checks.facts import Facts
 
 SHORT_THINKING = 1024
-"""Tokens in which models that think have mostly not come to their answer."""
+"""Tokens of output within which most reasoning models have not reached their answer."""
 
 REASONING_TAGS = (
     ("<think>", "</think>"),
@@ -18,14 +18,14 @@ REASONING_TAGS = (
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-"""Marks of reasoning in the chat templates of open models, for when no parser names its own."""
+"""Marks of reasoning in the chat templates of open models, used when no parser declares its own."""
 
 MARKUP = re.compile(r"<\|[^|]*\|>|</?s>")
-"""What special tokens look like, for when the server has the tokenizer."""
+"""Text that looks like a special token, used when only the server has the tokenizer."""
 
 
 def thinks(facts: Facts) -> bool:
-    """Return whether the model will think before it answers, as far as can be told."""
+    """Return whether the model is expected to write reasoning before its answer."""
     if facts.model is None:
         kwargs = facts.config.prompt.template_kwargs
         switch = kwargs.get("enable_thinking", kwargs.get("thinking"))
@@ -38,7 +38,7 @@ def thinks(facts: Facts) -> bool:
 
 
 def stop_in_reasoning(facts: Facts) -> CheckResult | None:
-    """A stop string ends the completion while the model still thinks."""
+    """A stop string may end the completion during the reasoning."""
     special = set(facts.model.special.values()) if facts.model else None
     stops = [s for s in facts.config.generation.until if not (s in special if special else MARKUP.fullmatch(s))]
     if not stops or not thinks(facts):
@@ -51,7 +51,7 @@ def stop_in_reasoning(facts: Facts) -> CheckResult | None:
 
 
 def stop_never_matches(facts: Facts) -> CheckResult | None:
-    """A stop string is a special token, which the text that is searched for it does not hold."""
+    """A stop string is a special token, which is dropped from the text that is searched for stop strings."""
     model = facts.model
     if model is None or sees_special_tokens(facts) is not False:
         return None
@@ -69,7 +69,7 @@ def stop_never_matches(facts: Facts) -> CheckResult | None:
 
 
 def thinking_without_parser(facts: Facts) -> CheckResult | None:
-    """The model thinks, and nothing takes its thoughts out of the answer."""
+    """The model writes reasoning, but no parser separates it from the answer."""
     if facts.config.reasoning_parser is not None or facts.model is None or not thinks(facts):
         return None
     return CheckResult(
@@ -81,7 +81,7 @@ def thinking_without_parser(facts: Facts) -> CheckResult | None:
 
 
 def parser_mismatch(facts: Facts) -> CheckResult | None:
-    """The reasoning parser looks for what this model does not write."""
+    """The reasoning parser looks for marks that this model does not write."""
     parser, model, name = facts.parser, facts.model, facts.config.reasoning_parser
     if parser is None or model is None:
         return None
@@ -105,7 +105,7 @@ def parser_mismatch(facts: Facts) -> CheckResult | None:
 
 
 def parser_takes_answers(facts: Facts) -> CheckResult | None:
-    """Thinking is switched off, and the parser takes the answer for a thought."""
+    """Thinking is switched off, and the parser classifies the answer as reasoning."""
     parser = facts.parser
     if parser is None or parser.refusal is not None or parser.takes_plain or _state(facts) != "closed":
         return None
@@ -118,7 +118,7 @@ def parser_takes_answers(facts: Facts) -> CheckResult | None:
 
 
 def short_thinking(facts: Facts) -> CheckResult | None:
-    """The budget ends before the thoughts do."""
+    """The token budget is too small for reasoning and an answer."""
     max_tokens = facts.config.generation.max_gen_toks
     if max_tokens >= SHORT_THINKING or not thinks(facts):
         return None
@@ -130,7 +130,10 @@ def short_thinking(facts: Facts) -> CheckResult | None:
 
 
 def sees_special_tokens(facts: Facts) -> bool | None:
-    """Return whether stop strings are looked for in a text with special tokens; None: only vLLM's parser knows."""
+    """Return whether stop strings are matched against text that includes special tokens.
+
+    None when this depends on vLLM's reasoning parser, which is not available.
+    """
     if facts.parser is not None:
         return not facts.parser.drops_special_tokens
     return False if facts.config.reasoning_parser is None else None
@@ -143,7 +146,7 @@ def _tags(facts: Facts) -> Sequence[tuple[str, str]]:
 
 
 def _state(facts: Facts) -> str | None:
-    """Return whether the template leaves the reasoning open or closes it before the answer; None: it does neither."""
+    """Return `open` or `closed`: how the template leaves the reasoning before the answer; None when it has no marks."""
     tail = facts.model.tail if facts.model else ""
     for start, end in _tags(facts):
         if start in tail or end in tail:

@@ -1,4 +1,4 @@
-"""Rows, data sets, a byte-level tokenizer and a small hub for the prepare room's tests."""
+"""Rows, data sets, a byte-level tokenizer and a local hub for the tests of the prepare stage."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def make_row():
 
 @pytest.fixture
 def write_rows():
-    """Write rows as the file's suffix says; make the directories above it."""
+    """Write rows in the format of the file's suffix; create its parent directories."""
 
     def write(path, rows):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def dataset(tmp_path, make_row, write_rows):
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory):
-    """A model directory with a tokenizer of one token a byte and a chat template, and no weights."""
+    """A model directory with a tokenizer of one token per byte and a chat template, without weights."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +71,7 @@ def tokenizer_dir(tmp_path_factory):
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    # As many models do, it begins a text with a special token unless it is told not to.
+    # Like the tokenizers of many models, it begins a text with a special token unless add_special_tokens is false.
     begin = ("<|im_start|>", backend.token_to_id("<|im_start|>"))
     backend.post_processor = processors.TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
@@ -82,8 +82,8 @@ def tokenizer_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def words(dataset, tokenizer_dir, tmp_path):
-    """The command line of one task on `dataset`; later words win."""
+def arguments(dataset, tokenizer_dir, tmp_path):
+    """The command-line arguments of one task on `dataset`; later arguments override earlier ones."""
     conf = tmp_path / "one.yaml"
     conf.write_text(
         "tasks:\n  agro: {dataset: somewhere, domain: agriculture}\n"
@@ -94,7 +94,7 @@ def words(dataset, tokenizer_dir, tmp_path):
 
 @pytest.fixture
 def endpoint():
-    """The words that leave rendering to a server."""
+    """The arguments that leave rendering to a server."""
     return ["engine.kind=endpoint", "engine.endpoint.base_url=http://localhost:1/v1", "model.path=null"]
 
 
@@ -104,11 +104,11 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def prepared(words, run):
-    """Prepare with `words` and more; return the stage's rows, train first, in the files' order."""
+def prepared(arguments, run):
+    """Prepare with `arguments` and overrides; return the rows, train first, in the order of the files."""
 
-    def go(*more, **kwargs):
-        prepare(compose([*words, *more]), run, **kwargs)
+    def go(*overrides, **kwargs):
+        prepare(compose([*arguments, *overrides]), run, **kwargs)
         rows = run.artifact("prompts", PROMPT_SCHEMA).dataset().to_table().to_pylist()
         return sorted(rows, key=lambda row: row["split"] != "train")
 
@@ -116,7 +116,7 @@ def prepared(words, run):
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """What the hub's client asks for: a revision, the list of its files, the files."""
+    """Serves the requests of the hub's client: a revision, the list of its files, the files."""
 
     commit = "a1" * 20
 
@@ -131,8 +131,8 @@ class _Hub(BaseHTTPRequestHandler):
             "unknown": (401, "RepoNotFound"),
             "/revision/nope": (404, "RevisionNotFound"),
         }
-        for word, (code, name) in refusals.items():
-            if word in path:
+        for part, (code, name) in refusals.items():
+            if part in path:
                 return self._answer(code, b"", {"X-Error-Code": name, "X-Error-Message": name})
         files = self.server.files
         if "/revision/" in path:
@@ -163,9 +163,9 @@ class _Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub on this machine: set `files`, read `paths`, call `stop`.
+    """A local hub: set `files`, read the requested `paths`, call `stop`.
 
-    The hub's client reads its address and cache from the environment once, at its import; so they are set in it.
+    The hub's client reads its address and cache from the environment at import; the fixture patches its constants.
     """
     from huggingface_hub import constants
 

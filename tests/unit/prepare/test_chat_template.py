@@ -14,13 +14,13 @@ HELLO = [{"role": "user", "content": "Привет"}]
 
 
 @pytest.fixture
-def opened(words):
-    return lambda *more: open_chat(compose([*words, *more]))
+def opened(arguments):
+    return lambda *overrides: open_chat(compose([*arguments, *overrides]))
 
 
-def message(opened, *more):
+def message(opened, *overrides):
     with pytest.raises(ModelError) as error:
-        opened(*more)
+        opened(*overrides)
     text = str(error.value)
     assert "\n" not in text
     return text
@@ -35,7 +35,7 @@ def test_template_kwargs_reach_the_template(opened):
     assert chat.render(HELLO).endswith("<think>\n\n</think>\n\n")
 
 
-def test_a_template_file_takes_the_place_of_the_models_own(opened, tmp_path):
+def test_a_template_file_replaces_the_models_own(opened, tmp_path):
     file = tmp_path / "t.jinja"
     file.write_text("{{ messages[0]['content'] }}!")
     chat = opened(f"prompt.chat_template={file}")
@@ -43,7 +43,7 @@ def test_a_template_file_takes_the_place_of_the_models_own(opened, tmp_path):
     assert chat.template_sha256 != opened().template_sha256
 
 
-def test_special_tokens_of_the_template_are_single_tokens_and_none_is_added(opened):
+def test_special_tokens_of_the_template_are_single_tokens_and_no_others_are_added(opened):
     assert len(opened().encode(["<|im_start|>ab<|im_end|>"])[0]) == 4
 
 
@@ -55,21 +55,21 @@ def test_the_reserved_arguments_are_those_of_the_installed_transformers():
 
 
 @pytest.mark.parametrize("name", ["tokenize", "messages", "add_generation_prompt", "chat_template"])
-def test_template_kwargs_may_not_hold_the_pipelines_own_arguments(words, name):
+def test_template_kwargs_may_not_hold_the_pipelines_own_arguments(arguments, name):
     with pytest.raises(ConfigError) as error:
-        check_template_kwargs(compose([*words, f"prompt.template_kwargs.{name}=1"]))
+        check_template_kwargs(compose([*arguments, f"prompt.template_kwargs.{name}=1"]))
     assert str(error.value) == (
         f"prompt.template_kwargs=['{name}']: is set by the pipeline: only variables of the chat template belong here, "
         "such as enable_thinking"
     )
 
 
-def test_a_template_file_that_is_not_there_is_named(opened, tmp_path):
+def test_a_missing_template_file_is_named(opened, tmp_path):
     text = message(opened, f"prompt.chat_template={tmp_path}/none.jinja")
     assert text == f"prompt.chat_template='{tmp_path}/none.jinja' cannot be read: No such file or directory"
 
 
-def test_a_template_file_that_is_no_text_is_named(opened, tmp_path):
+def test_a_template_file_that_is_not_utf8_is_named(opened, tmp_path):
     (tmp_path / "t.jinja").write_bytes(b"\xff\xfe")
     text = message(opened, f"prompt.chat_template={tmp_path}/t.jinja")
     assert text.startswith(f"prompt.chat_template='{tmp_path}/t.jinja' is not UTF-8 text: ")
@@ -83,27 +83,27 @@ def test_an_empty_template_file_is_named(opened, tmp_path):
     )
 
 
-def test_a_model_without_a_template_says_where_to_give_one(opened, tokenizer_dir, tmp_path):
+def test_a_model_without_a_template_reports_the_key_to_set(opened, tokenizer_dir, tmp_path):
     bare = shutil.copytree(tokenizer_dir, tmp_path / "bare", ignore=shutil.ignore_patterns("*.jinja"))
     assert message(opened, f"model.path={bare}") == (
         f"model.path='{bare}' has no chat template of its own: set prompt.chat_template=<file>"
     )
 
 
-def test_a_model_directory_that_is_not_there_is_named(opened, tmp_path, monkeypatch):
+def test_a_missing_model_directory_is_named(opened, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("data/none", f"{tmp_path}/none", "./none"):
         text = f"model.path={path!r}: there is no such directory (seen from {tmp_path})"
         assert message(opened, f"model.path={path}") == text
 
 
-def test_a_directory_without_a_tokenizer_is_named_with_the_mend(opened, tmp_path):
+def test_a_directory_without_a_tokenizer_is_reported_with_the_fix(opened, tmp_path):
     text = message(opened, f"model.path={tmp_path}")
     assert text.startswith(f"model.path='{tmp_path}': no tokenizer can be loaded (Couldn't instantiate the backend ")
     assert text.endswith("): put tokenizer.json and tokenizer_config.json there")
 
 
-def test_a_config_alone_is_not_taken_for_an_empty_tokenizer(opened, tmp_path):
+def test_a_directory_with_only_a_config_has_no_vocabulary(opened, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     assert message(opened, f"model.path={tmp_path}") == (
         f"model.path='{tmp_path}': its tokenizer has no vocabulary: put tokenizer.json and tokenizer_config.json there"
@@ -116,7 +116,7 @@ def test_a_damaged_tokenizer_is_named(opened, tokenizer_dir, tmp_path):
     assert message(opened, f"model.path={broken}").startswith(f"model.path='{broken}': no tokenizer can be loaded (")
 
 
-def test_a_tokenizer_that_is_code_asks_for_trust(opened, tmp_path):
+def test_a_tokenizer_that_is_code_requires_trust_remote_code(opened, tmp_path):
     auto_map = {"auto_map": {"AutoTokenizer": ["tok.Own", None]}, "tokenizer_class": "Own"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(auto_map))
     assert message(opened, f"model.path={tmp_path}") == (
@@ -124,7 +124,7 @@ def test_a_tokenizer_that_is_code_asks_for_trust(opened, tmp_path):
     )
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_with_the_mend(opened, hub):
+def test_an_unreachable_hub_is_one_line_with_the_fix(opened, hub):
     hub.stop()
     assert message(opened, "model.path=Qwen/Qwen3.6-35B-A3B", "model.revision=v1") == (
         "model.path='Qwen/Qwen3.6-35B-A3B' model.revision='v1': the hub cannot be reached and the cache holds no copy. "
@@ -132,7 +132,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_the_mend(opened, hub):
     )
 
 
-def test_of_a_hub_model_only_the_tokenizer_is_downloaded_and_its_commit_is_known(opened, hub, tokenizer_dir):
+def test_only_the_tokenizer_of_a_hub_model_is_downloaded_and_its_commit_is_recorded(opened, hub, tokenizer_dir):
     hub.files.update({file.name: file.read_bytes() for file in tokenizer_dir.iterdir()})
     hub.files.update({"model.safetensors": b"weights", "modeling.py": b"raise SystemExit"})
     chat = opened("model.path=org/model")

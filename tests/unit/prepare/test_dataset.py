@@ -86,7 +86,7 @@ def test_a_glob_gives_each_file_to_the_split_in_its_name(tmp_path, make_row, wri
     assert (ids(source, "train"), ids(source, "test")) == ([1], [2, 3])
 
 
-def test_a_file_whose_name_has_the_signs_of_a_glob_is_read(tmp_path, make_row, write_rows):
+def test_a_file_whose_name_contains_glob_characters_is_read(tmp_path, make_row, write_rows):
     assert ids(find(write_rows(tmp_path / "test [1].parquet", [make_row(4)]), ("test",)), "test") == [4]
 
 
@@ -94,12 +94,14 @@ def test_a_single_file_gives_the_split_in_its_name(tmp_path, make_row, write_row
     assert ids(find(write_rows(tmp_path / "test.json", [make_row(4)]), ("test",)), "test") == [4]
 
 
-def test_a_relative_path_is_seen_from_the_current_directory(dataset, monkeypatch):
+def test_a_relative_path_is_relative_to_the_current_directory(dataset, monkeypatch):
     monkeypatch.chdir(dataset.parent)
     assert ids(find("set"), "test") == [2, 3]
 
 
-def test_the_revision_of_local_files_follows_their_bytes_and_not_their_place(dataset, tmp_path, make_row, write_rows):
+def test_the_revision_of_local_files_depends_on_their_bytes_and_not_their_location(
+    dataset, tmp_path, make_row, write_rows
+):
     before = find(dataset).revision
     assert before.startswith("sha256:")
     assert find(shutil.copytree(dataset, tmp_path / "copy")).revision == before
@@ -108,14 +110,14 @@ def test_the_revision_of_local_files_follows_their_bytes_and_not_their_place(dat
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "test.parquet"])
-def test_a_changed_file_is_read_anew(tmp_path, make_row, write_rows, name):
+def test_a_changed_file_is_not_served_from_a_cache(tmp_path, make_row, write_rows, name):
     write_rows(tmp_path / name, [make_row(1)])
     assert ids(find(tmp_path, ("test",)), "test") == [1]
     write_rows(tmp_path / name, [make_row(2)])
     assert ids(find(tmp_path, ("test",)), "test") == [2]
 
 
-def test_json_rows_come_as_they_were_written(tmp_path, make_row, write_rows):
+def test_json_rows_are_read_unchanged(tmp_path, make_row, write_rows):
     rows = [
         make_row(1, outputs="5", meta={"id": 1, "share": 0.12345678901234566}),
         make_row(2, outputs="2020-01-01", inputs={"question": "а\u2028б", "option_e": "1"}),
@@ -126,7 +128,7 @@ def test_json_rows_come_as_they_were_written(tmp_path, make_row, write_rows):
 
 
 def test_a_key_that_only_a_late_row_has_is_read(tmp_path, make_row, write_rows):
-    rows = [make_row(i, instruction="х" * 9000) for i in range(700)]  # 12 MB: past the 10 MB that `datasets` looks at
+    rows = [make_row(i, instruction="х" * 9000) for i in range(700)]  # 12 MB: `datasets` infers types from 10 MB
     rows[-1]["inputs"]["option_h"] = "поздно"
     write_rows(tmp_path / "test.jsonl", rows)
     *_, last = read_rows(find(tmp_path, ("test",)), "test")
@@ -142,7 +144,7 @@ def test_files_of_one_split_may_differ_in_the_keys_of_inputs(tmp_path, make_row,
     ]
 
 
-def test_a_byte_order_mark_and_blank_lines_are_no_rows(tmp_path, make_row):
+def test_a_byte_order_mark_and_blank_lines_are_skipped(tmp_path, make_row):
     line = json.dumps(make_row(1))
     (tmp_path / "test.jsonl").write_text(f"\ufeff\n{line}\n\n{line}\n", encoding="utf-8")
     assert ids(find(tmp_path, ("test",)), "test") == [1, 1]
@@ -154,7 +156,7 @@ def test_parquet_is_read_without_loading_its_file_whole(tmp_path, make_row):
     assert ids(find(tmp_path, ("test",)), "test") == list(range(5000))
 
 
-def test_a_path_that_is_not_there_is_named_with_the_place_it_is_sought_from(tmp_path, monkeypatch):
+def test_a_missing_path_is_reported_with_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for where in ("data/none", "./none", "none/test.jsonl", "no*"):
         assert message(where) == (
@@ -162,23 +164,23 @@ def test_a_path_that_is_not_there_is_named_with_the_place_it_is_sought_from(tmp_
         )
 
 
-def test_what_is_neither_a_path_nor_a_hub_id_is_refused():
+def test_a_value_that_is_neither_a_path_nor_a_hub_id_is_rejected():
     text = "tasks.agro.dataset='s3://bucket/set': neither a local path that exists nor a hub id like org/name"
     assert message("s3://bucket/set") == text
 
 
-def test_a_missing_split_is_named_with_those_that_are_there(tmp_path, make_row, write_rows):
+def test_a_missing_split_is_reported_with_the_existing_ones(tmp_path, make_row, write_rows):
     write_rows(tmp_path / "train.jsonl", [make_row(1)])
     assert message(tmp_path) == (
         f"tasks.agro.dataset='{tmp_path}': there is no split 'test', only train: add it, or take test out of splits"
     )
 
 
-def test_a_missing_train_split_is_named_as_the_data_set_calls_it(dataset):
+def test_a_missing_train_split_is_reported_under_the_data_sets_own_name(dataset):
     assert "there is no split 'dev', only test, train: add it, or take train out" in message(dataset, train_split="dev")
 
 
-def test_a_file_whose_name_says_no_split_is_refused(tmp_path, make_row, write_rows):
+def test_a_file_whose_name_has_no_split_is_rejected(tmp_path, make_row, write_rows):
     path = write_rows(tmp_path / "rows.jsonl", [make_row(1)])
     assert message(path) == (
         f"tasks.agro.dataset='{path}': no file's name says its split (rows.jsonl): name it after test or train, "
@@ -186,20 +188,20 @@ def test_a_file_whose_name_says_no_split_is_refused(tmp_path, make_row, write_ro
     )
 
 
-def test_a_directory_without_data_is_refused(tmp_path):
+def test_a_directory_without_data_is_rejected(tmp_path):
     text = message(tmp_path)
     assert text.startswith(f"tasks.agro.dataset='{tmp_path}': `datasets` finds no splits in {tmp_path} (")
     assert text.endswith("). Name the files <split>.jsonl or <split>.parquet, or give a glob")
 
 
-def test_a_format_that_is_not_read_is_refused(tmp_path):
+def test_an_unsupported_format_is_rejected(tmp_path):
     (tmp_path / "test.csv").write_text("instruction,inputs\n")
     text = f"tasks.agro.dataset='{tmp_path}': {tmp_path}/test.csv is none of .json, .jsonl, .parquet"
     assert message(tmp_path, ("test",)) == text
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "complaint"),
+    ("name", "content", "reason"),
     [
         (
             "test.jsonl",
@@ -218,12 +220,12 @@ def test_a_format_that_is_not_read_is_refused(tmp_path):
         ("test.parquet", b"PAR1 and no more", "cannot be read: Parquet magic bytes not found in footer."),
     ],
 )
-def test_a_damaged_file_is_one_line_with_the_task_and_the_file(tmp_path, name, content, complaint):
+def test_a_damaged_file_is_one_line_with_the_task_and_the_file(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
-    assert message(tmp_path, ("test",)).startswith(f"tasks.agro.dataset: {tmp_path}/{name} {complaint}")
+    assert message(tmp_path, ("test",)).startswith(f"tasks.agro.dataset: {tmp_path}/{name} {reason}")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_without_waiting(hub):
+def test_an_unreachable_hub_is_one_line_without_retries(hub):
     hub.stop()
     start = time.monotonic()
     assert message("MERA-evaluation/ruTXTAgroBench") == (
@@ -231,7 +233,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_without_waiting(hub):
         "Set HF_TOKEN to a token with access, or put a copy of the data set in a directory and set "
         "tasks.agro.dataset=<dir>"
     )
-    assert time.monotonic() - start < 10  # trying again would take longer, a busy machine does not
+    assert time.monotonic() - start < 10  # a retry would take longer, a busy machine does not
 
 
 @pytest.mark.usefixtures("hub")
@@ -253,13 +255,13 @@ def test_the_offline_switch_is_named(monkeypatch):
         ("a..b/c", None, ": the hub's files cannot be had (Cannot have -- or .. in repo_id"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_with_the_mend(name, revision, reason):
+def test_an_error_of_the_hub_is_one_line_with_the_fix(name, revision, reason):
     text = message(name, revision=revision)
     assert text.startswith(f"tasks.agro.dataset='{name}'{reason}")
     assert text.endswith("or put a copy of the data set in a directory and set tasks.agro.dataset=<dir>")
 
 
-def test_a_hub_data_set_is_read_at_one_commit_and_again_offline(tmp_path, hub, make_row, write_rows):
+def test_a_hub_data_set_is_read_at_one_commit_and_from_the_cache_offline(tmp_path, hub, make_row, write_rows):
     for split, row in (("train", 1), ("test", 2)):
         name = f"data/{split}-00000-of-00001.parquet"
         hub.files[name] = write_rows(tmp_path / name, [make_row(row)]).read_bytes()

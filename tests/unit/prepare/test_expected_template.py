@@ -1,4 +1,4 @@
-"""A template that is not the expected one ends the run or is told; one that has changed since ends a resume."""
+"""An unexpected template fails the run or is a warning; a template that has changed fails the resume."""
 
 import json
 import shutil
@@ -17,11 +17,11 @@ OTHER = f"sha256:{'0' * 64}"
 
 
 @pytest.fixture
-def config(words, tmp_path):
-    return lambda *more: compose([*words, f"output_dir={tmp_path}/outputs", "run_id=one", *more])
+def config(arguments, tmp_path):
+    return lambda *overrides: compose([*arguments, f"output_dir={tmp_path}/outputs", "run_id=one", *overrides])
 
 
-def test_another_fingerprint_is_one_line_with_both_values_and_the_mend(config, tokenizer_dir):
+def test_a_different_fingerprint_is_one_line_with_both_values_and_the_fix(config, tokenizer_dir):
     found = f"sha256:{'1' * 64}"
     with pytest.raises(ModelError) as error:
         check_fingerprint(config(f"prompt.expected_fingerprint={OTHER}"), PromptMetadata(template_fingerprint=found))
@@ -32,19 +32,19 @@ def test_another_fingerprint_is_one_line_with_both_values_and_the_mend(config, t
     )
 
 
-def test_the_line_names_the_file_where_a_file_is_the_template(config):
-    words = [f"prompt.expected_fingerprint={OTHER}", "prompt.chat_template=mine.jinja"]
+def test_the_line_names_the_template_file(config):
+    overrides = [f"prompt.expected_fingerprint={OTHER}", "prompt.chat_template=mine.jinja"]
     with pytest.raises(ModelError, match=r"prompt\.chat_template='mine\.jinja' has sha256:1, so"):
-        check_fingerprint(config(*words), PromptMetadata(template_fingerprint="sha256:1"))
+        check_fingerprint(config(*overrides), PromptMetadata(template_fingerprint="sha256:1"))
 
 
 @pytest.mark.parametrize("expected", ["null", OTHER])
-def test_the_expected_fingerprint_and_none_expected_say_nothing(config, expected):
+def test_there_is_no_warning_when_the_fingerprint_matches_or_none_is_expected(config, expected):
     prompts = PromptMetadata(template_fingerprint=OTHER)
     assert check_fingerprint(config(f"prompt.expected_fingerprint={expected}"), prompts) is None
 
 
-def test_a_template_that_only_a_server_knows_is_told_and_passes(config, endpoint):
+def test_a_template_known_only_to_the_server_is_a_warning(config, endpoint):
     warning = check_fingerprint(config(f"prompt.expected_fingerprint={OTHER}", *endpoint), PromptMetadata())
     assert warning == (
         f"prompt.expected_fingerprint={OTHER} is not compared: the server behind engine.endpoint renders with a "
@@ -52,7 +52,7 @@ def test_a_template_that_only_a_server_knows_is_told_and_passes(config, endpoint
     )
 
 
-def test_a_run_with_another_template_ends_before_a_prompt_is_made(config, tmp_path):
+def test_a_run_with_an_unexpected_template_fails_before_a_prompt_is_written(config, tmp_path):
     with pytest.raises(ModelError, match=OTHER):
         execute(config(f"prompt.expected_fingerprint={OTHER}"))
     content = json.loads((tmp_path / "outputs/run=one/manifest.json").read_text())
@@ -62,14 +62,14 @@ def test_a_run_with_another_template_ends_before_a_prompt_is_made(config, tmp_pa
     assert not (tmp_path / "outputs/run=one/prompts").exists()
 
 
-@pytest.mark.parametrize("mend", ["prompt.expected_fingerprint=null", "prompt.fingerprint_policy=warn"])
-def test_the_mended_command_goes_on_under_the_same_run_id(config, mend):
+@pytest.mark.parametrize("fix", ["prompt.expected_fingerprint=null", "prompt.fingerprint_policy=warn"])
+def test_the_fixed_command_resumes_under_the_same_run_id(config, fix):
     wrong = f"prompt.expected_fingerprint={OTHER}"
     run_directory.begin(*run_directory.place(config(wrong)))
-    run_directory.begin(*run_directory.place(config(wrong, mend)))
+    run_directory.begin(*run_directory.place(config(wrong, fix)))
 
 
-def test_a_run_that_goes_on_is_compared_too(config):
+def test_a_resumed_run_is_compared_too(config):
     run, begun = run_directory.place(config())
     run_directory.begin(run, begun)
     prepare(begun, run)
@@ -78,8 +78,8 @@ def test_a_run_that_goes_on_is_compared_too(config):
 
 
 @pytest.fixture
-def begun_with_a_file(config, tmp_path):
-    """A run whose prompts were made with a template file; returns the file and its configuration."""
+def run_with_a_file(config, tmp_path):
+    """A run whose prompts were rendered with a template file; returns the file and the run's configuration."""
     file = tmp_path / "mine.jinja"
     file.write_text("{{ messages[0].content }}\n")
     run, begun = run_directory.place(config(f"prompt.chat_template={file}"))
@@ -88,8 +88,8 @@ def begun_with_a_file(config, tmp_path):
     return file, begun
 
 
-def test_a_template_file_that_has_changed_ends_a_resume_by_the_keys_name(begun_with_a_file, tmp_path):
-    file, begun = begun_with_a_file
+def test_a_changed_template_file_fails_the_resume_and_names_the_key(run_with_a_file, tmp_path):
+    file, begun = run_with_a_file
     run_directory.begin(*run_directory.place(begun))
     file.write_text("{{ messages[0].content }}!\n")
     with pytest.raises(RunError) as error:
@@ -100,14 +100,14 @@ def test_a_template_file_that_has_changed_ends_a_resume_by_the_keys_name(begun_w
     )
 
 
-def test_a_template_file_that_is_gone_ends_a_resume(begun_with_a_file):
-    file, begun = begun_with_a_file
+def test_a_missing_template_file_fails_the_resume(run_with_a_file):
+    file, begun = run_with_a_file
     file.unlink()
     with pytest.raises(ModelError, match=r"prompt\.chat_template=.*mine\.jinja' cannot be read: No such file"):
         run_directory.begin(*run_directory.place(begun))
 
 
-def test_a_model_directory_whose_template_has_changed_ends_a_resume(config, tokenizer_dir, tmp_path):
+def test_a_model_directory_whose_template_has_changed_fails_the_resume(config, tokenizer_dir, tmp_path):
     model = shutil.copytree(tokenizer_dir, tmp_path / "model")
     with pytest.raises(ModelError, match=OTHER):
         execute(config(f"model.path={model}", f"prompt.expected_fingerprint={OTHER}"))

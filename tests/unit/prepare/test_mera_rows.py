@@ -1,4 +1,4 @@
-"""MERA Industrial at its real size, from copies in the hub's layout, under conf=mera."""
+"""MERA Industrial at its real size, from local copies in the hub's layout, with conf=mera."""
 
 import json
 from collections import Counter
@@ -30,15 +30,15 @@ def make_row(task, row_id, is_test):
 
 @pytest.fixture
 def mera(tmp_path, write_rows, tokenizer_dir):
-    """The words of conf=mera on local copies of its data sets, with the tests' tokenizer."""
-    words = ["conf=mera", f"model.path={tokenizer_dir}", "prompt.expected_fingerprint=null"]
+    """The arguments of conf=mera with local copies of its data sets and the tests' tokenizer."""
+    arguments = ["conf=mera", f"model.path={tokenizer_dir}", "prompt.expected_fingerprint=null"]
     for task, (num_train, num_test) in SIZES.items():
         directory = tmp_path / "MERA-evaluation" / NAMES[task]
         for split, first, num_rows in (("train", 1, num_train), ("test", num_train + 1, num_test)):
             rows = [make_row(task, row_id, split == "test") for row_id in range(first, first + num_rows)]
             write_rows(directory / "data" / f"{split}-00000-of-00001.parquet", rows)
-        words.append(f"tasks.{task}.dataset={directory}")
-    return words
+        arguments.append(f"tasks.{task}.dataset={directory}")
+    return arguments
 
 
 @pytest.mark.timeout(30)
@@ -61,7 +61,7 @@ def test_the_whole_benchmark_is_prepared_by_its_rules(mera, run):
 
 
 @pytest.mark.usefixtures("at_root")
-def test_without_a_hub_the_first_data_set_is_named_with_the_mend(run):
+def test_without_a_hub_the_first_data_set_is_reported_with_the_fix(run):
     with pytest.raises(DataError) as error:
         prepare(compose(["conf=mera"]), run)
     assert str(error.value).startswith("tasks.agro_bench.dataset='MERA-evaluation/ruTXTAgroBench': ")

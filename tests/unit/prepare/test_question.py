@@ -1,4 +1,4 @@
-"""What a row must be, and how its instruction is filled in."""
+"""Validation of rows, and how their instruction is filled in."""
 
 import json
 import string
@@ -31,7 +31,7 @@ def test_a_task_without_meta_in_prompt_fields_does_not_know_meta(make_row):
     assert str(error.value) == "agro train id=5: placeholder {id} is unknown: the row has option_a, question"
 
 
-def test_only_a_task_that_strips_loses_its_outer_white_space(make_row):
+def test_only_a_task_with_strip_loses_its_outer_white_space(make_row):
     row = make_row(5, instruction="\n {question} \n", inputs={"question": " q "})
     assert (read(row).text, read(row, MED).text) == ("\n  q  \n", "q")
 
@@ -44,7 +44,7 @@ def test_a_name_in_both_inputs_and_meta_matters_only_where_both_are_used(make_ro
     assert str(error.value) == "agro train id=5: inputs and meta both have 'id': rename one of them"
 
 
-def test_braces_in_values_come_through_untouched(make_row):
+def test_braces_in_values_are_kept(make_row):
     row = make_row(inputs={"question": "{option_a} {{x}} {0} } {", "option_a": "{question}"})
     assert read(row).text == "Вопрос: {option_a} {{x}} {0} } {\nA. {question}"
 
@@ -57,18 +57,18 @@ def test_an_empty_answer_is_a_hidden_gold(make_row):
     assert (read(make_row(outputs="")).gold, read(make_row(outputs="B, C")).gold) == (None, "B, C")
 
 
-def test_a_key_that_holds_none_counts_as_absent_and_is_not_in_the_doc(make_row):
+def test_a_key_with_the_value_none_counts_as_absent_and_is_not_in_the_doc(make_row):
     row = make_row(inputs={"question": "q", "option_a": "a", "option_e": None}, meta={"id": 1, "categories": None})
     question = read(row)
     assert (json.loads(question.doc)["inputs"], question.categories) == ({"question": "q", "option_a": "a"}, {})
 
 
-def test_categories_become_texts(make_row):
+def test_categories_become_strings(make_row):
     row = make_row(meta={"id": 1, "categories": {"level": 3, "open": True, "topic": "почва", "none": None}})
     assert read(row).categories == {"level": "3", "open": "True", "topic": "почва"}
 
 
-def test_the_doc_is_the_whole_row_in_its_own_letters(make_row):
+def test_the_doc_is_the_whole_row_without_ascii_escapes(make_row):
     row = make_row(comment="ещё поле")
     question = read(row)
     assert json.loads(question.doc) == row
@@ -111,7 +111,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_ROWS, ids=[message[:48] for _, message in BAD_ROWS])
-def test_a_bad_row_is_one_line_with_the_task_the_id_and_the_mend(make_row, change, message):
+def test_an_invalid_row_is_one_line_with_the_task_the_id_and_the_fix(make_row, change, message):
     with pytest.raises(DataError) as error:
         read(make_row(5, **change))
     text = str(error.value)
@@ -130,7 +130,7 @@ def test_plain_placeholders_are_filled_as_format_fills_them(values, data):
 
 
 @given(st.text(alphabet="{}ab.![0]: ", max_size=12))
-def test_an_instruction_is_filled_as_format_fills_it_or_refused(instruction):
+def test_an_instruction_is_filled_as_format_fills_it_or_rejected(instruction):
     values = {"a": "1", "b": "2"}
     try:
         filled = fill("row", instruction, values, {})

@@ -1,4 +1,4 @@
-"""The room as a whole: what is in prompts/, which rows carry an error, and what stops a run."""
+"""The prepare stage as a whole: the content of prompts/, rows with an error, and errors that stop a run."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ from pipeline.storage.artifacts import ArtifactStore
 FAILS_ON_BAD = "{% if 'плохо' in messages[0]['content'] %}{{ raise_exception('слово') }}{% endif %}ok"
 
 
-def refused(prepared, kind, *more):
+def rejection(prepared, kind, *overrides):
     with pytest.raises(kind) as error:
-        prepared(*more)
+        prepared(*overrides)
     text = str(error.value)
     assert "\n" not in text
     return text
 
 
-def test_a_row_becomes_a_prompt_of_the_models_template(prepared):
+def test_a_row_is_rendered_with_the_models_template(prepared):
     row = prepared()[0]
     text = "<|im_start|>user\nВопрос: Вопрос номер 1?\nA. да<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert row["prompt"] == text
@@ -38,7 +38,7 @@ def test_a_row_becomes_a_prompt_of_the_models_template(prepared):
     assert row["categories"] == [("topic", "почва")]
 
 
-def test_every_row_of_every_split_is_there_and_hidden_golds_are_null(prepared):
+def test_every_row_of_every_split_is_prepared_and_hidden_golds_are_null(prepared):
     rows = prepared()
     assert [(row["split"], row["id"], row["gold"]) for row in rows] == [
         ("train", 1, "A"),
@@ -47,7 +47,7 @@ def test_every_row_of_every_split_is_there_and_hidden_golds_are_null(prepared):
     ]
 
 
-def test_files_lie_by_task_and_split(prepared, run):
+def test_files_are_partitioned_by_task_and_split(prepared, run):
     prepared()
     assert run.artifact("prompts", PROMPT_SCHEMA).files == {
         "task=agro/split=test/part-00000.parquet": 2,
@@ -55,19 +55,19 @@ def test_files_lie_by_task_and_split(prepared, run):
     }
 
 
-def test_the_facts_tell_the_data_set_and_the_template(prepared, run):
+def test_the_metadata_records_the_data_set_and_the_template(prepared, run):
     prepared()
-    facts = run.artifact("prompts", PROMPT_SCHEMA).metadata
-    assert sorted(name for name in facts if not name.startswith("warning.")) == [
+    metadata = run.artifact("prompts", PROMPT_SCHEMA).metadata
+    assert sorted(name for name in metadata if not name.startswith("warning.")) == [
         "chat_template_sha256",
         "dataset_revision.agro",
         "model_fingerprint",
         "template_fingerprint",
     ]
-    assert facts["dataset_revision.agro"].startswith("sha256:")
+    assert metadata["dataset_revision.agro"].startswith("sha256:")
 
 
-def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_path, tokenizer_dir):
+def test_the_template_is_stored_next_to_the_prompts(prepared, run, tmp_path, tokenizer_dir):
     prepared()
     assert run.read_text("prompts/chat_template.jinja") == (tokenizer_dir / "chat_template.jinja").read_text()
     (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}\n\n")
@@ -75,22 +75,22 @@ def test_the_template_in_force_is_kept_beside_the_prompts(prepared, run, tmp_pat
     assert run.read_text("prompts/chat_template.jinja") == "{{ messages[0]['content'] }}\n\n"
 
 
-def test_what_the_facts_are_refused_for_leaves_the_run_as_it_was(prepared, run):
-    def refuse(facts):
-        raise ModelError(str(facts.template_fingerprint))
+def test_rejected_metadata_leaves_the_run_unchanged(prepared, run):
+    def reject(metadata):
+        raise ModelError(str(metadata.template_fingerprint))
 
     with pytest.raises(ModelError, match="sha256:"):
-        prepared(on_metadata=refuse)
+        prepared(on_metadata=reject)
     assert run.directories() == []
 
 
-def test_the_facts_tell_the_commits_of_the_hub(prepared, run, hub, dataset, tokenizer_dir):
+def test_the_metadata_records_the_commits_of_the_hub(prepared, run, hub, dataset, tokenizer_dir):
     files = [*dataset.iterdir(), *tokenizer_dir.iterdir()]
     hub.files.update({file.name: file.read_bytes() for file in files})
     prepared("tasks.agro.dataset=org/set", "model.path=org/model")
-    facts = run.artifact("prompts", PROMPT_SCHEMA).metadata
-    assert (facts["dataset_revision.agro"], facts["model_revision"]) == (hub.commit, hub.commit)
-    assert f"tasks.agro.revision={hub.commit} model.revision={hub.commit}" in facts["warning.no-revision"]
+    metadata = run.artifact("prompts", PROMPT_SCHEMA).metadata
+    assert (metadata["dataset_revision.agro"], metadata["model_revision"]) == (hub.commit, hub.commit)
+    assert f"tasks.agro.revision={hub.commit} model.revision={hub.commit}" in metadata["warning.no-revision"]
 
 
 def test_a_system_message_comes_before_the_question(prepared):
@@ -103,15 +103,15 @@ def test_limit_takes_the_first_rows_of_each_task_and_split(prepared):
     assert [row["id"] for row in prepared("limit=1")] == [1, 2]
 
 
-def test_only_the_splits_asked_for_are_read(prepared, dataset):
+def test_only_the_requested_splits_are_read(prepared, dataset):
     (dataset / "train.jsonl").unlink()
     assert [row["id"] for row in prepared("splits=[test]")] == [2, 3]
 
 
 def test_progress_adds_up_to_the_rows(prepared):
-    seen = []
-    prepared(on_rows=seen.append)
-    assert seen == [1, 2]
+    counts = []
+    prepared(on_rows=counts.append)
+    assert counts == [1, 2]
 
 
 def test_a_long_split_is_written_in_several_files(prepared, run, dataset, make_row, write_rows, endpoint):
@@ -121,7 +121,7 @@ def test_a_long_split_is_written_in_several_files(prepared, run, dataset, make_r
     assert [row["id"] for row in rows] == list(range(2, 20_580))
 
 
-def test_a_prompt_that_fits_to_the_last_token_is_asked_and_one_token_more_is_an_error(prepared):
+def test_a_prompt_that_fits_exactly_has_no_error_and_one_token_more_is_an_error(prepared):
     num_tokens = prepared()[0]["num_prompt_tokens"]
     (fits, *_) = prepared(f"model.context_size={num_tokens + 100}")
     (over, *_) = prepared(f"model.context_size={num_tokens + 99}")
@@ -148,15 +148,15 @@ def test_a_template_that_fails_on_a_later_row_makes_that_row_an_error(
 def test_a_template_that_fails_on_the_first_row_stops_the_run(prepared, run, dataset, tmp_path, make_row, write_rows):
     (tmp_path / "t.jinja").write_text(FAILS_ON_BAD)
     write_rows(dataset / "train.jsonl", [make_row(1, instruction="плохо")])
-    assert refused(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja") == (
+    assert rejection(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja") == (
         f"prompt.chat_template='{tmp_path}/t.jinja' fails on the first row, agro train id=1: TemplateError: слово"
     )
     assert run.artifact("prompts", PROMPT_SCHEMA) is None
 
 
-def test_a_template_that_is_no_jinja_stops_the_run(prepared, tmp_path):
+def test_a_template_that_is_not_jinja_stops_the_run(prepared, tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m }}")
-    text = refused(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja")
+    text = rejection(prepared, ModelError, f"prompt.chat_template={tmp_path}/t.jinja")
     assert text.startswith(
         f"prompt.chat_template='{tmp_path}/t.jinja' is not Jinja: line 2: Unexpected end of template."
     )
@@ -169,7 +169,7 @@ def test_an_endpoint_gets_messages_and_needs_no_tokenizer(prepared, run, endpoin
     assert list(run.artifact("prompts", PROMPT_SCHEMA).metadata) == ["dataset_revision.agro"]
 
 
-def test_an_endpoint_of_json_rows_imports_neither_transformers_nor_torch(words, endpoint, tmp_path):
+def test_an_endpoint_of_json_rows_imports_neither_transformers_nor_torch(arguments, endpoint, tmp_path):
     code = (
         "import sys\nfrom pipeline.config.loading import compose\nfrom pipeline.prepare import prepare\n"
         "from pipeline.storage.artifacts import ArtifactStore\n"
@@ -178,22 +178,22 @@ def test_an_endpoint_of_json_rows_imports_neither_transformers_nor_torch(words, 
         "prepare(config, ArtifactStore.open(sys.argv[1]))\n"
         "assert 'transformers' not in sys.modules, 'imported for an endpoint'\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "run"), *words, *endpoint]
+    command = [sys.executable, "-c", code, str(tmp_path / "run"), *arguments, *endpoint]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_id_in_two_splits_is_refused(prepared, dataset, make_row, write_rows):
+def test_an_id_in_two_splits_is_rejected(prepared, dataset, make_row, write_rows):
     write_rows(dataset / "test.jsonl", [make_row(2), make_row(1)])
-    assert refused(prepared, DataError) == (
+    assert rejection(prepared, DataError) == (
         "agro test and train id=1: 2 rows have this meta.id: it must be unique in the task"
     )
 
 
-def test_an_id_twice_in_one_split_is_refused(prepared, run, dataset, make_row, write_rows):
+def test_an_id_twice_in_one_split_is_rejected(prepared, run, dataset, make_row, write_rows):
     write_rows(dataset / "test.jsonl", [make_row(2), make_row(3), make_row(3), make_row(3)])
     text = "agro test id=3: 3 rows have this meta.id: it must be unique in the task"
-    assert refused(prepared, DataError) == text
+    assert rejection(prepared, DataError) == text
     assert run.artifact("prompts", PROMPT_SCHEMA) is None
 
 
@@ -204,35 +204,37 @@ def test_two_tasks_may_have_the_same_ids(prepared, dataset, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content"), [("train.jsonl", ""), ("train.json", "[]")])
-def test_a_split_without_rows_is_refused(prepared, dataset, name, content):
+def test_a_split_without_rows_is_rejected(prepared, dataset, name, content):
     (dataset / "train.jsonl").unlink()
     (dataset / name).write_text(content)
-    assert refused(prepared, DataError, "splits=[train]", f"tasks.agro.dataset={dataset}/{name}") == (
+    assert rejection(prepared, DataError, "splits=[train]", f"tasks.agro.dataset={dataset}/{name}") == (
         f"tasks.agro.dataset: split train has no rows ({dataset}/{name}): take it out of splits"
     )
 
 
-def test_a_bad_row_stops_the_run_and_leaves_what_was_prepared_before(prepared, run, dataset, make_row, write_rows):
+def test_an_invalid_row_stops_the_run_and_keeps_the_prompts_prepared_before(
+    prepared, run, dataset, make_row, write_rows
+):
     prepared()
     write_rows(dataset / "test.jsonl", [make_row(2), make_row(3, inputs=...)])
-    assert refused(prepared, DataError) == "agro test id=3: inputs is missing: give an object of texts"
+    assert rejection(prepared, DataError) == "agro test id=3: inputs is missing: give an object of texts"
     assert run.artifact("prompts", PROMPT_SCHEMA).num_rows == 3
     assert run.directories() == ["prompts"]
 
 
-def test_reserved_template_arguments_are_refused_before_anything_is_read(prepared, dataset):
+def test_reserved_template_arguments_are_rejected_before_anything_is_read(prepared, dataset):
     shutil.rmtree(dataset)
-    text = refused(prepared, ConfigError, "prompt.template_kwargs.tokenize=true")
+    text = rejection(prepared, ConfigError, "prompt.template_kwargs.tokenize=true")
     assert text.startswith("prompt.template_kwargs=['tokenize']: is set by the pipeline")
 
 
-def test_a_run_that_cannot_be_written_says_so(words, tmp_path):
+def test_a_run_directory_that_cannot_be_written_is_reported(arguments, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        prepare(compose(words), ArtifactStore.open(str(tmp_path / "file" / "run")))
+        prepare(compose(arguments), ArtifactStore.open(str(tmp_path / "file" / "run")))
 
 
-def test_rows_of_parquet_and_of_json_make_the_same_prompts(prepared, dataset, make_row, write_rows):
+def test_parquet_and_json_rows_give_the_same_prompts(prepared, dataset, make_row, write_rows):
     rows = [make_row(2, instruction="{option_e}", inputs={"option_e": "д"}), make_row(3, meta={"id": 3})]
     write_rows(dataset / "test.jsonl", rows)
     of_json = prepared("splits=[test]")

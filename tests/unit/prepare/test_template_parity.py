@@ -1,9 +1,9 @@
-"""Our rendering against transformers' own, and the fingerprint against changes of the template's source.
+"""Compares our rendering with that of transformers, and the fingerprint with changes of the template's source.
 
-The two sides share the function that runs Jinja and nothing else. Ours takes the template from a file through
-`prompt.chat_template`, its variables from the configuration, renders text and makes tokens of it. Theirs is a model's
-directory with the template in it, loaded and rendered into tokens by transformers alone. A template changed on its
-way, a lost variable, a missing generation prompt or a special token too many makes the test fail.
+The two implementations share only the function that runs Jinja. Ours reads the template from a file through
+`prompt.chat_template` and its variables from the configuration, renders text and tokenizes it. The reference is a model
+directory with the template in it, loaded and rendered to tokens by transformers alone. The test fails on a modified
+template, a lost variable, a missing generation prompt or an extra special token.
 """
 
 import json
@@ -29,9 +29,9 @@ SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def printed_template():
-    """Return the template that the submission's form prints: the one line there that begins with a tag and ends in one.
+    """Return the template printed in the submission form: its only line that begins and ends with a tag.
 
-    Both languages of the form print the same.
+    The form prints the same template in both languages.
     """
     texts = [file.read_text(encoding="utf-8") for file in sorted(SEEDS.glob("*.txt"))]
     if not texts:
@@ -48,22 +48,22 @@ def template(request):
 
 @pytest.fixture(scope="module")
 def open_template(tmp_path_factory):
-    """Open a template as a user's prompt.chat_template, with the demo's tokenizer."""
+    """Return a function that opens a template through prompt.chat_template, with the demo's tokenizer."""
     directory = tmp_path_factory.mktemp("templates")
     conf, file = directory / "one.yaml", directory / "t.jinja"
     conf.write_text("tasks: {agro: {dataset: x, domain: d}}\ngeneration: {max_gen_toks: 1}\n")
 
     def go(template, model=ROOT / "data/demo/model", **switches):
         file.write_bytes(template.encode("utf-8"))
-        more = [f"prompt.chat_template={file}", f"prompt.template_kwargs={json.dumps(switches)}"]
-        return open_chat(compose([f"conf={conf}", f"model.path={model}", *more]))
+        overrides = [f"prompt.chat_template={file}", f"prompt.template_kwargs={json.dumps(switches)}"]
+        return open_chat(compose([f"conf={conf}", f"model.path={model}", *overrides]))
 
     return go
 
 
 @pytest.fixture(scope="module")
 def theirs(template, tokenizer_dir, tmp_path_factory):
-    """The tokenizer of a model that has the template as its own, with white space around it that is rendered."""
+    """The tokenizer of a model whose own template is `template`, with rendered white space around it."""
     from transformers import AutoTokenizer
 
     directory = tmp_path_factory.mktemp("models") / "model"
@@ -99,20 +99,20 @@ calls = st.lists(
 
 @st.composite
 def turns(draw):
-    """Return a question, what the assistant thought, called, was told and said."""
+    """Return a question, optional tool calls with their results, and an answer with optional reasoning."""
     messages = [{"role": "user", "content": draw(contents)}]
     if draw(st.booleans()):
         called = {"role": "assistant", "content": draw(st.one_of(contents, st.none())), "tool_calls": draw(calls)}
         messages += [called, *({"role": "tool", "content": draw(contents)} for _ in called["tool_calls"])]
-    said = {"role": "assistant", "content": draw(contents)}
+    answer = {"role": "assistant", "content": draw(contents)}
     if draw(st.booleans()):
-        said["reasoning_content"] = draw(texts)
-    return [*messages, said]
+        answer["reasoning_content"] = draw(texts)
+    return [*messages, answer]
 
 
 @st.composite
 def conversations(draw):
-    """Return a conversation that a template of this kind can render: a system message, turns, a last question."""
+    """Return a conversation that the template can render: an optional system message, turns and a final question."""
     system = [{"role": "system", "content": draw(contents)}] if draw(st.booleans()) else []
     history = [message for turn in draw(st.lists(turns(), max_size=3)) for message in turn]
     last = {"role": "user", "content": draw(words)}
@@ -126,7 +126,7 @@ def outcome(render):
         return str(error if not isinstance(error, TemplateFailed) else error.__cause__), "raised"
 
 
-def test_our_rendering_is_that_of_transformers_on_200_conversations_and_more(
+def test_our_rendering_equals_that_of_transformers_on_at_least_200_conversations(
     template, open_template, theirs, tokenizer_dir
 ):
     chats = [open_template(framed(template), tokenizer_dir, **switches) for switches in SWITCHES]
@@ -136,7 +136,7 @@ def test_our_rendering_is_that_of_transformers_on_200_conversations_and_more(
     @given(conversations(), st.sampled_from(range(len(SWITCHES))), st.sampled_from([None, TOOLS]))
     def agree(messages, number, tools):
         chat, switches = chats[number], SWITCHES[number]
-        stored = json.loads(json.dumps(messages, ensure_ascii=False))  # as prompts/ holds them
+        stored = json.loads(json.dumps(messages, ensure_ascii=False))  # as stored in prompts/
 
         def ours():
             if tools is None:
@@ -145,11 +145,11 @@ def test_our_rendering_is_that_of_transformers_on_200_conversations_and_more(
                 text = chat.apply(stored, tools=tools, add_generation_prompt=True, **switches)
             return text, chat.encode([text])[0]
 
-        def wanted():
+        def reference():
             apply, common = theirs.apply_chat_template, {"tools": tools, "add_generation_prompt": True, **switches}
             return apply(messages, tokenize=False, **common), apply(messages, return_dict=False, **common)
 
-        both = outcome(ours), outcome(wanted)
+        both = outcome(ours), outcome(reference)
         assert both[0] == both[1]
         if both[1][1] != "raised":
             rendered.add(json.dumps([messages, number, tools]))
@@ -158,7 +158,7 @@ def test_our_rendering_is_that_of_transformers_on_200_conversations_and_more(
     assert len(rendered) >= 200
 
 
-def test_the_confs_fingerprint_is_that_of_the_printed_template(open_template):
+def test_the_expected_fingerprint_in_conf_is_that_of_the_printed_template(open_template):
     expected = compose(["conf=mera"]).prompt
     assert expected.expected_fingerprint == template_fingerprint(open_template(printed_template()))
     assert expected.fingerprint_policy == "error"
@@ -183,9 +183,9 @@ def test_white_space_between_and_inside_the_tags_does_not_change_the_fingerprint
 
 
 def printed_characters(template):
-    """Return where in the source the characters are that the template prints as they stand there.
+    """Return the positions of the characters in the source that the template prints literally.
 
-    They are those of the strings inside `{{ }}` that raise nothing; an escape such as \\n is left out.
+    These are in the strings inside every `{{ }}` that does not call raise_exception; escapes such as \\n are excluded.
     """
     found, block, position = [], [], 0
     lexer = Lexer(ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True))
@@ -218,13 +218,13 @@ def test_one_printed_character_changes_the_fingerprint(template, open_template):
     changed()
 
 
-def test_a_date_in_the_template_does_not_change_the_fingerprint_from_day_to_day(open_template):
+def test_a_date_in_the_template_does_not_change_the_fingerprint_between_days(open_template):
     dated = template_fingerprint(open_template("{{ strftime_now('%d.%m.%Y %H:%M') }}"))
     assert dated == template_fingerprint(open_template("03.02.2001 04:05"))
     assert open_template("{{ strftime_now('%Y') }}").render([{"role": "user", "content": ""}]) != "2001"
 
 
-def test_that_a_template_raises_counts_and_what_it_says_then_does_not(open_template):
+def test_the_fingerprint_depends_on_whether_a_template_raises_and_not_on_the_message(open_template):
     def of(refusal):
         return template_fingerprint(open_template("{% if tools %}" + refusal + "{% endif %}" + "ok"))
 
@@ -235,20 +235,20 @@ def test_that_a_template_raises_counts_and_what_it_says_then_does_not(open_templ
 @pytest.mark.parametrize(
     ("text", "is_same"), [("<|im_start|>{{ messages[0].content }}", True), ("{{ pad_token }}", False)]
 )
-def test_a_tokenizer_counts_only_where_the_template_writes_its_special_tokens(
+def test_the_tokenizer_matters_only_when_the_template_writes_its_special_tokens(
     open_template, tokenizer_dir, text, is_same
 ):
     here = template_fingerprint(open_template(text))
     assert (template_fingerprint(open_template(text, model=tokenizer_dir)) == here) is is_same
 
 
-def test_the_runs_own_template_arguments_have_no_part_in_the_fingerprint(open_template):
+def test_template_kwargs_do_not_change_the_fingerprint(open_template):
     chats = [open_template(OWN, **switches) for switches in SWITCHES]
     assert len({template_fingerprint(chat) for chat in chats}) == 1
 
 
-def test_the_probes_are_the_same_as_when_the_fingerprints_in_conf_were_made():
-    """A change of the probes makes every fingerprint in conf/ and in earlier manifests another one: say so."""
+def test_the_probes_have_not_changed_since_the_fingerprints_in_conf_were_computed():
+    """Changing the probes changes every fingerprint in conf/ and in existing manifests: announce it."""
     conf = compose(["conf=demo", f"model.path={ROOT}/data/demo/model"])
     assert template_fingerprint(open_chat(conf)) == (
         "sha256:f0d2b91ba53844bd61a20aa4c34c1197878c34117ee6c8dfaed6fb79dd5d3024"

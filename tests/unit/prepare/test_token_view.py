@@ -1,4 +1,4 @@
-"""A prompt's tokens, as pieces that make its text again."""
+"""The pieces of a prompt's tokens add up to its text."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ def encode(tokenizer, text):
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-def test_pieces_make_the_text_again(tokenizer, text):
+def test_pieces_add_up_to_the_text(tokenizer, text):
     ids = encode(tokenizer, text)
     found = list(pieces(tokenizer, ids))
     assert "".join(piece.text for piece in found) == text
@@ -33,7 +33,7 @@ def test_tokens_that_share_a_character_are_one_piece(tokenizer):
     ]
 
 
-def test_special_and_added_tokens_stand_alone(tokenizer_dir):
+def test_special_and_added_tokens_are_pieces_of_their_own(tokenizer_dir):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     tokenizer.add_tokens(["<think>"])
     special, added = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<think>"])
@@ -41,7 +41,7 @@ def test_special_and_added_tokens_stand_alone(tokenizer_dir):
     assert found[1:] == [Piece("<|im_end|>", [special], "special"), Piece("<think>", [added], "added")]
 
 
-def test_a_character_that_is_cut_short_by_a_special_token_is_shown_as_broken(tokenizer):
+def test_a_character_interrupted_by_a_special_token_becomes_a_replacement_character(tokenizer):
     half = encode(tokenizer, "Д")[:1]
     assert [piece.text for piece in pieces(tokenizer, [*half, *encode(tokenizer, "<|im_end|>"), *half])] == [
         "\ufffd",
