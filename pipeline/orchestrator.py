@@ -5,11 +5,9 @@ In: a configuration, or the directory of a run. Out: the run's directory with it
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +18,7 @@ from rich.console import Console
 from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError, DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
+from pipeline.errors import DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
 from pipeline.generate import length_estimates
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster, load
@@ -28,15 +26,12 @@ from pipeline.generate.engines.base import EngineFactory
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
-from pipeline.prepare.dataset import find_source
-from pipeline.prepare.dataset_rows import read_rows
-from pipeline.prepare.question import read_question
+from pipeline.prepare.dataset_rows import read_test_ids
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
-from pipeline.publish.leaderboard.answers import question_ids
-from pipeline.publish.validation.findings import Finding, first_of
-from pipeline.publish.validation.rules import Expected, Report, check
+from pipeline.publish.validation import archive_file
+from pipeline.publish.validation.findings import Finding
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment
@@ -54,6 +49,7 @@ from pipeline.runs.manifest import (
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction
 from pipeline.runs.settings import settings_hash
+from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
@@ -204,8 +200,8 @@ def validate(archive_path: str, run: ArtifactStore | None, config: Config, conso
         DataError: The run is damaged.
     """
     files = archive.task_files(config)
-    ids, unchecked = _ids_of_run(run, files) if run is not None else _ids_of_data_sets(config, files)
-    report = _check_archive(archive_path, [Expected(task=t, file=file, ids=ids.get(t)) for t, file in files.items()])
+    ids, unchecked = archive_file.ids_of_run(run, files) if run is not None else _ids_of_data_sets(config, files)
+    report = archive_file.check_file(archive_path, files, ids)
     for finding in [*report.findings, *unchecked]:
         console.print(str(finding), soft_wrap=True)
     if report.num_refusals:
@@ -217,52 +213,16 @@ def validate(archive_path: str, run: ArtifactStore | None, config: Config, conso
     console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}", soft_wrap=True)
 
 
-def _check_archive(path: str, expected: list[Expected]) -> Report:
-    """Open the archive, on a disk or in object storage, and check it.
-
-    Raises:
-        ConfigError: The archive cannot be read.
-    """
-    place = ArtifactStore.open(path)  # a URI's query may hold credentials, so only the path is printed
-    try:
-        with place.fs.open_input_file(place.root) as stream:
-            return check(place.root.rpartition("/")[2], stream, expected)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"archive={place.root}: cannot be read: {reason}: give a zip file") from error
-
-
-def _ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
-    """Return the test ids of a run by task, and a finding for the tasks without any."""
-    found = {task: frozenset(question_ids(run, task)) for task in files}
-    unknown = [file for task, file in files.items() if not found[task]]
-    return {task: ids for task, ids in found.items() if ids}, _not_compared(
-        unknown,
-        "the run has no test rows of them: give a run that asked them, or conf= in place of it",
-    )
-
-
 def _ids_of_data_sets(config: Config, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
     """Return the data sets' test ids by task, and a finding for the tasks whose data set cannot be read."""
     found: dict[str, frozenset[int]] = {}
     reasons: dict[str, str] = {}
     for task, file in files.items():
         try:
-            found[task] = frozenset(_ids_of_data_set(config, task))
+            found[task] = read_test_ids(task, config.tasks[task])
         except DataError as error:
             reasons[file] = str(error)
-    return found, _not_compared(list(reasons), next(iter(reasons.values()), ""))
-
-
-def _ids_of_data_set(config: Config, task: str) -> Iterator[int]:
-    source = find_source(task, config.tasks[task], ["test"])
-    for number, row in enumerate(read_rows(source, "test"), start=1):
-        yield read_question(task, config.tasks[task], "test", number, row).id
-
-
-def _not_compared(files: list[str], reason: str) -> list[Finding]:
-    """Return at most one finding, for all files whose ids were not compared."""
-    return [Finding("unchecked", first_of(files), f"the ids were not compared: {reason}")] if files else []
+    return found, archive_file.not_compared(list(reasons), next(iter(reasons.values()), ""))
 
 
 def finish(
@@ -296,31 +256,6 @@ def finish(
         manifest = replace(manifest, ended_at=environment.now(), timings_s=timings.rounded())
     write_manifest(run, manifest)
     return manifest, [*products.lines, *(verdict.lines if verdict else ())]
-
-
-@dataclass(slots=True)
-class Timings:
-    """Seconds that each stage of a session took; `end` adds the session's `total`."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _began: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the block."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.monotonic() - began
-
-    def end(self) -> None:
-        """Record the time since this object was created as `total`."""
-        self.seconds["total"] = time.monotonic() - self._began
-
-    def rounded(self) -> dict[str, float]:
-        """Return the seconds by stage, rounded to milliseconds."""
-        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,8 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
-from pipeline.prepare.dataset import Source, quiet_datasets
+from pipeline.prepare.dataset import Source, find_source, quiet_datasets
+from pipeline.prepare.question import read_question
 
 ROWS_PER_READ = 1024
 
@@ -40,6 +42,16 @@ def read_rows(source: Source, split: str) -> Iterator[dict[str, Any]]:
         except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
             at = f"tasks.{source.task}.dataset: {path}"
             raise DataError(f"{at} cannot be read: {error}: copy or make it again") from error
+
+
+def read_test_ids(name: str, task: TaskConfig) -> frozenset[int]:
+    """Return the ids of a task's test rows.
+
+    Raises:
+        DataError: The data set does not exist, or a file or row of it is damaged.
+    """
+    rows = enumerate(read_rows(find_source(name, task, ["test"]), "test"), start=1)
+    return frozenset(read_question(name, task, "test", number, row).id for number, row in rows)
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
