@@ -1,4 +1,4 @@
-"""report.html in a real browser, opened from a file: what it lists, finds and shows, and that nothing hostile runs."""
+"""report.html in a real browser, opened from a file: its lists, search and samples; hostile text does not run."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def test_filters_give_the_right_counts(page: Any, filters: dict[str, str], count
     for name, value in filters.items():
         page.select_option(f"[data-filter={name}]", f"={value}")
     shows(page, "#count", count)
-    in_sight = -(-page.locator("#list").evaluate("(list) => list.clientHeight") // 50) + 6
-    assert page.locator(".row").count() == min(int(count.split()[0]), in_sight)
+    in_view = -(-page.locator("#list").evaluate("(list) => list.clientHeight") // 50) + 6
+    assert page.locator(".row").count() == min(int(count.split()[0]), in_view)
 
 
 @pytest.mark.parametrize(
-    ("words", "count"),
+    ("query", "count"),
     [("СЛОВО-7", "2 of 20 samples"), ("too long", "1 of 20 samples"), (".*", "0 of 20 samples"), ("Что", "20 samples")],
 )
-def test_search_reads_every_text_and_takes_words_as_they_are(page: Any, words: str, count: str) -> None:
-    page.fill("#search", words)
+def test_search_covers_every_text_and_is_literal(page: Any, query: str, count: str) -> None:
+    page.fill("#search", query)
     shows(page, "#count", count)
 
 
@@ -83,12 +83,12 @@ def test_a_link_opens_its_sample(report_of_twenty: Path, opened: Opened, anchor:
     assert page.locator(".row[aria-selected=true]").count() == 1
 
 
-def test_a_link_to_nothing_says_so(report_of_twenty: Path, opened: Opened) -> None:
+def test_a_link_to_a_missing_sample_is_reported(report_of_twenty: Path, opened: Opened) -> None:
     page = opened.open(report_of_twenty, "#med_bench/99")
     shows(page, "#count", "#med_bench/99 names no sample of this run")
 
 
-def test_the_keyboard_walks_searches_and_leaves(page: Any) -> None:
+def test_the_keyboard_moves_searches_and_closes(page: Any) -> None:
     page.keyboard.press("j")
     shows(page, "#name", "agro_bench / test / 0")
     page.keyboard.press("j")
@@ -106,27 +106,29 @@ def test_the_keyboard_walks_searches_and_leaves(page: Any) -> None:
     shows(page, "#count", "20 samples")
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["inside the page", "beside it"])
-def test_a_hostile_sample_is_text_and_runs_nothing(make_report: MakeReport, opened: Opened, beside: bool) -> None:
+@pytest.mark.parametrize("external", [False, True], ids=["inside the page", "next to it"])
+def test_a_hostile_sample_is_displayed_as_text_and_does_not_run(
+    make_report: MakeReport, opened: Opened, external: bool
+) -> None:
     def reply(prompt: dict[str, Any], repeat: int) -> Any:
         return completion(prompt, repeat, HOSTILE)
 
     prompts = [question("agro_bench", 1, text=HOSTILE, split="train", gold="<img src=x onerror=alert(5)>")]
     page = opened.open(
-        make_report(prompts, *(["report.max_inline_mb=0"] if beside else []), reply=reply), "#agro_bench/1"
+        make_report(prompts, *(["report.max_inline_mb=0"] if external else []), reply=reply), "#agro_bench/1"
     )
     page.wait_for_selector("#name:visible")
-    assert page.locator("#parts .text").last.evaluate("(shown) => shown.textContent") == HOSTILE
-    assert page.locator("#parts .text").last.evaluate("(shown) => shown.childElementCount") == 0
-    assert HOSTILE in page.locator("#parts .text").first.evaluate("(shown) => shown.textContent")
+    assert page.locator("#parts .text").last.evaluate("(element) => element.textContent") == HOSTILE
+    assert page.locator("#parts .text").last.evaluate("(element) => element.childElementCount") == 0
+    assert HOSTILE in page.locator("#parts .text").first.evaluate("(element) => element.textContent")
     assert page.locator("img, iframe, #parts script").count() == 0
     page.evaluate("location.hash = '#overview'")
     page.wait_for_timeout(200)
     assert page.evaluate("globalThis.hacked") is None
 
 
-def test_the_policy_stops_what_would_run_or_call_out(page: Any, opened: Opened) -> None:
-    with listening() as (url, asked):
+def test_the_policy_blocks_scripts_and_external_requests(page: Any, opened: Opened) -> None:
+    with listening() as (url, requested):
         page.evaluate(
             """(url) => {
                 const made = document.createElement("div");
@@ -139,14 +141,14 @@ def test_the_policy_stops_what_would_run_or_call_out(page: Any, opened: Opened) 
         )
         page.wait_for_timeout(300)
         assert page.evaluate("globalThis.hacked") is None
-        assert asked == []
-    assert len(opened.said) == 3
-    assert all("Content Security Policy" in line for line in opened.said)
-    opened.said.clear()
-    opened.requests.clear()  # the browser tells of what it has stopped, too
+        assert requested == []
+    assert len(opened.messages) == 3
+    assert all("Content Security Policy" in line for line in opened.messages)
+    opened.messages.clear()
+    opened.requests.clear()  # the browser also reports the requests that it blocked
 
 
-def test_samples_beside_the_page_are_listed_found_and_shown(make_report: MakeReport, opened: Opened) -> None:
+def test_samples_next_to_the_page_are_listed_found_and_opened(make_report: MakeReport, opened: Opened) -> None:
     page = opened.open(make_report(twenty(), "report.max_inline_mb=0", reply=answer), "#samples")
     assert len(opened.requests) == 1
     page.fill("#search", "Слово-7")
@@ -157,13 +159,13 @@ def test_samples_beside_the_page_are_listed_found_and_shown(make_report: MakeRep
     assert "Слово-7" in page.text_content("#parts")
 
 
-def test_a_chunk_that_is_gone_is_told(make_report: MakeReport, opened: Opened) -> None:
+def test_a_missing_chunk_is_reported(make_report: MakeReport, opened: Opened) -> None:
     file = make_report(twenty(), "report.max_inline_mb=0", reply=answer)
     (file.parent / "report_samples" / "0.js").unlink()
     page = opened.open(file, "#agro_bench/1")
     shows(page, "#count", "report_samples/0.js is missing: keep report_samples/ beside this page")
-    assert all("ERR_FILE_NOT_FOUND" in line for line in opened.said)
-    opened.said.clear()
+    assert all("ERR_FILE_NOT_FOUND" in line for line in opened.messages)
+    opened.messages.clear()
 
 
 def test_dark_mode_follows_the_system_and_the_key(page: Any) -> None:

@@ -1,4 +1,4 @@
-"""Nights of two models without an engine, and beside them what is no complete run."""
+"""Complete runs of two models, made without an engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUESTIONS = [
     )
 ]
 
-FACTS: dict[str, Any] = {
+MANIFEST: dict[str, Any] = {
     "conf": "demo",
     "versions": {"pipeline": "0.1.0", "vllm": "0.32.0", "torch": "2.13.0"},
     "codebase": {"commit": "c0ffee" * 6, "modified": True},
@@ -46,7 +46,7 @@ FACTS: dict[str, Any] = {
 
 
 def reply(prompt: dict[str, Any], repeat: int) -> Completion:
-    """Answer with one of each failure, and some that are right."""
+    """Return one completion of each kind of failure, and some right answers."""
     plain = {1: "мысли", 2: HOSTILE, 4: "", 5: "Ответ: B", 6: "B"}
     if prompt["id"] == 3:
         return replace(completion(prompt, repeat, None, "it killed <b>3</b> engines"), num_output_tokens=None)
@@ -54,47 +54,47 @@ def reply(prompt: dict[str, Any], repeat: int) -> Completion:
     return replace(answer, finish_reason="length") if prompt["id"] == 1 else answer
 
 
-def night(output: Path, run_id: str, started_at: str, *words: str, prompts: list[Prompt] = QUESTIONS) -> Path:
+def make_run(output: Path, run_id: str, started_at: str, *overrides: str, prompts: list[Prompt] = QUESTIONS) -> Path:
     """Make a complete run of the questions."""
-    config = settings(f"output_dir={output}", f"run_id={run_id}", *words)
+    config = settings(f"output_dir={output}", f"run_id={run_id}", *overrides)
     config = replace(config, tasks={name: config.tasks[name] for name in ("agro_bench", "aqua_bench", "med_bench")})
     run, config = run_directory.place(config)
     run_directory.begin(run, config)
     with run.publish("prompts", PROMPT_SCHEMA) as store:
         store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
     finish(run, config, reply)
-    rewrite(Path(run.root), **FACTS, started_at=started_at, ended_at=started_at)
+    rewrite(Path(run.root), **MANIFEST, started_at=started_at, ended_at=started_at)
     return Path(run.root)
 
 
-def rewrite(run: Path, status: str = "complete", **facts: Any) -> None:
-    """Write these facts over those in a run's manifest."""
+def rewrite(run: Path, status: str = "complete", **changes: Any) -> None:
+    """Replace these keys in a run's manifest."""
     file = run / "manifest.json"
     content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(content | facts | {"status": status}))
+    file.write_text(json.dumps(content | changes | {"status": status}))
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Make two nights of one model and one of another; not to be written into."""
+    """Make two runs of one model and one of another; tests must not write into them."""
     output = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        night(output, "2026-11-20", "2026-11-20T01:00:00Z", "engine.endpoint.model=small")
-        night(output, "2026-11-21", "2026-11-21T01:00:00Z", "engine.endpoint.model=small")
-        night(output, "large", "2026-11-21T05:00:00Z", "model.path=org/large: one")
+        make_run(output, "2026-11-20", "2026-11-20T01:00:00Z", "engine.endpoint.model=small")
+        make_run(output, "2026-11-21", "2026-11-21T01:00:00Z", "engine.endpoint.model=small")
+        make_run(output, "large", "2026-11-21T05:00:00Z", "model.path=org/large: one")
     yield output
 
 
 @pytest.fixture
 def output(made: Path, tmp_path: Path) -> Path:
-    """Copy the nights to a directory that a test may write into."""
+    """Copy the runs to a directory that a test may write into."""
     return Path(shutil.copytree(made, tmp_path / "outputs"))
 
 
 @pytest.fixture
 def database(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the views over `output`."""
+    """Open a database with the views over `output`."""
     with duckdb.connect() as connection:
         connection.execute("SET VARIABLE outputs = $output", {"output": str(output)})
         connection.execute((ROOT / "notebooks/views.sql").read_text(encoding="utf-8"))

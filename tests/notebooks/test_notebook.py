@@ -1,4 +1,4 @@
-"""notebooks/analysis.ipynb runs from its first cell to its last, and shows what the views hold."""
+"""notebooks/analysis.ipynb runs from the first cell to the last and displays the contents of the views."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ NOTEBOOK = ROOT / "notebooks/analysis.ipynb"
 Cells = dict[str, list[Any]]
 
 
-def executed(place: Path, output: Path, more: str) -> Cells:
-    """Execute the notebook as README's command does; return what each code cell gave, by the cell's id.
+def executed(directory: Path, output: Path, more: str) -> Cells:
+    """Execute the notebook as README's command does; return the outputs of each code cell by its id.
 
     Args:
-        place: An empty directory to lay it out in: notebooks/ and, beside it, outputs/.
-        output: The runs.
-        more: Lines after those of the parameters.
+        directory: An empty directory, in which notebooks/ and outputs/ are created.
+        output: The directory of the runs.
+        more: Source of a cell inserted after the parameters.
     """
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     after = next(k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])) + 1
     notebook.cells.insert(after, nbformat.v4.new_code_cell(more))
-    (place / "notebooks").mkdir()
-    nbformat.write(notebook, place / "notebooks/analysis.ipynb")
-    shutil.copy(NOTEBOOK.parent / "views.sql", place / "notebooks")
-    (place / "outputs").symlink_to(output)
-    # In a process of its own: the client leaves its sockets to the garbage collector.
+    (directory / "notebooks").mkdir()
+    nbformat.write(notebook, directory / "notebooks/analysis.ipynb")
+    shutil.copy(NOTEBOOK.parent / "views.sql", directory / "notebooks")
+    (directory / "outputs").symlink_to(output)
+    # In a separate process: the client leaves its sockets to the garbage collector.
     line = [sys.executable, "-c", "from nbclient.cli import main; main()"]
     line += ["notebooks/analysis.ipynb", "--output=tonight.ipynb", "--timeout=300"]
-    done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(line, cwd=directory, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    notebook = nbformat.read(place / "notebooks/tonight.ipynb", as_version=4)
+    notebook = nbformat.read(directory / "notebooks/tonight.ipynb", as_version=4)
     return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 
 
@@ -89,9 +89,9 @@ def test_a_questions_cost_shares_the_runs_gpu_hours_by_tokens(cells: Cells) -> N
     assert f"<td>{2 * hours:.3f}</td>" in html(cells["cost"])
 
 
-def test_there_is_an_example_of_each_kind_of_failure(cells: Cells) -> None:
-    shown = html(cells["failures-shown"])
-    kinds = re.findall(r"<h4>(.*?): agro_bench, test, id (\d), repeat 0</h4>", shown)
+def test_each_kind_of_failure_has_an_example(cells: Cells) -> None:
+    examples = html(cells["failures-shown"])
+    kinds = re.findall(r"<h4>(.*?): agro_bench, test, id (\d), repeat 0</h4>", examples)
     assert kinds == [
         ("cut", "1"),
         ("empty, and right by accident", "4"),
@@ -99,19 +99,24 @@ def test_there_is_an_example_of_each_kind_of_failure(cells: Cells) -> None:
         ("no letter", "2"),
         ("right, but not exact", "5"),
     ]
-    assert "<b>generated</b> <pre dir='auto' style='white-space: pre-wrap; overflow-wrap: anywhere'>мысли</pre>" in shown
-    assert "it killed &lt;b&gt;3&lt;/b&gt; engines" in shown
+    assert (
+        "<b>generated</b> <pre dir='auto' style='white-space: pre-wrap; overflow-wrap: anywhere'>мысли</pre>"
+        in examples
+    )
+    assert "it killed &lt;b&gt;3&lt;/b&gt; engines" in examples
 
 
-def test_what_questions_and_models_say_is_shown_as_text(cells: Cells) -> None:
+def test_texts_of_questions_and_models_are_displayed_as_text(cells: Cells) -> None:
     for outputs in cells.values():
         tables = [output for output in outputs if "text/html" in output.get("data", {})]
         assert "<script>alert" not in html(tables)
-    assert html(cells["failures-shown"]).count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3  # a prompt; what was generated, and the response
+    assert (
+        html(cells["failures-shown"]).count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3
+    )  # a prompt; what was generated, and the response
     assert "&lt;script&gt;alert(1)" in html(cells["wording-examples"])
 
 
-def test_it_runs_over_one_night_whose_golds_are_hidden(tmp_path: Path, made: Path) -> None:
+def test_it_runs_over_one_run_whose_golds_are_hidden(tmp_path: Path, made: Path) -> None:
     run = Path(shutil.copytree(made / "run=large", tmp_path / "hidden/run=large"))
     table = pq.ParquetFile(run / "metrics.parquet").read()
     pq.write_table(table.filter(pc.equal(table["metric"], "none")), run / "metrics.parquet")

@@ -1,4 +1,4 @@
-"""notebooks/views.sql shows complete runs, all of each, and is not put out by what else lies beside them."""
+"""notebooks/views.sql has all rows of complete runs and ignores everything else in their directory."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def edit(run: Path, before: str, after: str) -> None:
 
 
 @pytest.mark.parametrize("view", ["runs", "samples", "metrics"])
-def test_only_complete_runs_are_in_a_view(database: duckdb.DuckDBPyConnection, output: Path, view: str) -> None:
+def test_a_view_has_only_complete_runs(database: duckdb.DuckDBPyConnection, output: Path, view: str) -> None:
     for name in ("running", "failed"):
         edit(shutil.copytree(output / "run=large", output / f"run={name}"), '"complete"', f'"{name}"')
     for name, content in {"cut": b'{"status": "complete", "conf', "binary": b"\xff\xfe{", "list": b"[1]"}.items():
         shutil.copytree(output / "run=large", output / f"run={name}")
         (output / f"run={name}/manifest.json").write_bytes(content)
-    (shutil.copytree(output / "run=large", output / "run=unsaid") / "manifest.json").unlink()
+    (shutil.copytree(output / "run=large", output / "run=unrecorded") / "manifest.json").unlink()
     shutil.copytree(output / "run=large", output / "replay-1")
     (output / "run=bare").mkdir()
     (output / "run=file").write_text("no directory")
     assert runs_of(database, view) == RUNS
 
 
-def test_a_complete_run_without_samples_leaves_the_others_as_they_are(
+def test_a_complete_run_without_samples_does_not_affect_the_others(
     database: duckdb.DuckDBPyConnection, output: Path
 ) -> None:
     shutil.rmtree(output / "run=large/samples")
@@ -58,23 +58,23 @@ def test_a_complete_run_without_samples_leaves_the_others_as_they_are(
 
 def test_metrics_are_those_that_the_run_wrote(database: duckdb.DuckDBPyConnection, output: Path) -> None:
     for run in RUNS:
-        wrote = pq.ParquetFile(output / f"run={run}/metrics.parquet").read().to_pylist()
-        shown = rows(database, f"SELECT * EXCLUDE run FROM metrics WHERE run = '{run}'")
-        assert sorted(map(str, shown)) == sorted(str({name: row[name] for name in shown[0]}) for row in wrote)
+        written = pq.ParquetFile(output / f"run={run}/metrics.parquet").read().to_pylist()
+        found = rows(database, f"SELECT * EXCLUDE run FROM metrics WHERE run = '{run}'")
+        assert sorted(map(str, found)) == sorted(str({name: row[name] for name in found[0]}) for row in written)
 
 
 def test_samples_are_those_that_the_run_wrote(database: duckdb.DuckDBPyConnection, output: Path) -> None:
     file = next((output / "run=large/samples/task=med_bench/split=test").glob("*.parquet"))
-    wrote = pq.ParquetFile(file).read().to_pylist()
-    shown = rows(
+    written = pq.ParquetFile(file).read().to_pylist()
+    found = rows(
         database,
         "SELECT * EXCLUDE (run, task, split) FROM samples WHERE run = 'large' AND task = 'med_bench' ORDER BY id",
     )
-    assert shown == [{name: row[name] for name in shown[0]} for row in wrote]
-    assert len(shown) == 6
+    assert found == [{name: row[name] for name in found[0]} for row in written]
+    assert len(found) == 6
 
 
-def test_a_run_says_what_its_manifest_does(database: duckdb.DuckDBPyConnection) -> None:
+def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnection) -> None:
     first, _, large = rows(database, "FROM runs ORDER BY run")
     assert first == first | {
         "run": "2026-11-20",
@@ -104,7 +104,7 @@ def test_a_run_says_what_its_manifest_does(database: duckdb.DuckDBPyConnection) 
 @pytest.mark.parametrize(
     ("before", "after"), [('"s1"', '"s2"'), ('"generate": 90.0', '"generate": 0.2')], ids=["sessions", "nothing left"]
 )
-def test_the_time_of_a_run_that_was_gone_on_with_is_unknown(
+def test_the_time_of_a_resumed_run_is_unknown(
     database: duckdb.DuckDBPyConnection, output: Path, before: str, after: str
 ) -> None:
     file = output / "run=large/manifest.json"
@@ -122,9 +122,9 @@ def test_the_time_of_a_run_that_was_gone_on_with_is_unknown(
         ('["2 x A, 6 x B 4 x C"]', "2 x A, 6 x B 4 x C", 8),
         ('["8 x A", "4 x B"]', "8 x A; 4 x B", None),
     ],
-    ids=["a CPU", "untold", "of two kinds", "gone on with on others"],
+    ids=["a CPU", "not recorded", "of two kinds", "resumed on others"],
 )
-def test_gpus_are_counted_where_their_number_is_one(
+def test_gpus_are_counted_where_their_number_is_known(
     database: duckdb.DuckDBPyConnection, output: Path, gpus: str, text: str | None, number: int | None
 ) -> None:
     file = output / "run=large/manifest.json"
@@ -134,7 +134,7 @@ def test_gpus_are_counted_where_their_number_is_one(
     assert (row["gpus"], row["num_gpus"]) == (text, number)
 
 
-def test_a_run_of_older_columns_has_null_in_the_new_ones(output: Path) -> None:
+def test_a_run_without_newer_columns_has_null_in_them(output: Path) -> None:
     for run in RUNS:
         for file in (output / f"run={run}").glob("samples/**/*.parquet"):
             drop(file, "instruction")
@@ -152,7 +152,7 @@ def drop(file: Path, column: str) -> None:
     pq.write_table(table.drop_columns([column]), file)
 
 
-def test_a_new_night_and_another_directory_are_seen_by_the_next_query(
+def test_a_new_run_and_another_directory_are_in_the_next_query(
     database: duckdb.DuckDBPyConnection, output: Path, made: Path
 ) -> None:
     shutil.copytree(output / "run=large", output / "run=later")

@@ -1,4 +1,4 @@
-"""Complete runs of the same questions, made without an engine."""
+"""Complete runs over the same questions, made without an engine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from pipeline.runs import directory as run_directory
 
 @pytest.fixture
 def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
-    """Make a complete run of these prompts; `words` change the demo's configuration."""
+    """Make a complete run of these prompts; `overrides` change the demo's configuration."""
 
-    def make(run_id: str, prompts: list[Prompt], *words: str, reply: Reply = reply_right, **content: object) -> Scored:
+    def make(
+        run_id: str, prompts: list[Prompt], *overrides: str, reply: Reply = reply_right, **manifest: object
+    ) -> Scored:
         tasks = ",".join(dict.fromkeys(prompt.task for prompt in prompts))
-        config = settings(f"output_dir={tmp_path}", f"run_id={run_id}", f"only=[{tasks}]", *words)
+        config = settings(f"output_dir={tmp_path}", f"run_id={run_id}", f"only=[{tasks}]", *overrides)
         config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
         run, config = run_directory.place(config)
         run_directory.begin(run, config)
         with run.publish("prompts", PROMPT_SCHEMA) as store:
             store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
         scored = finish(run, config, reply)
-        recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"} | content
+        recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"} | manifest
         record_manifest(run, "complete", **{name: value for name, value in recorded.items() if name != "status"})
         return scored
 

@@ -1,4 +1,4 @@
-"""Two runs are compared question by question: what flipped, what is sure, what is refused and what is warned of."""
+"""Two runs are compared question by question: flips, significant changes, rejected runs and warnings."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def compared(base: Scored, new: Scored, out: Path) -> tuple[list[dict[str, Any]]
     return tables[0].to_pylist(), tables[1].to_pylist()
 
 
-def the(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:
-    (row,) = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+def the(rows: list[dict[str, Any]], **criteria: str) -> dict[str, Any]:
+    (row,) = [row for row in rows if all(row[name] == value for name, value in criteria.items())]
     return row
 
 
-def test_the_flipped_questions_are_those_that_changed_both_ways(make_run: MakeRun, tmp_path: Path) -> None:
+def test_flips_are_the_lost_and_the_gained_questions(make_run: MakeRun, tmp_path: Path) -> None:
     prompts = train(20)
     base = make_run("base", prompts, reply=wrong(1, 2))
     new = make_run("new", prompts, reply=wrong(2, 5, 6, 7))
@@ -62,7 +62,7 @@ def test_holms_family_is_all_rows_with_the_same_metric(make_run: MakeRun, tmp_pa
     assert least["p_holm"] == pytest.approx(min(1, 5 * least["p_value"]))
 
 
-def test_identical_runs_differ_in_nothing(make_run: MakeRun, tmp_path: Path) -> None:
+def test_identical_runs_have_no_differences(make_run: MakeRun, tmp_path: Path) -> None:
     prompts = train(5)
     rows, flips = compared(make_run("base", prompts), make_run("new", prompts), tmp_path / "out")
     assert flips == []
@@ -71,7 +71,7 @@ def test_identical_runs_differ_in_nothing(make_run: MakeRun, tmp_path: Path) -> 
     assert {row["detectable"] for row in rows} == {None}
 
 
-def test_cut_answers_and_lengths_are_compared_without_a_gold(make_run: MakeRun, tmp_path: Path) -> None:
+def test_truncated_responses_and_lengths_are_compared_without_a_gold(make_run: MakeRun, tmp_path: Path) -> None:
     prompts = train(8, gold=None)
 
     def cut(prompt: dict[str, Any], repeat: int) -> Any:
@@ -100,7 +100,7 @@ def test_runs_with_different_repeats_are_compared_by_the_questions_means(make_ru
     assert {row["new_value"] for row in flips} == {0.25}
 
 
-def test_a_failed_row_is_no_wrong_one(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_failed_row_does_not_count_as_wrong(make_run: MakeRun, tmp_path: Path) -> None:
     prompts = train(4)
 
     def failing(prompt: dict[str, Any], repeat: int) -> Any:
@@ -121,7 +121,9 @@ def test_a_failed_row_is_no_wrong_one(make_run: MakeRun, tmp_path: Path) -> None
         (lambda: train(4) + train(1, "med_bench"), "med_bench train: 1 only in new (id 0)"),
     ],
 )
-def test_runs_of_other_questions_are_refused_with_the_questions(make_run: MakeRun, other: Any, reason: str) -> None:
+def test_runs_of_other_questions_are_rejected_and_the_questions_named(
+    make_run: MakeRun, other: Any, reason: str
+) -> None:
     base, new = make_run("base", train(4)), make_run("new", other())
     with pytest.raises(RunError, match="do not ask the same questions") as caught:
         main([f"base={base.store.root}", f"new={new.store.root}"])
@@ -129,20 +131,24 @@ def test_runs_of_other_questions_are_refused_with_the_questions(make_run: MakeRu
     assert not Path(base.store.root).with_name("compare=base..new").exists()
 
 
-def test_a_run_that_is_not_complete_is_refused(make_run: MakeRun) -> None:
+def test_a_run_that_is_not_complete_is_rejected(make_run: MakeRun) -> None:
     base, new = make_run("base", train(2)), make_run("new", train(2))
     record_manifest(new.store, "failed")
     with pytest.raises(RunError, match="is failed, not complete"):
         main([f"base={base.store.root}", f"new={new.store.root}"])
 
 
-@pytest.mark.parametrize("words", [["base=x"], ["new=x"], ["base=x", "new=y", "base=z"], ["base=x", "new=y", "n=3"]])
-def test_wrong_words_are_one_line(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["base=x"], ["new=x"], ["base=x", "new=y", "base=z"], ["base=x", "new=y", "n=3"]]
+)
+def test_wrong_arguments_raise_a_configuration_error(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):
-        main(words)
+        main(arguments)
 
 
-def test_what_else_differs_is_a_warning(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_in_how_the_runs_were_made_are_warnings(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts = train(2)
     other = [replace(prompt, prompt_sha256="0" * 64) for prompt in prompts]
     then = {"template_fingerprint": "sha256:1", "model_fingerprint": "a", "hardware": {"num_cpus": 2}}
@@ -176,9 +182,7 @@ def test_what_else_differs_is_a_warning(make_run: MakeRun, tmp_path: Path, capsy
 HOSTILE = "</td><script>alert(1)</script>{{ 7*7 }}\x1b[31m\u2028\u202e[bold]" + "x" * 5000
 
 
-def test_hostile_texts_are_shown_and_not_obeyed(
-    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hostile_texts_are_escaped(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = train(3)
     new = make_run("new", prompts, reply=wrong(1, text=HOSTILE), versions={"vllm": HOSTILE})
     _, flips = compared(make_run("base", prompts), new, tmp_path / "out")
@@ -205,7 +209,7 @@ def test_the_table_fits_a_terminal_of_110_columns(
     assert max(len(line.rstrip()) for line in table) <= 110
 
 
-def test_the_command_writes_beside_the_new_run_and_ends_well(make_run: MakeRun) -> None:
+def test_the_command_writes_next_to_the_new_run_and_exits_with_0(make_run: MakeRun) -> None:
     base, new = make_run("base", train(3)), make_run("new", train(3), reply=wrong(1))
     done = command("pipeline.compare", f"base={base.store.root}", f"new={new.store.root}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -219,7 +223,7 @@ def test_the_command_writes_beside_the_new_run_and_ends_well(make_run: MakeRun) 
     assert gone.stderr == "error: base=nowhere: there is no such directory\n"
 
 
-def test_a_damaged_run_is_one_line(make_run: MakeRun) -> None:
+def test_a_damaged_run_raises_a_user_error(make_run: MakeRun) -> None:
     base, new = make_run("base", train(3)), make_run("new", train(3))
     (Path(new.store.root) / "samples/_stage.json").write_text(json.dumps({"files": {"gone.parquet": 3}, "facts": {}}))
     with pytest.raises(UserError, match=r"gone\.parquet"):

@@ -1,4 +1,4 @@
-"""The gate lets an unchanged model pass, stops one that has become worse, and says which rule it broke."""
+"""The gate passes an unchanged model, fails a regression, and names the broken rule."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pipeline.runs.manifest import load
 STARTED_AT = "2026-11-21T22:38:40Z"
 
 
-def judged(run: Scored, *words: str) -> gate.Verdict:
-    """Return what the gate with these words says of a run."""
-    config = loading.load(loading.dump(run.config), "config.yaml", words)
+def judged(run: Scored, *overrides: str) -> gate.Verdict:
+    """Return the verdict of the gate on a run, with these overrides of its configuration."""
+    config = loading.load(loading.dump(run.config), "config.yaml", overrides)
     num_truncated, num_failed, num_no_answer = 3, 2, 4
     counts = {"num_samples": 20, "num_truncated": num_truncated, "num_failed": num_failed}
     content = {"started_at": STARTED_AT, "counts": counts | {"num_no_answer": num_no_answer}, **run.content}
@@ -37,7 +37,7 @@ def judged(run: Scored, *words: str) -> gate.Verdict:
     return verdict
 
 
-def test_a_large_and_sure_drop_breaks_the_gate_and_names_the_rule(make_run: MakeRun) -> None:
+def test_a_large_and_significant_drop_fails_the_gate_and_names_the_rule(make_run: MakeRun) -> None:
     prompts = train(40)
     make_run("base", prompts)
     verdict = judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base")
@@ -47,7 +47,7 @@ def test_a_large_and_sure_drop_breaks_the_gate_and_names_the_rule(make_run: Make
     assert "correct of agro_bench train fell from 1.000 to 0.500 (adjusted p <0.001)" in line
 
 
-def test_identical_runs_keep_the_gate(make_run: MakeRun) -> None:
+def test_identical_runs_pass_the_gate(make_run: MakeRun) -> None:
     prompts = train(40)
     make_run("base", prompts)
     verdict = judged(make_run("new", prompts), "gate.baseline=base")
@@ -55,29 +55,29 @@ def test_identical_runs_keep_the_gate(make_run: MakeRun) -> None:
     assert verdict.lines[-1].startswith("gate: kept: max_drop: no drop above 0.01 is significant; nothing dropped")
 
 
-@pytest.mark.parametrize("words", [["gate.max_drop=0.6"], ["gate.alpha=0.0000001"]])
-def test_a_drop_must_be_both_large_and_significant(make_run: MakeRun, words: list[str]) -> None:
+@pytest.mark.parametrize("overrides", [["gate.max_drop=0.6"], ["gate.alpha=0.0000001"]])
+def test_a_drop_must_be_both_large_and_significant(make_run: MakeRun, overrides: list[str]) -> None:
     prompts = train(40)
     make_run("base", prompts)
-    assert judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base", *words).broken == []
+    assert judged(make_run("new", prompts, reply=wrong(*range(20))), "gate.baseline=base", *overrides).broken == []
 
 
-def test_a_drop_that_no_resample_comes_near_to_breaks_a_gate_however_small_its_alpha(make_run: MakeRun) -> None:
+def test_a_drop_beyond_all_resamples_fails_a_gate_with_a_very_small_alpha(make_run: MakeRun) -> None:
     prompts = train(60) + train(60, "med_bench")
     make_run("base", prompts)
     run = make_run("new", prompts, reply=wrong(*range(40)))
     verdict = judged(run, "gate.baseline=base", "gate.alpha=0.00001")
     assert verdict.broken == ["max_drop"]
-    assert "score of all train fell from" in verdict.lines[-1]  # it has the bootstrap alone
+    assert "score of all train fell from" in verdict.lines[-1]  # tested by the bootstrap only
 
 
-def test_a_gain_is_no_drop(make_run: MakeRun) -> None:
+def test_a_gain_passes_the_gate(make_run: MakeRun) -> None:
     prompts = train(40)
     make_run("base", prompts, reply=wrong(*range(20)))
     assert judged(make_run("new", prompts), "gate.baseline=base").broken == []
 
 
-def test_shares_are_rules_of_their_own(make_run: MakeRun) -> None:
+def test_limits_on_shares_are_rules_without_a_baseline(make_run: MakeRun) -> None:
     run = make_run("new", train(3))
     kept = judged(run, "gate.max_truncated=0.15", "gate.max_failed=0.1", "gate.max_no_answer=0.2")
     assert (kept.broken, kept.baseline) == ([], None)
@@ -89,7 +89,7 @@ def test_shares_are_rules_of_their_own(make_run: MakeRun) -> None:
     )
 
 
-def test_without_golds_the_gate_says_that_it_has_nothing_to_compare(make_run: MakeRun) -> None:
+def test_without_golds_the_gate_reports_that_there_is_nothing_to_compare(make_run: MakeRun) -> None:
     prompts = train(4, gold=None)
     make_run("base", prompts)
     verdict = judged(make_run("new", prompts), "gate.baseline=base")
@@ -98,14 +98,14 @@ def test_without_golds_the_gate_says_that_it_has_nothing_to_compare(make_run: Ma
     assert rule.line == "nothing to compare: no question of both runs has a gold, or none was scored"
 
 
-def test_other_questions_break_the_gate_with_the_reason(make_run: MakeRun) -> None:
+def test_other_questions_fail_the_gate_with_the_reason(make_run: MakeRun) -> None:
     make_run("base", train(4))
     verdict = judged(make_run("new", train(5)), "gate.baseline=base")
     assert verdict.broken == ["baseline"]
     assert "1 only in new (id 4)" in verdict.lines[-1]
 
 
-def test_a_damaged_baseline_breaks_the_gate_with_the_reason(make_run: MakeRun) -> None:
+def test_a_damaged_baseline_fails_the_gate_with_the_reason(make_run: MakeRun) -> None:
     base = make_run("base", train(4))
     base.store.write_text("samples/_stage.json", "{")
     verdict = judged(make_run("new", train(4)), "gate.baseline=base")
@@ -113,15 +113,15 @@ def test_a_damaged_baseline_breaks_the_gate_with_the_reason(make_run: MakeRun) -
     assert "_stage.json is damaged" in verdict.lines[-1]
 
 
-def test_a_disk_that_takes_no_more_is_no_broken_rule(make_run: MakeRun) -> None:
+def test_a_write_error_is_not_a_broken_rule(make_run: MakeRun) -> None:
     make_run("base", train(4))
     run = make_run("new", train(4))
-    Path(run.store.path(gate.DIRECTORY)).symlink_to("/nowhere/at/all")  # no directory can be made of it
+    Path(run.store.path(gate.DIRECTORY)).symlink_to("/nowhere/at/all")  # cannot be created as a directory
     with pytest.raises(RunError, match="compare cannot be written"):
         judged(run, "gate.baseline=base")
 
 
-def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: MakeRun) -> None:
+def test_latest_is_the_newest_past_run_of_the_same_model_and_tasks(make_run: MakeRun) -> None:
     prompts = train(4)
     make_run("older", prompts, ended_at="2026-11-19T00:00:00Z")
     make_run("newer", prompts, ended_at="2026-11-20T00:00:00Z")
@@ -134,7 +134,7 @@ def test_latest_is_the_newest_earlier_run_of_the_same_model_and_tasks(make_run: 
     assert judged(make_run("new", prompts), "gate.baseline=latest").baseline == "newer"
 
 
-def test_on_the_first_night_latest_has_nothing_to_compare_with_and_says_so(make_run: MakeRun) -> None:
+def test_without_a_past_run_latest_reports_that_there_is_nothing_to_compare_with(make_run: MakeRun) -> None:
     verdict = judged(make_run("new", train(4)), "gate.baseline=latest")
     assert (verdict.baseline, verdict.broken) == (None, [])
     assert verdict.lines == [
@@ -147,9 +147,7 @@ def test_without_rules_there_is_no_verdict(make_run: MakeRun) -> None:
     assert gate.judge(run.config, run.store, run.manifest) is None
 
 
-def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
-    make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_a_missing_baseline_is_rejected_before_generation(make_run: MakeRun, tmp_path: Path) -> None:
     record_manifest(make_run("torn", train(1)).store, "failed")
     for name, reason in (("gone", "there is no run "), ("torn", "is failed"), ("self", "is the run itself")):
         config = settings(f"output_dir={tmp_path}", "run_id=self", f"gate.baseline={name}")
@@ -157,13 +155,13 @@ def test_a_baseline_that_is_not_there_is_refused_before_anything_is_generated(
             gate.check(config)
 
 
-@pytest.mark.parametrize("word", ["gate.baseline=../x", "gate.alpha=0", "gate.max_drop=1", "gate.max_failed=1.5"])
-def test_impossible_values_name_their_key(word: str) -> None:
-    with pytest.raises(ConfigError, match=word.partition("=")[0]):
-        settings(word)
+@pytest.mark.parametrize("override", ["gate.baseline=../x", "gate.alpha=0", "gate.max_drop=1", "gate.max_failed=1.5"])
+def test_invalid_values_name_their_key(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        settings(override)
 
 
-def test_rescoring_holds_a_run_to_its_gate_and_it_stays_complete(make_run: MakeRun) -> None:
+def test_rescoring_applies_the_gate_and_the_run_stays_complete(make_run: MakeRun) -> None:
     prompts = train(40)
     make_run("base", prompts)
     run = make_run("new", prompts, "gate.baseline=base", "gate.max_truncated=0.5", reply=wrong(*range(20)))
@@ -182,7 +180,7 @@ def test_rescoring_holds_a_run_to_its_gate_and_it_stays_complete(make_run: MakeR
     assert done.stderr == "error: run new is complete, and breaks rules of its gate: max_drop\n"
 
 
-def test_cut_answers_are_counted_by_the_gate_of_a_rescored_run(make_run: MakeRun) -> None:
+def test_the_gate_of_a_rescored_run_counts_truncated_responses(make_run: MakeRun) -> None:
     def cut(prompt: dict[str, Any], repeat: int) -> Any:
         return replace(completion(prompt, repeat, "hm"), finish_reason="length")
 
@@ -194,10 +192,10 @@ def test_cut_answers_are_counted_by_the_gate_of_a_rescored_run(make_run: MakeRun
 TASKS = {"agro_bench": 400, "aqua_bench": 150, "med_bench": 60}
 
 
-def night(
+def simulated(
     rng: np.random.Generator, config: Config, drop: float, correlation: float, sizes: dict[str, int]
 ) -> list[MetricChange]:
-    """Return a comparison of right answers with these questions, a true drop from 0.65 and a correlation."""
+    """Return a simulated comparison: questions per task, a true drop from 0.65 right answers, and a correlation."""
     base, new = 0.65, 0.65 - drop
     both = base * new + correlation * np.sqrt(base * (1 - base) * new * (1 - new))
     found = []
@@ -210,35 +208,35 @@ def night(
 
 
 @pytest.mark.parametrize("sizes", [{"med_bench": 300}, pytest.param(TASKS, marks=pytest.mark.slow)])
-def test_of_2000_nights_of_an_unchanged_model_at_most_6_in_100_break_the_gate(sizes: dict[str, int]) -> None:
+def test_of_2000_runs_of_an_unchanged_model_at_most_6_in_100_fail_the_gate(sizes: dict[str, int]) -> None:
     rng, config = (
         np.random.default_rng(7),
         settings("gate.baseline=latest", "gate.max_drop=0", f"only=[{','.join(sizes)}]"),
     )
-    alarms = sum(gate.drop_rule(config, night(rng, config, 0, 0.5, sizes), {}).broken for _ in range(2_000))
+    alarms = sum(gate.drop_rule(config, simulated(rng, config, 0, 0.5, sizes), {}).broken for _ in range(2_000))
     assert 0.005 <= alarms / 2_000 <= 0.06
 
 
-def test_a_drop_of_3_points_is_stopped_as_often_as_the_formula_says() -> None:
-    """One task alone, tested on correct: its score has no test of its own here."""
+def test_a_drop_of_3_points_fails_the_gate_with_the_power_of_the_formula() -> None:
+    """A single task, tested on `correct` only."""
     rng, config = np.random.default_rng(8), settings("gate.baseline=latest", "gate.max_drop=0", "only=[med_bench]")
-    stopped = 0
+    failed = 0
     for _ in range(400):
-        rows = [row for row in night(rng, config, 0.03, 0.5, {"med_bench": 2_000}) if row.metric == "correct"]
-        stopped += gate.drop_rule(config, rows, {}).broken
-    assert stopped / 400 == pytest.approx(power_of_mcnemar(0.65, 0.62, 0.5, 2_000), abs=0.05)
+        rows = [row for row in simulated(rng, config, 0.03, 0.5, {"med_bench": 2_000}) if row.metric == "correct"]
+        failed += gate.drop_rule(config, rows, {}).broken
+    assert failed / 400 == pytest.approx(power_of_mcnemar(0.65, 0.62, 0.5, 2_000), abs=0.05)
 
 
-def test_noise_makes_the_gate_more_patient() -> None:
+def test_noise_makes_the_gate_less_sensitive() -> None:
     rng, config = np.random.default_rng(9), settings("gate.baseline=latest")
-    rows = night(rng, config, 0.12, 0.5, TASKS)
+    rows = simulated(rng, config, 0.12, 0.5, TASKS)
     assert gate.drop_rule(config, rows, {}).broken
     assert not gate.drop_rule(config, rows, {"score": 3.0, "correct": 3.0}).broken
 
 
-def test_the_noise_of_a_domain_is_that_of_its_tasks_by_their_weights() -> None:
+def test_the_noise_of_a_domain_is_the_weighted_noise_of_its_tasks() -> None:
     rng, config = np.random.default_rng(10), settings()
-    rows = night(rng, config, 0, 0.5, TASKS)
+    rows = simulated(rng, config, 0, 0.5, TASKS)
     domains = {name: config.tasks[name].domain for name in TASKS}
     (agriculture,) = [row for row in rows if (row.task, row.metric) == ("agriculture", "score")]
     assert gate.noise_of(agriculture, rows, domains, {"score": 0.1}) == pytest.approx(0.25 * 0.1 * (1 / 400 + 1 / 150))

@@ -1,4 +1,4 @@
-"""A share of the questions is chosen the same way each night, and what a second pass changes is counted."""
+"""The choice of questions is the same in every run, and the changes of the second pass are counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.runs.manifest import Noise
 from pipeline.runs.manifest import dump as dump_record
 
 
-def test_the_share_is_kept_and_a_larger_one_holds_a_smaller() -> None:
+def test_the_choice_has_the_share_and_a_larger_share_is_a_superset() -> None:
     keys = [("agro_bench", "test", number) for number in range(4_000)]
     tenth, half = ({key for key in keys if noise.is_chosen(*key, share=share)} for share in (0.1, 0.5))
     assert len(tenth) == pytest.approx(400, abs=60)
@@ -32,7 +32,7 @@ def test_the_share_is_kept_and_a_larger_one_holds_a_smaller() -> None:
     assert all(noise.is_chosen(*key, share=1) for key in keys)
 
 
-def test_what_the_second_pass_changes_is_counted_against_the_first_repeat(make_run: MakeRun) -> None:
+def test_the_second_pass_is_compared_with_the_first_repeat(make_run: MakeRun) -> None:
     prompts = train(10) + train(10, "med_bench")
 
     def first(prompt: dict[str, Any], repeat: int) -> Any:
@@ -45,13 +45,13 @@ def test_what_the_second_pass_changes_is_counted_against_the_first_repeat(make_r
     found = noise.measure(config, run.store, run.manifest)
     assert (found.num_questions, found.num_changed) == (20, 6)
     assert found.variance["correct"] == pytest.approx(0.3)
-    # Two tasks of a domain each: half of each task's own spread.
+    # Two domains of one task each: the weight of each task is one half.
     assert found.spread == {"train": pytest.approx((2 * 0.25 * found.variance["score"] / 10) ** 0.5)}
     line = noise.line(found)
     assert line.startswith("noise: of 20 questions generated a second time 6 (30.0%) have another response; ")
 
 
-def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun) -> None:
+def test_prompts_are_chosen_for_another_share_and_reused_for_the_same_share(make_run: MakeRun) -> None:
     run = make_run("one", train(200))
     num_rows = []
     for share in ("0.5", "0.1", "0.1"):
@@ -62,12 +62,12 @@ def test_another_share_is_chosen_anew_and_the_same_one_is_kept(make_run: MakeRun
     assert num_rows[1] == num_rows[2]
 
 
-def test_no_chosen_question_is_said() -> None:
+def test_a_choice_without_questions_is_reported() -> None:
     found = Noise(share=0.1, num_questions=0, num_changed=0, num_failed=0, variance={}, spread={})
     assert noise.line(found) == "noise: no question was answered twice: none was chosen, raise noise.share"
 
 
-def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_run: MakeRun) -> None:
+def test_a_failed_row_is_not_a_changed_response_and_can_be_retried(make_run: MakeRun) -> None:
     def failing(*ids: int) -> Any:
         return lambda prompt, repeat: completion(
             prompt, repeat, None if prompt["id"] in ids else "B", "the engine died" if prompt["id"] in ids else None
@@ -85,7 +85,7 @@ def test_a_row_that_failed_is_no_changed_response_and_can_be_tried_again(make_ru
     run_directory.begin(run.store, replace(config, run=replace(config.run, retry_failed=True)))
 
 
-def test_the_second_passes_order_has_nothing_to_do_with_the_length(make_run: MakeRun) -> None:
+def test_the_order_of_the_second_pass_does_not_depend_on_the_length(make_run: MakeRun) -> None:
     run = make_run("one", [replace(each, num_prompt_tokens=each.id) for each in train(50)]).store
     prompts = run.require_artifact("prompts", PROMPT_SCHEMA)
 

@@ -1,4 +1,4 @@
-"""Intervals agree with published values and with SciPy, and hold the truth as often as they say."""
+"""Intervals agree with published values and with SciPy, and have their nominal coverage."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from pipeline.metrics.confidence import (
 
 
 def of_values(values, rng, repeats=1):
-    """Bootstrap the mean of questions whose repeats all scored the same."""
+    """Bootstrap the mean of questions whose repeats all have the same score."""
     different, num = np.unique(values, return_counts=True)
     return bootstrap(different * repeats, np.full(len(different), float(repeats)), num, rng)
 
@@ -53,7 +53,7 @@ def test_the_bootstrap_agrees_with_scipys():
     assert ours.draws.std() == pytest.approx(values.std() / np.sqrt(60), rel=0.03)
 
 
-def test_95_of_100_bootstrap_intervals_hold_the_mean_of_a_skewed_score():
+def test_95_of_100_bootstrap_intervals_contain_the_mean_of_a_skewed_score():
     scores, shares = np.array([0, 0.4, 2 / 3, 1]), np.array([0.1, 0.05, 0.05, 0.8])
     rng, truth = np.random.default_rng(2), float(scores @ shares)
     held = 0
@@ -63,7 +63,7 @@ def test_95_of_100_bootstrap_intervals_hold_the_mean_of_a_skewed_score():
     assert 0.925 <= held / 500 <= 0.975  # the standard error of the share is 0.01
 
 
-def test_the_interval_holds_the_mean_as_often_when_repeats_agree_and_rows_alone_would_not():
+def test_coverage_holds_for_identical_repeats_when_clustered_by_question_but_not_by_row():
     rng, repeats = np.random.default_rng(3), 4
     held = {"questions": 0, "rows": 0}
     for number in range(300):
@@ -73,7 +73,7 @@ def test_the_interval_holds_the_mean_as_often_when_repeats_agree_and_rows_alone_
         held["questions"] += clustered.low <= 0.6 <= clustered.high
         held["rows"] += naive.low <= 0.6 <= naive.high
     assert 0.92 <= held["questions"] / 300 <= 0.98
-    assert held["rows"] / 300 <= 0.75  # half the width that it should have
+    assert held["rows"] / 300 <= 0.75  # the interval is half as wide as it should be
 
 
 def test_a_question_of_more_repeats_weighs_more():
@@ -82,14 +82,14 @@ def test_a_question_of_more_repeats_weighs_more():
     assert estimate.low < 0.8 < estimate.high
 
 
-def test_questions_that_all_scored_the_same_have_wilsons_interval_and_no_draws():
+def test_questions_with_equal_scores_have_wilsons_interval_and_no_draws():
     ones = bootstrap(np.array([1.0]), np.array([1.0]), np.array([8]), generator("a"))
     assert (ones.low, ones.high, ones.draws) == (pytest.approx(0.6756, abs=1e-4), 1.0, None)
     repeated = bootstrap(np.array([2.0, 4.0]), np.array([2.0, 4.0]), np.array([5, 3]), generator("a"))
     assert (repeated.low, repeated.high) == (ones.low, ones.high)
 
 
-def test_so_many_outcomes_that_they_are_not_resampled_make_no_difference():
+def test_the_normal_approximation_for_many_outcomes_agrees_with_the_bootstrap():
     values = np.random.default_rng(4).beta(2, 1, size=MOST_OUTCOMES)
     resampled = of_values(values, generator("a"))
     drawn = normal(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), generator("a"))
@@ -98,16 +98,16 @@ def test_so_many_outcomes_that_they_are_not_resampled_make_no_difference():
     assert drawn.draws.std() == pytest.approx(resampled.draws.std(), rel=0.04)
 
 
-def test_resamples_come_in_pieces_and_each_has_as_many_questions_as_there_are():
+def test_resamples_come_in_batches_and_each_has_the_number_of_questions():
     num = np.full(1500, 3)
-    pieces = list(resamples(num, generator("a")))
-    assert len(pieces) > 1
-    assert max(piece.size for piece in pieces) <= 1_000_000
-    assert sum(len(piece) for piece in pieces) == NUM_RESAMPLES
-    assert {int(total) for piece in pieces for total in piece.sum(axis=1)} == {4500}
+    batches = list(resamples(num, generator("a")))
+    assert len(batches) > 1
+    assert max(batch.size for batch in batches) <= 1_000_000
+    assert sum(len(batch) for batch in batches) == NUM_RESAMPLES
+    assert {int(total) for batch in batches for total in batch.sum(axis=1)} == {4500}
 
 
-def test_equal_names_have_equal_draws_and_others_have_others():
+def test_equal_names_give_equal_draws_and_other_names_give_other_draws():
     values = np.array([0.0, 0.5, 1.0, 1.0])
     same = [of_values(values, generator("agro", "test", None)).draws for _ in range(2)]
     np.testing.assert_array_equal(*same)
@@ -120,22 +120,22 @@ def two_tasks():
     return [of_values(rng.random(num) < share, generator(str(num))) for num, share in ((400, 0.7), (100, 0.4))]
 
 
-def test_a_domain_is_as_unsure_as_its_tasks_are_together():
+def test_the_interval_of_a_domain_combines_those_of_its_tasks():
     tasks = two_tasks()
     low, high = interval_of_mean(tasks, [0.5, 0.5])
     assert (low + high) / 2 == pytest.approx(np.mean([task.mean for task in tasks]), abs=0.01)
     assert (high - low) / 2 == pytest.approx(np.hypot(*map(half_width, tasks)) / 2, rel=0.03)
 
 
-def test_a_domain_of_one_task_has_its_interval():
+def test_a_domain_of_one_task_has_the_interval_of_the_task():
     task = Estimate(mean=0.5, low=0.4, high=0.7, draws=np.array([0.1, 0.9]))
     assert interval_of_mean([task], [1.0]) == (0.4, 0.7)
 
 
-def test_a_task_without_spread_still_makes_its_domain_unsure():
-    certain = Estimate(mean=1.0, low=0.7, high=1.0, draws=None)
+def test_a_task_without_draws_still_widens_the_interval_of_its_domain():
+    constant = Estimate(mean=1.0, low=0.7, high=1.0, draws=None)
     other = Estimate(mean=0.5, low=0.1, high=0.8, draws=np.full(NUM_RESAMPLES, 0.5))
-    low, high = interval_of_mean([certain, other], [0.5, 0.5])
+    low, high = interval_of_mean([constant, other], [0.5, 0.5])
     assert (low, high) == pytest.approx((0.75 - 0.25, 0.75 + 0.15))  # 0.5 * hypot(0.3, 0.4); 0.5 * hypot(0, 0.3)
 
 

@@ -1,4 +1,4 @@
-"""Comparisons agree with published values, are wrong as often as they say, and find what their power says."""
+"""Paired tests agree with published values and have their nominal error rate and power."""
 
 from fractions import Fraction
 from math import comb, sqrt
@@ -48,13 +48,13 @@ def test_holm_keeps_the_chance_of_any_false_alarm_below_alpha():
 
 
 def right_answers(rng, num, base, new, correlation):
-    """Return two runs' right answers with these shares and this correlation."""
+    """Return whether each question is right in two runs, with these shares of right answers and this correlation."""
     both = base * new + correlation * sqrt(base * (1 - base) * new * (1 - new))
     cell = rng.choice(4, size=num, p=[both, base - both, new - both, 1 - base - new + both])
     return np.isin(cell, [0, 1]).astype(float), np.isin(cell, [0, 2]).astype(float)
 
 
-def test_a_difference_has_the_spread_of_the_questions_own_differences():
+def test_the_standard_error_of_a_difference_is_that_of_the_per_question_differences():
     base, new = np.random.default_rng(2).choice([0, 0.5, 1], size=(2, 300))
     pairs = Pairs.of(base, new)
     assert pairs.difference == pytest.approx(new.mean() - base.mean())
@@ -65,7 +65,7 @@ def test_a_difference_has_the_spread_of_the_questions_own_differences():
     assert change.ci_high - change.difference == pytest.approx(1.96 * pairs.stderr, rel=0.06)
 
 
-def test_repeats_that_agree_tell_no_more_than_one():
+def test_identical_repeats_add_no_information():
     rng = np.random.default_rng(3)
     base, new = right_answers(rng, 200, 0.6, 0.5, 0.5)
     once = Pairs.of(base, new)
@@ -102,8 +102,8 @@ def test_a_domains_change_is_the_weighted_mean_of_its_tasks():
     assert uneven.ci_high - uneven.ci_low == pytest.approx(2 * 1.96 * uneven.stderr, rel=0.06)
 
 
-def test_beyond_the_resamples_the_p_value_is_that_of_the_t_test():
-    """The values are those of SciPy's `ttest_rel` and, for two tasks, of Welch's test of the two sides."""
+def test_a_p_value_beyond_the_resamples_is_that_of_the_t_test():
+    """The values are those of SciPy's `ttest_rel` and, for two tasks, of Welch's test of their differences."""
     rng = np.random.default_rng(11)
     base, drops, others = rng.random(300), rng.normal(0.03, 0.1, 300), rng.normal(0.05, 0.1, 40)
     one = Pairs.of(base, base - drops)
@@ -111,12 +111,12 @@ def test_beyond_the_resamples_the_p_value_is_that_of_the_t_test():
     assert 1e-9 < expected < 1e-5
     assert paired_bootstrap([one], generator("a")).p_value == pytest.approx(expected, rel=1e-6, abs=0)
     two = [one, Pairs.of(np.zeros(40), -others)]
-    expected = ttest_ind(drops, -others, equal_var=False).pvalue  # a half of the sum is as sure as the sum
+    expected = ttest_ind(drops, -others, equal_var=False).pvalue  # half of the sum has the same p-value as the sum
     assert 1e-9 < expected < 1e-4
     assert paired_bootstrap(two, generator("a")).p_value == pytest.approx(expected, rel=1e-6, abs=0)
 
 
-def test_questions_that_changed_almost_alike_are_no_surer_than_their_signs():
+def test_the_p_value_of_questions_that_changed_almost_alike_is_that_of_the_sign_test():
     base = np.zeros(16)
     new = np.where(np.arange(16) < 14, -0.5 + 1e-4 * np.arange(16), 0)
     change = paired_bootstrap([Pairs.of(base, new)], generator("a"))
@@ -125,13 +125,13 @@ def test_questions_that_changed_almost_alike_are_no_surer_than_their_signs():
 
 
 @pytest.mark.parametrize("num_changed", [2, 3, 8])
-def test_a_few_questions_that_changed_almost_alike_are_no_surer_than_their_signs(num_changed):
+def test_the_p_value_of_a_few_questions_that_changed_almost_alike_is_that_of_the_sign_test(num_changed):
     fell = np.where(np.arange(num_changed) == 0, 0.9, 1.0)
     change = paired_bootstrap([Pairs.of(np.ones(num_changed), 1 - fell)], generator("a"))
     assert change.p_value == pytest.approx(2 * 0.5**num_changed)
 
 
-def test_a_difference_that_resamples_reach_keeps_their_share():
+def test_a_p_value_within_the_resamples_is_their_share():
     rng = np.random.default_rng(12)
     base = rng.random(100)
     change = paired_bootstrap([Pairs.of(base, base + rng.normal(0.03, 0.1, 100))], generator("a"))
@@ -139,17 +139,17 @@ def test_a_difference_that_resamples_reach_keeps_their_share():
     assert change.p_value * 5_001 == pytest.approx(round(change.p_value * 5_001))
 
 
-def test_equal_models_are_called_different_in_5_of_100_paired_bootstraps():
+def test_5_of_100_paired_bootstraps_of_equal_models_are_significant():
     rng, alarms = np.random.default_rng(5), 0
     for number in range(500):
         difficulty = rng.random(100)
         noise = rng.random((2, 100))
-        base, new = np.round(1.2 * difficulty + 0.8 * noise) / 2  # 0, 0.5 or 1, and alike where a question is hard
+        base, new = np.round(1.2 * difficulty + 0.8 * noise) / 2  # 0, 0.5 or 1, correlated by the difficulty
         alarms += paired_bootstrap([Pairs.of(base, new)], generator(str(number))).p_value < 0.05
     assert 0.025 <= alarms / 500 <= 0.08  # the standard error of the share is 0.01
 
 
-def test_so_many_outcomes_that_they_are_not_resampled_have_the_same_interval():
+def test_the_normal_approximation_for_many_outcomes_has_the_same_interval():
     base, new = np.random.default_rng(6).random((2, MOST_OUTCOMES + 1))
     pairs = Pairs.of(base, new)
     change = paired_bootstrap([pairs], generator("a"))
@@ -164,7 +164,7 @@ def test_the_power_is_the_published_one():
     assert power_of_mcnemar(new, base, correlation, 155) == pytest.approx(0.801, abs=5e-4)
 
 
-def test_a_drop_of_3_points_on_2000_questions_is_found_as_often_as_the_formula_says():
+def test_a_drop_of_3_points_on_2000_questions_is_detected_with_the_power_of_the_formula():
     rng = np.random.default_rng(7)
     found = 0
     for _ in range(600):
@@ -175,21 +175,21 @@ def test_a_drop_of_3_points_on_2000_questions_is_found_as_often_as_the_formula_s
     assert found / 600 == pytest.approx(expected, abs=0.05)
 
 
-def test_unpaired_questions_would_find_it_less_often():
+def test_without_correlation_the_power_is_lower():
     assert power_of_mcnemar(0.65, 0.62, 0.0, 2_000) < power_of_mcnemar(0.65, 0.62, 0.5, 2_000) - 0.2
 
 
-def test_shares_that_cannot_be_so_correlated_are_refused():
+def test_shares_with_an_impossible_correlation_are_rejected():
     with pytest.raises(ValueError, match=r"0\.9 and 0\.2 cannot have a correlation of 0\.8"):
         power_of_mcnemar(0.9, 0.2, 0.8, 100)
 
 
-def test_a_difference_as_large_as_the_detectable_one_is_found_8_times_in_10():
+def test_a_difference_of_the_detectable_size_is_found_8_times_in_10():
     base, new = right_answers(np.random.default_rng(8), 2_000, 0.65, 0.62, 0.5)
     smallest = detectable(Pairs.of(base, new).stderr)
     assert power_of_mcnemar(0.65, 0.65 - smallest, 0.5, 2_000) == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize("stderr", [None, 0.0])
-def test_runs_without_a_flipped_question_do_not_say_what_could_be_detected(stderr):
+def test_without_a_flipped_question_the_detectable_difference_is_unknown(stderr):
     assert detectable(stderr) is None

@@ -1,4 +1,4 @@
-"""The parity metrics reproduce SQuAD's, whatever its consequences."""
+"""The exact metrics reproduce SQuAD's definition, including its surprising results."""
 
 from itertools import groupby
 
@@ -24,12 +24,12 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("gold", "response", "em", "f1_value"), TABLE)
-def test_every_row_of_the_facts_about_the_benchmark_holds(gold, response, em, f1_value):
+def test_known_pairs_of_gold_and_response_have_their_scores(gold, response, em, f1_value):
     assert exact_match(tokens(gold), tokens(response)) == em
     assert f1(tokens(gold), tokens(response)) == pytest.approx(f1_value, abs=1e-12)
 
 
-def test_f1_counts_a_repeated_token_as_often_as_both_sides_have_it():
+def test_f1_counts_a_repeated_token_as_often_as_gold_and_response_share_it():
     assert f1(tokens("b b c"), tokens("b b b")) == pytest.approx(2 / 3)
 
 
@@ -38,10 +38,10 @@ def test_f1_counts_a_repeated_token_as_often_as_both_sides_have_it():
     [
         ("The cat", ["cat"]),
         ("theatre", ["theatre"]),
-        ("a—b", ["—b"]),  # a dash is a boundary of words and no ASCII punctuation
+        ("a—b", ["—b"]),  # a dash is a word boundary but not ASCII punctuation
         ("_a_", []),
         ("a\u00a0b\u2003c\x1fd", ["b", "c", "d"]),
-        ("th.e cat", ["cat"]),  # punctuation goes before the articles
+        ("th.e cat", ["cat"]),  # punctuation is dropped before the articles
         ("«Да»", ["«да»"]),
     ],
 )
@@ -49,7 +49,7 @@ def test_tokens_are_what_squad_compares(text, expected):
     assert tokens(text) == expected
 
 
-# SQuAD's definition again, without regular expressions and without Counter.
+# SQuAD's definition restated without regular expressions and without Counter.
 DROPPED = set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
@@ -70,14 +70,14 @@ def restated_f1(gold, response):
     return 2 * common / (len(gold) + len(response)) if gold and response else 0.0
 
 
-WORDS = ["a", "an", "the", "The", "A", "B", "А", "Ответ", "é", "ß", "İ", "Σ", "²", "7", "—", "«", "\u0301"]
+PARTS = ["a", "an", "the", "The", "A", "B", "А", "Ответ", "é", "ß", "İ", "Σ", "²", "7", "—", "«", "\u0301"]
 GAPS = ["", " ", "\t", "\n", "\u00a0", "\u2003", "\u200b", "\x1c", ".", ",", "_", "-", "'", "`", "\\", "^", "|"]
-TEXT = st.lists(st.sampled_from(WORDS + GAPS), max_size=12).map("".join) | st.text(max_size=12)
+TEXT = st.lists(st.sampled_from(PARTS + GAPS), max_size=12).map("".join) | st.text(max_size=12)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(TEXT, TEXT)
-def test_any_two_strings_score_as_by_an_independent_statement_of_squad(gold, response):
+def test_any_two_strings_score_as_by_an_independent_implementation_of_squad(gold, response):
     restated_gold, restated_response = restated_tokens(gold), restated_tokens(response)
     assert exact_match(tokens(gold), tokens(response)) == (restated_gold == restated_response)
     assert f1(tokens(gold), tokens(response)) == pytest.approx(restated_f1(restated_gold, restated_response))

@@ -1,4 +1,4 @@
-"""Tasks weigh the same in a domain, and domains in a run."""
+"""Tasks have equal weights in a domain, and domains in a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ DOMAINS = {"agro_1": "agro", "med": "med", "agro_2": "agro"}
         ("law", {}),
     ],
 )
-def test_what_each_task_weighs(domain: str | None, weights: dict[str, float]) -> None:
+def test_domains_have_equal_weights_and_so_have_tasks_in_a_domain(
+    domain: str | None, weights: dict[str, float]
+) -> None:
     found = weights_of(DOMAINS, domain)
     assert found == weights
     assert list(found) == list(weights)

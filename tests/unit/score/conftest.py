@@ -1,4 +1,4 @@
-"""A run small enough to count by hand, written with the real store."""
+"""A small run whose scores can be counted by hand, written with the real artifact store."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -56,7 +56,7 @@ def completion(of, content, repeat=0, **changes):
 
 @dataclass
 class Run:
-    """A run's directory and what goes into it; `score` publishes both stages and scores them."""
+    """A run's directory and its rows; `score` publishes prompts and completions and scores them."""
 
     store: ArtifactStore
     prompts: list = field(default_factory=list)
@@ -65,13 +65,13 @@ class Run:
     repeats: int = 1
 
     def ask(self, *contents, split="train", **changes):
-        """Add a prompt with the next id and one completion a content."""
-        asked = prompt(id=len(self.prompts) + 1, split=split, **changes)
-        self.prompts.append(asked)
-        self.completions += [completion(asked, content, repeat) for repeat, content in enumerate(contents)]
+        """Add a prompt with the next id, and one completion per content."""
+        added = prompt(id=len(self.prompts) + 1, split=split, **changes)
+        self.prompts.append(added)
+        self.completions += [completion(added, content, repeat) for repeat, content in enumerate(contents)]
 
     def change_last(self, **changes):
-        """Change the completion that was added last."""
+        """Change the last completion."""
         self.completions[-1] = replace(self.completions[-1], **changes)
 
     @property
@@ -85,8 +85,8 @@ class Run:
             ("prompts", PROMPT_SCHEMA, self.prompts),
             ("completions", COMPLETION_SCHEMA, self.completions),
         ):
-            with self.store.publish(name, schema) as stage:
-                stage.write_parquet("part-00000.parquet", schema, [to_table(rows, schema)])
+            with self.store.publish(name, schema) as artifact:
+                artifact.write_parquet("part-00000.parquet", schema, [to_table(rows, schema)])
 
     def score(self, **arguments):
         self.publish()
@@ -104,8 +104,8 @@ class Run:
         return pq.read_table(self.store.path("metrics.parquet"), filesystem=self.store.fs).to_pylist()
 
     def metric(self, metric, task="agro", split="train", level="task", group_by=None, group=None):
-        wanted = {"task": task, "split": split, "level": level, "metric": metric, "group_by": group_by, "group": group}
-        (row,) = [row for row in self.metrics() if {key: row[key] for key in wanted} == wanted]
+        cell = {"task": task, "split": split, "level": level, "metric": metric, "group_by": group_by, "group": group}
+        (row,) = [row for row in self.metrics() if {key: row[key] for key in cell} == cell]
         return row
 
 

@@ -1,4 +1,4 @@
-"""Metrics are means over what is known, with the counts of what is not."""
+"""Metrics are means over scored rows, with counts of the rows that are not scored."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_a_task_has_four_metrics_over_its_scored_rows(run):
     assert values == pytest.approx({"em": 0.5, "f1": 5 / 6, "score": 2 / 3, "correct": 1.0})
 
 
-def test_the_counts_tell_scored_truncated_unanswered_and_failed_rows_apart(run):
+def test_scored_truncated_unanswered_and_failed_rows_are_counted_separately(run):
     run.ask("B")
     run.ask("не знаю")
     run.ask(None)
@@ -27,7 +27,7 @@ def test_the_counts_tell_scored_truncated_unanswered_and_failed_rows_apart(run):
     assert row["value"] == 0.25  # a failed row is neither right nor wrong
 
 
-def test_a_split_without_golds_has_null_and_never_zero_at_every_level(run):
+def test_a_split_without_golds_is_null_at_every_level(run):
     run.ask("B", gold=None, split="test")
     run.score()
     assert {row["level"] for row in run.metrics()} == {"task", "domain", "run"}
@@ -35,7 +35,7 @@ def test_a_split_without_golds_has_null_and_never_zero_at_every_level(run):
     assert {(row["num_total"], row["num_scored"]) for row in run.metrics()} == {(1, 0)}
 
 
-def test_splits_are_kept_apart(run):
+def test_splits_are_aggregated_separately(run):
     run.ask("B")
     run.ask("C", gold=None, split="test")
     run.score()
@@ -93,7 +93,7 @@ def test_the_run_is_the_mean_of_its_domains(run):
 
 
 @pytest.mark.parametrize("gold", [None, "absent"])
-def test_a_task_without_a_value_makes_its_domain_and_the_run_unknown(run, gold):
+def test_a_task_without_a_value_makes_its_domain_and_the_run_null(run, gold):
     run.domains = {"agro": "agriculture", "aqua": "agriculture", "med": "medicine"}
     run.ask("B")
     run.ask("B", task="med")
@@ -105,7 +105,7 @@ def test_a_task_without_a_value_makes_its_domain_and_the_run_unknown(run, gold):
     assert run.metric("score", task="all", level="run")["value"] is None
 
 
-def test_a_gold_without_letters_counts_as_scored_only_where_it_is(run):
+def test_a_gold_without_letters_is_scored_by_the_exact_metrics_only(run):
     run.ask("B")
     run.ask("42", gold="42")
     run.score()

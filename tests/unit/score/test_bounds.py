@@ -1,4 +1,4 @@
-"""Bounds say what a score could be if the rows that were truncated, empty or failed had been answered otherwise."""
+"""Bounds are the lowest and highest score possible had truncated, empty and failed rows been answered differently."""
 
 import pytest
 
@@ -7,22 +7,22 @@ def bounds(row):
     return row["bound_low"], row["bound_high"]
 
 
-def test_rows_that_were_answered_leave_no_doubt(run):
+def test_answered_rows_are_certain(run):
     run.ask("B")
     run.ask("C")
-    run.ask("не знаю")  # an answer, though not one of letters
+    run.ask("не знаю")  # an answer without letters
     run.score()
     row = run.metric("correct")
     assert bounds(row) == (row["value"], row["value"])
     assert row["num_doubtful"] == 0
 
 
-def test_a_row_that_was_cut_counts_as_wrong_below_and_as_right_above(run):
+def test_a_truncated_row_counts_as_wrong_in_the_lower_and_as_right_in_the_upper_bound(run):
     run.ask("B")
     run.ask("C")
     run.ask("Рассмотрим")
     run.change_last(finish_reason="length")
-    run.ask("Ответ: B. Кроме того")  # even when it has an answer: the end may have taken it back
+    run.ask("Ответ: B. Кроме того")  # uncertain despite its answer, which the missing end may retract
     run.change_last(finish_reason="length")
     run.score()
     assert bounds(run.metric("correct")) == (0.25, 0.75)
@@ -31,7 +31,7 @@ def test_a_row_that_was_cut_counts_as_wrong_below_and_as_right_above(run):
     assert run.metric("correct")["num_doubtful"] == 2
 
 
-def test_an_empty_row_is_doubtful_even_where_parity_calls_it_right(run):
+def test_an_empty_row_is_uncertain_even_if_the_exact_metrics_score_it_as_right(run):
     run.ask("", gold="A")
     run.ask("B")
     run.score()
@@ -40,7 +40,7 @@ def test_an_empty_row_is_doubtful_even_where_parity_calls_it_right(run):
 
 
 @pytest.mark.parametrize("metric", ["em", "f1", "score", "correct"])
-def test_a_failed_row_is_in_the_bounds_though_not_in_the_score(run, metric):
+def test_a_failed_row_is_in_the_bounds_but_not_in_the_score(run, metric):
     run.ask("B")
     run.ask(None)
     run.change_last(error="engine died", finish_reason="error")
@@ -49,7 +49,7 @@ def test_a_failed_row_is_in_the_bounds_though_not_in_the_score(run, metric):
     assert bounds(run.metric(metric)) == (0.5, 1.0)
 
 
-def test_a_failed_row_without_a_letter_for_gold_is_in_no_bounds_of_the_clean_metric(run):
+def test_a_failed_row_whose_gold_has_no_letter_is_not_in_the_bounds_of_the_letters_metric(run):
     run.ask("B")
     run.ask(None, gold="сорок два")
     run.change_last(error="engine died", finish_reason="error")
@@ -58,7 +58,7 @@ def test_a_failed_row_without_a_letter_for_gold_is_in_no_bounds_of_the_clean_met
     assert bounds(run.metric("em")) == (0.5, 1.0)
 
 
-def test_where_all_rows_failed_the_score_could_be_anything(run):
+def test_if_all_rows_failed_the_bounds_are_0_and_1(run):
     run.ask(None)
     run.change_last(error="engine died", finish_reason="error")
     run.score()
@@ -84,7 +84,7 @@ def test_a_domains_bounds_are_the_means_of_its_tasks(run):
     assert bounds(run.metric("correct", task="all", level="run")) == (0.5, 0.75)
 
 
-def test_each_doubtful_repeat_counts_by_itself(run):
+def test_each_uncertain_repeat_counts_separately(run):
     run.repeats = 4
     run.ask("B", "B", "C", "")
     run.score()

@@ -1,4 +1,4 @@
-"""Letters are read from every usual way to answer, and from no Russian sentence that only looks like one."""
+"""Letters are extracted from every common form of answer, but not from Russian sentences that resemble one."""
 
 import time
 import timeit
@@ -11,7 +11,7 @@ from pipeline.score.extraction import RULES, extract
 
 REASONS = {"empty", "truncated", "no_letter", "conflict"}
 
-READ = [
+ANSWERS = [
     ("B", "B", "bare_letters"),
     ("b", "B", "bare_letters"),
     ("(B).", "B", "bare_letters"),
@@ -69,7 +69,7 @@ READ = [
     ("Думаю, что **B** подходит", "B", "bold"),
 ]
 
-NOT_READ = [
+NO_ANSWERS = [
     ("", "empty"),
     (" \n", "empty"),
     ("<think>Ответ: B", "empty"),
@@ -101,20 +101,20 @@ NOT_READ = [
 ]
 
 
-@pytest.mark.parametrize(("response", "answer", "rule"), READ)
-def test_an_answer_is_read_by_the_rule_that_names_its_form(response, answer, rule):
+@pytest.mark.parametrize(("response", "answer", "rule"), ANSWERS)
+def test_an_answer_is_extracted_by_the_rule_for_its_form(response, answer, rule):
     found = extract(response, "ABCD")
     assert (found.answer, found.rule) == (answer, rule)
 
 
-@pytest.mark.parametrize(("response", "reason"), NOT_READ)
-def test_what_is_no_answer_has_a_reason_instead(response, reason):
+@pytest.mark.parametrize(("response", "reason"), NO_ANSWERS)
+def test_a_response_without_an_answer_has_a_reason(response, reason):
     found = extract(response, "ABCD")
     assert (found.answer, found.rule) == (None, reason)
 
 
-def test_every_rule_is_shown_by_an_example():
-    assert {rule for _, _, rule in READ} == set(RULES)
+def test_every_rule_has_an_example():
+    assert {rule for _, _, rule in ANSWERS} == set(RULES)
 
 
 @pytest.mark.parametrize(("cyrillic", "latin"), list(zip("АВСЕНКМОРТХ", "ABCEHKMOPTX", strict=True)))
@@ -123,11 +123,11 @@ def test_each_homoglyph_is_its_latin_letter_in_both_cases(cyrillic, latin):
     assert extract(cyrillic.lower(), "ABCEHKMOPTX").answer == latin
 
 
-def test_a_letter_that_has_no_homoglyph_is_no_answer():
+def test_a_cyrillic_letter_without_a_latin_homoglyph_is_no_answer():
     assert extract("Б", "ABCD").answer is None
 
 
-def test_truncation_is_the_reason_only_when_no_answer_was_given_before():
+def test_truncation_is_the_reason_only_if_there_is_no_answer_before_it():
     assert extract("", "ABCD", truncated=True).rule == "truncated"
     assert extract("Рассмотрим воп", "ABCD", truncated=True).rule == "truncated"
     assert extract("Ответ: B\n\nПотому что", "ABCD", truncated=True).answer == "B"
@@ -165,13 +165,13 @@ HOSTILE += [
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
-def test_time_grows_no_faster_than_a_hostile_text(piece):
+def test_time_is_linear_in_the_length_of_a_hostile_text(piece):
     def seconds(num_chars):
         text = "x" + piece * (num_chars // len(piece)) + "y"
-        # timeit keeps the garbage collector out: among the objects of the other tests it takes a second
+        # timeit disables the garbage collector, which takes a second with the objects of the other tests
         return min(timeit.repeat(lambda: extract(text, "ABCD"), timer=time.thread_time, number=1, repeat=3))
 
-    assert seconds(200_000) < max(1.0, 60 * seconds(10_000))  # 20 times the text; a square would be 400 times
+    assert seconds(200_000) < max(1.0, 60 * seconds(10_000))  # 20 times the text; quadratic time would be 400 times
 
 
 @settings(max_examples=300, deadline=None)

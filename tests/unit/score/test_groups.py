@@ -1,4 +1,4 @@
-"""Besides its categories a task is grouped by the wording, the number of options and the number of right answers."""
+"""A task is grouped by its categories, the wording, the number of options and the number of right answers."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def groups(run, group_by):
     return {row["group"]: row["num_total"] for row in rows}
 
 
-def test_questions_of_one_wording_are_a_group_that_is_named_by_its_hash(run):
+def test_questions_with_the_same_wording_are_a_group_named_by_its_hash(run):
     run.ask("B", doc=doc("Выберите: {question}"))
     run.ask("B", doc=doc("Выберите: {question}"))
     run.ask("C", doc=doc("Ответьте: {question}"))
@@ -31,7 +31,7 @@ def test_questions_of_one_wording_are_a_group_that_is_named_by_its_hash(run):
     assert run.metric("em", group_by="instruction", group=name("Ответьте: {question}"))["value"] == 0.0
 
 
-def test_the_same_words_around_more_options_are_the_same_wording(run):
+def test_the_number_of_options_does_not_change_the_wording(run):
     four = "Вопрос: {question}\nA. {option_a}\nB. {option_b}\nC. {option_c}\nD. {option_d}\nОтвет:"
     five = four.replace("{option_d}", "{option_d}\nE. {option_e}")
     for instruction in (four, five, four.replace("Ответ:", "Буква:"), four.replace("A. ", "A) ")):
@@ -58,7 +58,7 @@ def test_questions_are_grouped_by_one_or_several_right_answers(run):
     assert run.metric("correct", group_by="answer_kind", group="multiple")["value"] == 0.5
 
 
-def test_a_hidden_gold_and_one_without_letters_are_in_no_group_of_right_answers(run):
+def test_a_hidden_gold_and_a_gold_without_letters_are_in_no_group_of_right_answers(run):
     run.ask("B", gold=None)
     run.ask("B", gold="сорок два")
     run.score()
@@ -66,7 +66,7 @@ def test_a_hidden_gold_and_one_without_letters_are_in_no_group_of_right_answers(
     assert [row["answer_kind"] for row in run.samples()] == [None, None]
 
 
-def test_a_row_that_does_not_say_is_in_no_group(run):
+def test_a_row_without_instruction_and_options_is_in_no_group(run):
     run.ask("B", doc='{"inputs": {"question": "?"}}')
     run.score()
     assert (groups(run, "instruction"), groups(run, "num_options")) == ({}, {})
@@ -83,7 +83,7 @@ def test_a_failed_row_is_counted_in_the_groups_of_its_question(run):
     assert groups(run, "answer_kind") == {"single": 1}
 
 
-def test_a_category_that_is_called_like_a_group_of_ours_is_kept_apart(run):
+def test_a_category_with_the_name_of_a_built_in_group_has_a_prefix(run):
     run.ask("B", doc=doc(), categories={"num_options": "many", "categories.num_options": "few"})
     run.score()
     assert groups(run, "num_options") == {"4": 1}

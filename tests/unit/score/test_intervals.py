@@ -1,4 +1,4 @@
-"""Every score has its standard error and 95% interval, and none where there is no score."""
+"""Every score has a standard error and a 95% interval; a null score has neither."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_a_share_of_right_answers_has_wilsons_interval(run, metric):
 
 
 @pytest.mark.parametrize("metric", ["f1", "score"])
-def test_a_mean_of_parts_has_the_interval_of_its_resamples(run, metric):
+def test_a_mean_of_fractions_has_a_bootstrap_interval(run, metric):
     for content in ["B"] * 30 + ["Ответ: B"] * 20 + ["C"] * 10:
         run.ask(content)
     run.score()
@@ -47,7 +47,7 @@ def test_a_group_has_the_interval_of_its_own_rows(run):
     assert soil["ci_low"] > seed["value"]
 
 
-def test_a_hidden_gold_has_neither_score_nor_error_nor_interval_nor_bounds(run):
+def test_a_hidden_gold_has_no_score_standard_error_interval_or_bounds(run):
     run.repeats = 2
     run.ask("B", "C", gold=None, split="test")
     run.score()
@@ -65,13 +65,13 @@ def test_one_question_has_an_interval_and_no_standard_error(run):
 
 
 @pytest.mark.parametrize("metric", ["em", "f1", "score", "correct"])
-def test_questions_that_all_scored_the_same_leave_room_for_others(run, metric):
+def test_an_interval_has_a_width_even_if_all_questions_have_the_same_score(run, metric):
     ask_all(run, 10, 0)
     run.score()
     assert ends(run.metric(metric)) == (pytest.approx(0.7225, abs=1e-4), 1)
 
 
-def test_repeats_that_agree_do_not_make_a_score_surer(run):
+def test_identical_repeats_do_not_narrow_the_interval(run):
     run.repeats = 4
     for number in range(40):
         run.ask(*["B" if number % 4 else "C"] * 4)
@@ -95,7 +95,7 @@ def test_the_standard_error_of_repeats_is_that_of_the_questions_means(run):
     assert run.metric("f1")["stderr"] == pytest.approx(means.std(ddof=1) / np.sqrt(5))
 
 
-def test_a_domain_of_one_task_and_a_run_of_one_domain_have_its_interval(run):
+def test_a_domain_of_one_task_and_a_run_of_one_domain_have_the_interval_of_the_task(run):
     ask_all(run, 7, 4)
     run.score()
     for metric in ("em", "f1", "score", "correct"):
@@ -105,7 +105,7 @@ def test_a_domain_of_one_task_and_a_run_of_one_domain_have_its_interval(run):
             assert (above["stderr"], *ends(above)) == (task["stderr"], *ends(task))
 
 
-def test_a_domain_and_the_run_are_as_sure_as_their_tasks_are_together(run):
+def test_the_intervals_of_a_domain_and_the_run_combine_those_of_their_tasks(run):
     run.domains = {"agro": "agriculture", "aqua": "agriculture", "med": "medicine"}
     for task, right, wrong in (("agro", 60, 20), ("aqua", 10, 20), ("med", 40, 30)):
         ask_all(run, right, wrong, task=task)
@@ -128,7 +128,7 @@ def test_a_domain_with_a_task_without_a_value_has_no_interval(run):
     assert (row["value"], row["stderr"], *ends(row)) == (None, None, None, None)
 
 
-def test_groups_beyond_the_most_have_the_normal_approximation(run):
+def test_more_than_the_maximum_of_groups_have_the_normal_approximation(run):
     for number in range(MOST_GROUPS + 1):
         for content in ("B", "Ответ: B", "C"):
             run.ask(content, categories={"plot": str(number)})
@@ -138,7 +138,7 @@ def test_groups_beyond_the_most_have_the_normal_approximation(run):
     assert ends(run.metric("em", group_by="plot", group="7")) == pytest.approx(wilson(1 / 3, 3))
 
 
-def test_a_task_of_very_many_outcomes_has_an_interval_and_so_has_its_domain(run):
+def test_a_task_of_too_many_outcomes_to_resample_has_an_interval_and_so_has_its_domain(run):
     run.domains = {"agro": "agriculture", "aqua": "agriculture"}
     for length in range(MOST_OUTCOMES + 1):
         run.ask("B" + " x" * length)  # an F1 of 2 / (2 + length)

@@ -1,4 +1,4 @@
-"""Several completions of a question: one of k is right, what most of them say, and how often two say the same."""
+"""Metrics of several completions of a question: pass@k, the majority answer and the agreement of pairs."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -26,7 +26,7 @@ def test_k_doubles_up_to_all_repeats(run, repeats, ks):
 
 
 @pytest.mark.parametrize("contents", ["BCCCC", "BBCCC", "BBBBC", "BBBBB", "CCCCC"])
-def test_pass_at_k_is_the_share_of_the_subsets_of_k_that_hold_a_right_one(run, contents):
+def test_pass_at_k_is_the_share_of_subsets_of_k_with_a_right_answer(run, contents):
     run.repeats = 5
     run.ask(*contents)
     run.score()
@@ -47,7 +47,7 @@ def test_pass_at_k_of_a_task_is_the_mean_over_its_questions(run):
     assert row["stderr"] == pytest.approx(np.std([0.5, 0, 1], ddof=1) / np.sqrt(3))
 
 
-def test_a_question_of_which_fewer_than_k_repeats_did_not_fail_has_no_pass_at_k(run):
+def test_a_question_with_fewer_than_k_repeats_that_did_not_fail_has_no_pass_at_k(run):
     run.repeats = 4
     run.ask(*"BCC", None)
     run.change_last(error="engine died", finish_reason="error")
@@ -68,7 +68,7 @@ def test_a_question_of_which_fewer_than_k_repeats_did_not_fail_has_no_pass_at_k(
         (["не знаю"] * 4, 0.0),
     ],
 )
-def test_the_majority_is_what_most_repeats_answer_and_of_equals_what_came_first(run, contents, majority):
+def test_the_majority_is_the_most_frequent_answer_and_a_tie_goes_to_the_earliest_repeat(run, contents, majority):
     run.repeats = 4
     run.ask(*contents)
     run.completions.reverse()
@@ -76,7 +76,7 @@ def test_the_majority_is_what_most_repeats_answer_and_of_equals_what_came_first(
     assert run.metric("majority")["value"] == majority
 
 
-def test_a_failed_repeat_has_no_vote_and_none_is_known_where_all_failed(run):
+def test_a_failed_repeat_has_no_vote_and_the_majority_is_null_if_all_failed(run):
     run.repeats = 2
     run.ask("B", None)
     run.change_last(error="engine died", finish_reason="error")
@@ -107,7 +107,7 @@ def test_repeats_without_an_answer_agree_with_each_other_only(run):
     assert run.metric("agreement")["value"] == pytest.approx(1 / 3)
 
 
-def test_failed_repeats_agree_with_nobody(run):
+def test_failed_repeats_are_not_counted_in_the_agreement(run):
     run.repeats = 4
     run.ask("B", "C", None, None)
     run.completions[-2:] = [replace(row, error="engine died", finish_reason="error") for row in run.completions[-2:]]

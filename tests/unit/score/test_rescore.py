@@ -1,4 +1,4 @@
-"""`python -m pipeline.rescore run=<dir>` replaces a run's scores, or says in a line what is missing."""
+"""`python -m pipeline.rescore run=<dir>` replaces a run's scores, or reports in one line what is missing."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_rescore_writes_samples_and_metrics_and_prints_the_scores(scored, capsys
     assert "agro" in capsys.readouterr().out
 
 
-def test_the_card_of_a_run_is_written_again(scored):
+def test_the_card_of_a_run_is_rewritten(scored):
     record_manifest(scored.store, "complete", run_id="test", engine={"r0": {"torch": "2.10.0"}})
     main([f"run={scored.store.root}"])
     card = json.loads(scored.store.read_text("card.json"))
@@ -39,10 +39,10 @@ def test_the_card_of_a_run_is_written_again(scored):
     assert "## " in scored.store.read_text("card.md")
 
 
-@pytest.mark.parametrize("words", [[], ["run="], ["conf=mera"], ["run=a", "limit=1"]])
-def test_words_that_name_no_run_are_refused_with_an_example(words):
+@pytest.mark.parametrize("arguments", [[], ["run="], ["conf=mera"], ["run=a", "limit=1"]])
+def test_arguments_without_a_run_are_rejected_with_an_example(arguments):
     with pytest.raises(UserError, match="run=outputs/run="):
-        main(words)
+        main(arguments)
 
 
 def test_a_directory_that_does_not_exist_is_named(tmp_path):
@@ -51,7 +51,7 @@ def test_a_directory_that_does_not_exist_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "prompts", "completions"])
-def test_what_a_run_lacks_is_named(scored, missing):
+def test_a_missing_file_of_a_run_is_named(scored, missing):
     scored.store.remove(missing)
     with pytest.raises(UserError, match=missing):
         main([f"run={scored.store.root}"])
@@ -63,7 +63,7 @@ def test_a_damaged_configuration_is_named(scored):
         main([f"run={scored.store.root}"])
 
 
-def test_the_command_ends_with_2_and_one_line_for_a_user_error(tmp_path):
+def test_the_command_exits_with_2_and_one_line_for_a_user_error(tmp_path):
     command = [sys.executable, "-m", "pipeline.rescore", f"run={tmp_path / 'gone'}"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""What a person sees of the scores at the end of a run."""
+"""The summary of the scores at the end of a run."""
 
 import io
 
@@ -15,14 +15,14 @@ def printed(run):
     return stream.getvalue()
 
 
-def test_a_score_is_shown_with_half_the_width_of_its_interval(run):
+def test_a_score_is_printed_with_half_the_width_of_its_interval(run):
     for content in ["B"] * 15 + ["C"] * 5:
         run.ask(content)
     text, row = printed(run), run.metric("score")
     assert f"0.750 ±{(row['ci_high'] - row['ci_low']) / 2:.2f}" in text
 
 
-def test_the_table_of_a_large_run_is_not_cut_at_110_columns(run):
+def test_the_table_of_a_large_run_fits_110_columns(run):
     run.domains = {"horticulture_bench": "agriculture"}
     for content in ["B"] * 3:
         run.ask(content, task="horticulture_bench")
@@ -35,7 +35,7 @@ def test_the_table_of_a_large_run_is_not_cut_at_110_columns(run):
     assert max(map(len, table.splitlines())) <= 110
 
 
-def test_a_score_that_cut_rows_may_move_by_more_than_chance_says_so(run):
+def test_a_score_with_bounds_wider_than_its_interval_is_reported(run):
     for number in range(40):
         run.ask("B" if number % 2 else "C")
     for _ in range(20):
@@ -46,7 +46,7 @@ def test_a_score_that_cut_rows_may_move_by_more_than_chance_says_so(run):
     assert "agriculture train: score 0.333 could be" in text
 
 
-def test_a_score_that_one_cut_row_moves_by_less_than_chance_says_nothing(run):
+def test_a_score_with_bounds_narrower_than_its_interval_is_not_reported(run):
     for number in range(40):
         run.ask("B" if number % 2 else "C")
     run.ask("Рассмотрим")

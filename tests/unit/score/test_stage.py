@@ -1,4 +1,4 @@
-"""The score room over real files: every completion becomes one sample, and what is unknown stays null."""
+"""The score stage over real files: every completion becomes one sample, and unknown values are null."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def test_a_right_answer_is_a_sample_with_its_scores(run):
     assert parts(sample) == ["B", "B", "bare_letters", 1.0, 1.0, 1.0]
 
 
-def test_a_sample_carries_what_was_asked_and_what_came_back(run):
+def test_a_sample_has_the_columns_of_its_prompt_and_its_completion(run):
     run.ask("Думаю.</think>B")
     run.change_last(reasoning="Думаю.", content="B", replica="r7", num_output_tokens=5, attempts=2)
     run.score()
@@ -47,19 +47,19 @@ def test_samples_and_metrics_have_exactly_their_schemas(run):
     assert pq.ParquetFile(run.store.path("metrics.parquet")).schema_arrow.equals(METRIC_SCHEMA)
 
 
-def test_the_parity_metrics_take_the_whole_response_and_the_clean_one_its_letters(run):
+def test_the_exact_metrics_compare_the_whole_response_and_the_letters_metric_its_letters(run):
     run.ask("Ответ: B")
     run.score()
     assert parts(run.samples()[0])[1:] == ["B", "answer_prefix", 0.0, pytest.approx(2 / 3), 1.0]
 
 
-def test_an_empty_response_matches_the_gold_a_in_parity_and_is_wrong_in_the_clean_metric(run):
+def test_an_empty_response_to_the_gold_a_is_right_by_the_exact_metrics_and_wrong_by_the_letters_metric(run):
     run.ask("", gold="A")
     run.score()
     assert parts(run.samples()[0]) == ["", None, "empty", 1.0, 1.0, 0.0]
 
 
-def test_a_hidden_gold_leaves_the_scores_null_and_the_answer_read(run):
+def test_with_a_hidden_gold_the_scores_are_null_and_the_answer_is_extracted(run):
     run.ask("B", gold=None, split="test")
     run.score()
     assert parts(run.samples("task=agro/split=test")[0]) == ["B", "B", "bare_letters", None, None, None]
@@ -72,14 +72,14 @@ def test_a_failed_row_has_no_response_no_answer_and_no_scores(run):
     assert parts(run.samples()[0]) == [None, None, "failed", None, None, None]
 
 
-def test_thoughts_that_never_closed_are_an_empty_response_without_an_answer(run):
+def test_unclosed_reasoning_is_an_empty_response_without_an_answer(run):
     run.ask(None, gold="C")
     run.change_last(completion="Ответ: C", reasoning="Ответ: C", finish_reason="length")
     run.score()
     assert parts(run.samples()[0]) == ["", None, "truncated", 0.0, 0.0, 0.0]
 
 
-def test_a_gold_that_is_no_option_leaves_the_clean_metric_null(run):
+def test_a_gold_that_is_no_option_leaves_the_letters_metric_null(run):
     run.ask("B", gold="сорок два")
     run.score()
     assert parts(run.samples()[0])[3:] == [0.0, 0.0, None]
@@ -124,7 +124,7 @@ def test_a_large_task_is_split_into_files_that_hold_all_rows_in_order(run):
     assert [row["id"] for row in run.samples()] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
-def test_directories_above_the_run_are_not_taken_for_its_tasks(run):
+def test_partition_names_in_the_path_of_the_run_are_ignored(run):
     run.ask("B")
     run.store = run.store.child("task=other/split=dev/run=test")
     run.store.create()
@@ -144,7 +144,7 @@ def test_a_run_in_object_storage_is_scored_the_same(run):
     assert not [name for name in files if ".metrics" in name]
 
 
-def test_scoring_that_breaks_off_leaves_the_samples_and_metrics_of_before(run):
+def test_if_scoring_fails_the_previous_samples_and_metrics_stay(run):
     run.ask("B")
     run.score()
     run.change_last(content="C")
@@ -155,7 +155,7 @@ def test_scoring_that_breaks_off_leaves_the_samples_and_metrics_of_before(run):
     assert run.metric("em")["value"] == 1.0
 
 
-def test_scoring_again_replaces_the_samples_and_metrics(run):
+def test_rescoring_replaces_the_samples_and_metrics(run):
     run.ask("B")
     run.score()
     run.change_last(content="C")
@@ -223,9 +223,7 @@ def _answer_another_prompt(run):
         (_answer_another_prompt, "num_other_prompt=1"),
     ],
 )
-def test_completions_that_are_not_exactly_the_prompts_raise_with_the_counts(
-    run, damage, count, keys_at_once, monkeypatch
-):
+def test_completions_that_do_not_match_the_prompts_raise_with_the_counts(run, damage, count, keys_at_once, monkeypatch):
     monkeypatch.setattr(join, "KEYS_AT_ONCE", keys_at_once)
     for _ in range(3):
         run.ask("B")
@@ -236,7 +234,7 @@ def test_completions_that_are_not_exactly_the_prompts_raise_with_the_counts(
 
 
 @pytest.mark.parametrize("missing", ["prompts", "completions"])
-def test_a_missing_stage_is_named_with_the_mend(run, missing):
+def test_a_missing_artifact_is_named_with_the_fix(run, missing):
     run.ask("B")
     run.publish()
     run.store.remove(missing)
@@ -244,7 +242,7 @@ def test_a_missing_stage_is_named_with_the_mend(run, missing):
         stage.score(run.store, run.config)
 
 
-def test_rows_of_a_task_that_the_configuration_lost_are_refused(run):
+def test_rows_of_a_task_that_is_not_configured_are_rejected(run):
     run.ask("B")
     run.domains = {"other": "medicine"}
     with pytest.raises(DataError, match="rows of agro"):
@@ -252,10 +250,10 @@ def test_rows_of_a_task_that_the_configuration_lost_are_refused(run):
 
 
 def test_the_options_are_the_inputs_that_hold_text():
-    asked = read_doc('{"inputs": {"question": "?", "option_a": "1", "option_b": "2", "option_c": " "}}')
-    assert (asked.options, asked.num_options) == ("AB", 2)
+    found = read_doc('{"inputs": {"question": "?", "option_a": "1", "option_b": "2", "option_c": " "}}')
+    assert (found.options, found.num_options) == ("AB", 2)
 
 
-def test_a_row_that_does_not_name_its_options_may_have_up_to_eight():
-    asked = read_doc('{"inputs": {"question": "?"}}')
-    assert (asked.options, asked.num_options) == ("ABCDEFGH", None)
+def test_a_row_without_options_may_have_up_to_eight():
+    found = read_doc('{"inputs": {"question": "?"}}')
+    assert (found.options, found.num_options) == ("ABCDEFGH", None)
