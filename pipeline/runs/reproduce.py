@@ -110,12 +110,12 @@ class Reproduction:
 
 
 def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
-    """Return the configuration that the words of `run` name, and the run that it makes again if they name one.
+    """Return the configuration of the command `run`, and the run to reproduce if `arguments` has `from=`.
 
     Raises:
-        ConfigError: A word is wrong.
+        ConfigError: An argument is wrong.
         RunError: There is no such run, it is not complete, or the new run would be written into it.
-        ModelError: The model's directory or the template file, which no word has changed, is not what it was.
+        ModelError: The model's directory does not exist, or it or the template file has changed without an override.
         DataError: The run's manifest is damaged.
     """
     sources = [argument.removeprefix("from=") for argument in arguments if argument.startswith("from=")]
@@ -131,7 +131,7 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
     if manifest is None or not manifest.is_complete:
         state = "has no manifest.json" if manifest is None else f"is {manifest.status}"
         raise RunError(f"from={sources[0]}: the run {state}: from= takes complete runs; its own run_id goes on with it")
-    # `restart` would make the new run anew each time that it is to be gone on with.
+    # `restart` would start a new run each time that the reproduction is to be resumed.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
     config = load(dump_config(base), source.path(CONFIG_FILE), rest)
     overridden = _overridden(base, config)
