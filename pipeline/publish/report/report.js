@@ -1,6 +1,6 @@
 "use strict";
-// The page's own script: plots over the metrics, and the browser of samples.
-// Everything from data sets and models enters the page by textContent or as a text node, never as HTML.
+// The page's script: plots of the metrics, and the browser of samples.
+// Text from data sets and models enters the page through textContent or text nodes, never as HTML.
 
 const $ = (id) => document.getElementById(id);
 const read = (id) => JSON.parse($(id).textContent);
@@ -44,10 +44,10 @@ const theme = {
 // ---- plots
 
 const plots = {
-  facts: read("plots"),
+  data: read("plots"),
   rows: [],
   start() {
-    const { columns, metrics } = plots.facts;
+    const { columns, metrics } = plots.data;
     plots.rows = metrics.map((row) => Object.fromEntries(columns.map((name, place) => [name, row[place]])));
     const distinct = (name, rows = plots.rows) => [...new Set(rows.map((row) => row[name]))];
     const scored = plots.rows.filter((row) => row.value !== null);
@@ -74,7 +74,7 @@ const plots = {
     const metric = $("plot-metric").value, split = $("plot-split").value;
     const of = (row) => row.metric === metric && row.split === split && row.value !== null;
     const whole = plots.rows.filter((row) => of(row) && !row.group_by && row.level !== "run");
-    const references = metric === "score" && split === "test" ? plots.facts.references : {};
+    const references = metric === "score" && split === "test" ? plots.data.references : {};
     $("plot-tasks").replaceChildren(plots.intervals(whole.map((row) => (
       { ...row, name: row.level === "domain" ? `${row.task} (domain)` : row.task, reference: row.level === "domain" ? references[row.task] : undefined }
     )), metric));
@@ -113,7 +113,7 @@ const plots = {
     });
   },
   lengths() {
-    const { lengths, bin_width: width, max_gen_toks: budget } = plots.facts;
+    const { lengths, bin_width: width, max_gen_toks: budget } = plots.data;
     if (!lengths.length) return element("p", "note", "the engine has told no lengths");
     const rows = lengths.map((row) => ({ ...row, x1: row.bin * width, x2: (row.bin + 1) * width, kind: row.cut ? "truncated" : "ended by itself" }));
     const tasks = new Set(rows.map((row) => row.task));
@@ -152,11 +152,11 @@ const blocks = {
     blocks.kept.delete(number);
     found ??= (settings.chunks ? blocks.load(number) : unpack(blocks.nodes[number].textContent));
     blocks.kept.set(number, found);
-    found.catch(() => blocks.kept.delete(number)); // tried again when it is asked for again
+    found.catch(() => blocks.kept.delete(number)); // retried on the next request
     if (blocks.kept.size > KEPT_BLOCKS) blocks.kept.delete(blocks.kept.keys().next().value);
     return found;
   },
-  load(number) { // a script, because a page that was opened from disk may fetch nothing
+  load(number) { // a script, because a page opened from disk cannot use fetch
     return new Promise((resolve, reject) => {
       const script = document.createElement("script");
       const name = `${settings.chunks}/${number}.js`;
@@ -280,8 +280,8 @@ const filters = {
     $("progress").hidden = false;
     for (const [number, members] of byBlock) {
       let texts;
-      try { texts = await blocks.texts(number); } catch (error) { if (turn === filters.turn) list.tell(error.message); return; }
-      if (turn !== filters.turn) return; // other words have come
+      try { texts = await blocks.texts(number); } catch (error) { if (turn === filters.turn) list.report(error.message); return; }
+      if (turn !== filters.turn) return; // superseded by a newer search
       for (const one of members) {
         const text = texts[one.place];
         if (one.id === words || [text.prompt, text.reasoning, text.response, text.completion, text.error].some((each) => each && pattern.test(each))) hits.add(one);
@@ -299,7 +299,7 @@ const filters = {
   },
 };
 
-// ---- the list: only the rows in sight are in the page
+// ---- the list: the page contains only the rows in view
 
 const ROW = 50;
 
@@ -315,7 +315,7 @@ const list = {
       if (row) go(list.rows[Number(row.dataset.place)]);
     });
   },
-  tell(text) { $("progress").hidden = true; $("count").textContent = text; },
+  report(text) { $("progress").hidden = true; $("count").textContent = text; },
   show(rows, words = "") {
     list.rows = rows;
     list.place = new Map(rows.map((one, place) => [one, place]));
@@ -324,10 +324,10 @@ const list = {
     $("count").textContent = `${rows.length.toLocaleString("en")}${of} samples${words}`;
     list.draw(true);
   },
-  draw(anew = false) {
+  draw(force = false) {
     const box = $("list"), first = Math.max(0, Math.floor(box.scrollTop / ROW) - 6);
     const last = Math.min(list.rows.length, Math.ceil((box.scrollTop + box.clientHeight) / ROW) + 6);
-    if (!anew && list.drawn === `${first} ${last}`) return;
+    if (!force && list.drawn === `${first} ${last}`) return;
     list.drawn = `${first} ${last}`;
     $("tall").replaceChildren(...list.rows.slice(first, last).map((one, offset) => list.row(one, first + offset)));
   },
@@ -365,8 +365,8 @@ const browser = {
     list.reveal(one);
     list.draw(true);
     let texts;
-    try { texts = (await blocks.texts(one.block))[one.place]; } catch (error) { list.tell(error.message); return; }
-    if (browser.current !== one) return; // another was chosen meanwhile
+    try { texts = (await blocks.texts(one.block))[one.place]; } catch (error) { list.report(error.message); return; }
+    if (browser.current !== one) return; // another sample was selected meanwhile
     $("hint").hidden = true;
     $("shown").hidden = false;
     $("name").textContent = `${one.task} / ${one.split} / ${one.id}${one.repeat ? ` / repeat ${one.repeat}` : ""}`;
@@ -416,12 +416,12 @@ const browser = {
     part.append(element("summary", "", `${name}, ${text.length.toLocaleString("en")} characters`), shown);
     return part;
   },
-  mark() { // where the searched words are, without touching the text's nodes
+  mark() { // highlight the search words without changing the text nodes
     if (!globalThis.Highlight) return;
     const words = $("search").value.trim().toLowerCase(), ranges = [];
     for (const shown of words ? document.querySelectorAll("#parts .text") : []) {
       const node = shown.firstChild, text = node?.data.toLowerCase() ?? "";
-      if (text.length !== node?.data.length) continue; // a letter whose lower case is longer: places would be off
+      if (text.length !== node?.data.length) continue; // a letter has a longer lower case: offsets would be wrong
       for (let at = text.indexOf(words); at >= 0 && ranges.length < 1000; at = text.indexOf(words, at + words.length)) {
         const range = new Range();
         range.setStart(node, at);
@@ -459,14 +459,14 @@ function follow() {
   if (hash === "#samples") return;
   const one = named(hash);
   if (one) browser.show(one);
-  else list.tell(`${hash} names no sample of this run`);
+  else list.report(`${hash} names no sample of this run`);
 }
 
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const writes = event.target.matches("input, select, textarea");
   if (event.key === "Escape") {
-    event.preventDefault(); // a browser empties a search by itself, without telling
+    event.preventDefault(); // the browser would clear the search field without an event
     if (event.target === $("search")) $("search").blur();
     else { $("search").value = ""; filters.apply(); }
     return;

@@ -14,17 +14,17 @@ from pipeline.storage.artifacts import ArtifactStore
 
 @pytest.fixture
 def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
-    """Make a complete run of these prompts; `words` change the demo's configuration."""
+    """Return a function that writes a complete run of prompts; `overrides` change the demo's configuration."""
 
-    def make(prompts: list[Prompt], *words: str, reply: Reply = reply_b, where: str | None = None) -> Scored:
-        return run_of(prompts, where or str(tmp_path), *words, reply=reply)
+    def make(prompts: list[Prompt], *overrides: str, reply: Reply = reply_b, where: str | None = None) -> Scored:
+        return run_of(prompts, where or str(tmp_path), *overrides, reply=reply)
 
     return make
 
 
 @pytest.fixture
 def demo_run(tmp_path: Path, at_root: Path) -> Scored:  # noqa: ARG001
-    """Make a complete run of all the demo's questions, answered by a function of their ids."""
+    """A complete run of all the demo's questions, answered by a function of their ids."""
     return run_of_demo(str(tmp_path))
 
 

@@ -31,7 +31,7 @@ def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) 
     assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
 
 
-def test_one_of_a_thing_is_told_as_one(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_of_one_are_singular(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(ONE[:1])
     pack.main([f"run={run.store.root}"])
     out = capsys.readouterr().out
@@ -46,12 +46,12 @@ def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
     pack.main([f"run={run.store.root}", "submission.mode=extracted"])
     record = run.content["published"]["submission"]
     assert record.pop("sha256")
-    wanted = {"file": "one_submission.zip", "mode": "extracted", "num_tasks": 2, "num_answers": 2, "num_extracted": 2}
-    assert (record, run.content["status"]) == (wanted, "complete")
+    expected = {"file": "one_submission.zip", "mode": "extracted", "num_tasks": 2, "num_answers": 2, "num_extracted": 2}
+    assert (record, run.content["status"]) == (expected, "complete")
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("arguments", "line"),
     [
         ([], "give one run, for instance"),
         (["run="], "give one run, for instance"),
@@ -60,12 +60,12 @@ def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
         (["run=nowhere"], "run=nowhere: there is no such directory"),
     ],
 )
-def test_words_that_pack_does_not_know_are_one_line(words: list[str], line: str) -> None:
+def test_wrong_arguments_of_pack_are_an_error_of_one_line(arguments: list[str], line: str) -> None:
     with pytest.raises((ConfigError, RunError), match=line):
-        pack.main(words)
+        pack.main(arguments)
 
 
-def test_a_mode_that_does_not_exist_is_one_line(make_run: MakeRun) -> None:
+def test_an_unknown_mode_is_an_error_of_one_line(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"submission\.mode: .*reference"):
         pack.main([f"run={make_run(ONE).store.root}", "submission.mode=best"])
 
@@ -77,7 +77,7 @@ def test_a_run_that_is_not_complete_is_not_packed(make_run: MakeRun) -> None:
         pack.main([f"run={run.store.root}"])
 
 
-def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun) -> None:
+def test_a_refused_pack_gives_the_reason_and_keeps_the_manifest(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     before = run.content
     with pytest.raises(RunError, match="limit=1 cuts the test split"):
@@ -85,7 +85,7 @@ def test_pack_that_is_refused_says_why_and_leaves_the_manifest(make_run: MakeRun
     assert run.content == before
 
 
-def test_a_run_without_its_metrics_is_told_how_to_have_them_again(make_run: MakeRun) -> None:
+def test_without_its_metrics_a_run_is_not_packed_until_it_is_rescored(make_run: MakeRun) -> None:
     run = make_run(ONE)
     pack.main([f"run={run.store.root}"])
     before = run.archive.read_bytes()
@@ -97,14 +97,14 @@ def test_a_run_without_its_metrics_is_told_how_to_have_them_again(make_run: Make
     pack.main([f"run={run.store.root}"])
 
 
-def test_a_run_goes_on_with_another_mode_of_submission(make_run: MakeRun) -> None:
+def test_a_run_is_resumed_with_another_submission_mode(make_run: MakeRun) -> None:
     run = make_run(ONE)
     record_manifest(run.store, "failed", **run.content)
     run_directory.begin(run.store, replace(run.config, submission=SubmissionConfig(mode="extracted")))
     assert run_directory.open_finished(run.store.root)[1].submission.mode == "extracted"
 
 
-def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_true(make_run: MakeRun) -> None:
+def test_publish_records_the_reason_and_removes_an_outdated_archive(make_run: MakeRun) -> None:
     run = make_run(ONE, "limit=1")
     run.archive.write_bytes(b"an older one")
     products = publish_stage.publish(run.store, run.config, run.manifest)
@@ -116,7 +116,7 @@ def test_publish_records_the_reason_and_removes_an_archive_that_is_no_longer_tru
     assert not run.archive.exists()
 
 
-def test_rescore_makes_the_archive_anew(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rescore_remakes_the_archive(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(ONE)
     pack.main([f"run={run.store.root}"])
     before = run.archive.read_bytes()
@@ -174,7 +174,7 @@ def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pyte
     assert "no row for 1 of 2 ids of the test split (2): one missing id fails the task" in capsys.readouterr().out
 
 
-def test_validate_against_a_run_whose_prompts_are_damaged_is_one_line(make_run: MakeRun) -> None:
+def test_validate_against_a_run_with_damaged_prompts_is_an_error_of_one_line(make_run: MakeRun) -> None:
     run = make_run(ONE)
     pack.main([f"run={run.store.root}"])
     for file in Path(run.store.path("prompts")).rglob("*.parquet"):
@@ -184,7 +184,9 @@ def test_validate_against_a_run_whose_prompts_are_damaged_is_one_line(make_run: 
 
 
 @pytest.mark.usefixtures("at_root")
-def test_without_the_hub_one_line_says_what_was_not_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_hub_one_line_lists_what_was_not_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     archive = tmp_path / "x.zip"
     files = {f"{name}.json": rows({1: "B"}) for name in ("ruTXTAgroBench", "ruTXTAquaBench", "ruTXTMedQFundamental")}
     archive.write_bytes(zipped(files))
@@ -197,7 +199,7 @@ def test_without_the_hub_one_line_says_what_was_not_checked(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("arguments", "line"),
     [
         (["conf=demo"], "give one archive"),
         (["archive=", "conf=demo"], "give one archive"),
@@ -211,9 +213,9 @@ def test_without_the_hub_one_line_says_what_was_not_checked(tmp_path: Path, caps
     ],
 )
 @pytest.mark.usefixtures("at_root")
-def test_words_that_validate_does_not_know_are_one_line(words: list[str], line: str) -> None:
+def test_wrong_arguments_of_validate_are_an_error_of_one_line(arguments: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        validate.main(words)
+        validate.main(arguments)
 
 
 def test_an_archive_in_object_storage_is_checked_there(

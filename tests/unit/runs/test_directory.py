@@ -1,4 +1,4 @@
-"""A run's directory that is begun again: gone on with, or refused with what is missing or differs."""
+"""An existing run directory is resumed, or refused with a message about what is missing or differs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def _complete(run: ArtifactStore, num_failed: int) -> None:
     record_manifest(run, "complete", counts={"num_failed": num_failed})
 
 
-def test_a_complete_run_is_refused_whatever_is_asked(begun: tuple[ArtifactStore, Config], tmp_path: Path) -> None:
+def test_a_complete_run_is_refused_with_any_configuration(begun: tuple[ArtifactStore, Config], tmp_path: Path) -> None:
     run, config = begun
     _complete(run, 0)
-    for again in (config, settings(f"output_dir={tmp_path}", "run_id=one", "run.retry_failed=true")):
+    for requested in (config, settings(f"output_dir={tmp_path}", "run_id=one", "run.retry_failed=true")):
         with pytest.raises(RunError, match=r"run_id='one' is complete in .*: choose another run_id, or rescore it"):
-            run_directory.begin(run, again)
+            run_directory.begin(run, requested)
 
 
-def test_a_complete_run_with_failed_rows_is_opened_again_to_retry_them(
+def test_a_complete_run_with_failed_rows_is_reopened_to_retry_them(
     begun: tuple[ArtifactStore, Config], tmp_path: Path
 ) -> None:
     run, config = begun
@@ -51,7 +51,7 @@ def test_a_complete_run_with_failed_rows_is_opened_again_to_retry_them(
 @pytest.mark.parametrize(
     "content", ['{"status": "complete", "counts": 5}', '{"status": "complete", "noise": [1]}', "5"]
 )
-def test_a_manifest_of_other_kinds_is_damaged(begun: tuple[ArtifactStore, Config], content: str) -> None:
+def test_a_manifest_with_values_of_the_wrong_type_is_damaged(begun: tuple[ArtifactStore, Config], content: str) -> None:
     run, config = begun
     run.write_text("manifest.json", content)
     with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on"):
@@ -69,7 +69,7 @@ def test_what_was_generated_under_an_unknown_configuration_is_refused(
         run_directory.begin(run, config)
 
 
-def test_prompts_that_are_gone_under_their_completions_are_refused(begun: tuple[ArtifactStore, Config]) -> None:
+def test_completions_without_their_prompts_are_refused(begun: tuple[ArtifactStore, Config]) -> None:
     run, config = begun
     with run.publish("completions", COMPLETION_SCHEMA) as store:
         store.write_parts("task=agro_bench/split=test", COMPLETION_SCHEMA, [COMPLETION_SCHEMA.empty_table()], 10)
@@ -79,12 +79,12 @@ def test_prompts_that_are_gone_under_their_completions_are_refused(begun: tuple[
         run_directory.begin(run, config)
 
 
-def test_another_model_is_noticed_without_a_manifest(tmp_path: Path) -> None:
+def test_another_model_is_detected_without_a_manifest(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_text("one")
-    words = ("conf=demo", f"output_dir={tmp_path}", "run_id=one", f"model.path={model}", "engine.kind=vllm")
-    run, config = run_directory.place(settings(*words[1:]))
+    overrides = ("conf=demo", f"output_dir={tmp_path}", "run_id=one", f"model.path={model}", "engine.kind=vllm")
+    run, config = run_directory.place(settings(*overrides[1:]))
     run_directory.begin(run, config)
     with run.publish(
         "prompts", PROMPT_SCHEMA, {"model_fingerprint": str(run_directory.model_fingerprint(config.model))}
@@ -96,20 +96,22 @@ def test_another_model_is_noticed_without_a_manifest(tmp_path: Path) -> None:
         run_directory.begin(run, config)
 
 
-def test_what_a_process_left_half_written_is_removed_and_the_lock_is_not(begun: tuple[ArtifactStore, Config]) -> None:
+def test_partial_files_of_a_crashed_process_are_removed_and_the_lock_is_kept(
+    begun: tuple[ArtifactStore, Config],
+) -> None:
     run, config = begun
-    half = [f".manifest.json.{'0' * 32}", f".prompts-{'0' * 32}/part", ".lock"]
-    for name in half:
+    leftovers = [f".manifest.json.{'0' * 32}", f".prompts-{'0' * 32}/part", ".lock"]
+    for name in leftovers:
         run.write_text(name, "")
     run_directory.begin(run, config)
-    assert [run.exists(name) for name in half] == [False, False, True]
+    assert [run.exists(name) for name in leftovers] == [False, False, True]
 
 
-def test_a_run_goes_on_when_only_the_form_has_changed(tmp_path: Path) -> None:
-    words = [f"output_dir={tmp_path}", "run_id=one"]
-    run, config = run_directory.place(settings(*words))
+def test_a_run_is_resumed_when_only_the_submission_keys_have_changed(tmp_path: Path) -> None:
+    overrides = [f"output_dir={tmp_path}", "run_id=one"]
+    run, config = run_directory.place(settings(*overrides))
     run_directory.begin(run, config)
-    run_directory.begin(run, settings(*words, "submission.team=Мы", "submission.unmeasured.cuda=12.8"))
+    run_directory.begin(run, settings(*overrides, "submission.team=Мы", "submission.unmeasured.cuda=12.8"))
     assert loading.load(run.read_text("config.yaml"), "config.yaml").submission.team == "Мы"
     with pytest.raises(RunError, match="was begun with seed=1234"):
-        run_directory.begin(run, settings(*words, "seed=5"))
+        run_directory.begin(run, settings(*overrides, "seed=5"))

@@ -1,4 +1,4 @@
-"""Tokens and time that an earlier run tells of the next, from runs that are made by hand."""
+"""Tokens and time are estimated from a past run; the tests write the past runs by hand."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ PROMPTS = [make_prompt(number) for number in range(1, 5)]
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Artifact:
-    """The prompts of the run that is to come: 1 to 4 of agro_bench."""
+    """The prompts of the next run: 1 to 4 of agro_bench."""
     run = ArtifactStore.open(str(tmp_path / "next"))
     publish_prompts(run, PROMPTS)
     return run.require_artifact("prompts", PROMPT_SCHEMA)
 
 
 @pytest.fixture
-def earlier(tmp_path: Path) -> Callable[..., ArtifactStore]:
-    """Write a run of 1 to 4 that took 100, 200, 300 and 400 tokens, 100 s and one engine of 20 s start."""
+def write_past_run(tmp_path: Path) -> Callable[..., ArtifactStore]:
+    """Write runs of 1 to 4 with 100, 200, 300 and 400 tokens, which took 100 s on one engine that started in 20 s."""
 
-    def make(run_id: str, *words: str, ended_at: str = "2026-11-20T00:00:00Z", asked: str = "Что?", **changes: Any):
+    def make(
+        run_id: str, *overrides: str, ended_at: str = "2026-11-20T00:00:00Z", question: str = "Что?", **changes: Any
+    ):
         run = ArtifactStore.open(f"{tmp_path}/outputs/run={run_id}")
         rows = [
-            sample(replace(make_prompt(number, question=asked)), tokens=100 * number, length=number == 4)
+            sample(replace(make_prompt(number, question=question)), tokens=100 * number, length=number == 4)
             for number in range(1, 5)
         ]
         run.create()
         with run.publish("samples", SAMPLE_SCHEMA) as store:
             table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
             store.write_parts("task=agro_bench/split=test", SAMPLE_SCHEMA, [table], 100)
-        run.write_text("config.yaml", loading.dump(settings(f"run_id={run_id}", "engine.endpoint.model=m", *words)))
+        run.write_text("config.yaml", loading.dump(settings(f"run_id={run_id}", "engine.endpoint.model=m", *overrides)))
         content = {
             "ended_at": ended_at,
             "counts": {"num_output_tokens": 1000},
@@ -69,14 +71,14 @@ def sample(prompt: Any, *, tokens: int, length: bool) -> dict[str, Any]:
     }
 
 
-def config(tmp_path: Path, *words: str) -> Any:
-    return settings(f"output_dir={tmp_path}/outputs", "engine.endpoint.model=m", *words)
+def config(tmp_path: Path, *overrides: str) -> Any:
+    return settings(f"output_dir={tmp_path}/outputs", "engine.endpoint.model=m", *overrides)
 
 
-def test_the_same_prompts_lengths_are_expected(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+def test_the_lengths_of_the_same_prompts_are_expected(
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("before", "generation.max_gen_toks=400")
+    write_past_run("before", "generation.max_gen_toks=400")
     found, unread = expect(config(tmp_path, "generation.max_gen_toks=400"), prompts)
     assert found is not None
     assert unread == []
@@ -91,28 +93,28 @@ def test_the_same_prompts_lengths_are_expected(
 
 
 def test_no_more_is_expected_than_the_budget_allows(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("before")
+    write_past_run("before")
     found, _ = expect(config(tmp_path, "generation.max_gen_toks=150"), prompts)
     assert found is not None
     assert found.num_tokens(1) == 100 + 3 * 150
 
 
 def test_a_run_of_the_same_prompts_comes_before_a_newer_one_of_others(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("same", ended_at="2026-11-19T00:00:00Z")
-    earlier("other", ended_at="2026-11-20T00:00:00Z", asked="Где?")
+    write_past_run("same", ended_at="2026-11-19T00:00:00Z")
+    write_past_run("other", ended_at="2026-11-20T00:00:00Z", question="Где?")
     found, _ = expect(config(tmp_path), prompts)
     assert found is not None
     assert found.run_id == "same"
 
 
 def test_without_the_same_prompts_the_tasks_mean_is_expected(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("other", asked="Где?")
+    write_past_run("other", question="Где?")
     found, _ = expect(config(tmp_path, "generation.max_gen_toks=1000", "model.context_size=2000"), prompts)
     assert found is not None
     assert (found.run_id, found.tasks[0].num_same, found.tasks[0].mean_tokens) == ("other", 0, 250.0)
@@ -121,17 +123,17 @@ def test_without_the_same_prompts_the_tasks_mean_is_expected(
 @pytest.mark.parametrize(
     "difference", [["engine.endpoint.model=another"], ["engine.endpoint.base_url=http://127.0.0.1:8/v1"]]
 )
-def test_another_models_run_tells_nothing(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore], difference: list[str]
+def test_a_run_of_another_model_gives_no_estimate(
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore], difference: list[str]
 ) -> None:
-    earlier("before", *difference)
+    write_past_run("before", *difference)
     assert expect(config(tmp_path), prompts) == (None, [])
 
 
-def test_a_run_that_is_not_complete_tells_nothing(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+def test_an_incomplete_run_gives_no_estimate(
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    record_manifest(earlier("before"), "failed", ended_at="2026-11-20T00:00:00Z")
+    record_manifest(write_past_run("before"), "failed", ended_at="2026-11-20T00:00:00Z")
     assert expect(config(tmp_path), prompts) == (None, [])
 
 
@@ -139,10 +141,10 @@ def test_without_any_run_nothing_is_expected(tmp_path: Path, prompts: Artifact) 
     assert expect(config(tmp_path), prompts) == (None, [])
 
 
-def test_a_task_that_the_run_did_not_ask_makes_the_sum_unknown(
-    tmp_path: Path, earlier: Callable[..., ArtifactStore]
+def test_a_task_that_the_past_run_lacks_makes_the_sum_unknown(
+    tmp_path: Path, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("before")
+    write_past_run("before")
     run = ArtifactStore.open(str(tmp_path / "two"))
     run.create()
     other = replace(make_prompt(9), task="med_bench")
@@ -159,32 +161,32 @@ def vars_of(prompt: Any) -> dict[str, Any]:
     return {name: getattr(prompt, name) for name in PROMPT_SCHEMA.names}
 
 
-def test_the_speed_of_a_run_that_was_gone_on_with_is_not_believed(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+def test_the_speed_of_a_resumed_run_is_capped(
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
     # A row takes 0.1 s a token: 64 requests at once make at most 640 tokens/s.
-    earlier("before", timings_s={"generate": 20.5})
+    write_past_run("before", timings_s={"generate": 20.5})
     found, _ = expect(config(tmp_path), prompts)
     assert found is not None
     assert found.tokens_per_s == pytest.approx(640)
 
 
-def test_a_manifest_without_times_tells_tokens_alone(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+def test_a_manifest_without_times_gives_only_tokens(
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("before", timings_s={}, engine={})
+    write_past_run("before", timings_s={}, engine={})
     found, _ = expect(config(tmp_path), prompts)
     assert found is not None
     assert (found.num_tokens(1) is not None, found.seconds(1), found.num_replicas) == (True, None, None)
 
 
-def test_a_damaged_run_is_named_and_another_taken(
-    tmp_path: Path, prompts: Artifact, earlier: Callable[..., ArtifactStore]
+def test_a_damaged_run_is_reported_and_another_is_used(
+    tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
-    earlier("good", ended_at="2026-11-18T00:00:00Z")
-    (Path(earlier("torn").root) / "manifest.json").write_text("{")
-    (Path(earlier("old").root) / "config.yaml").write_text("nothing: here\n")
-    part = Path(earlier("cut").root) / "samples/task=agro_bench/split=test/part-00000.parquet"
+    write_past_run("good", ended_at="2026-11-18T00:00:00Z")
+    (Path(write_past_run("torn").root) / "manifest.json").write_text("{")
+    (Path(write_past_run("old").root) / "config.yaml").write_text("nothing: here\n")
+    part = Path(write_past_run("cut").root) / "samples/task=agro_bench/split=test/part-00000.parquet"
     part.write_bytes(part.read_bytes()[:100])
     found, unread = expect(config(tmp_path), prompts)
     assert found is not None

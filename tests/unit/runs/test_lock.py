@@ -1,4 +1,4 @@
-"""The lock on a run's directory: on a disk it dies with its process, in object storage with its beat."""
+"""The lock of a run: on a disk it is released with its process, in object storage it expires without heartbeats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with locked(ArtifactStore.open(sys.argv[1])):
 
 
 def holder(uri: str, seconds: float = 60) -> subprocess.Popen[str]:
-    """Start a process that holds the run's lock, and return when it has it."""
+    """Start a process that holds the run's lock, and return once it has acquired it."""
     line = [sys.executable, "-c", HOLDER, uri, str(seconds)]
     process = subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -40,7 +40,7 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
     run = ArtifactStore.open(str(tmp_path))
     with holder(str(tmp_path)) as first:
         refusal = rf"^{tmp_path} is being written by another process \(.+\): wait for it, or choose another run_id$"
-        for _ in range(2):  # to be refused does not free it
+        for _ in range(2):  # a refused attempt does not release it
             with pytest.raises(RunError, match=refusal), locked(run):
                 pass
         first.kill()
@@ -59,7 +59,7 @@ def test_the_lock_is_free_after_an_error_and_for_another_run(tmp_path: Path) -> 
 
 
 def test_a_process_started_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
-    """Ray's daemons outlive a driver that is killed by a moment or more."""
+    """Ray's daemons outlive a killed driver by a moment or more."""
     run = ArtifactStore.open(str(tmp_path))
     with locked(run):
         child = subprocess.Popen(["sleep", "60"])
@@ -73,7 +73,7 @@ def test_a_process_started_under_the_lock_does_not_keep_it(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def s3(s3_query: str) -> str:
-    """Serve S3 on loopback; give the URI of a place for runs, with `{}` for the run."""
+    """Return the URI of an S3 directory for runs on loopback, with `{}` for the run."""
     return "s3://runs/{}?" + s3_query
 
 
@@ -87,7 +87,7 @@ def test_in_object_storage_a_second_process_is_refused_until_the_first_ends(s3: 
     assert not run.exists(REMOTE_FILE)
 
 
-def test_in_object_storage_a_lock_whose_process_was_killed_is_taken_over_when_it_is_stale(s3: str) -> None:
+def test_in_object_storage_the_stale_lock_of_a_killed_process_is_taken_over(s3: str) -> None:
     uri = s3.format("run=two")
     run = ArtifactStore.open(uri)
     with holder(uri) as first:
@@ -100,7 +100,7 @@ def test_in_object_storage_a_lock_whose_process_was_killed_is_taken_over_when_it
         assert json.loads(run.read_text(REMOTE_FILE))["token"] != left["token"]
 
 
-def test_in_object_storage_the_holder_beats(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_object_storage_the_holder_sends_heartbeats(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     run = ArtifactStore.open(s3.format("run=three"))
     with locked(run):
@@ -112,14 +112,14 @@ def test_in_object_storage_the_holder_beats(s3: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"owner": "x"}'])
-def test_in_object_storage_a_damaged_lock_is_one_line(s3: str, text: str) -> None:
+def test_in_object_storage_a_damaged_lock_is_an_error_of_one_line(s3: str, text: str) -> None:
     run = ArtifactStore.open(s3.format("run=four"))
     run.write_text(REMOTE_FILE, text)
     with pytest.raises(RunError, match="lock"), locked(run):
         pass
 
 
-def test_in_object_storage_a_run_whose_lock_was_taken_over_is_ended(s3: str) -> None:
+def test_in_object_storage_a_run_stops_when_its_lock_is_taken_over(s3: str) -> None:
     uri = s3.format("run=five")
     run = ArtifactStore.open(uri)
     script = HOLDER.replace("with locked", "import pipeline.runs.lock\npipeline.runs.lock.BEAT_S = 0.2\nwith locked")
@@ -127,7 +127,7 @@ def test_in_object_storage_a_run_whose_lock_was_taken_over_is_ended(s3: str) -> 
     with subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        word = {"owner": "another", "token": "another", "at": time.time()}
-        run.write_text(REMOTE_FILE, json.dumps(word))
+        record = {"owner": "another", "token": "another", "at": time.time()}
+        run.write_text(REMOTE_FILE, json.dumps(record))
         assert process.wait(timeout=30) == -signal.SIGTERM
-    assert json.loads(run.read_text(REMOTE_FILE)) == word
+    assert json.loads(run.read_text(REMOTE_FILE)) == record

@@ -1,4 +1,4 @@
-"""A model directory's fingerprint changes with the model and with nothing else."""
+"""The fingerprint of a model directory changes only with the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_copy_elsewhere_is_the_same_model(model: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", ["small", "tail", "size", "new", "name"])
-def test_a_change_is_seen(model: Path, change: str) -> None:
+def test_a_change_is_detected(model: Path, change: str) -> None:
     before = of(model)
     weights = model / "model.safetensors"
     if change == "small":
@@ -51,13 +51,13 @@ def test_a_change_is_seen(model: Path, change: str) -> None:
     assert of(model) != before
 
 
-def test_the_mark_of_a_download_tool_is_no_part_of_the_model(model: Path) -> None:
+def test_metadata_of_a_download_tool_is_not_part_of_the_model(model: Path) -> None:
     before = of(model)
     (model / ".cache" / "huggingface").mkdir(parents=True)
     (model / ".cache" / "huggingface" / "config.json.metadata").write_text("today")
     assert of(model) == before
 
 
-def test_what_is_no_directory_has_none() -> None:
+def test_a_path_that_is_not_a_directory_has_no_fingerprint() -> None:
     assert model_files.model_fingerprint(ModelConfig(path="Qwen/Qwen3.6-35B-A3B")) is None
     assert model_files.model_fingerprint(ModelConfig(path=None)) is None

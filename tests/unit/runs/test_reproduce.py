@@ -1,4 +1,4 @@
-"""`from=<run>`: what a run resolved is taken over, what differs is told, what would be another run is refused."""
+"""`from=<run>`: resolved commits are reused, differences are reported, and what would be another run is refused."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def record(output: Path | str, *words: str, config: Config | None = None, **cont
     run = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
     run.create()
     run.write_text("config.yaml", loading.dump(config))
-    facts = {f"dataset_revision.{name}": LOCAL for name in TASKS}
-    record_manifest(run, "complete", **{"run_id": config.run_id, "datasets": facts} | content)
+    metadata = {f"dataset_revision.{name}": LOCAL for name in TASKS}
+    record_manifest(run, "complete", **{"run_id": config.run_id, "datasets": metadata} | content)
     return run
 
 
-def again(*words: str) -> Reproduction:
+def reproduce(*words: str) -> Reproduction:
     found = resolve(words)[1]
     assert found is not None
     return found
@@ -51,7 +51,7 @@ def refused(kind: type[UserError], *words: str) -> str:
     return str(caught.value)
 
 
-def test_words_without_from_are_a_run_of_its_own() -> None:
+def test_without_from_the_run_is_not_a_reproduction() -> None:
     config, found = resolve(["conf=demo", *ENDPOINT])
     assert (config, found) == (settings(), None)
 
@@ -67,14 +67,14 @@ def test_the_recorded_configuration_runs_under_a_new_run_id(tmp_path: Path, end:
     assert found.overridden == ()
 
 
-def test_a_run_in_object_storage_is_made_again(s3_query: str) -> None:
+def test_a_run_in_object_storage_is_reproduced(s3_query: str) -> None:
     record(f"s3://runs/again?{s3_query}")
     for end in ("", "/manifest.json"):
         config, _ = resolve([f"from=s3://runs/again/run=one{end}?{s3_query}", "run_id=two"])
         assert config.run_id == "two"
 
 
-def test_the_id_of_a_run_made_again_and_again_does_not_grow(tmp_path: Path) -> None:
+def test_the_id_of_a_run_reproduced_repeatedly_does_not_grow(tmp_path: Path) -> None:
     config = settings(f"output_dir={tmp_path}", f"run_id={'x' * 128}")
     first, _ = resolve([f"from={record(tmp_path, config=config).root}"])
     assert len(first.run_id) == 128
@@ -83,7 +83,7 @@ def test_the_id_of_a_run_made_again_and_again_does_not_grow(tmp_path: Path) -> N
     assert second.run_id.count("again") == 1
 
 
-def test_a_recorded_restart_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_recorded_restart_is_not_reused(tmp_path: Path) -> None:
     run = record(tmp_path, "run.restart=true")
     assert not resolve([f"from={run.root}"])[0].run.restart
     assert resolve([f"from={run.root}", "run.restart=true"])[0].run.restart
@@ -91,14 +91,14 @@ def test_a_recorded_restart_is_not_taken_over(tmp_path: Path) -> None:
 
 def test_hub_data_sets_and_models_are_pinned_to_the_commits_that_were_resolved(tmp_path: Path) -> None:
     config = loading.compose(["conf=mera", "run_id=one", f"output_dir={tmp_path}", "tasks.med_bench.revision=v1"])
-    facts = {f"dataset_revision.{name}": COMMIT for name in TASKS} | {"model_revision": COMMIT}
-    root = record(tmp_path, config=config, datasets=facts).root
-    again_config, found = resolve([f"from={root}"])
-    assert [again_config.tasks[name].revision for name in TASKS] == [COMMIT] * 3
-    assert again_config.model.revision == COMMIT
+    metadata = {f"dataset_revision.{name}": COMMIT for name in TASKS} | {"model_revision": COMMIT}
+    root = record(tmp_path, config=config, datasets=metadata).root
+    reproduced, found = resolve([f"from={root}"])
+    assert [reproduced.tasks[name].revision for name in TASKS] == [COMMIT] * 3
+    assert reproduced.model.revision == COMMIT
     assert found is not None
     assert found.overridden == ()
-    assert found.prepared(again_config, PromptMetadata.from_flat(facts)) == []
+    assert found.prepared(reproduced, PromptMetadata.from_flat(metadata)) == []
     words = ["tasks.agro_bench.dataset=org/other", "tasks.med_bench.revision=v2", "model.path=org/model"]
     other, _ = resolve([f"from={root}", *words])
     assert [other.tasks[name].revision for name in TASKS] == [None, COMMIT, "v2"]
@@ -110,10 +110,10 @@ def test_local_data_sets_have_no_commit_to_pin(tmp_path: Path) -> None:
     assert {task.revision for task in config.tasks.values()} == {None}
 
 
-def test_overridden_values_are_told_and_where_the_run_is_made_is_not_one(tmp_path: Path) -> None:
+def test_overridden_values_are_reported_except_where_the_run_is_executed(tmp_path: Path) -> None:
     run = record(tmp_path)
     words = ["limit=2", "generation.max_gen_toks=64", "engine.replicas=2", "run_id=two", "cluster.address=auto"]
-    assert again(f"from={run.root}", *words, f"output_dir={tmp_path}/x", "run.grace_s=1").overridden == (
+    assert reproduce(f"from={run.root}", *words, f"output_dir={tmp_path}/x", "run.grace_s=1").overridden == (
         "limit is 2, recorded none",
         "generation.max_gen_toks is 64, recorded 192",
         "engine.replicas is 2, recorded 1",
@@ -132,11 +132,11 @@ def test_overridden_values_are_told_and_where_the_run_is_made_is_not_one(tmp_pat
     ],
 )
 @pytest.mark.usefixtures("at_root")
-def test_a_wrong_source_is_one_line(words: list[str], line: str) -> None:
+def test_a_wrong_source_is_an_error_of_one_line(words: list[str], line: str) -> None:
     assert line in refused(UserError, *words)
 
 
-def test_a_wrong_word_after_it_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_override_is_an_error_of_one_line(tmp_path: Path) -> None:
     root = record(tmp_path).root
     assert "Did you mean" in refused(ConfigError, f"from={root}", "limt=3")
     assert refused(ConfigError, f"from={root}", "limit").startswith("'limit' is not key=value")
@@ -172,7 +172,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_model(tmp_path: Path, model: Path) -> str:
-    """The word that names a run made with the model's directory."""
+    """The argument `from=` of a run made with the model's directory."""
     config = loading.compose(["conf=demo", "run_id=one", f"output_dir={tmp_path}", f"model.path={model}"])
     return f"from={record(tmp_path, config=config, model_fingerprint=model_fingerprint(config.model)).root}"
 
@@ -187,7 +187,7 @@ def test_another_model_under_the_same_path_is_refused(with_model: str, model: Pa
     assert refused(ModelError, with_model).startswith(f"model.path='{model}' is no directory: ")
 
 
-def test_a_models_directory_that_is_gone_is_refused_before_a_run_is_begun(with_model: str, model: Path) -> None:
+def test_a_missing_model_directory_is_refused_before_the_run_starts(with_model: str, model: Path) -> None:
     line = f"error: model.path='{model}' is no directory: give the directory of the model that "
     shutil.rmtree(model)
     before = sorted(model.parent.iterdir())
@@ -197,16 +197,16 @@ def test_a_models_directory_that_is_gone_is_refused_before_a_run_is_begun(with_m
     assert sorted(model.parent.iterdir()) == before
 
 
-def test_a_directory_that_the_manifest_tells_nothing_of_and_one_of_a_word_are_looked_for(tmp_path: Path) -> None:
+def test_a_model_directory_without_a_fingerprint_or_from_an_override_must_exist(tmp_path: Path) -> None:
     config = loading.compose(["conf=demo", "run_id=one", f"output_dir={tmp_path}", f"model.path={tmp_path}/gone"])
     root = record(tmp_path, config=config).root
-    mend = f"there is no such directory (seen from {Path.cwd()}): give the directory of the model, model.path=<dir>"
-    assert refused(ModelError, f"from={root}") == f"model.path='{tmp_path}/gone': {mend}"
-    assert refused(ModelError, f"from={root}", "model.path=./none") == f"model.path='./none': {mend}"
+    fix = f"there is no such directory (seen from {Path.cwd()}): give the directory of the model, model.path=<dir>"
+    assert refused(ModelError, f"from={root}") == f"model.path='{tmp_path}/gone': {fix}"
+    assert refused(ModelError, f"from={root}", "model.path=./none") == f"model.path='./none': {fix}"
     assert resolve([f"from={root}", f"model.path={tmp_path}"])[0].model.path == str(tmp_path)
 
 
-def test_a_model_that_a_word_names_is_told(with_model: str, model: Path, tmp_path: Path) -> None:
+def test_a_model_named_by_an_override_is_reported(with_model: str, model: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(model, tmp_path / "other"))
     config, found = resolve([with_model, f"model.path={other}"])
     assert found is not None
@@ -222,21 +222,21 @@ def test_a_model_that_a_word_names_is_told(with_model: str, model: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("at_root")
-def test_a_template_file_that_changed_or_went_is_refused_with_the_copy_that_the_run_kept(tmp_path: Path) -> None:
+def test_a_changed_or_missing_template_file_is_refused_and_the_runs_copy_is_named(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ messages }}")
     words = ["conf=demo", "run_id=one", f"output_dir={tmp_path}", f"prompt.chat_template={file}"]
     run = record(tmp_path, config=loading.compose(words))
     run.write_text("prompts/chat_template.jinja", "{{ messages }}")
     kept = f"{run.root}/prompts/chat_template.jinja"
-    assert again(f"from={run.root}").overridden == ()
+    assert reproduce(f"from={run.root}").overridden == ()
     file.write_text("{{ messages }}!")
-    mend = f"give the one that the run kept, prompt.chat_template={kept}"
-    line = f"prompt.chat_template='{file}' is not what it was in {run.root}: {mend}"
+    fix = f"give the one that the run kept, prompt.chat_template={kept}"
+    line = f"prompt.chat_template='{file}' is not what it was in {run.root}: {fix}"
     assert refused(ModelError, f"from={run.root}") == line
     file.unlink()
-    assert refused(ModelError, f"from={run.root}").endswith(f"cannot be read: No such file or directory: {mend}")
-    assert again(f"from={run.root}", f"prompt.chat_template={kept}").overridden == (
+    assert refused(ModelError, f"from={run.root}").endswith(f"cannot be read: No such file or directory: {fix}")
+    assert reproduce(f"from={run.root}", f"prompt.chat_template={kept}").overridden == (
         f"prompt.chat_template is {kept}, recorded {file}",
     )
 
@@ -247,7 +247,7 @@ def test_what_differs_in_versions_code_and_hardware_is_a_line_each(tmp_path: Pat
         "codebase": {"commit": "aaa", "modified": True},
         "hardware": {"num_cpus": 2},
     }
-    found = again(f"from={record(tmp_path, **before).root}")
+    found = reproduce(f"from={record(tmp_path, **before).root}")
     now = {
         "versions": {"vllm": "0.32.0", "torch": "2.13.0", "ray": "2.60.0"},
         "codebase": None,
@@ -262,7 +262,7 @@ def test_what_differs_in_versions_code_and_hardware_is_a_line_each(tmp_path: Pat
         "codebase: the recorded commit had been modified, so it does not tell all of the code",
     ]
     assert (
-        again(f"from={record(tmp_path, versions={'ray': '2'}).root}").environment(
+        reproduce(f"from={record(tmp_path, versions={'ray': '2'}).root}").environment(
             load({"versions": {"ray": "2"}} | {"status": "running"})
         )
         == []
@@ -279,13 +279,13 @@ def recorded(tmp_path: Path) -> Callable[..., tuple[Reproduction, Config]]:
     return make
 
 
-FACTS = {f"dataset_revision.{name}": LOCAL for name in TASKS}
-CHANGED = FACTS | {"dataset_revision.aqua_bench": f"sha256:{'1' * 64}"}
+METADATA = {f"dataset_revision.{name}": LOCAL for name in TASKS}
+CHANGED = METADATA | {"dataset_revision.aqua_bench": f"sha256:{'1' * 64}"}
 
 
 def test_a_data_set_that_changed_in_its_place_is_refused(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
     found, config = recorded()
-    assert found.prepared(config, PromptMetadata.from_flat(FACTS)) == []
+    assert found.prepared(config, PromptMetadata.from_flat(METADATA)) == []
     with pytest.raises(DataError) as caught:
         found.prepared(config, PromptMetadata.from_flat(CHANGED))
     assert str(caught.value) == (
@@ -296,38 +296,38 @@ def test_a_data_set_that_changed_in_its_place_is_refused(recorded: Callable[...,
 
 
 @pytest.mark.parametrize(
-    "word", ["tasks.aqua_bench.dataset=elsewhere", "splits=[test]", "tasks.aqua_bench.train_split=dev"]
+    "override", ["tasks.aqua_bench.dataset=elsewhere", "splits=[test]", "tasks.aqua_bench.train_split=dev"]
 )
-def test_a_data_set_that_a_word_changes_is_told(
-    recorded: Callable[..., tuple[Reproduction, Config]], word: str
+def test_a_data_set_changed_by_an_override_is_reported(
+    recorded: Callable[..., tuple[Reproduction, Config]], override: str
 ) -> None:
-    found, config = recorded(word)
+    found, config = recorded(override)
     assert found.prepared(config, PromptMetadata.from_flat(CHANGED)) == [
         f"dataset_revision.aqua_bench is sha256:{'1' * 64}, recorded {LOCAL}"
     ]
 
 
-def test_a_task_that_is_not_asked_again_is_not_compared(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
+def test_a_task_that_is_left_out_is_not_compared(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
     found, config = recorded("only=[med_bench]")
     assert found.prepared(config, PromptMetadata.from_flat(CHANGED)) == []
 
 
-def test_another_rendering_of_the_template_is_told(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
+def test_another_rendering_of_the_template_is_reported(recorded: Callable[..., tuple[Reproduction, Config]]) -> None:
     found, config = recorded()
-    lines = found.prepared(config, PromptMetadata.from_flat(FACTS | {"template_fingerprint": "sha256:1"}))
+    lines = found.prepared(config, PromptMetadata.from_flat(METADATA | {"template_fingerprint": "sha256:1"}))
     assert lines == ["template_fingerprint is sha256:1, recorded none"]
 
 
-def test_engines_are_compared_by_what_they_are_and_not_by_their_session(tmp_path: Path) -> None:
+def test_engines_are_compared_without_session_information(tmp_path: Path) -> None:
     gpu = {"device": "A100", "cuda": "12.8", "engine_start_s": 30.0, "restarts": 1}
-    found = again(f"from={record(tmp_path, engine={'a': gpu, 'b': gpu}).root}")
+    found = reproduce(f"from={record(tmp_path, engine={'a': gpu, 'b': gpu}).root}")
     now = {"c": gpu | {"engine_start_s": 1.0}, "d": gpu | {"device": "H100", "restarts": 0}}
     assert found.engines(load_engines({"c": now["c"]})) == []
     assert found.engines(load_engines(now)) == ["engine device is A100, H100, recorded A100"]
 
 
-def test_a_recorded_run_without_samples_is_told_and_ends_nothing(tmp_path: Path) -> None:
-    found = again(f"from={record(tmp_path).root}")
+def test_a_recorded_run_without_samples_is_reported_without_an_error(tmp_path: Path) -> None:
+    found = reproduce(f"from={record(tmp_path).root}")
     assert found.agreement(ArtifactStore.open(str(tmp_path / "other"))).startswith("nothing is compared: ")
 
 
@@ -337,12 +337,12 @@ def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
     assert done.stderr == f"error: from={tmp_path}/gone: there is no such directory\n"
 
 
-def test_a_manifest_that_is_json_but_says_nothing_of_data_sets_is_compared_with_nothing(tmp_path: Path) -> None:
+def test_a_manifest_without_data_sets_is_compared_with_none(tmp_path: Path) -> None:
     run = record(tmp_path)
     run.write_text("manifest.json", json.dumps({"status": "complete"}))
     config, found = resolve([f"from={run.root}"])
     assert found is not None
     assert (
-        found.prepared(config, PromptMetadata.from_flat(FACTS))[0]
+        found.prepared(config, PromptMetadata.from_flat(METADATA))[0]
         == f"dataset_revision.agro_bench is {LOCAL}, recorded none"
     )

@@ -1,4 +1,4 @@
-"""A stage appears whole or not at all, and damage to it is told."""
+"""An artifact is published atomically, and damage to it is reported."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def run(tmp_path: Path) -> ArtifactStore:
 
 
 def ids(run: ArtifactStore) -> list[int]:
-    stage = run.artifact("stage", SCHEMA)
-    assert stage is not None
-    return [int(value) for value in stage.dataset().to_table().column("id").to_pylist()]
+    artifact = run.artifact("stage", SCHEMA)
+    assert artifact is not None
+    return [int(value) for value in artifact.dataset().to_table().column("id").to_pylist()]
 
 
 def test_what_is_published_is_read_back_in_order(run: ArtifactStore) -> None:
     publish(run, 1, 2, 3, 4, 5)
-    stage = run.artifact("stage", SCHEMA)
-    assert stage is not None
-    assert (list(stage.files.values()), stage.num_rows, stage.metadata) == ([2, 2, 1], 5, {"a": 1})
+    artifact = run.artifact("stage", SCHEMA)
+    assert artifact is not None
+    assert (list(artifact.files.values()), artifact.num_rows, artifact.metadata) == ([2, 2, 1], 5, {"a": 1})
     assert ids(run) == [1, 2, 3, 4, 5]
 
 
-def test_a_stage_that_fails_half_way_leaves_the_old_one(run: ArtifactStore) -> None:
+def test_a_failed_publication_leaves_the_old_artifact(run: ArtifactStore) -> None:
     publish(run, 1)
     with pytest.raises(ZeroDivisionError), run.publish("stage", SCHEMA) as store:  # noqa: PT012
         store.write_parts("part", SCHEMA, [batch(2)], 10)
@@ -53,13 +53,13 @@ def test_a_stage_that_fails_half_way_leaves_the_old_one(run: ArtifactStore) -> N
     assert run.files() == ["stage/_stage.json", "stage/part/part-00000.parquet"]
 
 
-def test_publishing_again_replaces_the_stage(run: ArtifactStore) -> None:
+def test_republishing_replaces_the_artifact(run: ArtifactStore) -> None:
     publish(run, 1, 2, 3)
     publish(run, 9)
     assert ids(run) == [9]
 
 
-def test_a_stage_that_was_never_published_is_none(run: ArtifactStore) -> None:
+def test_an_artifact_that_was_never_published_is_none(run: ArtifactStore) -> None:
     assert run.artifact("stage", SCHEMA) is None
 
 
@@ -91,27 +91,27 @@ def test_other_columns_are_refused(run: ArtifactStore) -> None:
         run.artifact("stage", pa.schema([("id", pa.int64()), ("more", pa.int64())]))
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         ArtifactStore.open(str(tmp_path / "file" / "run")).create()
 
 
-def test_an_unknown_scheme_is_one_line() -> None:
+def test_an_unknown_scheme_is_an_error_of_one_line() -> None:
     with pytest.raises(RunError, match="'foo://bar' cannot be opened"):
         ArtifactStore.open("foo://bar")
 
 
-def test_a_file_is_replaced_whole_with_nothing_left_beside_it(run: ArtifactStore) -> None:
+def test_a_file_is_replaced_atomically_without_leftovers(run: ArtifactStore) -> None:
     for content in (b"one", b"two"):
         with run.replacing("a.bin") as path:
             path.write_bytes(content)
-            path.with_name("helper").write_text("beside")
+            path.with_name("helper").write_text("helper")
     assert Path(run.path("a.bin")).read_bytes() == b"two"
     assert [path.name for path in Path(run.root).iterdir()] == ["a.bin"]
 
 
-def test_a_file_whose_making_fails_leaves_the_old_one(run: ArtifactStore) -> None:
+def test_a_failed_write_leaves_the_old_file(run: ArtifactStore) -> None:
     run.write_text("a.bin", "old")
     with pytest.raises(ZeroDivisionError), run.replacing("a.bin") as path:  # noqa: PT012
         path.write_bytes(b"half")
@@ -120,14 +120,14 @@ def test_a_file_whose_making_fails_leaves_the_old_one(run: ArtifactStore) -> Non
     assert [path.name for path in Path(run.root).iterdir()] == ["a.bin"]
 
 
-def test_text_is_replaced_whole(run: ArtifactStore) -> None:
+def test_text_is_replaced_atomically(run: ArtifactStore) -> None:
     run.write_text("a.txt", "один")
     run.write_text("a.txt", "два")
     assert run.read_text("a.txt") == "два"
     assert run.files() == ["a.txt"]
 
 
-def test_a_uri_that_cannot_be_opened_is_named_without_its_keys() -> None:
+def test_a_uri_that_cannot_be_opened_is_reported_without_its_keys() -> None:
     with pytest.raises(RunError, match="'s4://bucket/x' cannot be opened") as raised:
         ArtifactStore.open("s4://me:secret@bucket/x?access_key=AAA")
     assert "secret" not in str(raised.value)
@@ -166,7 +166,7 @@ def test_a_stream_that_fails_leaves_the_old_file(run: ArtifactStore) -> None:
     assert names_in(run) == ["a.txt"]
 
 
-def test_rows_become_a_file_when_the_block_ends_well(run: ArtifactStore) -> None:
+def test_rows_become_a_file_when_the_block_succeeds(run: ArtifactStore) -> None:
     schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
     rows = [{"id": number, "text": "x" * number} for number in range(600)]
     with run.row_writer("rows.parquet", schema) as writer:

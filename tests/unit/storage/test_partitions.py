@@ -1,4 +1,4 @@
-"""Ranges of ids cover each id once, whatever the query that they come from; spilled rows come back as they went."""
+"""Ranges of ids cover each id once for any query; spilled rows come back in insertion order."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_ids_of_a_query_without_a_split_are_ranges_of_the_whole_task() -> None:
 @pytest.mark.parametrize(
     ("split", "expected"), [("test", [("test", 2), ("test", 3)]), (None, [("test", 2), ("test", 3), ("train", 2)])]
 )
-def test_a_range_selects_its_rows_of_any_stage(
+def test_a_range_selects_its_rows_of_any_artifact(
     tmp_path: Path, split: str | None, expected: list[tuple[str, int]]
 ) -> None:
     run = ArtifactStore.open(str(tmp_path))
@@ -67,7 +67,7 @@ def test_a_range_selects_its_rows_of_any_stage(
     assert set(table.column("task").to_pylist()) == {"agro"}
 
 
-def test_spilled_rows_come_back_in_the_order_in_which_they_came() -> None:
+def test_spilled_rows_come_back_in_insertion_order() -> None:
     schema = pa.schema([("id", pa.int64())])
     with spill_partitions(schema) as shared:
         for first in (0, 4):

@@ -1,4 +1,4 @@
-"""What is read of a run's Parquet is read in order, and little of it is held."""
+"""A run's Parquet files are read in order, with bounded memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ GROUPS, GROUP_ROWS, TEXT_BYTES = 24, 256, 4_096
 SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("text", pa.binary())])
 
 
-def stage_of(place: Path) -> Artifact:
-    """Return a stage of two files, each of many row groups whose texts no compression makes smaller."""
+def artifact_of(place: Path) -> Artifact:
+    """Return an artifact of two files, each of many row groups with incompressible texts."""
     run, rng = ArtifactStore.open(str(place)), np.random.default_rng(1)
 
     def groups(task: int) -> list[pa.RecordBatch]:
@@ -32,10 +32,10 @@ def stage_of(place: Path) -> Artifact:
     return run.require_artifact("samples", SCHEMA)
 
 
-def test_texts_are_read_in_order_and_no_more_than_a_few_row_groups_of_them_are_held(tmp_path: Path) -> None:
-    stage = stage_of(tmp_path)
+def test_texts_are_read_in_order_with_a_few_row_groups_in_memory(tmp_path: Path) -> None:
+    artifact = artifact_of(tmp_path)
     held, most, ids, tasks = pa.total_allocated_bytes(), 0, [], []
-    for batch in query.reader(stage, ["task", "id", "text"]):
+    for batch in query.reader(artifact, ["task", "id", "text"]):
         most = max(most, pa.total_allocated_bytes() - held)
         ids += batch.column("id").to_pylist()
         tasks += set(batch.column("task").to_pylist())

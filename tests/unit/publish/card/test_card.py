@@ -1,4 +1,4 @@
-"""The card has every field of the leaderboard's form, says where each value comes from, and invents none."""
+"""The card has every field of the leaderboard's form, gives the source of each value, and invents no value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUSSIAN = [
     *("Ссылка на ML-модель", "Размер модели", "Тип модели", "Дополнительные ссылки", "Описание архитектуры"),
     *("Описание обучения", "Лицензия", "Описание темплейта", "Параметры генерации", "Размер контекста"),
 ]
-"""Fields of the Russian document, beside its table of results: task, result, rank."""
+"""Fields of the Russian document, apart from its table of results: task, result, rank."""
 
 ENGLISH = [
     *("The version of the codebase", "Precision of the model weights", "Transformers version"),
@@ -45,7 +45,7 @@ NO_FIELDS = {
     *("Inference parameters", "Параметры инференса", "Информация о сабмите", "Оценки по задачам лидерборда"),
     *("Таблица скроллится влево", "Задача Результат Место в рейтинге"),
 }
-"""Headings of the two documents under which the fields stand."""
+"""Headings of the fields in the two documents."""
 
 SEEDS = next((store / "shared/seeds" for store in ROOT.parents if (store / "shared/seeds").is_dir()), None)
 
@@ -83,7 +83,7 @@ def headings(markdown: str, level: str) -> list[str]:
 
 
 def block_under(markdown: str, title: str) -> list[str]:
-    """Return what stands in the blocks under a field's heading, as a CommonMark reader sees it."""
+    """Return the contents of the code blocks under a field's heading, as a CommonMark parser reads them."""
     inside, blocks, before = False, [], ""
     for token in MarkdownIt().parse(markdown):
         if before == "heading_open":
@@ -94,7 +94,7 @@ def block_under(markdown: str, title: str) -> list[str]:
     return blocks
 
 
-def test_every_field_of_both_documents_stands_in_the_card(carded: Carded) -> None:
+def test_every_field_of_both_documents_is_in_the_card(carded: Carded) -> None:
     card = carded.write()
     assert {entry["ru"] for entry in card["fields"].values()} >= set(RUSSIAN)
     assert {entry["en"] for entry in card["fields"].values()} >= set(ENGLISH)
@@ -113,15 +113,15 @@ def test_the_documents_hold_no_other_field() -> None:
         lines = [line.strip().rstrip(":") for line in text.splitlines()]
         for name in fields:
             assert any(line == name or f" {name} " in line for line in lines), name
-        told = {line for line in lines if re.fullmatch(r"[A-ZА-Я][^.;{]{2,40}", line)}
+        labels = {line for line in lines if re.fullmatch(r"[A-ZА-Я][^.;{]{2,40}", line)}
         values = {"MERA", "SFT", "MoE", "Opened", "Открытая", "Qwen3.6-35B-A3B"}
         values |= {"Сельское хозяйство 0.646 4", "Медицина и здравоохранение 0.858 1"}
-        strangers = {line for line in told - NO_FIELDS - values - set(fields) if not re.search(r"\d", line)}
-        assert strangers <= {"Apache license"}
+        unknown = {line for line in labels - NO_FIELDS - values - set(fields) if not re.search(r"\d", line)}
+        assert unknown <= {"Apache license"}
 
 
 @pytest.mark.skipif(SEEDS is None, reason="the two documents are not here")
-def test_the_reference_run_is_told_in_the_documents_own_words(carded: Carded) -> None:
+def test_the_card_of_the_reference_run_has_the_documents_values(carded: Carded) -> None:
     assert SEEDS is not None
     english, russian = (path.read_text(encoding="utf-8") for path in sorted(SEEDS.iterdir()))
     found = carded.values()
@@ -138,7 +138,7 @@ def test_what_the_run_knows_is_measured(carded: Carded, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGURED)
-def test_what_only_people_know_comes_from_the_configuration(carded: Carded, name: str) -> None:
+def test_what_a_run_cannot_measure_comes_from_the_configuration(carded: Carded, name: str) -> None:
     entry = carded.write()["fields"][name]
     assert (entry["value"], entry["origin"], entry["source"]) == (CONFIGURED[name], f"submission.{name}", "configured")
 
@@ -161,7 +161,7 @@ def test_nothing_is_invented(carded: Carded) -> None:
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_a_field_has_a_value_or_is_to_be_done_and_nothing_else(carded: Carded, is_known: bool) -> None:
+def test_a_field_has_either_a_value_or_a_todo(carded: Carded, is_known: bool) -> None:
     if not is_known:
         carded.content, carded.template = {}, None
     carded.scores = [domain_score("agriculture", 0.5, 120, 120)]
@@ -184,16 +184,16 @@ def test_the_log_names_only_what_people_can_fill_in(carded: Carded) -> None:
     assert not set(left) & {"created", "rank.medicine", "score.medicine"}
 
 
-def test_what_a_run_could_not_measure_people_may_say_and_a_measurement_wins(carded: Carded) -> None:
-    said = ["submission.unmeasured.cuda=12.10", "submission.unmeasured.gpus=8 x A"]
-    assert carded.values(*said)["cuda"] == "12.8"
+def test_unmeasured_values_can_be_configured_and_a_measurement_wins(carded: Carded) -> None:
+    overrides = ["submission.unmeasured.cuda=12.10", "submission.unmeasured.gpus=8 x A"]
+    assert carded.values(*overrides)["cuda"] == "12.8"
     carded.content["engine"], carded.content["hardware"] = {}, {}
-    card = carded.write(*said)["fields"]
+    card = carded.write(*overrides)["fields"]
     assert (card["cuda"]["value"], card["cuda"]["source"]) == ("12.10", "configured")
     assert (card["gpus"]["value"], card["torch"]["value"]) == ("8 x A", None)
 
 
-def test_words_about_one_model_are_not_told_of_another(carded: Carded) -> None:
+def test_the_description_of_one_model_is_not_used_for_another(carded: Carded) -> None:
     card = carded.write("model.path=me/mine")["fields"]
     assert (card["model_name"]["value"], card["model_link"]["value"]) == ("mine", "https://huggingface.co/me/mine")
     for name in ("license", "training_description", "model_type", "additional_links"):
@@ -204,30 +204,30 @@ def test_words_about_one_model_are_not_told_of_another(carded: Carded) -> None:
     assert card["team"]["value"] == "MERA"
 
 
-def test_a_model_of_a_directory_has_no_name_that_the_run_could_know(carded: Carded) -> None:
+def test_a_model_from_a_directory_has_no_measured_name(carded: Carded) -> None:
     del carded.content["datasets"]["model_revision"]
     found = carded.values("model.path=models/mine")
     assert (found["model_name"], found["model_link"]) == (None, None)
 
 
-def test_each_language_has_its_own_words_where_the_form_has(carded: Carded) -> None:
+def test_each_language_has_its_own_value_where_the_form_has(carded: Carded) -> None:
     carded.write()
     assert block_under(carded.markdown, "Model type") == ["Открытая, SFT, MoE", "Opened, SFT, MoE"]
 
 
-def test_changed_files_are_told_with_the_commit(carded: Carded) -> None:
+def test_modified_files_are_reported_with_the_commit(carded: Carded) -> None:
     carded.content["codebase"] = {"commit": COMMIT, "modified": True}
     assert str(carded.values()["codebase"]).startswith("d539716+modified; ")
     carded.content["codebase"] = None
     assert str(carded.values()["codebase"]).startswith("pipeline 0.1.0; ")
 
 
-def test_replicas_that_differ_are_all_told(carded: Carded) -> None:
+def test_different_values_of_replicas_are_all_listed(carded: Carded) -> None:
     carded.content["engine"]["host-7"]["torch"] = "2.11.0"
     assert carded.values()["torch"] == "2.10.0, 2.11.0"
 
 
-def test_quantized_weights_are_no_bfloat16(carded: Carded) -> None:
+def test_quantized_weights_are_not_bfloat16(carded: Carded) -> None:
     for facts in carded.content["engine"].values():
         facts["quantization"] = "fp8"
         del facts["num_parameters"]
@@ -252,13 +252,13 @@ def test_a_cpu_has_neither_cuda_nor_gpus(carded: Carded) -> None:
     assert carded.values()["cuda"] == "12.8"
 
 
-def test_an_endpoint_tells_what_it_tells_and_no_more(carded: Carded) -> None:
+def test_only_what_an_endpoint_reports_is_measured(carded: Carded) -> None:
     facts = {"base_url": "http://10.0.0.1/v1", "served_model": "q", "max_model_len": 4096, "server": "vllm 0.32.0"}
     carded.content |= {"engine": {"host": facts}, "hardware": {"gpus": None}}
     carded.template = None
     del carded.content["datasets"]["chat_template_sha256"]
-    words = ["engine.kind=endpoint", "engine.endpoint.base_url=http://10.0.0.1/v1"]
-    card = carded.write(*words)
+    overrides = ["engine.kind=endpoint", "engine.endpoint.base_url=http://10.0.0.1/v1"]
+    card = carded.write(*overrides)
     known = {name: entry["value"] for name, entry in card["fields"].items() if entry["source"] == "measured"}
     assert known == {
         "codebase": MEASURED["codebase"][0],
@@ -270,11 +270,11 @@ def test_an_endpoint_tells_what_it_tells_and_no_more(carded: Carded) -> None:
     }
     assert "generation_config.json" in card["fields"]["generation"]["note"]["en"]
     assert (card["beyond"]["server"]["value"], card["beyond"]["served_model"]["value"]) == ("vllm 0.32.0", "q")
-    assert "10.0.0.1" not in carded.markdown  # where people's servers are is nobody's business
+    assert "10.0.0.1" not in carded.markdown  # the address of a private server is not published
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("overrides", "expected"),
     [
         ([], 'do_sample=false;until=["<|im_end|>"];max_gen_toks=10000;'),
         (["generation.until=[]"], "do_sample=false;until=[];max_gen_toks=10000;"),
@@ -290,28 +290,28 @@ def test_an_endpoint_tells_what_it_tells_and_no_more(carded: Carded) -> None:
         (["generation.temperature=0.6"], 'do_sample=false;until=["<|im_end|>"];max_gen_toks=10000;'),
     ],
 )
-def test_only_the_sampling_in_force_is_told_in_the_forms_notation(
-    carded: Carded, words: list[str], expected: str
+def test_only_the_effective_sampling_is_listed_in_the_forms_notation(
+    carded: Carded, overrides: list[str], expected: str
 ) -> None:
-    assert carded.values("only=[med_bench]", *words)["generation"] == f"med_bench - {expected}"
+    assert carded.values("only=[med_bench]", *overrides)["generation"] == f"med_bench - {expected}"
 
 
-def test_the_tasks_stand_on_one_line_as_published(carded: Carded) -> None:
+def test_the_tasks_are_on_one_line_as_published(carded: Carded) -> None:
     text = str(carded.values()["generation"])
     assert [line.split(" - ")[0] for line in text.split("\\n")] == ["agro_bench", "aqua_bench", "med_bench"]
     assert "\n" not in text
 
 
-def test_a_run_without_the_templates_text_names_it_by_its_hash(carded: Carded) -> None:
+def test_a_run_without_the_template_text_identifies_it_by_its_hash(carded: Carded) -> None:
     carded.template = None
     assert carded.values()["chat_template"] == f"the model's own, SHA-256 {'f' * 64}"
     assert carded.values("prompt.chat_template=mine.jinja")["chat_template"] is None
 
 
-def test_what_the_form_has_no_field_for_follows_it(carded: Carded) -> None:
+def test_fields_that_the_form_lacks_follow_it(carded: Carded) -> None:
     carded.content |= {"model_fingerprint": "sha256:1", "template_fingerprint": "sha256:2"}
-    words = ["limit=20", "only=[med_bench]", "splits=[train]", "prompt.system=Отвечай буквой."]
-    beyond = {name: entry["value"] for name, entry in carded.write(*words)["beyond"].items()}
+    overrides = ["limit=20", "only=[med_bench]", "splits=[train]", "prompt.system=Отвечай буквой."]
+    beyond = {name: entry["value"] for name, entry in carded.write(*overrides)["beyond"].items()}
     assert beyond["coverage"] == 'limit=20; splits=["train"]; only=["med_bench"]'
     assert (beyond["template_kwargs"], beyond["reasoning_parser"]) == ('{"enable_thinking": true}', "qwen3")
     assert (beyond["system_prompt"], beyond["model_revision"]) == ("Отвечай буквой.", "e" * 40)
@@ -331,7 +331,7 @@ class TestResults:
         assert card["rank.medicine"]["value"] is None
 
     @pytest.mark.parametrize(
-        ("row", "words"),
+        ("row", "overrides"),
         [
             (domain_score("agriculture", None, 120, 0), []),
             (domain_score("agriculture", 0.6, 120, 119), []),
@@ -345,13 +345,13 @@ class TestResults:
         ],
     )
     def test_anything_less_than_the_whole_test_is_not_stated(
-        self, carded: Carded, row: dict[str, Any], words: list[str]
+        self, carded: Carded, row: dict[str, Any], overrides: list[str]
     ) -> None:
         carded.scores = [row]
-        entry = carded.write(*words)["fields"][self.AGRICULTURE]
+        entry = carded.write(*overrides)["fields"][self.AGRICULTURE]
         assert (entry["value"], entry["source"]) == (None, "todo")
 
-    def test_a_domain_of_ones_own_stands_under_its_key(self, carded: Carded) -> None:
+    def test_a_custom_domain_appears_under_its_key(self, carded: Carded) -> None:
         carded.scores = [domain_score("law", 0.25, 4, 4)]
         card = carded.write("tasks.law_bench={dataset: x, domain: law}", "only=[law_bench]")["fields"]
         assert (card["score.law"]["value"], card["score.law"]["ru"]) == ("0.250", "Результат: law")
@@ -371,8 +371,8 @@ HOSTILE = [
 ]
 
 
-def with_words(text: str) -> dict[str, Any]:
-    """Return every text that comes from outside as `text`."""
+def with_text(text: str) -> dict[str, Any]:
+    """Return all configured texts of the submission, set to `text`."""
     people = {"team": text, "mera_version": text, "model_name": text, "license": text, "training_description": text}
     return {**people, "architecture_description": text, "model_type": (text,), "model_link": text}
 
@@ -390,8 +390,8 @@ def harmless_shape() -> list[tuple[str, str]]:
 def card_of(text: str) -> tuple[str, dict[str, Any]]:
     """Return card.md and card.json of a run all of whose texts are `text`."""
     config = reference()
-    said = replace(config.submission, **with_words(text))
-    config = replace(config, submission=said, prompt=replace(config.prompt, system=text))
+    submission = replace(config.submission, **with_text(text))
+    config = replace(config, submission=submission, prompt=replace(config.prompt, system=text))
     with tempfile.TemporaryDirectory() as store:
         carded = Carded(ArtifactStore.open(store), template=None)
         for facts in carded.content["engine"].values():
@@ -403,7 +403,7 @@ def card_of(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def shape(markdown: str) -> list[tuple[str, str]]:
-    """Return a document's structure: everything but what stands inside the blocks."""
+    """Return the structure of a document: everything except the contents of code blocks."""
     return [(token.type, "" if token.type == "fence" else token.content) for token in MarkdownIt().parse(markdown)]
 
 
@@ -414,9 +414,9 @@ def test_no_text_leaves_its_block(at_root: Path, text: str) -> None:
     assert shape(markdown) == harmless_shape()
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert card["fields"]["team"]["value"] == whole
-    shown = block_under(markdown, "Команда")[0]
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]", shown)
-    assert shown.split() == re.sub(r"[\x00\x1b\x85\u2028\u2029\u202e]", "\ufffd", whole).split()
+    block = block_under(markdown, "Команда")[0]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]", block)
+    assert block.split() == re.sub(r"[\x00\x1b\x85\u2028\u2029\u202e]", "\ufffd", whole).split()
 
 
 @settings(max_examples=60, deadline=None)
@@ -425,15 +425,15 @@ def test_no_text_whatever_leaves_its_block(text: str) -> None:
     assert shape(card_of(f"x{text}x")[0]) == harmless_shape()
 
 
-def test_card_json_and_card_md_say_the_same(carded: Carded) -> None:
+def test_card_json_and_card_md_have_the_same_values(carded: Carded) -> None:
     card = carded.write()
     for entry in [*card["fields"].values(), *card["beyond"].values()]:
         blocks = block_under(carded.markdown, f"{entry['ru']} · {entry['en']}")
-        shown = [entry.get("value_ru"), entry["value"] or "TODO"]
-        assert blocks == [text for text in shown if text is not None], entry
+        expected = [entry.get("value_ru"), entry["value"] or "TODO"]
+        assert blocks == [text for text in expected if text is not None], entry
 
 
-def test_what_a_card_names_beyond_the_form_has_a_field() -> None:
+def test_fields_beyond_the_form_have_unique_names() -> None:
     assert len({field.name for field in BEYOND}) == len(BEYOND)
 
 

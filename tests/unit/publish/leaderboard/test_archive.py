@@ -1,4 +1,4 @@
-"""The archive is laid out as the server wants it, is the same bytes each time, and is not made when it lacks an id."""
+"""The archive has the server's layout, is the same bytes each time, and is not made if an id is missing."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_a_tasks_file_is_the_json_of_the_references_packer_to_the_byte(make_run:
     def reply(prompt: dict[str, Any], repeat: int) -> Any:
         return completion(prompt, repeat, " \n«Ответ»:\u2028 B\x85\n\tи C ")
 
-    wanted = [{"outputs": "«Ответ»:\u2028 B\x85\n\tи C ", "meta": {"id": number}} for number in (7, 3)]
+    expected = [{"outputs": "«Ответ»:\u2028 B\x85\n\tи C ", "meta": {"id": number}} for number in (7, 3)]
     file = pack(make_run(TWO, reply=reply))["ruTXTAgroBench.json"]
-    assert file.decode() == json.dumps({"data": {"test": wanted}}, ensure_ascii=False, indent=4)
+    assert file.decode() == json.dumps({"data": {"test": expected}}, ensure_ascii=False, indent=4)
 
 
 def test_train_rows_are_not_submitted(make_run: MakeRun) -> None:
@@ -64,23 +64,23 @@ def test_an_archive_made_twice_is_the_same_bytes(demo_run: Scored) -> None:
     assert (first.num_tasks, first.num_answers, first.mode) == (3, 180, "reference")
 
 
-def test_what_a_manifest_learns_later_changes_nothing_in_the_archive(make_run: MakeRun) -> None:
+def test_later_entries_of_the_manifest_do_not_change_the_archive(make_run: MakeRun) -> None:
     run = make_run(TWO)
     before = leaderboard_archive.pack(run.store, run.config, run.manifest)
     later = {"counts": {"num_samples": 3}, "timings_s": {"total": 1.5}, "ended_at": "2026-11-21T23:00:00Z"}
     assert leaderboard_archive.pack(run.store, run.config, load(run.content | later)) == before
 
 
-def test_times_and_rights_in_the_archive_are_the_runs_and_plain(make_run: MakeRun) -> None:
+def test_members_have_the_runs_time_and_plain_permissions(make_run: MakeRun) -> None:
     run = make_run(TWO)
     pack(run)
     with zipfile.ZipFile(run.archive) as whole:
-        facts = {(info.date_time, info.external_attr, info.create_system) for info in whole.infolist()}
-    assert facts == {((2026, 11, 21, 22, 38, 40), 0o100644 << 16, 3)}
+        attributes = {(info.date_time, info.external_attr, info.create_system) for info in whole.infolist()}
+    assert attributes == {((2026, 11, 21, 22, 38, 40), 0o100644 << 16, 3)}
 
 
 @pytest.mark.parametrize("rows_per_part", [1, 4, 100])
-def test_answers_come_in_the_data_sets_order_however_many_are_joined(make_run: MakeRun, rows_per_part: int) -> None:
+def test_answers_come_in_the_data_sets_order_for_any_part_size(make_run: MakeRun, rows_per_part: int) -> None:
     numbers = [11, 2, 30, 4, 25, 6, 17, 8, 19, 1]
     run = make_run([question("agro_bench", number) for number in numbers])
     with query.connection() as database:
@@ -92,7 +92,7 @@ def answered(prompt: dict[str, Any], repeat: int) -> Any:
     return completion(prompt, repeat, {7: "Ответ: B, потому что", 3: " не знаю"}.get(prompt["id"]))
 
 
-def test_the_reference_mode_submits_the_response_as_it_is(make_run: MakeRun) -> None:
+def test_the_reference_mode_submits_the_unchanged_response(make_run: MakeRun) -> None:
     files = pack(make_run(TWO, reply=answered))
     assert outputs(files["ruTXTAgroBench.json"]) == {7: "Ответ: B, потому что", 3: "не знаю"}
     assert outputs(files["ruTXTMedQFundamental.json"]) == {1: ""}
@@ -137,15 +137,15 @@ def test_ids_without_a_sample_are_missing(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("overrides", "line"),
     [
         (["limit=2"], "limit=2 cuts the test split, .*: run without a limit"),
         (["splits=[train]"], r"splits=\[train\] has no test split"),
         (["tasks.med_bench.submission_name=ruTXTAgroBench"], "submission_name='ruTXTAgroBench': another task has"),
     ],
 )
-def test_a_run_that_cannot_be_whole_says_why(make_run: MakeRun, words: list[str], line: str) -> None:
-    run = make_run(TWO, *words)
+def test_a_run_that_cannot_be_packed_gives_the_reason(make_run: MakeRun, overrides: list[str], line: str) -> None:
+    run = make_run(TWO, *overrides)
     with pytest.raises((RunError, ConfigError), match=line):
         leaderboard_archive.pack(run.store, run.config, run.manifest)
 
@@ -177,7 +177,7 @@ def test_damaged_samples_are_named(make_run: MakeRun) -> None:
         leaderboard_archive.pack(run.store, run.config, run.manifest)
 
 
-def test_a_directory_that_cannot_be_written_is_one_line(make_run: MakeRun) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error_of_one_line(make_run: MakeRun) -> None:
     run = make_run(TWO)
     run.archive.mkdir()
     (run.archive / "file").write_text("")

@@ -1,4 +1,4 @@
-"""logs_public.zip is what lm-evaluation-harness 0.4.9 writes for a chat server, field by field."""
+"""logs_public.zip equals what lm-evaluation-harness 0.4.9 writes for a chat server, field by field."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def run(make_run: MakeRun) -> Scored:
 
 
 def test_a_line_has_the_harness_fields_in_its_order(run: Scored) -> None:
-    wanted = ["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"]
-    wanted += ["doc_hash", "prompt_hash", "target_hash", "f1", "em"]
-    assert [list(line) for line in logs(run)["agro_bench"]] == [wanted] * 3
+    expected = ["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"]
+    expected += ["doc_hash", "prompt_hash", "target_hash", "f1", "em"]
+    assert [list(line) for line in logs(run)["agro_bench"]] == [expected] * 3
 
 
 def test_a_lines_values_are_those_of_the_row(run: Scored) -> None:
@@ -77,8 +77,8 @@ def test_a_lines_values_are_those_of_the_row(run: Scored) -> None:
     }
 
 
-def test_the_hashes_are_the_harness_own_for_known_texts(run: Scored) -> None:
-    # sha256 of a known text, so that not only our own formula is compared with itself
+def test_the_hashes_are_those_of_the_harness_for_known_texts(run: Scored) -> None:
+    # the sha256 of a known text, so that the formula is not only compared with itself
     target = "df7e70e5021544f4834bbee64a9e3789febc4be81470df629cad6ddb03320a5c"  # printf B | sha256sum
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert [line["target_hash"] for line in logs(run)["agro_bench"]] == [target, sha256("A, B"), empty]
@@ -89,7 +89,7 @@ def test_a_hidden_gold_has_no_target_and_no_score(run: Scored) -> None:
     assert (line["doc_id"], line["target"], line["f1"], line["em"]) == (2, "", None, None)
 
 
-def test_thoughts_that_never_closed_are_an_empty_response(run: Scored) -> None:
+def test_unterminated_reasoning_is_an_empty_response(run: Scored) -> None:
     line = logs(run)["med_bench"][0]
     assert (line["resps"], line["filtered_resps"], line["em"]) == ([[""]], [""], 1.0)
 
@@ -103,7 +103,7 @@ def test_a_system_message_is_logged_as_the_harness_sends_it(make_run: MakeRun) -
     ]
 
 
-def test_the_extracted_mode_scores_and_says_what_it_submits(make_run: MakeRun) -> None:
+def test_the_extracted_mode_scores_and_logs_what_it_submits(make_run: MakeRun) -> None:
     found = logs(make_run(ROWS, "submission.mode=extracted", reply=reply))
     first, second, third = found["agro_bench"]
     assert [line["filter"] for line in (first, second, third)] == ["extracted"] * 3
@@ -138,11 +138,11 @@ def test_the_results_hold_mean_and_standard_error_of_the_lines(demo_run: Scored)
         for metric in ("em", "f1"):
             values = [line[metric] for line in found[task]]
             assert results[f"{metric},scoring"] == pytest.approx(statistics.fmean(values), abs=1e-12)
-            wanted = statistics.stdev(values) / len(values) ** 0.5
-            assert results[f"{metric}_stderr,scoring"] == pytest.approx(wanted, abs=1e-12)
+            expected = statistics.stdev(values) / len(values) ** 0.5
+            assert results[f"{metric}_stderr,scoring"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_hidden_golds_alone_have_no_mean(make_run: MakeRun) -> None:
+def test_only_hidden_golds_have_no_mean(make_run: MakeRun) -> None:
     results = logs(make_run([question("agro_bench", 1)]))["results"]["results"]["agro_bench"]
     assert (results["em,scoring"], results["em_stderr,scoring"]) == ("N/A", "N/A")
 
@@ -153,7 +153,7 @@ def test_a_tasks_hash_is_over_the_hashes_of_its_lines(run: Scored) -> None:
     assert found["results"]["task_hashes"]["agro_bench"] == sha256(text)
 
 
-def test_the_results_say_how_the_run_was_made(run: Scored) -> None:
+def test_the_results_record_how_the_run_was_made(run: Scored) -> None:
     results = logs(run)["results"]
     assert results["config"]["gen_kwargs"]["max_gen_toks"] == 192
     assert (results["config"]["model"], results["config"]["random_seed"]) == ("local-chat-completions", 1234)

@@ -1,4 +1,4 @@
-"""report.html as a file: what stands in it, what lies beside it, and that nothing in it is taken for HTML."""
+"""report.html as a file: its contents, its chunks, and that no text in it is parsed as HTML."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unpacked(text: str) -> Any:
 
 
 def data(file: Path) -> dict[str, list[Any]]:
-    """Return what the page's script reads, by the name of its element."""
+    """Return the data that the page's script reads, by the name of its element."""
     found: dict[str, list[Any]] = {}
     for kind, name, text in DATA.findall(file.read_text(encoding="utf-8")):
         found.setdefault(name, []).append(json.loads(text) if kind == "json" else unpacked(text))
@@ -55,7 +55,7 @@ def test_every_sample_is_in_the_report_once(demo_run: Scored) -> None:
     assert (len(found), len(set(found))) == (214, 214)
 
 
-def test_a_samples_texts_stand_in_its_block_at_its_place(make_run: MakeRun) -> None:
+def test_the_texts_of_a_sample_are_in_its_block_at_its_position(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", 7, text="Где?"), question("agro_bench", 3)])
     found = data(report_of(run))
     texts = found["texts"][0][found["index"][0]["id"].index("7")]
@@ -68,11 +68,11 @@ def test_what_is_unknown_is_null(make_run: MakeRun) -> None:
     assert (index["gold"], index["em"], index["correct"], index["change"]) == ([None], [None], [None], [None])
 
 
-def test_an_id_beyond_javascripts_numbers_is_kept_to_the_digit(make_run: MakeRun) -> None:
+def test_an_id_beyond_javascripts_numbers_is_exact(make_run: MakeRun) -> None:
     assert ids(report_of(make_run([question("agro_bench", 2**63 - 1)]))) == [("agro_bench", "test", str(2**63 - 1))]
 
 
-def test_hostile_text_never_stands_in_the_page_as_it_is(make_run: MakeRun) -> None:
+def test_hostile_text_is_never_in_the_page_unescaped(make_run: MakeRun) -> None:
     prompts = [question("agro_bench", 1, text=HOSTILE, gold=HOSTILE[:500], split="train")]
     run = make_run(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, HOSTILE))
     record_manifest(run.store, "complete", **run.content | {"warnings": [HOSTILE], "run_id": HOSTILE[:99]})
@@ -83,7 +83,7 @@ def test_hostile_text_never_stands_in_the_page_as_it_is(make_run: MakeRun) -> No
     assert page.count("</script>") == page.count("<script")
 
 
-def test_the_page_allows_its_own_scripts_alone_and_no_address(make_run: MakeRun) -> None:
+def test_the_page_allows_only_its_own_scripts_and_no_address(make_run: MakeRun) -> None:
     page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
     policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
@@ -93,7 +93,7 @@ def test_the_page_allows_its_own_scripts_alone_and_no_address(make_run: MakeRun)
     assert not re.search(r'<(script|link|img)[^>]*(src|href)="(?!data:)', page)
 
 
-def test_past_the_size_the_texts_lie_beside_the_page(make_run: MakeRun) -> None:
+def test_texts_beyond_the_size_limit_are_in_files_next_to_the_page(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", 1), question("med_bench", 1)], "report.max_inline_mb=0")
     page = report_of(run)
     found = data(page)
@@ -105,7 +105,7 @@ def test_past_the_size_the_texts_lie_beside_the_page(make_run: MakeRun) -> None:
     assert [text["response"] for text in unpacked(packed[1])] == ["B", "B"]
 
 
-def test_chunks_of_an_older_report_go(make_run: MakeRun) -> None:
+def test_chunks_of_an_older_report_are_removed(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", 1)])
     stale = Path(run.store.path("report_samples/5.js"))
     stale.parent.mkdir()
@@ -122,7 +122,7 @@ def test_blocks_are_full_by_rows_or_by_size(make_run: MakeRun, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("overrides", "is_present"),
     [
         (["report.reference={agriculture: 0.646}"], True),
         (["report.reference={agriculture: 0.646}", "limit=1"], False),
@@ -130,23 +130,23 @@ def test_blocks_are_full_by_rows_or_by_size(make_run: MakeRun, monkeypatch: pyte
         ([], False),
     ],
 )
-def test_a_reference_is_shown_where_it_applies(make_run: MakeRun, words: list[str], shown: bool) -> None:
+def test_a_reference_appears_where_it_applies(make_run: MakeRun, overrides: list[str], is_present: bool) -> None:
     prompts = [question("agro_bench", 1, gold="B"), question("agro_bench", 1, split="train", gold="B")]
-    page = report_of(make_run(prompts, *words)).read_text(encoding="utf-8")
-    assert page.count("reference submission 0.646") == shown
+    page = report_of(make_run(prompts, *overrides)).read_text(encoding="utf-8")
+    assert page.count("reference submission 0.646") == is_present
 
 
-def test_a_score_that_is_hidden_is_a_dash_and_says_why(make_run: MakeRun) -> None:
+def test_a_hidden_score_is_a_dash_with_a_reason(make_run: MakeRun) -> None:
     page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
     assert "not scored: the golds are hidden" in page
     assert "no sample has a score" in page
 
 
-def test_what_the_gate_has_found_is_shown(make_run: MakeRun) -> None:
+def test_the_gates_result_is_in_the_report(make_run: MakeRun) -> None:
     prompts = [question("agro_bench", number, split="train", gold="B") for number in range(9)]
     make_run(prompts, "run_id=last-night")
-    words = ["run_id=tonight", "gate.baseline=last-night", "gate.max_drop=0.03"]
-    run = make_run(prompts, *words, reply=lambda prompt, repeat: completion(prompt, repeat, "A"))
+    overrides = ["run_id=tonight", "gate.baseline=last-night", "gate.max_drop=0.03"]
+    run = make_run(prompts, *overrides, reply=lambda prompt, repeat: completion(prompt, repeat, "A"))
     content = run.content | {"counts": {"num_samples": 9, "num_truncated": 0, "num_failed": 0, "num_no_answer": 0}}
     manifest = load(content)
     verdict = gate.judge(run.config, run.store, manifest)
@@ -166,7 +166,7 @@ def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
     assert dict(zip(index["id"], index["change"], strict=True)) == {"0": None, "1": "gained", "2": None}
 
 
-def test_rescore_makes_the_report_again(demo_run: Scored) -> None:
+def test_rescore_remakes_the_report(demo_run: Scored) -> None:
     report_of(demo_run).write_text("older")
     rescore.main([f"run={demo_run.store.root}"])
     assert len(ids(Path(demo_run.store.path("report.html")))) == 214
@@ -174,12 +174,12 @@ def test_rescore_makes_the_report_again(demo_run: Scored) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "line"),
+    ("override", "line"),
     [
         ("report.max_inline_mb=-1", r"report\.max_inline_mb=-1: must be 0 or more"),
         ("report.reference={agriculture: 64.6}", r"report\.reference\.agriculture=64\.6: must be from 0 to 1"),
     ],
 )
-def test_a_wrong_key_is_one_line(at_root: Path, word: str, line: str) -> None:  # noqa: ARG001
+def test_a_wrong_key_is_an_error_of_one_line(at_root: Path, override: str, line: str) -> None:  # noqa: ARG001
     with pytest.raises(ConfigError, match=line):
-        loading.compose(["conf=demo", word])
+        loading.compose(["conf=demo", override])

@@ -1,4 +1,4 @@
-"""Each refusal of the server is told in a line; so is what it takes and nobody means."""
+"""Each reason for a refusal by the server is a line, and so is each unintended answer that it accepts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.publish.validation.zip_reader import MOST_DIRECTORY_BYTES
 
 AGRO, MED = "ruTXTAgroBench.json", "ruTXTMedQFundamental.json"
 LETTERS = {number: "BCDE"[number % 4] for number in range(1, 31)}
-AGAIN = "copy or pack the archive again"
+FIX = "copy or pack the archive again"
 ROW = 'a row is {"outputs": "B", "meta": {"id": 1}}'
 LOGS = zipped({"results_x.json": {}, "samples_agro_bench_x.jsonl": {}, "samples_med_bench_x.jsonl": {}})
 GOOD: dict[str, Any] = {AGRO: rows(LETTERS), MED: rows(LETTERS), "logs_public.zip": LOGS}
@@ -59,7 +59,7 @@ def without(name: str, **more: Any) -> dict[str, Any]:
     return {key: value for key, value in GOOD.items() if key != name} | more
 
 
-def test_a_good_archive_has_nothing_to_tell() -> None:
+def test_a_good_archive_has_no_findings() -> None:
     report = checked(GOOD)
     assert (report.findings, report.num_tasks, report.num_answers, report.num_refusals) == ([], 2, 60, 0)
 
@@ -71,9 +71,9 @@ ZIPPED = zipped(GOOD)
 
 REFUSALS: list[tuple[str, dict[str, Any] | bytes, str]] = [
     ("no zip", b"PK, or so it says", "x_submission.zip: it is no zip: it does not begin as one, and no list of files"),
-    ("empty file", b"", f"x_submission.zip: it is empty, 0 bytes: {AGAIN}"),
-    ("empty zip", zipped({}), f"x_submission.zip: it is a zip without files in it: {AGAIN}"),
-    ("cut in half", ZIPPED[:-400], f"begins as a zip, but the list of files at its end is cut off or damaged: {AGAIN}"),
+    ("empty file", b"", f"x_submission.zip: it is empty, 0 bytes: {FIX}"),
+    ("empty zip", zipped({}), f"x_submission.zip: it is a zip without files in it: {FIX}"),
+    ("cut in half", ZIPPED[:-400], f"begins as a zip, but the list of files at its end is cut off or damaged: {FIX}"),
     ("task missing", without(AGRO), f"{AGRO}: missing: pack the task's answers under this name"),
     (
         "in a folder",
@@ -145,13 +145,13 @@ REFUSALS: list[tuple[str, dict[str, Any] | bytes, str]] = [
 
 
 @pytest.mark.parametrize(("files", "line"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
-def test_a_refusal_of_the_server_is_told(files: dict[str, Any] | bytes, line: str) -> None:
+def test_a_refusal_by_the_server_is_reported(files: dict[str, Any] | bytes, line: str) -> None:
     refusals = [text for text in lines(files) if text.startswith("refused: ")]
     assert any(line in text for text in refusals), refusals
     assert checked(files).num_refusals == len(refusals)
 
 
-WHOLE = zipped(GOOD, zipfile.ZIP_STORED)  # so that the nested logs stand in it as they are
+WHOLE = zipped(GOOD, zipfile.ZIP_STORED)  # so that the nested logs are in it uncompressed
 LIST_AT = WHOLE.rindex(b"PK\1\2", 0, WHOLE.rindex(AGRO.encode()))
 
 
@@ -176,15 +176,15 @@ LIST_AT = WHOLE.rindex(b"PK\1\2", 0, WHOLE.rindex(AGRO.encode()))
         "something before it",
     ],
 )
-def test_an_archive_that_lost_an_end_is_not_taken_for_the_logs_in_it(content: bytes, reason: str) -> None:
+def test_a_truncated_archive_is_not_mistaken_for_the_logs_in_it(content: bytes, reason: str) -> None:
     assert lines(WHOLE) == []
     report = checked(content)
-    assert [str(finding) for finding in report.findings] == [f"refused: x_submission.zip: {reason}: {AGAIN}"]
+    assert [str(finding) for finding in report.findings] == [f"refused: x_submission.zip: {reason}: {FIX}"]
     assert (report.num_tasks, report.num_refusals) == (0, 1)
 
 
 @pytest.mark.parametrize("files", [case[1] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
-def test_no_line_shows_the_name_of_a_librarys_class(files: dict[str, Any] | bytes) -> None:
+def test_no_line_contains_the_name_of_a_librarys_class(files: dict[str, Any] | bytes) -> None:
     assert not any(re.search(r"[A-Za-z]+(Error|Exception|Zip[A-Z]\w*|File):? ", text) for text in lines(files))
 
 
@@ -240,7 +240,7 @@ def test_unknown_files_are_ignored_with_one_warning() -> None:
     ]
 
 
-def test_ids_are_not_compared_when_they_could_not_be_had() -> None:
+def test_ids_are_not_compared_when_they_are_unknown() -> None:
     expected = [Expected(task="agro_bench", file=AGRO, ids=None)]
     report = check("x.zip", io.BytesIO(zipped({AGRO: rows({99: "B"}), "logs_public.zip": LOGS})), expected)
     assert (report.findings, report.num_answers) == ([], 1)
@@ -259,8 +259,8 @@ def test_ids_are_not_compared_when_they_could_not_be_had() -> None:
             zipped({"results_x.json": b""}),
             "holds no samples_<task>_<time>.jsonl of agro_bench, med_bench: run the harness with --log_samples",
         ),
-        (DAMAGED_LOGS, f"its 'results_x.json' is damaged and cannot be unpacked: {AGAIN}"),
-        (LOGS[50:], f"it is cut: 50 bytes missing: {AGAIN}"),
+        (DAMAGED_LOGS, f"its 'results_x.json' is damaged and cannot be unpacked: {FIX}"),
+        (LOGS[50:], f"it is cut: 50 bytes missing: {FIX}"),
     ],
 )
 def test_logs_that_are_missing_or_broken_are_a_warning(logs: bytes | None, line: str) -> None:
@@ -273,7 +273,7 @@ def test_logs_that_are_missing_or_broken_are_a_warning(logs: bytes | None, line:
 
 
 def patched(content: bytes, name: str, change: Callable[[bytearray, int], None]) -> bytes:
-    """Return a zip in whose list of members the entry of `name` is changed; `change` gets the entry's place."""
+    """Return a zip with a changed entry of `name` in its list of members; `change` gets the offset of the entry."""
     raw = bytearray(content)
     at = raw.rindex(b"PK\x01\x02", 0, raw.rindex(name.encode()))
     change(raw, at)
@@ -297,12 +297,12 @@ def test_a_task_larger_than_is_read_is_refused_before_it_is_unpacked() -> None:
     assert any(text.startswith(f"warning: {MED}: it unpacks to") and "a zip bomb" in text for text in found)
 
 
-def test_a_member_that_unpacks_to_more_than_its_list_says_is_refused() -> None:
+def test_a_member_that_unpacks_to_more_than_its_listed_size_is_refused() -> None:
     def shrink(raw: bytearray, at: int) -> None:
         raw[at + 24 : at + 28] = struct.pack("<L", 10)
 
     (found,) = lines(patched(zipped(GOOD), MED, shrink))
-    assert found == f"refused: {MED}: is damaged and cannot be unpacked: {AGAIN}"
+    assert found == f"refused: {MED}: is damaged and cannot be unpacked: {FIX}"
 
 
 def test_a_member_packed_in_an_unknown_way_is_refused() -> None:
@@ -313,7 +313,7 @@ def test_a_member_packed_in_an_unknown_way_is_refused() -> None:
     assert found == f"refused: {MED}: is packed in a way that cannot be read: pack it with deflate, as zip does"
 
 
-def test_a_bomb_of_zeros_is_told_and_not_taken_for_json() -> None:
+def test_a_zip_bomb_is_reported_and_not_taken_for_json() -> None:
     found = lines(agro(b" " * (20 << 20)))
     assert any(text.startswith(f"warning: {AGRO}: it unpacks to") for text in found)
     assert any(text.startswith(f"refused: {AGRO}: is no JSON") for text in found)
@@ -325,12 +325,12 @@ def test_a_file_of_millions_of_objects_is_refused_before_it_is_parsed() -> None:
     assert line in found
 
 
-def test_a_list_of_members_beyond_reading_is_refused() -> None:
+def test_a_list_of_members_that_is_too_large_is_refused() -> None:
     size = MOST_DIRECTORY_BYTES + 1
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0)
     (found,) = lines(b"\0" * size + end)
     line = "refused: x_submission.zip: its list of files is larger than the 16 MiB that are read: "
-    assert found == line + AGAIN
+    assert found == line + FIX
 
 
 def test_too_many_members_are_refused() -> None:
@@ -339,14 +339,14 @@ def test_too_many_members_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["../evil.json", "/etc/evil", "a/../../evil", "C:\\evil", "..\\evil"])
-def test_a_name_that_leads_out_of_the_archive_is_told(name: str) -> None:
+def test_a_name_that_leads_out_of_the_archive_is_reported(name: str) -> None:
     found = lines(GOOD | {name: b""})
     line = "the name leads out of the directory that the archive is unpacked in: pack it under its bare name"
     assert f"warning: {name}: {line}" in found
     assert not any(text.startswith("refused") for text in found)
 
 
-def test_a_link_is_told() -> None:
+def test_a_link_is_reported() -> None:
     link = zipfile.ZipInfo("link")
     link.external_attr = 0o120777 << 16
     whole = io.BytesIO(zipped(GOOD))
@@ -355,7 +355,7 @@ def test_a_link_is_told() -> None:
     assert "warning: link: it is a symbolic link: pack the file itself" in lines(whole.getvalue())
 
 
-def test_a_member_that_is_there_twice_is_told_and_the_last_is_read() -> None:
+def test_a_duplicate_member_is_reported_and_the_last_is_read() -> None:
     whole = io.BytesIO(zipped(GOOD))
     with warnings.catch_warnings(), zipfile.ZipFile(whole, "a") as archive:
         warnings.simplefilter("ignore", UserWarning)
@@ -366,7 +366,7 @@ def test_a_member_that_is_there_twice_is_told_and_the_last_is_read() -> None:
     ]
 
 
-def test_what_a_terminal_would_obey_is_not_printed() -> None:
+def test_control_characters_are_not_printed() -> None:
     finding = Finding("warning", "\x1b[2J\u202eevil\n" + "x" * 300, "what")
     assert str(finding).startswith("warning: \\u001b[2J\\u202eevil\\u000ax")
     assert len(str(finding)) < 160

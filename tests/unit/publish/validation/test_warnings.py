@@ -1,4 +1,4 @@
-"""What costs points, or wins them by accident, is told; a plain answer is not."""
+"""Answers that lose points, or win them by accident, are reported; a plain answer is not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAME = "of 20 outputs are"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "warning"),
     [
         ("A", None),
         ("a.", None),
@@ -40,34 +40,34 @@ SAME = "of 20 outputs are"
         ("x" * 2_001, LONG),
     ],
 )
-def test_a_text_is_told_for_its_reason_or_not_at_all(text: str, told: str | None) -> None:
+def test_a_text_has_the_expected_warning_or_none(text: str, warning: str | None) -> None:
     found = answer_warnings({5: text})
-    if told is None:
+    if warning is None:
         assert found == []
     else:
         (line,) = found
-        assert line.startswith(told)
+        assert line.startswith(warning)
 
 
-def test_the_first_ids_are_shown_in_order_with_the_number_of_the_rest() -> None:
+def test_the_first_ids_are_listed_in_order_with_the_number_of_the_rest() -> None:
     (line,) = answer_warnings(dict.fromkeys((9, 3, 7, 1, 5, 8, 2), ""))
     assert line.startswith("no word that counts in 7 of 7 outputs (id 1, 2, 3, 5, 7 and 2 more): ")
 
 
-@pytest.mark.parametrize(("num_same", "is_told"), [(10, False), (11, True), (20, True)])
-def test_one_answer_to_more_than_half_of_the_questions_is_told(num_same: int, is_told: bool) -> None:
+@pytest.mark.parametrize(("num_same", "is_reported"), [(10, False), (11, True), (20, True)])
+def test_one_answer_to_more_than_half_of_the_questions_is_reported(num_same: int, is_reported: bool) -> None:
     outputs = {number: " B" if number < num_same else f"C, {number}" for number in range(20)}
     found = answer_warnings(outputs)
-    assert [SAME in line for line in found] == ([True] if is_told else [])
-    if is_told:
+    assert [SAME in line for line in found] == ([True] if is_reported else [])
+    if is_reported:
         assert found[0].startswith(f"{num_same * 5}% of 20 outputs are 'B', more than 50%")
 
 
-def test_fewer_than_twenty_answers_are_too_few_to_tell() -> None:
+def test_fewer_than_twenty_answers_are_too_few_for_a_warning() -> None:
     assert answer_warnings(dict.fromkeys(range(19), "B")) == []
 
 
-def test_half_a_character_is_shown_as_its_number() -> None:
+def test_a_lone_surrogate_is_escaped() -> None:
     (line,) = answer_warnings(dict.fromkeys(range(20), "\ud83d"))
     assert "'\\ud83d'" in line
     line.encode()
