@@ -1,4 +1,4 @@
-"""Two runs of the same questions: what is asked and answered."""
+"""Prompts and completions for two runs of the same questions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MakeRun = Callable[..., Scored]
 
 
 def train(num: int, task: str = "agro_bench", gold: str | None = "B") -> list[Prompt]:
-    """Return questions 0 to `num` - 1 of a task's train split, whose right answer is `gold`."""
+    """Return questions 0 to `num` - 1 of a task's train split, with the right answer `gold`."""
     return [question(task, number, split="train", gold=gold) for number in range(num)]
 
 
 def wrong(*ids: int, text: str = "A") -> Reply:
-    """Answer B, but `text` to these questions."""
+    """Return a reply that answers `text` to these questions and B to all others."""
     return lambda prompt, repeat: completion(prompt, repeat, text if prompt["id"] in ids else "B")
 
 

@@ -1,4 +1,4 @@
-"""Reports of small runs, and a text that tries to be more than text."""
+"""Builds reports of small runs, and a text with hostile markup."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TASKS = ("agro_bench", "med_bench")
 
 
 def twenty() -> list[Any]:
-    """Return 20 questions: of each task 8 of the test split, without a gold, and 2 of train, with one."""
+    """Return 20 questions: for each task 8 of the test split without a gold, and 2 of the train split with one."""
     return [
         question(task, number, split="train" if number > 7 else "test", gold="AB"[number % 2] if number > 7 else None)
         for task in TASKS
@@ -49,12 +49,12 @@ def answer(prompt: dict[str, Any], repeat: int) -> Any:
 
 @contextmanager
 def listening() -> Iterator[tuple[str, list[str]]]:
-    """Give the address of a server on this machine, and the list of what it is asked."""
-    asked: list[str] = []
+    """Serve HTTP on loopback; yield the server's address and the list of requested paths."""
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_: Any) -> None:
@@ -62,7 +62,7 @@ def listening() -> Iterator[tuple[str, list[str]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/x.png", asked
+        yield f"http://127.0.0.1:{server.server_port}/x.png", requested
         server.shutdown()
 
 
@@ -72,7 +72,7 @@ def report_of(run: Scored) -> Path:
 
 
 def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
-    """Put a gate's list of flipped questions into a run: task, split, id, `lost` or `gained`."""
+    """Write a gate's list of flipped questions into a run: task, split, id, and `lost` or `gained`."""
     rows = [dict(zip(("task", "split", "id", "flip"), each, strict=True)) for each in flipped]
     values = {"base_value": 0.0, "new_value": 1.0}
     rows = [row | values | {"metric": metric} for row in rows for metric in ("em", "correct")]
@@ -83,21 +83,21 @@ def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
 
 @dataclass
 class Opened:
-    """A page, what it asked for and what its console said."""
+    """A page, the URLs it requested, and the messages of its console, errors and dialogs."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def open(self, file: Path, anchor: str = "") -> Any:
-        """Open a file as a person does from a disk, and wait until its samples are listed."""
+        """Open a file by its file: URL and wait until its samples are listed."""
         self.page.goto(f"{file.as_uri()}{anchor}")
         self.page.wait_for_selector("html[data-ready]", state="attached")
         return self.page
 
 
 def shows(page: Any, selector: str, text: str) -> None:
-    """Wait until an element shows this text; the page's policy forbids the waiting that evaluates a string."""
+    """Wait until an element has this text. The page's policy forbids `wait_for_function`, which evaluates a string."""
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_have_text(text)
