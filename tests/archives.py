@@ -1,4 +1,4 @@
-"""Runs that were scored, without an engine, and archives written by hand."""
+"""Builds scored runs without an engine, and submission archives by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STAMP = "2026-11-21T22-38-40.000000"
 
 @dataclass(frozen=True)
 class Scored:
-    """A complete run, and what a command reads of it."""
+    """A complete, scored run."""
 
     store: ArtifactStore
     config: Config
@@ -39,7 +39,7 @@ class Scored:
 
     @property
     def content(self) -> dict[str, Any]:
-        """The manifest's file."""
+        """The content of manifest.json."""
         content: dict[str, Any] = json.loads(self.store.read_text("manifest.json"))
         return content
 
@@ -85,9 +85,9 @@ def reply_b(prompt: dict[str, Any], repeat: int) -> Completion:
 
 
 def finish(run: ArtifactStore, config: Config, reply: Reply) -> Scored:
-    """Answer the prompts of a run, score it and write its manifest."""
-    stage = run.require_artifact("prompts", PROMPT_SCHEMA)
-    prompts = stage.dataset().to_table().to_pylist()
+    """Write a run's completions with `reply`, score it and write its manifest as complete."""
+    artifact = run.require_artifact("prompts", PROMPT_SCHEMA)
+    prompts = artifact.dataset().to_table().to_pylist()
     rows = [reply(prompt, repeat) for prompt in prompts for repeat in range(config.generation.repeats)]
     with run.publish("completions", COMPLETION_SCHEMA) as store:
         store.write_parquet("part-00000.parquet", COMPLETION_SCHEMA, [to_table(rows, COMPLETION_SCHEMA)])
@@ -98,15 +98,15 @@ def finish(run: ArtifactStore, config: Config, reply: Reply) -> Scored:
         "started_at": STARTED_AT,
         "versions": {"pipeline": "0.1.0"},
     }
-    content |= {"datasets": dict(stage.metadata), "codebase": {"commit": "c0ffee", "modified": False}}
+    content |= {"datasets": dict(artifact.metadata), "codebase": {"commit": "c0ffee", "modified": False}}
     record_manifest(run, "complete", **content)
     return Scored(run, config)
 
 
-def run_of(prompts: list[Prompt], output: str, *words: str, reply: Reply = reply_b) -> Scored:
-    """Make a complete run of these prompts; `words` change the demo's configuration."""
+def run_of(prompts: list[Prompt], output: str, *overrides: str, reply: Reply = reply_b) -> Scored:
+    """Make a complete run of these prompts; `overrides` change the demo's configuration."""
     tasks = ",".join(dict.fromkeys(prompt.task for prompt in prompts))
-    config = settings(f"output_dir={output}", "run_id=one", f"only=[{tasks}]", *words)
+    config = settings(f"output_dir={output}", "run_id=one", f"only=[{tasks}]", *overrides)
     # Not `only`: a run that leaves a task out has no archive.
     config = replace(config, tasks={name: config.tasks[name] for name in config.active_tasks}, only=())
     run, config = run_directory.place(config)
@@ -117,7 +117,7 @@ def run_of(prompts: list[Prompt], output: str, *words: str, reply: Reply = reply
 
 
 def run_of_demo(output: str) -> Scored:
-    """Make a complete run of all the demo's questions, answered by a function of their ids."""
+    """Make a complete run of all questions of the demo; the answers depend on the ids."""
     config = settings(f"output_dir={output}", "run_id=demo")
     run, config = run_directory.place(config)
     run_directory.begin(run, config)
@@ -126,12 +126,12 @@ def run_of_demo(output: str) -> Scored:
 
 
 def rows(outputs: dict[int, Any]) -> dict[str, Any]:
-    """Return a task's file that submits these outputs."""
+    """Return the content of a task's file in an archive that submits these outputs by id."""
     return {"data": {"test": [{"outputs": text, "meta": {"id": number}} for number, text in outputs.items()]}}
 
 
 def zipped(files: dict[str, Any], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Return a zip; what is no bytes is written as JSON."""
+    """Return a zip file; content that is not bytes is written as JSON."""
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", method) as archive:
         for name, content in files.items():
@@ -141,6 +141,6 @@ def zipped(files: dict[str, Any], method: int = zipfile.ZIP_DEFLATED) -> bytes:
 
 
 def members(archive: bytes | Path) -> dict[str, bytes]:
-    """Return the files of a zip, in its order."""
+    """Return the files of a zip by name, in its order."""
     with zipfile.ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as whole:
         return {name: whole.read(name) for name in whole.namelist()}

@@ -1,4 +1,4 @@
-"""Small records and runs that the tests are about."""
+"""Builds small records and runs, and starts commands and servers, for the tests."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from pipeline.storage.artifacts import ArtifactStore
 ROOT = Path(__file__).resolve().parent.parent
 
 ENDPOINT = ("engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", "model.path=null")
-"""Words of a run that needs neither a model nor a GPU; a scripted engine takes the endpoint's place."""
+"""Overrides for a run that needs neither a model nor a GPU; a scripted engine replaces the endpoint."""
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a module as a user does, from the project's directory; its exit code is the caller's to check."""
-    line = [sys.executable, "-m", *words]
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m` with these arguments in the project's directory; the caller checks the exit code."""
+    line = [sys.executable, "-m", *arguments]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
 
 
 def make_prompt(number: int, *, question: str = "Что?", error: str | None = None, gold: str | None = "A") -> Prompt:
-    """Return a prompt of agro_bench's test split as an endpoint would be asked it."""
+    """Return a prompt of agro_bench's test split as it is prepared for an endpoint."""
     messages = json.dumps([{"role": "user", "content": f"{question} {number}"}], ensure_ascii=False)
     return Prompt(
         task="agro_bench",
@@ -60,27 +60,27 @@ def make_prompt(number: int, *, question: str = "Что?", error: str | None = N
 
 
 def publish_prompts(run: ArtifactStore, prompts: list[Prompt]) -> None:
-    """Write the prompts stage of a run."""
+    """Publish the prompts artifact of a run."""
     run.create()
     with run.publish("prompts", PROMPT_SCHEMA) as store:
         store.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 
 def record_manifest(run: ArtifactStore, status: str, /, **content: Any) -> None:
-    """Write a run's manifest with this content, as manifest.json has it."""
+    """Write a run's manifest with this content, keyed as in manifest.json."""
     write_manifest(run, load(content | {"status": status}))
 
 
 def publish_past_run(
-    output: ArtifactStore, run_id: str, tokens: dict[str, list[int | None]], *words: str
+    output: ArtifactStore, run_id: str, tokens: dict[str, list[int | None]], *overrides: str
 ) -> ArtifactStore:
-    """Write a complete run whose samples took these tokens, by prompt_sha256; `words` are those of `settings`.
+    """Write a complete run whose samples have these numbers of output tokens, by prompt_sha256 and repeat.
 
-    A prompt of None tokens has an error. All are of agro_bench's test split.
+    A sample with None tokens has an error. All are in agro_bench's test split. `overrides` are those of `settings`.
     """
     run = output.child(f"run={run_id}")
     run.create()
-    run.write_text("config.yaml", compose_dump(settings(*words)))
+    run.write_text("config.yaml", compose_dump(settings(*overrides)))
     rows = [
         {
             "id": number,
@@ -103,13 +103,13 @@ def publish_past_run(
     return run
 
 
-def settings(*words: str) -> Config:
-    """Return the demo's configuration with an endpoint that nobody asks; later words win."""
-    return compose(["conf=demo", *ENDPOINT, *words])
+def settings(*overrides: str) -> Config:
+    """Return the demo's configuration with an endpoint that is never called; later overrides win."""
+    return compose(["conf=demo", *ENDPOINT, *overrides])
 
 
 class Counting:
-    """A progress that counts; nobody interrupts it."""
+    """A progress display that only counts, and a signal handler that is never interrupted."""
 
     count = 0
 
@@ -129,33 +129,34 @@ class Counting:
 
 
 def completions(run: ArtifactStore) -> list[dict[str, Any]]:
-    """Return the rows of a run's completions stage, by id and repeat."""
-    stage = run.artifact("completions", COMPLETION_SCHEMA)
-    assert stage is not None
-    table = stage.dataset().to_table().sort_by([("id", "ascending"), ("repeat", "ascending")])
+    """Return the rows of a run's completions, sorted by id and repeat."""
+    artifact = run.artifact("completions", COMPLETION_SCHEMA)
+    assert artifact is not None
+    table = artifact.dataset().to_table().sort_by([("id", "ascending"), ("repeat", "ascending")])
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
 def engine_infos(run: ArtifactStore) -> list[EngineInfo]:
-    """Return what each replica of a run that is under way last said of its engine."""
+    """Return the engine info that each replica of an unfinished run recorded last."""
     return list(journal.read_engine_info(run.child(journal.DIRECTORY)).values())
 
 
 class Started:
-    """The main job as a process of its own, with the engine that `ScriptedFactory(**script)` makes."""
+    """A run in a subprocess, with the engine that `ScriptedFactory(**script)` makes."""
 
-    def __init__(self, script: dict[str, str | float], *words: str) -> None:
-        # A daemon leaves its session and its parent, but not its environment.
+    def __init__(self, script: dict[str, str | float], *overrides: str) -> None:
+        # A daemon leaves its session and its parent, but keeps its environment.
         self._mark = f"SCRIPTED_RUN={uuid.uuid4().hex}"
-        line = [sys.executable, str(ROOT / "tests/scripted_run.py"), json.dumps(script), "conf=demo", *ENDPOINT, *words]
+        line = [sys.executable, str(ROOT / "tests/scripted_run.py"), json.dumps(script), "conf=demo", *ENDPOINT]
+        line += overrides
         environment = os.environ | dict([self._mark.split("=")])
         self.process = subprocess.Popen(
             line, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     def end(self, within_s: float) -> tuple[int, str, str]:
-        """Return the exit code, the standard output and the standard error; it is killed when it takes longer."""
+        """Return the exit code, the standard output and the standard error; kill the run after `within_s` seconds."""
         try:
             out, err = self.process.communicate(timeout=within_s)
         except subprocess.TimeoutExpired:
@@ -164,7 +165,7 @@ class Started:
         return self.process.returncode, out, err
 
     def kill(self) -> None:
-        """Kill it and all that came of it, whatever state it is in."""
+        """Kill the process and all its descendants, in whatever state they are."""
         self.process.kill()
         self.process.communicate()
         for pid in self._pids():
@@ -172,7 +173,7 @@ class Started:
                 os.kill(pid, signal.SIGKILL)
 
     def survivors(self, within_s: float = 5.0) -> list[str]:
-        """Return the command lines of what is still running `within_s` after its end."""
+        """Return the command lines of descendants that are still running `within_s` seconds after the call."""
         end = time.monotonic() + within_s
         while (pids := self._pids()) and time.monotonic() < end:
             time.sleep(0.1)
@@ -180,11 +181,11 @@ class Started:
 
     def _pids(self) -> list[int]:
         found = []
-        for store in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it ended while we looked
-                environment = (store / "environ").read_bytes().split(b"\0")  # empty for a zombie
+        for directory in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # the process ended meanwhile
+                environment = (directory / "environ").read_bytes().split(b"\0")  # empty for a zombie
                 if self._mark.encode() in environment:
-                    found.append(int(store.name))
+                    found.append(int(directory.name))
         return found
 
 
@@ -195,7 +196,7 @@ def _command_line(pid: int) -> str:
 
 
 def wait_until(happened: Callable[[], object], within_s: float = 60.0) -> None:
-    """Wait for something to be true."""
+    """Wait until `happened()` is true; fail after `within_s` seconds."""
     end = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < end, "it did not happen"
@@ -204,7 +205,7 @@ def wait_until(happened: Callable[[], object], within_s: float = 60.0) -> None:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Serve the S3 API on loopback from memory; give the words of a URI's query that lead to it."""
+    """Serve the S3 API on loopback from memory; yield the query of a URI that selects this server."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

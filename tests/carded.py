@@ -1,4 +1,4 @@
-"""A scored run as the reference submission's machine would leave it, without the machine."""
+"""Builds a scored run as the reference submission's machine would leave it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ ENGINE = {
     "gpu_driver": "570.124.06",
     "session": "one",
 }
-"""What one replica said of itself."""
+"""The engine info that one replica recorded."""
 
 
 def reference_content() -> dict[str, Any]:
-    """Return what the manifest of the reference run would hold."""
+    """Return the manifest's content for the reference run."""
     engine = {f"host-{number}": ENGINE | {"gpu_uuids": f"GPU-{number}"} for number in range(8)}
     datasets = {f"dataset_revision.{task}": revision for task, revision in REVISIONS.items()}
     return {
@@ -65,16 +65,16 @@ def domain_score(domain: str, value: float | None, num_total: int, num_scored: i
 
 @dataclass
 class Carded:
-    """A run's directory, and the card that is made of it."""
+    """A run's directory, and the card that is generated from it."""
 
     store: ArtifactStore
     content: dict[str, Any] = field(default_factory=reference_content)
     scores: list[dict[str, Any]] = field(default_factory=list)
     template: str | None = TEMPLATE
 
-    def write(self, *words: str) -> dict[str, Any]:
-        """Write the card of a run with these words after conf=mera, and return card.json."""
-        return self.write_of(compose(["conf=mera", "run_id=night", *words]))
+    def write(self, *overrides: str) -> dict[str, Any]:
+        """Write the card of a run with these overrides of conf=mera, and return card.json."""
+        return self.write_of(compose(["conf=mera", "run_id=night", *overrides]))
 
     def write_of(self, config: Config) -> dict[str, Any]:
         self.store.create()
@@ -85,8 +85,8 @@ class Carded:
         card: dict[str, Any] = json.loads(self.store.read_text("card.json"))
         return card
 
-    def values(self, *words: str) -> dict[str, str | None]:
-        return {name: entry["value"] for name, entry in self.write(*words)["fields"].items()}
+    def values(self, *overrides: str) -> dict[str, str | None]:
+        return {name: entry["value"] for name, entry in self.write(*overrides)["fields"].items()}
 
     @property
     def markdown(self) -> str:

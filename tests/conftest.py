@@ -1,4 +1,4 @@
-"""What the tests share: the project's own configuration files from any directory, small runs, and no network."""
+"""Shared fixtures: the project's directory, small runs and an S3 server; disables the network for the hub."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.records import Prompt
 from pipeline.storage.artifacts import ArtifactStore
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Ray's workers are processes of their own: they find the scripted engine where the tests find it.
+# Ray's workers are separate processes that import the scripted engine from tests/ too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 
 
 @pytest.fixture(autouse=True)
 def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs of this process prepare in it: their own would import all that this one has already.
+    """Run the prepare stage in this process, because a subprocess would import everything once more.
 
-    Runs that are commands prepare beside, and tests/unit/prepare/test_prepare_beside.py does.
+    Runs started as commands still prepare in a subprocess, as does tests/unit/prepare/test_subprocess_stage.py.
     """
 
     def here(
@@ -40,7 +40,7 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_with_prompts(tmp_path: Path) -> Callable[[list[Prompt]], ArtifactStore]:
-    """Make a run's directory that holds these prompts."""
+    """Return a function that makes a run's directory with these prompts."""
 
     def make(prompts: list[Prompt]) -> ArtifactStore:
         run = ArtifactStore.open(str(tmp_path / "run=test"))
@@ -52,14 +52,14 @@ def run_with_prompts(tmp_path: Path) -> Callable[[list[Prompt]], ArtifactStore]:
 
 @pytest.fixture
 def at_root(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in the project's directory, as the README's commands do."""
+    """Change to the project's directory, where the README's commands run."""
     monkeypatch.chdir(ROOT)
     return ROOT
 
 
 @pytest.fixture(scope="module")
 def s3_query() -> Iterator[str]:
-    """Serve S3 on loopback; give the query of a URI that leads there."""
+    """Serve S3 on loopback; yield the query of a URI that selects this server."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
             patch.setenv(f"AWS_{name}", value)

@@ -1,4 +1,4 @@
-"""Reports of small runs, and a hostile text that tries to run as code."""
+"""Builds reports of small runs, and a text with hostile markup."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TASKS = ("agro_bench", "med_bench")
 
 
 def twenty() -> list[Any]:
-    """Return 20 questions: per task 8 of the test split without a gold and 2 of the train split with one."""
+    """Return 20 questions: for each task 8 of the test split without a gold, and 2 of the train split with one."""
     return [
         question(task, number, split="train" if number > 7 else "test", gold="AB"[number % 2] if number > 7 else None)
         for task in TASKS
@@ -49,7 +49,7 @@ def answer(prompt: dict[str, Any], repeat: int) -> Any:
 
 @contextmanager
 def listening() -> Iterator[tuple[str, list[str]]]:
-    """Yield the address of a local server and the list of paths requested from it."""
+    """Serve HTTP on loopback; yield the server's address and the list of requested paths."""
     requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ def report_of(run: Scored) -> Path:
 
 
 def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
-    """Write a gate's flips.parquet into a run; each question is a task, split, id and `lost` or `gained`."""
+    """Write a gate's list of flipped questions into a run: task, split, id, and `lost` or `gained`."""
     rows = [dict(zip(("task", "split", "id", "flip"), each, strict=True)) for each in flipped]
     values = {"base_value": 0.0, "new_value": 1.0}
     rows = [row | values | {"metric": metric} for row in rows for metric in ("em", "correct")]
@@ -83,21 +83,21 @@ def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
 
 @dataclass
 class Opened:
-    """A page, its requests and its console messages."""
+    """A page, the URLs it requested, and the messages of its console, errors and dialogs."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
     def open(self, file: Path, anchor: str = "") -> Any:
-        """Open a file from disk and wait until its samples are listed."""
+        """Open a file by its file: URL and wait until its samples are listed."""
         self.page.goto(f"{file.as_uri()}{anchor}")
         self.page.wait_for_selector("html[data-ready]", state="attached")
         return self.page
 
 
 def shows(page: Any, selector: str, text: str) -> None:
-    """Wait until an element has this text; the page's policy forbids waits that evaluate a string."""
+    """Wait until an element has this text. The page's policy forbids `wait_for_function`, which evaluates a string."""
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_have_text(text)

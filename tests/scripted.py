@@ -1,4 +1,4 @@
-"""A scripted engine: it answers from a function, waits as long as it is told, and dies when it is told."""
+"""A scripted engine: it returns a fixed answer after a fixed time, and fails or crashes on request."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pipeline.runs.manifest import EngineInfo
 class ScriptedFactory:
     """Makes engines that answer every question with `answer`, after `seconds`.
 
-    A question whose text holds `raise_on` is a row error, one that holds `die_on` ends the engine, and one that holds
-    `exit_on` ends the process with no word to anybody, as a fault in the engine's own code does. On a pretended GPU of
-    `broken_gpus` (comma separated) the engine does not start. `asked` is a file that gets a line for every question
-    the engine is asked.
+    A question whose text contains `raise_on` is a row error, one that contains `die_on` crashes the engine, and one
+    that contains `exit_on` ends the process without a message, as a fault in native code does. On a simulated GPU of
+    `broken_gpus` (comma separated) the engine does not start. `asked` is the path of a file that gets a line for every
+    request.
     """
 
     answer: str = "A"

@@ -1,4 +1,4 @@
-"""The main job with a scripted engine, as a command: `python tests/scripted_run.py '{"seconds": 1}' conf=demo ...`."""
+"""`pipeline.run` with a scripted engine: `python tests/scripted_run.py '{"seconds": 1}' conf=demo ...`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.orchestrator import execute
 from pipeline.run import resolve
 
 
-def main(words: list[str]) -> None:
-    script, *rest = words
-    config, again = resolve(rest)
-    execute(config, ScriptedFactory(**json.loads(script)), again)
+def main(arguments: list[str]) -> None:
+    script, *overrides = arguments
+    config, reproduction = resolve(overrides)
+    execute(config, ScriptedFactory(**json.loads(script)), reproduction)
 
 
 if __name__ == "__main__":

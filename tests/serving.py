@@ -1,4 +1,4 @@
-"""vLLM's own API server with the demo model, for the tests that ask it over HTTP."""
+"""vLLM's own API server with the demo model, for the tests that send requests over HTTP."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ START_LIMIT_S = 300
 
 @contextmanager
 def api_server(log: Path) -> Iterator[str]:
-    """Serve the demo model as `demo`, with our reasoning parser; give the address that ends in /v1."""
+    """Serve the demo model as `demo`, with the demo's reasoning parser; yield the address that ends in /v1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "data/demo/model"]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "1024"]
-    words += ["--enforce-eager", "--reasoning-parser", "qwen3", "--kv-cache-memory-bytes", str(1 << 30)]
-    words += ["--max-num-seqs", "64", "--seed", "1234", "--served-model-name", "demo"]
+    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "data/demo/model"]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "1024"]
+    arguments += ["--enforce-eager", "--reasoning-parser", "qwen3", "--kv-cache-memory-bytes", str(1 << 30)]
+    arguments += ["--max-num-seqs", "64", "--seed", "1234", "--served-model-name", "demo"]
     with log.open("w") as file:
         process = subprocess.Popen(
-            words, cwd=ROOT, stdout=file, stderr=file, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+            arguments, cwd=ROOT, stdout=file, stderr=file, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
         )
     try:
         _wait_for(f"http://127.0.0.1:{port}/health", process, log)

@@ -20,6 +20,7 @@ from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
 from pipeline.generate.journal import Journal
 from pipeline.records import Completion
+from pipeline.terminal.text import replace_surrogates
 
 logger = logging.getLogger(__name__)
 
@@ -135,20 +136,15 @@ def completion_of(
         id=row.id,
         repeat=row.repeat,
         prompt_sha256=row.prompt_sha256,
-        completion=_encodable(output.completion) if output else None,
-        reasoning=_encodable(output.reasoning) if output else None,
-        content=_encodable(output.content) if output else None,
+        completion=replace_surrogates(output.completion) if output else None,
+        reasoning=replace_surrogates(output.reasoning) if output else None,
+        content=replace_surrogates(output.content) if output else None,
         finish_reason=output.finish_reason if output else "error",
         num_prompt_tokens=output.num_prompt_tokens if output else None,
         num_output_tokens=output.num_output_tokens if output else None,
-        error=None if output else _encodable(str(result)),
+        error=None if output else replace_surrogates(str(result)),
         attempts=attempts,
         replica=replica,
         queued_s=queued_s,
         generated_s=generated_s,
     )
-
-
-def _encodable(text: str | None) -> str | None:
-    """Replace unpaired surrogates, which a server's JSON may contain and UTF-8 cannot encode."""
-    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,12 +1,11 @@
-"""How fast is the pipeline, beside plain vLLM and the other ways of driving it: `make bench`.
+"""Measures the speed of the pipeline next to plain vLLM and other ways of driving it: `make bench`.
 
     PYTHONPATH=tests .venv/bin/python -m bench                              # all of it, about an hour on two cores
     PYTHONPATH=tests .venv/bin/python -m bench rounds=1 sizes=demo num_questions=200 only=plain,pipeline
 
-In one run, round by round: each way warms up and generates the same questions to the same lengths with the same engine
-arguments; each round begins with another way. Out: `outputs/bench/bench.{json,md,svg}`, anew after each pass. What an
-engine that lives through the rounds does while others are measured is nothing: its processes are stopped (an idle vLLM
-on a CPU still takes a tenth of a core).
+In each round every way warms up and answers the same questions, with the same output lengths and engine arguments; each
+round begins with another way. Out: `outputs/bench/bench.{json,md,svg}`, rewritten after each pass. An engine that lasts
+over several rounds is stopped (SIGSTOP) while others are measured: an idle vLLM on a CPU takes a tenth of a core.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from pipeline.runs import environment
 from pipeline.runs.manifest import dump
 
 LASTING = ("plain", "server", "ceiling")
-"""Processes that live through all rounds of a size. Ray's do not: its parts would not survive being stopped."""
+"""Ways whose processes last over all rounds of a size. Ray's do not: its processes would not survive SIGSTOP."""
 
 
 class Child:
-    """A way's process and the processes that it has started."""
+    """A way's process and its descendants."""
 
-    def __init__(self, name: str, bench: Bench, size: Size, words: list[str]) -> None:
+    def __init__(self, name: str, bench: Bench, size: Size, arguments: list[str]) -> None:
         log = bench.directory / size.name / f"{name}.log"
-        line = [sys.executable, "-m", "bench.child", name, size.name, *words]
+        line = [sys.executable, "-m", "bench.child", name, size.name, *arguments]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         environment = {**os.environ, "PYTHONPATH": path, "VLLM_NO_USAGE_STATS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-        environment["RAY_worker_niceness"] = "0"  # the pipeline's choice: ray.data.llm is given it as well
+        environment["RAY_worker_niceness"] = "0"  # as in the pipeline, and for ray.data.llm too
         environment = metered(environment, bench.directory / size.name / "steps" / name)
         self._log = log
         with log.open("ab") as file:
@@ -61,7 +60,11 @@ class Child:
         self.engine_start_s: float | None = self._answer()["engine_start_s"]
 
     def run(self, way: str, directory: Path) -> dict[str, Any]:
-        """Measure one round."""
+        """Measure one round and return the child's answer.
+
+        Raises:
+            SystemExit: The process has ended.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{way} {directory}\n")
         self._process.stdin.flush()
@@ -76,15 +79,15 @@ class Child:
         return answer
 
     def sleep(self) -> None:
-        """Stop all its processes, so that they take nothing from the others."""
+        """Stop all its processes, so that they use no CPU while others are measured."""
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def wake(self) -> None:
-        """Let them go on."""
+        """Continue its processes."""
         os.killpg(self._process.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Let it end in good order, or kill what is left."""
+        """End the process in an orderly way, or kill it after 90 s."""
         assert self._process.stdin is not None
         self.wake()
         self._process.stdin.close()
@@ -95,16 +98,16 @@ class Child:
             self._process.wait()
 
 
-def main(words: list[str]) -> None:
-    bench = parse(words)
+def main(arguments: list[str]) -> None:
+    bench = parse(arguments)
     bench.directory.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     make_models(bench.directory / "models")
     make_questions(bench)
-    about = {"words": words, "machine": _machine(), **_versions()}
+    about = {"words": arguments, "machine": _machine(), **_versions()}
     found: list[Measurement] = []
     for size in bench.sizes:
-        with closing(_measure(bench, size, words)) as passes:  # its engines end with it, whatever fails here
+        with closing(_measure(bench, size, arguments)) as passes:  # closing it ends the engines, also after an error
             for each in passes:
                 found.append(each)
                 _write(bench, found, {"date": environment.now(), "took_s": round(time.monotonic() - began), **about})
@@ -113,7 +116,7 @@ def main(words: list[str]) -> None:
 
 
 def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> None:
-    """Write what has been measured up to now: an hour is long, and its last pass may fail."""
+    """Write the results so far: the bench takes an hour, and a later pass may fail."""
     from bench.plot import plot
 
     summaries = summarize(found)
@@ -124,19 +127,19 @@ def _write(bench: Bench, found: list[Measurement], about: dict[str, Any]) -> Non
 
 
 def rotated(ways: tuple[str, ...], number: int, rounds: int) -> tuple[str, ...]:
-    """Return the ways in the order of a round: over all rounds each is early, in the middle and late."""
+    """Return the ways of a round, rotated: over all rounds each way is early, in the middle and late."""
     first = number * len(ways) // rounds
     return ways[first:] + ways[:first]
 
 
-def _measure(bench: Bench, size: Size, words: list[str]) -> Generator[Measurement]:
-    """Run all rounds of one size."""
+def _measure(bench: Bench, size: Size, arguments: list[str]) -> Generator[Measurement]:
+    """Run all rounds of one size and yield a measurement per round and way."""
     lasting: dict[str, Child] = {}
     with ExitStack() as ends:
         for number in range(bench.rounds):
             directory = bench.directory / size.name / f"round-{number}"
             for way in rotated(bench.ways, number, bench.rounds):
-                with _child(way, lasting, ends, bench, size, words) as child:
+                with _child(way, lasting, ends, bench, size, arguments) as child:
                     answer = child.run(way, directory)
                 start_s = answer.get("engine_start_s", child.engine_start_s)
                 names = ("seconds", "num_rows", "num_tokens")
@@ -151,19 +154,19 @@ def _measure(bench: Bench, size: Size, words: list[str]) -> Generator[Measuremen
 
 @contextmanager
 def _child(
-    way: str, lasting: dict[str, Child], ends: ExitStack, bench: Bench, size: Size, words: list[str]
+    way: str, lasting: dict[str, Child], ends: ExitStack, bench: Bench, size: Size, arguments: list[str]
 ) -> Iterator[Child]:
-    """Give the way's process: one that sleeps between its rounds, or one of this round alone."""
+    """Yield the way's process: a lasting one, stopped between its rounds, or a new one for this round."""
     name = "server" if way.startswith("server") else way
     if name not in LASTING:
-        child = Child(way, bench, size, words)
+        child = Child(way, bench, size, arguments)
         try:
             yield child
         finally:
             child.end()
         return
     if name not in lasting:
-        lasting[name] = Child(way, bench, size, words)
+        lasting[name] = Child(way, bench, size, arguments)
         ends.callback(lasting[name].end)
     lasting[name].wake()
     yield lasting[name]

@@ -1,7 +1,7 @@
-"""A Ray Data pipeline that only sleeps, beside which something else is measured: what Ray's presence costs.
+"""A Ray Data pipeline that only sleeps. Measuring something else next to it shows what Ray's presence costs.
 
-It is as the generate stage has it with one replica: one asynchronous actor, blocks of 16 rows, as many under way as 64
-slots take, each some seconds long. Its processes are stopped but while they are wanted.
+It matches the generate stage with one replica: one asynchronous actor and blocks of 16 rows, each block some seconds
+long, as many in flight as 64 slots take. Its processes are stopped (SIGSTOP) except within `RayAsleep.awake`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-NUM_BLOCKS, ROWS_PER_BLOCK, BLOCKS_UNDER_WAY, BLOCK_S = 5000, 16, 5, 2.5
+NUM_BLOCKS, ROWS_PER_BLOCK, BLOCKS_IN_FLIGHT, BLOCK_S = 5000, 16, 5, 2.5
 
 
 class RayAsleep:
-    """The pipeline's driver as a process below this one, stopped from the start."""
+    """The pipeline's driver in a subprocess, stopped from the start."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -33,31 +33,31 @@ class RayAsleep:
         assert self._driver.stdout is not None
         if self._driver.stdout.readline() != "going\n":
             raise RuntimeError("the Ray Data pipeline does not start")
-        self._tell(signal.SIGSTOP)
+        self._send_signal(signal.SIGSTOP)
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it go on within."""
-        self._tell(signal.SIGCONT)
+        """Let the pipeline run within the block."""
+        self._send_signal(signal.SIGCONT)
         try:
             yield
         finally:
-            self._tell(signal.SIGSTOP)
+            self._send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
-        """End it, with all that Ray has started."""
-        self._tell(signal.SIGKILL)
+        """Kill the driver and all processes that Ray has started."""
+        self._send_signal(signal.SIGKILL)
         self._driver.wait()
 
-    def _tell(self, what: signal.Signals) -> None:
+    def _send_signal(self, number: signal.Signals) -> None:
         driver = psutil.Process(self._driver.pid)
         for process in (driver, *driver.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(what)
+                process.send_signal(number)
 
 
 def main() -> None:
-    """Be the driver: say `going` with the first block."""
+    """Run the driver; print `going` after the first block."""
     import asyncio
 
     import pyarrow as pa
@@ -76,7 +76,7 @@ def main() -> None:
         batch_size=ROWS_PER_BLOCK,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            size=1, max_tasks_in_flight_per_actor=BLOCKS_UNDER_WAY, max_concurrent_calls_per_actor=BLOCKS_UNDER_WAY
+            size=1, max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT, max_concurrent_calls_per_actor=BLOCKS_IN_FLIGHT
         ),
         num_cpus=1,
     )

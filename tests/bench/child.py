@@ -1,7 +1,7 @@
-"""One way of driving vLLM in a process of its own: `python -m bench.child <way> <folder> <size> words...`.
+"""One way of driving vLLM in a separate process: `python -m bench.child <way> <size> <arguments>...`.
 
-On standard input it is told a round's directory a line; on standard output it answers a line of JSON a round, after
-one for its start. What it and vLLM print besides goes to standard error. It ends when its input does.
+It prints a line of JSON after its start. Then it reads lines `<way> <round's directory>` from standard input and prints
+a line of JSON for each. All other output, also vLLM's, goes to standard error. It ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ MODULES = {
 
 
 class Way(Protocol):
-    """A running way; its module's `start(config)` makes it."""
+    """A running way of driving vLLM, made by its module's `start(config)`."""
 
     engine_start_s: float | None
-    """Seconds until the engine could generate; None where the engine starts with each round."""
+    """Seconds until the engine was ready; None if each round starts its own engine."""
 
     def run(self, way: str, directory: Path) -> dict[str, Any]:
-        """Warm up, generate a round's questions, and put the rows on disk.
+        """Warm up, answer a round's questions, and write the rows to disk.
 
         Returns:
-            `seconds` from the first request's start, at `began` of `time.monotonic()`, to the last row on disk,
-            `num_tokens` generated in them, `num_rows`, and where the engine starts with the round `engine_start_s`.
+            `began`, the first request's start by `time.monotonic()`; `seconds` from there to the last row on disk;
+            `num_rows` and `num_tokens` generated in that time; and `engine_start_s` if the round starts its engine.
         """
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Way(Protocol):
 
 
 def write_rows(directory: Path, way: str, rows: list[tuple[str, str, int]]) -> None:
-    """Put a way's rows (name, text, number of tokens) on disk as Parquet."""
+    """Write a way's rows (name, text, number of tokens) to disk as Parquet."""
     names, texts, counts = zip(*rows, strict=True)
     file = directory / f"{way}.parquet"
     pq.write_table(pa.table({"name": names, "text": texts, "num_tokens": counts}), file, compression="zstd")
@@ -60,19 +60,23 @@ def write_rows(directory: Path, way: str, rows: list[tuple[str, str, int]]) -> N
 
 
 def sampling(num_tokens: int) -> dict[str, Any]:
-    """Return the sampling that yields exactly so many tokens, greedily, in vLLM's words."""
+    """Return vLLM's sampling parameters for greedy decoding of exactly `num_tokens` tokens."""
     return {"temperature": 0.0, "max_tokens": num_tokens, "ignore_eos": True, "skip_special_tokens": False}
 
 
-def check(way: str, wanted: dict[str, int], got: dict[str, int]) -> None:
-    """Raise when a row is missing or not as long as it was to be: its time would mean nothing."""
-    if wanted != got:
-        wrong = next(name for name in {**wanted, **got} if wanted.get(name) != got.get(name))
-        raise RuntimeError(f"{way}: {wrong} has {got.get(wrong)} tokens, not {wanted.get(wrong)}")
+def check(way: str, expected: dict[str, int], got: dict[str, int]) -> None:
+    """Check the number of tokens of each row by name: with other lengths the time would be meaningless.
+
+    Raises:
+        RuntimeError: A row is missing or has another length than expected.
+    """
+    if expected != got:
+        wrong = next(name for name in {**expected, **got} if expected.get(name) != got.get(name))
+        raise RuntimeError(f"{way}: {wrong} has {got.get(wrong)} tokens, not {expected.get(wrong)}")
 
 
-def main(words: list[str]) -> None:
-    name, size_name, *rest = words
+def main(arguments: list[str]) -> None:
+    name, size_name, *rest = arguments
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     bench = parse(rest)

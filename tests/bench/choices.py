@@ -1,13 +1,13 @@
-"""What each choice on a row's way into vLLM gives: one engine, the choices undone one at a time, in turns.
+"""Measures what each choice in how rows are sent to vLLM is worth: one engine, one choice changed at a time.
 
     PYTHONPATH=tests .venv/bin/python -m bench.choices                      # about ten minutes on two cores
     PYTHONPATH=tests .venv/bin/python -m bench.choices rounds=2 num_questions=80
 
-`AsyncLLM` alone is driven as the generate stage drives it, without Ray, worker and journal. In each round every variant
-answers the same questions, in another order of the variants each round and with an empty prefix cache, so that the
-machine's own changes of speed fall on all of them. Out: a table; the ratios are geometric means over the rounds of the
-time of a variant over the time of the stage's way in that round, with their standard errors. The first variant is the
-stage's way once more: its distance from 1 is what means nothing.
+`AsyncLLM` is driven as in the generate stage, but without Ray, replica and journal. In each round every variant answers
+the same questions with an empty prefix cache. The order of the variants changes from round to round, so that changes in
+the machine's speed affect all of them. Out: a table of ratios: the geometric mean over the rounds of a variant's time
+divided by the baseline's time in the same round, with its standard error. The first variant repeats the baseline: its
+distance from 1 is noise.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ DEFAULTS = ("folder=outputs/choices", "sizes=demo", "num_questions=192", "rounds
 
 
 def shuffled(rows: list[Row]) -> list[Row]:
-    """Return the rows in an order that is the same each time and means nothing."""
+    """Return the rows in a random order that is the same each time."""
     return random.Random(1).sample(rows, len(rows))
 
 
 def longest_first(rows: list[Row]) -> list[Row]:
-    """Return the rows, the longest completions first."""
+    """Return the rows, longest completion first."""
     return sorted(rows, key=lambda row: -row["num_tokens"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How rows go to vLLM; what is not set is as the stage does it, which admits as many rows as there are slots."""
+    """How rows are sent to vLLM; the defaults are those of the generate stage, which admits as many rows as slots."""
 
     admits_all: bool = False
     order: Callable[[list[Row]], list[Row]] = list
     is_marked: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    beside_ray: bool = False
+    next_to_ray: bool = False
 
 
 STAGE = "as the stage does"
@@ -65,12 +65,12 @@ CHOICES = {
     "outputs: one for each token, not the last alone": Choice(sampling={"output_kind": "CUMULATIVE"}),
     "prompts: a bare list of ids": Choice(is_marked=False),
     "no text made of the tokens": Choice(sampling={"detokenize": False}),
-    "beside a Ray Data pipeline that sleeps": Choice(beside_ray=True),
+    "beside a Ray Data pipeline that sleeps": Choice(next_to_ray=True),
 }
 
 
 class Engine:
-    """One vLLM in this process."""
+    """An `AsyncLLM` in this process."""
 
     def __init__(self, bench: Bench, size: Size) -> None:
         from vllm import AsyncEngineArgs
@@ -82,28 +82,32 @@ class Engine:
         self._num_requests = 0
 
     async def seconds(self, choice: Choice, rows: list[Row]) -> tuple[float, float]:
-        """Answer the rows; return the wall time and this process's processor time."""
+        """Answer the rows; return the wall time and this process's CPU time, in seconds.
+
+        Raises:
+            RuntimeError: The number of generated tokens differs from the rows'.
+        """
         await self._engine.reset_prefix_cache()
-        slots = asyncio.Semaphore(len(rows) if choice.admits_all else self._slots)
+        semaphore = asyncio.Semaphore(len(rows) if choice.admits_all else self._slots)
         began, worked = time.monotonic(), time.process_time()
-        counts = await asyncio.gather(*(self._answer(choice, row, slots) for row in choice.order(rows)))
+        counts = await asyncio.gather(*(self._answer(choice, row, semaphore) for row in choice.order(rows)))
         took = time.monotonic() - began, time.process_time() - worked
         if sum(counts) != sum(row["num_tokens"] for row in rows):
             raise RuntimeError(f"{sum(counts)} tokens instead of {sum(row['num_tokens'] for row in rows)}")
         return took
 
-    async def _answer(self, choice: Choice, row: Row, slots: asyncio.Semaphore) -> int:
+    async def _answer(self, choice: Choice, row: Row, semaphore: asyncio.Semaphore) -> int:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        words = {"output_kind": "FINAL_ONLY", **choice.sampling}
-        words["output_kind"] = RequestOutputKind[words["output_kind"]]
+        overrides = {"output_kind": "FINAL_ONLY", **choice.sampling}
+        overrides["output_kind"] = RequestOutputKind[overrides["output_kind"]]
         prompt: dict[str, Any] = {"prompt_token_ids": row["prompt_token_ids"]}
         if choice.is_marked:
             prompt["type"] = "token"
-        async with slots:
+        async with semaphore:
             self._num_requests += 1
-            params = SamplingParams(**sampling(row["num_tokens"]), **words)
+            params = SamplingParams(**sampling(row["num_tokens"]), **overrides)
             async for output in self._engine.generate(prompt, params, str(self._num_requests)):
                 final = output
         return len(final.outputs[0].token_ids)
@@ -112,8 +116,8 @@ class Engine:
         self._engine.shutdown()
 
 
-def main(words: list[str]) -> None:
-    bench = parse([*DEFAULTS, *words])
+def main(arguments: list[str]) -> None:
+    bench = parse([*DEFAULTS, *arguments])
     (size,) = bench.sizes
     bench.directory.mkdir(parents=True, exist_ok=True)
     make_models(bench.directory / "models")
@@ -134,14 +138,14 @@ async def _measure(
         await engine.seconds(Choice(), read(directory / "warm_up.parquet"))
         for name in random.Random(number).sample(list(CHOICES), len(CHOICES)):
             choice = CHOICES[name]
-            with ray_data.awake() if choice.beside_ray else nullcontext():
+            with ray_data.awake() if choice.next_to_ray else nullcontext():
                 found[name].append(await engine.seconds(choice, rows))
         print(f"round {number + 1} of {bench.rounds}", file=sys.stderr, flush=True)
     return found
 
 
 def table(found: Mapping[str, list[tuple[float, float]]]) -> Iterator[str]:
-    """Yield the lines of the table: for each variant its ratio to the stage's way, round by round, and medians."""
+    """Yield the lines of the table: for each variant its mean ratio to the baseline and its median times."""
     yield "| variant | time / the stage's way | seconds | caller's processor seconds |"
     yield "|---|---:|---:|---:|"
     for name, passes in found.items():

@@ -1,7 +1,7 @@
-"""The pipeline's own vLLM engine, with each row's length forced and a pass over other prompts before the first row.
+"""The pipeline's own vLLM engine with a forced length for each row and a warm-up on other prompts before the first row.
 
-Nothing else is changed: the rows go through the product's worker, lanes, journal and engine. The time that does not
-count (the engine's start, the warm-up, the engine's end) is written down beside the round's files.
+Nothing else is changed: rows go through the pipeline's replica, admission queue, journal and engine. The times that are
+not counted (the engine's start, the warm-up, the engine's shutdown) are written next to the round's files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.runs.manifest import EngineInfo
 
 @dataclass(frozen=True, slots=True)
 class ForcedFactory:
-    """Starts the pipeline's engine for a round whose files are in `folder`; `times` is where its times go."""
+    """Starts the pipeline's engine for a round whose files are in `directory`; `times` is the file for its times."""
 
     factory: VllmFactory
     directory: Path
@@ -35,7 +35,7 @@ class ForcedFactory:
 
 
 class ForcedEngine:
-    """All clocks are `time.monotonic()`, which every process of a machine reads alike."""
+    """The engine. All times are `time.monotonic()`, the same clock for all processes of a machine."""
 
     def __init__(self, engine: Any, forced: ForcedFactory, engine_start_s: float) -> None:
         self._engine, self._times = engine, forced.times

@@ -1,11 +1,11 @@
-"""What a run costs as it grows: all rooms with a scripted engine, at 10,000, 100,000 and 1,000,000 rows.
+"""Measures the cost of a run by its size: all stages with a scripted engine, at 10,000, 100,000 and 1,000,000 rows.
 
     PYTHONPATH=tests .venv/bin/python -m bench.growth 10000 100000
 
-The engine answers at once, so all that is measured is the pipeline's own. A run is a process of its own (the driver);
-its memory is the high-water mark of its resident set, and by room the most that was seen of it ten times a second. That
-of the process that prepares, and that of Ray's together, is told apart, without what they share. `--keep=DIR` leaves
-the runs there.
+The engine answers at once, so only the pipeline's own cost is measured. A run is a separate process (the driver). Its
+memory is the high-water mark of its resident set; per stage it is the maximum of ten samples a second. The memory of
+the prepare process and that of all Ray processes are reported separately, without shared pages. `--keep=DIR` keeps the
+runs in DIR.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pipeline.prepare import subprocess_stage
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
 LOOK_EVERY_S = 0.5
-ROOMS = ("prepare", "generate", "score", "publish")
+STAGES = ("prepare", "generate", "score", "publish")
 BETWEEN = {"score": "gate"}
-"""What comes between a room and the next."""
+"""What runs between a stage and the next one."""
 MANY = "Пояснение к ответу, которое модель пишет перед буквой. " * 8
 
 CONF = """
@@ -43,9 +43,9 @@ generation: {{do_sample: false, until: ["<|im_end|>"], max_gen_toks: 192}}
 """
 
 
-def main(words: list[str]) -> None:
-    keep = next((word.removeprefix("--keep=") for word in words if word.startswith("--keep=")), None)
-    sizes = [int(word) for word in words if word.isdigit()] or SIZES
+def main(arguments: list[str]) -> None:
+    keep = next((each.removeprefix("--keep=") for each in arguments if each.startswith("--keep=")), None)
+    sizes = [int(each) for each in arguments if each.isdigit()] or SIZES
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(keep or temporary)
         results = [grow(num_rows, place) for num_rows in sizes]
@@ -56,7 +56,7 @@ def main(words: list[str]) -> None:
 
 
 def grow(num_rows: int, place: Path) -> dict[str, Any]:
-    """Run `num_rows` rows in a process of its own; return what it cost."""
+    """Run `num_rows` rows in a subprocess; return its seconds, MB and files, as `print_table` reads them."""
     data = place / f"data-{num_rows}"
     write_rows(data, num_rows)
     conf = place / f"growth-{num_rows}.yaml"
@@ -76,7 +76,7 @@ def grow(num_rows: int, place: Path) -> dict[str, Any]:
     return {
         "rows": num_rows,
         "wall_s": round(wall_s, 1),
-        "rooms_s": {room: round(manifest["timings_s"][room], 1) for room in ROOMS},
+        "rooms_s": {stage: round(manifest["timings_s"][stage], 1) for stage in STAGES},
         "driver_mb": json.loads((run / "memory.json").read_text()),
         "prepare_mb": round(peaks["prepare_mb"]),
         "ray_mb": round(peaks["ray_mb"]),
@@ -88,7 +88,7 @@ def grow(num_rows: int, place: Path) -> dict[str, Any]:
 
 
 def watch(process: subprocess.Popen[bytes], run: Path) -> dict[str, Any]:
-    """Return the most of each thing that was seen until the run's process ended: MB of memory and of disk, files."""
+    """Sample a run until its process ends; return the maxima of memory (MB), disk (MB) and number of files."""
     peaks: dict[str, Any] = {"prepare_mb": 0.0, "ray_mb": 0.0, "files": 0, "disk_mb": 0.0}
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
@@ -106,7 +106,7 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> dict[str, Any]:
 
 
 def targets(results: list[dict[str, Any]]) -> list[Target]:
-    """Return what is promised of the driver's memory, where both sizes that the promise names were run."""
+    """Return the target for the driver's memory, if both sizes that it compares were run."""
     peaks = {each["rows"]: each["driver_mb"]["peak"] for each in results}
     if not {100_000, 1_000_000} <= peaks.keys():
         return []
@@ -114,8 +114,8 @@ def targets(results: list[dict[str, Any]]) -> list[Target]:
     return [Target(size="growth", what=what, value=peaks[1_000_000] / peaks[100_000], wanted=1.3, is_most=True)]
 
 
-def drive(words: list[str]) -> None:
-    """Be the driver: run, and write the peak of this process's memory by room into the run's directory."""
+def drive(arguments: list[str]) -> None:
+    """Run as the driver, and write this process's peak memory by stage into the run's directory."""
     from scripted import ScriptedFactory
 
     from pipeline.config.loading import compose
@@ -130,16 +130,16 @@ def drive(words: list[str]) -> None:
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    run = execute(compose(words), ScriptedFactory(answer=f"{MANY}</think>A"))
+    run = execute(compose(arguments), ScriptedFactory(answer=f"{MANY}</think>A"))
     ended.set()
     thread.join()
     timings = json.loads(run.read_text("manifest.json"))["timings_s"]
     peaks: dict[str, int] = {}
-    until = samples[-1][0]  # nothing but the manifest and a summary comes after the last room
-    for room in reversed(ROOMS):
-        until -= timings.get(BETWEEN.get(room, ""), 0.0)
-        since = until - timings[room]
-        peaks[room] = round(max((mb for at, mb in samples if since <= at <= until), default=0))
+    until = samples[-1][0]  # only the manifest and a summary come after the last stage
+    for stage in reversed(STAGES):
+        until -= timings.get(BETWEEN.get(stage, ""), 0.0)
+        since = until - timings[stage]
+        peaks[stage] = round(max((mb for at, mb in samples if since <= at <= until), default=0))
         until = since
     run.write_text("memory.json", json.dumps({"peak": round(status_mb("VmHWM")), **dict(reversed(peaks.items()))}))
 
@@ -164,7 +164,7 @@ def write_rows(directory: Path, num_rows: int) -> None:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Yield the processes that came of this one, without it."""
+    """Yield the ids of a process's descendants."""
     with suppress(OSError):
         for file in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in file.read_text().split():
@@ -173,14 +173,14 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def command(pid: int) -> str:
-    """Return a process's command line; empty when it is gone."""
+    """Return a process's command line, or "" if it has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     return ""
 
 
 def resident_mb(pid: int) -> float:
-    """Return a process's resident memory without what it shares with others: the object store is counted nowhere."""
+    """Return a process's resident memory in MB without shared pages; Ray's object store is not counted."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
@@ -189,13 +189,13 @@ def resident_mb(pid: int) -> float:
 
 
 def status_mb(name: str) -> float:
-    """Return this process's resident set (`VmRSS`) or its high-water mark (`VmHWM`), with pages that it shares."""
+    """Return this process's resident set (`VmRSS`) or its high-water mark (`VmHWM`) in MB, with shared pages."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024
 
 
 def on_disk(directory: Path) -> tuple[int, float]:
-    """Return the files of a folder and their MB; a file that goes away meanwhile is not counted."""
+    """Return the number of files below a directory and their MB; files deleted meanwhile are not counted."""
     count, size = 0, 0
     for where, _, names in os.walk(directory):
         for name in names:
@@ -210,7 +210,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
         "rows",
         "wall s",
         "ms a row",
-        f"{', '.join(ROOMS)} s",
+        f"{', '.join(STAGES)} s",
         "driver's peak MB (by room)",
         "preparing MB",
         "Ray MB",
@@ -220,11 +220,11 @@ def print_table(results: list[dict[str, Any]]) -> None:
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")
     for each in results:
-        rooms, memory = each["rooms_s"], each["driver_mb"]
+        seconds, memory = each["rooms_s"], each["driver_mb"]
         print(
             f"| {each['rows']:,} | {each['wall_s']:,} | {1000 * each['wall_s'] / each['rows']:.2f} "
-            f"| {', '.join(f'{rooms[room]:,}' for room in ROOMS)} "
-            f"| {memory['peak']:,} ({', '.join(f'{memory[room]:,}' for room in ROOMS)}) | {each['prepare_mb']:,} "
+            f"| {', '.join(f'{seconds[stage]:,}' for stage in STAGES)} "
+            f"| {memory['peak']:,} ({', '.join(f'{memory[stage]:,}' for stage in STAGES)}) | {each['prepare_mb']:,} "
             f"| {each['ray_mb']:,} "
             f"| {each['disk_mb']:,} ({each['disk_peak_mb']:,}) | {each['files']} ({each['files_peak']}) |"
         )

@@ -1,4 +1,4 @@
-"""What longest first is worth, simulated: tables, most of which are in NOTES.md, and the promises.
+"""Simulates what longest-first order is worth; prints tables, most of which are in NOTES.md, and the targets.
 
 PYTHONPATH=tests .venv/bin/python -m bench.longest_first        # 10 seeds, a minute or two
 """
@@ -15,7 +15,7 @@ from bench.results import Target
 from pipeline.generate.blocks import BlockPlan
 
 SPREADS = (0.4, 0.6, 0.8, 1.0, 1.2)
-"""Standard deviations of a length's logarithm before the cap. The demo's is 0.63; reasoning spreads wider."""
+"""Standard deviations of a length's logarithm before the cap. The demo's is 0.63; with reasoning it is larger."""
 
 ORDERS = {
     "file order": 0.0,
@@ -25,25 +25,25 @@ ORDERS = {
     "history, correlation 0.9": 0.9,
     "perfect oracle": 1.0,
 }
-"""What the order is made of, with its correlation to what comes. 0.3 is about the demo's for a prompt's length."""
+"""Sources of the order with their correlation to the actual lengths. For prompt lengths the demo has about 0.3."""
 
 PROMISED_SPREAD = 1.0
-"""The spread that the promises are held to; the tables have others as well."""
+"""The spread at which the targets are checked."""
 
 
 def tables() -> Iterator[str]:
-    """Yield the lines of NOTES.md."""
+    """Yield the lines of the tables."""
     for title, settings in (
         ("One token a slot and step", {"step": constant}),
         ("A step of few rows is shorter (experts)", {"step": experts}),
         ("One token a slot and step; the replicas become ready over 1,800 steps", {"ready_within": 1_800.0}),
         ("128 slots a replica, as in conf/mera.yaml; one token a slot and step", {"slots": 128}),
     ):
-        cluster = Cluster(portions=BlockPlan.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
+        cluster = Cluster(plan=BlockPlan.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
         yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
         yield from _by_spread(cluster)
     yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"
-    yield from _by_portions()
+    yield from _by_block_plan()
 
 
 def _by_spread(cluster: Cluster) -> Iterator[str]:
@@ -51,9 +51,9 @@ def _by_spread(cluster: Cluster) -> Iterator[str]:
     yield from _table([f"{spread}" for spread in SPREADS], cells)
 
 
-def _by_portions() -> Iterator[str]:
-    portions = {"row by row, 1.25 a slot": BlockPlan(1, math.ceil(1.25 * SLOTS))}
-    portions |= {
+def _by_block_plan() -> Iterator[str]:
+    plans = {"row by row, 1.25 a slot": BlockPlan(1, math.ceil(1.25 * SLOTS))}
+    plans |= {
         f"{rows} rows a block, {times} a slot": BlockPlan(rows, 1 + math.ceil(times * SLOTS / rows))
         for rows, times in ((4, 2), (4, 2.5), (4, 3), (8, 4), (16, 6), (32, 8))
     }
@@ -64,13 +64,13 @@ def _by_portions() -> Iterator[str]:
     }
     cells = {
         name: [
-            ratios(correlation, 1.0, Cluster(portions=each, **settings))
+            ratios(correlation, 1.0, Cluster(plan=each, **settings))
             for correlation in (0.0, 0.9, 1.0)
             for settings in late.values()
         ]
-        for name, each in portions.items()
+        for name, each in plans.items()
     }
-    yield from _table([f"{name}{word}" for name in ("file order", "0.9", "oracle") for word in late], cells)
+    yield from _table([f"{name}{suffix}" for name in ("file order", "0.9", "oracle") for suffix in late], cells)
 
 
 def _table(columns: Sequence[str], rows: dict[str, list[list[float]]]) -> Iterator[str]:
@@ -81,17 +81,17 @@ def _table(columns: Sequence[str], rows: dict[str, list[list[float]]]) -> Iterat
 
 
 def targets() -> list[Target]:
-    """Return what is promised of the makespan and what the simulation gives, on average over the seeds."""
-    cluster = Cluster(portions=OURS)
+    """Return the targets for makespan / bound with the simulated means over the seeds."""
+    cluster = Cluster(plan=OURS)
     return [
         Target(
             size=f"makespan / bound, spread {PROMISED_SPREAD}",
             what=name,
             value=mean(ratios(ORDERS[name], PROMISED_SPREAD, cluster)),
-            wanted=wanted,
+            wanted=most,
             is_most=True,
         )
-        for name, wanted in (
+        for name, most in (
             ("history, correlation 0.9", 1.05),
             ("prompt length, correlation 0.3", 1.15),
             ("file order", 1.15),

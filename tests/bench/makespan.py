@@ -1,14 +1,14 @@
-"""How close to the earliest possible end a night comes, by what is known of the lengths: a simulation.
+"""Simulates how close to the earliest possible end a run comes, depending on what is known about the lengths.
 
-8 replicas x 64 slots, 9,137 rows of lognormal lengths capped at 10,000 tokens, mean 2,000. Rows are fed as the
-generate room feeds them: blocks, each to the replica that has the fewest, one more as soon as a block is whole;
-within a replica rows start in their order. Time is counted in steps of a full engine.
+8 replicas x 64 slots, 9,137 rows of lognormal lengths capped at 10,000 tokens, mean 2,000. Rows are dispatched as in
+the generate stage: in blocks, each to the replica that has the fewest, another one as soon as a block is complete.
+Within a replica rows start in their order. The unit of time is a step of a full engine.
 
-Assumed: an earlier run's lengths have tonight's distribution, and their logarithms correlate with tonight's; what a
-step costs is told by a function of the rows in it. With `constant` a slot makes one token a step whatever happens
-beside it, so that nothing ends before max(all tokens / slots, longest row). With `experts` a step of few rows is
-shorter, as it is when the weights of a mixture of experts have to be read; the bound then takes the fastest step for
-the longest row and full steps for all tokens.
+Assumptions: the lengths of the past run and of the simulated run have the same distribution, and their logarithms
+correlate; the cost of a step is a function of the number of rows in it. With `constant` a slot generates one token per
+step whatever the other slots do, so that no schedule ends before max(all tokens / slots, longest row). With `experts` a
+step of few rows is shorter, as when the weights of a mixture of experts have to be read; the bound then uses the
+fastest step for the longest row and full steps for all tokens.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ NUM_SEEDS = 10
 
 
 def constant(num_rows: int) -> float:  # noqa: ARG001
-    """Return how long a step takes: always the same."""
+    """Return the duration of a step, which does not depend on the number of rows."""
     return 1.0
 
 
 def experts(num_rows: int) -> float:
-    """Return how long a step of so many rows takes, as a share of a full one, when reading weights is all there is.
+    """Return the duration of a step of `num_rows` rows relative to a full one, if reading weights is the only cost.
 
-    A row wakes 8 of 256 experts, taken as random. All experts are 32.2 billion weights (40 layers of 256, three
-    matrices of 2048 x 512 each) and the rest 2.4: Qwen3.6-35B-A3B. Caches are left out.
+    A row activates 8 of 256 experts, assumed to be random. All experts have 32.2 billion weights (40 layers of 256,
+    three matrices of 2048 x 512 each), the rest 2.4 billion: Qwen3.6-35B-A3B. Caches are ignored.
     """
 
     def billions(rows: int) -> float:
@@ -54,29 +54,31 @@ def experts(num_rows: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Replicas, how they are fed, what a step costs, and over how many steps of a full engine they become ready.
+    """Replicas, their block plan, the cost of a step, and the time over which they become ready.
 
-    Until all are ready each gets what it gets at first, or, when they are `greedy`, all that it can queue.
+    `ready_within` is in steps of a full engine. Until all replicas are ready, each gets only as many blocks as fill
+    its slots, or, if `greedy`, as many as the plan allows.
     """
 
     num_replicas: int = NUM_REPLICAS
     slots: int = SLOTS
-    portions: BlockPlan
+    plan: BlockPlan
     step: Callable[[int], float] = constant
     ready_within: float = 0.0
     greedy: bool = True
 
     def bound(self, lengths: Sequence[float]) -> float:
-        """Return a time before which the rows cannot end, whatever their order."""
+        """Return a lower bound of the makespan for any order of the rows."""
         full = sum(lengths) / (self.num_replicas * self.slots) * self.step(self.slots)
         return max(full, max(lengths) * self.step(1))
 
 
 @dataclass(slots=True)
 class Replica:
-    """One engine at the time `at`: its count of tokens a row, rows that run by the count at their end, rows that wait.
+    """One engine at the time `at`.
 
-    A row is known by its block.
+    `tokens` counts the tokens per row since the start. `running` is a heap of (`tokens` at the row's end, block),
+    `waiting` a queue of (length, block).
     """
 
     cluster: Cluster
@@ -87,20 +89,20 @@ class Replica:
     waiting: deque[tuple[float, int]] = field(default_factory=deque)
 
     def next_end(self) -> float:
-        """Return when the next row ends, if nothing begins before."""
+        """Return the time at which the next row ends, if no row starts before."""
         if not self.running:
             return math.inf
         return self.at + (self.running[0][0] - self.tokens) * self.cluster.step(len(self.running))
 
     def take(self, block: int, lengths: Sequence[float], now: float) -> None:
-        """Take a block of rows of these lengths."""
+        """Add a block of rows of these lengths."""
         self.num_blocks += 1
         self.waiting.extend(zip(lengths, repeat(block)))
         self._move_to(now)
         self._admit()
 
     def end_row(self) -> int:
-        """Let time go on until the next row ends; return its block."""
+        """Advance to the end of the next row; return its block."""
         self._move_to(self.next_end())
         self.tokens, block = heapq.heappop(self.running)
         self._admit()
@@ -118,12 +120,12 @@ class Replica:
 
 
 def makespan(lengths: Sequence[float], cluster: Cluster) -> float:
-    """Return when the last row ends, when rows of these lengths are fed in this order."""
-    size, most = cluster.portions.rows_per_block, cluster.portions.blocks_per_replica
+    """Return the time at which the last row ends, if rows of these lengths are dispatched in this order."""
+    size, most = cluster.plan.rows_per_block, cluster.plan.blocks_per_replica
     at_first = most if cluster.greedy else max(1, cluster.slots // size)
     blocks = {first: lengths[first : first + size] for first in range(0, len(lengths), size)}
     left = {block: len(rows) for block, rows in blocks.items()}
-    to_feed = deque(blocks)
+    to_dispatch = deque(blocks)
     delay = cluster.ready_within / max(1, cluster.num_replicas - 1)
     coming = deque(Replica(cluster, at=number * delay) for number in range(cluster.num_replicas))
     ready: list[Replica] = []
@@ -131,9 +133,9 @@ def makespan(lengths: Sequence[float], cluster: Cluster) -> float:
     while left:
         while coming and coming[0].at <= now:
             ready.append(coming.popleft())
-        room = at_first if coming else most
-        while to_feed and (fewest := min(ready, key=lambda each: each.num_blocks)).num_blocks < room:
-            block = to_feed.popleft()
+        limit = at_first if coming else most
+        while to_dispatch and (fewest := min(ready, key=lambda each: each.num_blocks)).num_blocks < limit:
+            block = to_dispatch.popleft()
             fewest.take(block, blocks[block], now)
         soonest = min(ready, key=Replica.next_end)
         if coming and coming[0].at <= soonest.next_end():
@@ -149,7 +151,7 @@ def makespan(lengths: Sequence[float], cluster: Cluster) -> float:
 
 
 def lengths_of(scores: Floats, spread: float) -> Floats:
-    """Return the lognormal lengths of normal scores: capped, and with the wanted mean after the cap."""
+    """Return the lognormal lengths of normal scores: capped, with mean `MEAN_TOKENS` after the cap."""
 
     def capped_mean(mu: float) -> float:
         low = (math.log(CAP_TOKENS) - mu) / spread
@@ -164,10 +166,10 @@ def lengths_of(scores: Floats, spread: float) -> Floats:
 
 
 def ordered(rng: np.random.Generator, correlation: float, spread: float, num_rows: int = NUM_ROWS) -> list[float]:
-    """Return lengths in the order of a guess that correlates with them, the longest guess first."""
+    """Return lengths in the order of an estimate that correlates with them, longest estimate first."""
     scores = rng.standard_normal(num_rows)
-    guess = correlation * scores + math.sqrt(1 - correlation**2) * rng.standard_normal(num_rows)
-    lengths: list[float] = lengths_of(scores, spread)[np.argsort(-guess, kind="stable")].tolist()
+    estimate = correlation * scores + math.sqrt(1 - correlation**2) * rng.standard_normal(num_rows)
+    lengths: list[float] = lengths_of(scores, spread)[np.argsort(-estimate, kind="stable")].tolist()
     return lengths
 
 

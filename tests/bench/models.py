@@ -1,7 +1,7 @@
-"""The two models of the bench, made on the spot: the demo's with room for long completions, and one of 50 million.
+"""Makes the two models of the bench: the demo's with a longer context, and one of 52 million weights.
 
-Both have the demo's tokenizer and template. Random weights do: how long a completion gets is forced, and what stands
-in it is nobody's business.
+Both have the demo's tokenizer and template. Random weights suffice: the length of a completion is forced, and its text
+does not matter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGE = {
 
 
 def make_models(directory: Path) -> None:
-    """Write `<folder>/demo` and `<folder>/large`."""
+    """Write `<directory>/demo` and `<directory>/large`."""
     shutil.copytree(DEMO, directory / "demo", dirs_exist_ok=True)
     content = json.loads((DEMO / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": POSITIONS}
     (directory / "demo" / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The bench as a picture: a bar a way and size, its ratio to plain vLLM, with the least and the most of the rounds."""
+"""Plots the bench: a bar per way and size with its ratio to plain vLLM, and the range over the rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OURS = ("pipeline", "history")
 
 
 def plot(summaries: Sequence[Summary], file: Path) -> None:
-    """Write the picture as SVG; ways without a ratio are left out."""
+    """Write the plot as SVG. Ways without a ratio are left out."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,12 +1,11 @@
-"""The questions of a bench, as the pipeline prepares them, and how long each completion is made.
+"""Makes the questions of a bench as the pipeline prepares them, with the forced length of each completion.
 
-Each round has questions of its own, so that no engine that lives through several finds their prefixes in its cache;
-the lengths are the same in each, shuffled anew. The questions stand in the order in which the generate stage starts
-them without history: ways that know no lengths have the same order, and none is luckier than another.
+Each round has its own questions, so that an engine that lasts over several rounds has no prefixes in its cache. The
+lengths are the same in all rounds, in another random order. The questions are in the order in which the generate stage
+starts them without history, so that all ways that know no lengths use the same order.
 
-In: a `Bench`. Out, for each size and round,
-`<folder>/<size>/round-<n>/`: a prompts stage, and `questions.parquet`, `warm_up.parquet` and
-`alone.parquet` with `SCHEMA`.
+In: a `Bench`. Out: for each size and round `<directory>/<size>/round-<n>/` with a prompts artifact, and with
+`questions.parquet`, `warm_up.parquet` and `alone.parquet` of `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pipeline.storage.artifacts import ArtifactStore
 
 SEED = 1234
 NOISE = 0.35
-"""Spread of the logarithm of (length in history / length now); with sigma 1 the lengths correlate with 0.91."""
+"""Standard deviation of log(length in history / length now); with sigma 1 the lengths correlate with 0.91."""
 
 SCHEMA = pa.schema(
     [
@@ -41,7 +40,7 @@ SCHEMA = pa.schema(
         pa.field("num_tokens_before", pa.int32(), nullable=False),
     ]
 )
-"""`name` is the row's `task/split/id`; `num_tokens` is forced, `num_tokens_before` is what history says of it."""
+"""`name` is the row's `task/split/id`; `num_tokens` is forced, `num_tokens_before` is its length in history."""
 
 
 def lengths(size: Size, count: int) -> list[int]:
@@ -79,21 +78,21 @@ def _write_data_set(directory: Path, count: int) -> None:
 
 
 def _write_round(directory: Path, size: Size, prompts: pa.Table, rng: random.Random) -> None:
-    wanted = lengths(size, size.num_questions)
-    rng.shuffle(wanted)
-    before = [max(1, round(each * math.exp(rng.gauss(0.0, NOISE)))) for each in wanted]
-    asked = as_started(prompts.slice(0, size.num_questions))
+    tokens = lengths(size, size.num_questions)
+    rng.shuffle(tokens)
+    before = [max(1, round(each * math.exp(rng.gauss(0.0, NOISE)))) for each in tokens]
+    questions = as_started(prompts.slice(0, size.num_questions))
     warm_up = prompts.slice(size.num_questions, size.num_warm_up)
-    alone = prompts.slice(size.num_questions + size.num_warm_up, size.num_alone)
+    one_at_a_time = prompts.slice(size.num_questions + size.num_warm_up, size.num_alone)
     run = ArtifactStore.open(str(directory))
     run.create()
-    with run.publish("prompts", PROMPT_SCHEMA) as stage:
-        stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [asked])
-    _write(directory / "questions.parquet", asked, wanted, before)
+    with run.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [questions])
+    _write(directory / "questions.parquet", questions, tokens, before)
     short = [min(each, round(size.median_tokens)) for each in lengths(size, size.num_warm_up)]
     _write(directory / "warm_up.parquet", warm_up, short, short)
     evenly = lengths(size, size.num_alone)
-    _write(directory / "alone.parquet", alone, evenly, evenly)
+    _write(directory / "alone.parquet", one_at_a_time, evenly, evenly)
 
 
 def as_started(prompts: pa.Table) -> pa.Table:
@@ -101,14 +100,14 @@ def as_started(prompts: pa.Table) -> pa.Table:
     return prompts.sort_by([("num_prompt_tokens", "descending"), ("id", "ascending")])
 
 
-def _write(file: Path, prompts: pa.Table, wanted: list[int], before: list[int]) -> None:
+def _write(file: Path, prompts: pa.Table, num_tokens: list[int], before: list[int]) -> None:
     columns = prompts.select(["task", "split", "id"]).to_pylist()
     names = [f"{row['task']}/{row['split']}/{row['id']}" for row in columns]
-    tokens = prompts.column("prompt_token_ids")
-    pq.write_table(pa.table([names, tokens, wanted, before], schema=SCHEMA), file)
+    token_ids = prompts.column("prompt_token_ids")
+    pq.write_table(pa.table([names, token_ids, num_tokens, before], schema=SCHEMA), file)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of one of the files, as `SCHEMA` names their fields."""
+    """Return the rows of one of the files, keyed as in `SCHEMA`."""
     rows: list[dict[str, Any]] = pq.read_table(file, schema=SCHEMA).to_pylist()
     return rows

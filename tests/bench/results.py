@@ -1,6 +1,6 @@
-"""From measurements to medians, ratios and targets; nothing here runs anything.
+"""Computes medians, ratios and targets from measurements; runs nothing.
 
-In: a `Measurement` a round and way. Out: a `Summary` a size and way, `Target`s, and both as a table and as JSON.
+In: a `Measurement` per round and way. Out: a `Summary` per size and way, and `Target`s; both as a table and as JSON.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bench.settings import BASELINE, CEILING, WAYS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One way, one round. `seconds` is from the first request's start to the last row on disk.
+    """One way in one round. `seconds` is from the first request's start to the last row on disk.
 
-    `steps_s` of them passed within the model's `num_steps` steps, which took `steps_cpu_s` of the processor's time;
-    what is left is the way's own. `after_last_row_s` of them come after the engine's last row; `engine_end_s` are not
-    in them. Both are None where they are not told apart.
+    `steps_s` of these seconds passed within the model's `num_steps` steps, which took `steps_cpu_s` of CPU time; the
+    rest is the way's own. `after_last_row_s` of them come after the engine's last row. `engine_end_s`, the time of the
+    engine's shutdown, is not part of `seconds`. Both are None if they were not measured separately.
     """
 
     size: str
@@ -37,7 +37,7 @@ class Measurement:
 
     @property
     def tokens_per_s(self) -> float:
-        """Output tokens a second."""
+        """Output tokens per second."""
         return self.num_tokens / self.seconds
 
 
@@ -45,10 +45,10 @@ class Measurement:
 class Summary:
     """One way over its rounds.
 
-    `ratio` is the median over the rounds of this way's tokens/s to plain vLLM's in the same round, `ratio_low` and
-    `ratio_high` the least and the largest of them; `to` likewise the median to each other way. None, or not there,
-    where no round has the other way. `step_ms` is the processor's time of a step, `outside_s` the time outside of
-    steps.
+    `ratio` is the median over the rounds of this way's tokens/s divided by plain vLLM's in the same round, `ratio_low`
+    and `ratio_high` are the smallest and largest of these ratios. `to` has the median ratio to each other way. A ratio
+    is None or missing if no round has the other way. `step_ms` is the CPU time per step, `outside_s` the time outside
+    of steps.
     """
 
     size: str
@@ -68,7 +68,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One promise: `value` of `what` is to be at least `wanted`, or at most where it `is_most`."""
+    """One target: `value` of `what` must be at least `wanted`, or at most `wanted` if `is_most`."""
 
     size: str
     what: str
@@ -78,17 +78,17 @@ class Target:
 
     @property
     def is_met(self) -> bool:
-        """Return whether the promise is kept."""
+        """Return whether the target is met."""
         return self.value <= self.wanted if self.is_most else self.value >= self.wanted
 
     def __str__(self) -> str:
-        """Return it as a line."""
+        """Return the target as a line of text."""
         bound = f"at {'most' if self.is_most else 'least'} {self.wanted:,.5g}"
         return f"{self.size}: {self.what} = {self.value:,.5g}, wanted {bound}: {'met' if self.is_met else 'MISSED'}"
 
 
 def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
-    """Return a summary a size and way, in the order of the measurements' sizes and of `WAYS`."""
+    """Return a summary per size and way, in the order of the measurements' sizes and of `WAYS`."""
     sizes = list(dict.fromkeys(each.size for each in measurements))
     summaries = []
     for size in sizes:
@@ -121,7 +121,7 @@ def _summary(own: Sequence[Measurement], all_of_them: Sequence[Measurement]) -> 
 
 
 def _ratios(own: Sequence[Measurement], all_of_them: Sequence[Measurement], other: str) -> list[float]:
-    """Return tokens/s to those of the other way, each within its round: what disturbs a round disturbs both."""
+    """Return the ratios of tokens/s to the other way's in the same round, where a disturbance affects both."""
     others = {(each.size, each.round): each.tokens_per_s for each in all_of_them if each.way == other}
     return [each.tokens_per_s / others[each.size, each.round] for each in own if (each.size, each.round) in others]
 
@@ -133,17 +133,17 @@ TO_ONE_AT_A_TIME = 15.0
 
 
 def targets(summaries: Sequence[Summary]) -> list[Target]:
-    """Return what the pipeline promises and what was measured, as far as the ways were run.
+    """Return the pipeline's targets with the measured values, for the ways that were run.
 
-    The ceiling knows the lengths: what is held to it is the way that knows them from history.
+    The ceiling knows the lengths, so it is compared with the way that knows them from history.
     """
     found: list[Target] = []
     for size in dict.fromkeys(each.size for each in summaries):
         ways = {each.way: each for each in summaries if each.size == size}
 
-        def add(what: str, value: float | None, wanted: float, size: str = size) -> None:
+        def add(what: str, value: float | None, least: float, size: str = size) -> None:
             if value is not None:
-                found.append(Target(size=size, what=what, value=value, wanted=wanted))
+                found.append(Target(size=size, what=what, value=value, wanted=least))
 
         pipeline, history = ways.get("pipeline"), ways.get("history")
         if pipeline is not None:
@@ -159,7 +159,7 @@ def targets(summaries: Sequence[Summary]) -> list[Target]:
 
 
 def as_json(measurements: Sequence[Measurement], about: dict[str, Any]) -> dict[str, Any]:
-    """Return all of it, for a program: what was measured, the summaries, the targets, and what it ran on."""
+    """Return the measurements, summaries and targets together with `about`, for bench.json."""
     summaries = summarize(measurements)
     return {
         **about,
@@ -173,7 +173,7 @@ HEAD = ("way", "tokens/s", "seconds", "/ plain", "least", "most", "/ ceiling", "
 
 
 def table(summaries: Sequence[Summary]) -> str:
-    """Return the summaries as a Markdown table a size."""
+    """Return the summaries as Markdown, one table per size."""
     lines: list[str] = []
     for size in dict.fromkeys(each.size for each in summaries):
         own = [each for each in summaries if each.size == size]
@@ -186,6 +186,6 @@ def table(summaries: Sequence[Summary]) -> str:
 def _cells(summary: Summary) -> tuple[str, ...]:
     start = "" if summary.engine_start_s is None else f"{summary.engine_start_s:.1f} s"
     ratios = (summary.ratio, summary.ratio_low, summary.ratio_high, summary.to.get(CEILING))
-    shown = ("" if each is None else f"{each:.2f}" for each in ratios)
+    cells = ("" if each is None else f"{each:.2f}" for each in ratios)
     steps = (f"{summary.num_steps:,.0f}", f"{summary.step_ms:.1f}", f"{summary.outside_s:.1f} s")
-    return WAYS[summary.way], f"{summary.tokens_per_s:,.0f}", f"{summary.seconds:.1f}", *shown, *steps, start
+    return WAYS[summary.way], f"{summary.tokens_per_s:,.0f}", f"{summary.seconds:.1f}", *cells, *steps, start

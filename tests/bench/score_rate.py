@@ -1,9 +1,9 @@
-"""Rows a second through the score room, end to end: join, scores, samples/, metrics.parquet.
+"""Measures rows per second of the whole score stage: join, scores, samples/, metrics.parquet.
 
     PYTHONPATH=tests taskset -c 0 .venv/bin/python -m bench.score_rate 200000      # rows
     PYTHONPATH=tests taskset -c 0 .venv/bin/python -m bench.score_rate 200000 4    # rows, repeats of a question
 
-Short responses in the usual forms, one task, four options, twenty categories; memory is the process's peak.
+Short responses in the usual forms, one task, four options, twenty categories. Memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ FORMS = [
 ]
 CHUNK = 50_000
 ROWS_A_SECOND = 20_000
-"""What is promised of one core."""
+"""The target for one core."""
 
 
 def main(num_rows: int, repeats: int = 1) -> None:
     with tempfile.TemporaryDirectory() as place:
         run = ArtifactStore.open(str(Path(place) / "run=bench"))
         run.create()
-        for stage, schema, columns, rows_of_id in (
+        for artifact, schema, columns, rows_of_id in (
             ("prompts", PROMPT_SCHEMA, prompts, 1),
             ("completions", COMPLETION_SCHEMA, completions, repeats),
         ):
-            with run.publish(stage, schema) as directory:
+            with run.publish(artifact, schema) as directory:
                 for start in range(0, num_rows // repeats * rows_of_id, CHUNK):
                     rows = range(start, min(start + CHUNK, num_rows // repeats * rows_of_id))
                     table = pa.table(columns(rows, rows_of_id), schema=schema)

@@ -1,7 +1,7 @@
-"""What a bench measures: two sizes of model, how many questions, how long their completions, which ways, how often.
+"""The settings of a bench: model sizes, numbers of questions, lengths of completions, ways and rounds.
 
-In: `key=value` words. Out: `Bench`. Words that are not the bench's own go to the pipeline's configuration, and with it
-to every way of driving vLLM: `max_num_seqs` and all else of the engine is the same for all of them.
+In: `key=value` arguments. Out: a `Bench`. Arguments that are not the bench's own override the pipeline's configuration,
+from which all ways of driving vLLM take `max_num_seqs` and the other engine arguments.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ WAYS = {
     "server_1": "vLLM's API server, one at a time",
     "ceiling": "AsyncLLM alone, bounded, longest first",
 }
-"""Ways of driving vLLM, in the order of the first round; `plain` is what the others are compared with."""
+"""Ways of driving vLLM, in the order of the first round; the others are compared with `plain`."""
 
 BASELINE, CEILING = "plain", "ceiling"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """One model and what it is asked.
+    """One model and its questions.
 
-    Completions' lengths are lognormal: `median_tokens` and `sigma` (of the logarithm), within `min_tokens` and
-    `max_tokens`. `num_alone` questions are asked one at a time, spread evenly over the lengths. `num_warm_up` other
-    questions go before each measurement. `max_num_seqs` is the engine's, whoever drives it.
+    Completion lengths are lognormal with `median_tokens` and `sigma` (of the logarithm), clipped to `min_tokens` and
+    `max_tokens`. `num_alone` questions, spread evenly over the lengths, are sent one at a time. `num_warm_up` other
+    questions precede each measurement. `max_num_seqs` is the engine's for all ways.
     """
 
     name: str
@@ -63,9 +63,9 @@ SIZES = (
         median_tokens=120.0,
         sigma=1.0,
     ),
-    # As near to a GPU as two cores come: completions longer than their prompts, and so few slots that a step of one row
-    # takes four tenths of a full one (30 and 76 ms; with 64 slots 30 and 112). More questions than a way that holds
-    # batches back (`ray_llm`) has under way at once: else the set says nothing of how such a way goes on.
+    # As close to a GPU as two cores come: completions longer than their prompts, and so few slots that a step of one
+    # row takes four tenths of a full one (30 and 76 ms; with 64 slots 30 and 112). There must be more questions than
+    # `ray_llm`, which waits for whole batches, has in flight at once; otherwise its steady state is not measured.
     Size(
         name="large",
         max_num_seqs=32,
@@ -82,40 +82,40 @@ SIZES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """One bench: where its files go, its sizes, its ways in order, its rounds, and the pipeline's own words."""
+    """One bench: the directory of its files, its sizes, ways and rounds, and overrides for the pipeline."""
 
     directory: Path
     sizes: tuple[Size, ...]
     ways: tuple[str, ...]
     rounds: int
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
 
-    def config(self, size: Size, *words: str) -> Config:
+    def config(self, size: Size, *overrides: str) -> Config:
         """Return the pipeline's configuration for a size."""
         own = [f"model.path={self.directory / 'models' / size.name}", f"engine.max_num_seqs={size.max_num_seqs}"]
         own.append(f"tasks.bench.dataset={self.directory / 'questions'}")
-        return compose(["conf=bench", *own, *self.words, *words])
+        return compose(["conf=bench", *own, *self.overrides, *overrides])
 
 
-def parse(words: Sequence[str]) -> Bench:
-    """Return the bench that the words describe.
+def parse(arguments: Sequence[str]) -> Bench:
+    """Return the bench that the arguments describe.
 
-    `rounds=3`, `only=plain,pipeline`, `sizes=demo`, `folder=outputs/bench`, and, for every size at once, the fields of
-    `Size`: `num_questions=200 max_tokens=100`.
+    They are `rounds=3`, `only=plain,pipeline`, `sizes=demo`, `folder=outputs/bench`, and the fields of `Size`, which
+    apply to all sizes: `num_questions=200 max_tokens=100`. Others override the pipeline's configuration.
 
     Raises:
-        ConfigError: A word is none of these and no key of the pipeline's either, or its value is impossible.
+        ConfigError: An argument is neither one of these nor a key of the pipeline, or its value is invalid.
     """
-    given = dict(word.partition("=")[::2] for word in words)
-    directory = (ROOT / given.pop("folder", "outputs/bench")).resolve()
-    ways = _chosen("only", given.pop("only", None), tuple(WAYS))
-    names = _chosen("sizes", given.pop("sizes", None), tuple(size.name for size in SIZES))
-    rounds = _number("rounds", given.pop("rounds", "3"), int)
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    directory = (ROOT / values.pop("folder", "outputs/bench")).resolve()
+    ways = _chosen("only", values.pop("only", None), tuple(WAYS))
+    names = _chosen("sizes", values.pop("sizes", None), tuple(size.name for size in SIZES))
+    rounds = _number("rounds", values.pop("rounds", "3"), int)
     kinds: dict[str, Any] = {item.name: float if item.type == "float" else int for item in fields(Size)[1:]}
-    changes = {name: _number(name, given.pop(name), kinds[name]) for name in kinds if name in given}
+    changes = {name: _number(name, values.pop(name), kinds[name]) for name in kinds if name in values}
     sizes = tuple(replace(size, **changes) for size in SIZES if size.name in names)
-    rest = tuple(f"{name}={value}" for name, value in given.items())
-    bench = Bench(directory=directory, sizes=sizes, ways=ways, rounds=rounds, words=rest)
+    rest = tuple(f"{name}={value}" for name, value in values.items())
+    bench = Bench(directory=directory, sizes=sizes, ways=ways, rounds=rounds, overrides=rest)
     bench.config(sizes[0])
     return bench
 
@@ -141,7 +141,7 @@ def _chosen(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, .
 
 
 def engine_arguments(config: Config) -> dict[str, Any]:
-    """Return vLLM's engine arguments as the pipeline's own engine gets them, for the other ways."""
+    """Return the vLLM engine arguments that the pipeline's own engine gets, for the other ways."""
     return {
         "model": config.model.path,
         "dtype": config.model.dtype,

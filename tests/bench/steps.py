@@ -1,4 +1,4 @@
-"""What the meter in vLLM's worker has noted: the model's steps, by the clock that all processes share."""
+"""Reads the model's steps that the meter in vLLM's worker has recorded, by the clock that all processes share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METER = Path(__file__).resolve().parent / "meter"
 
 
 def metered(environment: dict[str, str], directory: Path) -> dict[str, str]:
-    """Return the environment with which vLLM notes its steps in the folder, which is emptied."""
+    """Return the environment in which vLLM records its steps in `directory`; delete the steps that are there."""
     directory.mkdir(parents=True, exist_ok=True)
     for file in directory.glob("*.steps"):
         file.unlink()
@@ -21,7 +21,7 @@ def metered(environment: dict[str, str], directory: Path) -> dict[str, str]:
 
 
 def taken(directory: Path, began: float, ended: float) -> dict[str, Any]:
-    """Return the steps that began within the time: their number, their seconds, and the processor's seconds in them."""
+    """Return the number, the seconds and the CPU seconds of the steps that began between `began` and `ended`."""
     found = [step for file in directory.glob("*.steps") for step in STEP.iter_unpack(file.read_bytes())]
     found = [step for step in found if began <= step[0] <= ended]
     return {

@@ -1,11 +1,11 @@
-"""Kill a process of the demo at random moments of its generate stage, go on, and compare with an undisturbed run.
+"""Kills a process of the demo at a random moment of its generate stage, resumes, and compares with an undisturbed run.
 
 Usage: python tests/faults/kill_random.py <new directory> [seed]
 
-20 runs: the driver is killed in 8 (in 4 of them with all that it has started, as when its machine loses power), the
-actor in 6, vLLM's engine process in 6, each with -9. Prints a table; exits 1 when a sample differs, is missing or is
-there twice, or when more rows were repeated than were under way at the kill. What a killed driver leaves behind may
-still finish some rows: those are not repeated. Takes about half an hour on two cores.
+20 runs: the driver is killed in 8 (in 4 of them with all its descendants, as in a power failure), the actor in 6,
+vLLM's engine process in 6, each with SIGKILL. Prints a table; exits with 1 when a sample differs, is missing or is
+duplicated, or when more rows were repeated than were in flight at the kill. Processes that a killed driver leaves
+behind may still finish some rows: those are not repeated. Takes about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COMPARED = (
 class Outcome:
     victim: str
     num_done: int
-    num_under_way: int
+    num_in_flight: int
     num_repeated: int
     num_differing: int
     num_missing: int
@@ -55,13 +55,13 @@ class Outcome:
     @property
     def is_good(self) -> bool:
         bad = self.num_differing + self.num_missing + self.num_twice + self.exit_code
-        return bad == 0 and self.num_repeated <= self.num_under_way
+        return bad == 0 and self.num_repeated <= self.num_in_flight
 
 
 def start(output: Path, run_id: str) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "pipeline.run", "conf=demo", f"output_dir={output}", f"run_id={run_id}"]
+    command = [sys.executable, "-m", "pipeline.run", "conf=demo", f"output_dir={output}", f"run_id={run_id}"]
     log = (output / f"{run_id}.txt").open("ab")
-    return subprocess.Popen(words, stdout=log, stderr=log)
+    return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def journaled(run: Path) -> int:
@@ -69,7 +69,7 @@ def journaled(run: Path) -> int:
 
 
 def process_of(run: Path, title: bytes) -> int | None:
-    """Return the process whose output goes to a log of this run and whose title begins so."""
+    """Return the process whose output goes to a log of this run and whose title begins with `title`."""
     for directory in Path("/proc").glob("[0-9]*"):
         try:
             mine = str((directory / "fd" / "1").readlink()).startswith(str(run / "logs"))
@@ -82,10 +82,10 @@ def process_of(run: Path, title: bytes) -> int | None:
 
 @dataclass(frozen=True)
 class Moment:
-    """What a run was like when it was hit: keys of rows as in a ledger, and the replicas that it had had."""
+    """State of a run at the kill: keys of rows as in the attempt logs, and the names of the replicas so far."""
 
     done: set[str]
-    under_way: set[str]
+    in_flight: set[str]
     replicas: set[str]
 
 
@@ -96,16 +96,16 @@ def moment(run: Path) -> Moment:
     }
     started: set[str] = set()
     for session in (run / "journal").glob("session-*"):
-        ledgers = Path(tempfile.gettempdir()) / session.name.replace("session-", "pipeline-")
-        for ledger in ledgers.glob("*"):
-            lines = [line.split(" ", 2) for line in ledger.read_text().splitlines()]
-            started |= {words[2] for words in lines if words[0] == "S"}
+        attempt_logs = Path(tempfile.gettempdir()) / session.name.replace("session-", "pipeline-")
+        for attempt_log in attempt_logs.glob("*"):
+            lines = [line.split(" ", 2) for line in attempt_log.read_text().splitlines()]
+            started |= {fields[2] for fields in lines if fields[0] == "S"}
     replicas = {file.stem for file in (run / "logs").glob("*.log")}
-    return Moment(done=done, under_way=started - done, replicas=replicas)
+    return Moment(done=done, in_flight=started - done, replicas=replicas)
 
 
 def kill_when(run: Path, driver: subprocess.Popen[bytes], victim: str, threshold: int) -> Moment:
-    """Kill the victim when so many rows are journaled; return what there was then."""
+    """Kill the victim when `threshold` rows are journaled; return the state of the run at that moment."""
     while journaled(run) < threshold:
         assert driver.poll() is None, "the run ended before it was killed"
         time.sleep(0.01)
@@ -114,16 +114,16 @@ def kill_when(run: Path, driver: subprocess.Popen[bytes], victim: str, threshold
     assert pid is not None
     below = psutil.Process(pid).children(recursive=True) if victim == "driver and all" else []
     for each in (pid, *(process.pid for process in below)):
-        with suppress(ProcessLookupError):  # it has ended with another
+        with suppress(ProcessLookupError):  # it ended together with another one
             os.kill(each, signal.SIGKILL)
-    time.sleep(0.3)  # what had been handed to the system is in the files now
+    time.sleep(0.3)  # until writes in progress have reached the files
     return moment(run)
 
 
 def samples(run: Path) -> list[dict[str, object]]:
-    stage = ArtifactStore.open(str(run)).artifact("samples", SAMPLE_SCHEMA)
-    assert stage is not None
-    rows: list[dict[str, object]] = stage.dataset().to_table().to_pylist()
+    artifact = ArtifactStore.open(str(run)).artifact("samples", SAMPLE_SCHEMA)
+    assert artifact is not None
+    rows: list[dict[str, object]] = artifact.dataset().to_table().to_pylist()
     return rows
 
 
@@ -145,15 +145,15 @@ def trial(
     rows = samples(run)
     found = {key(row): row for row in rows}
     repeated = sum(int(str(row["attempts"])) - 1 for row in rows)
-    again = {"/".join(map(str, key(row))) for row in rows if row["replica"] not in then.replicas}
-    repeated += len(again & (then.done | then.under_way))
+    regenerated = {"/".join(map(str, key(row))) for row in rows if row["replica"] not in then.replicas}
+    repeated += len(regenerated & (then.done | then.in_flight))
     differing = sum(
         any(found[name][column] != expected[name][column] for column in COMPARED)  # type: ignore[index]
         for name in found.keys() & expected.keys()
     )
     missing, twice = len(expected.keys() - found.keys()), len(rows) - len(found)
-    num_done, num_under_way = len(then.done), len(then.under_way)
-    return Outcome(victim, num_done, num_under_way, repeated, differing, missing, twice, driver.returncode)
+    num_done, num_in_flight = len(then.done), len(then.in_flight)
+    return Outcome(victim, num_done, num_in_flight, repeated, differing, missing, twice, driver.returncode)
 
 
 def main(output: Path, seed: int) -> int:
@@ -168,7 +168,7 @@ def main(output: Path, seed: int) -> int:
     for number, victim in enumerate(VICTIMS):
         got = trial(output, number, victim, moments.randint(1, 180), expected)
         is_good &= got.is_good
-        cells = [number, victim, got.num_done, got.num_under_way, got.num_repeated, got.num_differing]
+        cells = [number, victim, got.num_done, got.num_in_flight, got.num_repeated, got.num_differing]
         cells += [got.num_missing, got.num_twice, got.exit_code]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     return 0 if is_good else 1

@@ -1,8 +1,8 @@
-"""A plugin of vLLM that notes when each step of the model began, when it ended, and the processor's time that it took.
+"""A vLLM plugin that records the begin, the end and the CPU time of each step of the model.
 
-All ways of driving vLLM end in the same steps. What a step takes is the engine's and the machine's; what lies between
-steps, and their number, is what a way adds. vLLM loads the plugin in its worker when this folder is on PYTHONPATH; it
-writes only where `BENCH_STEPS` names a folder.
+All ways of driving vLLM execute the same steps. The duration of a step depends on the engine and the machine; the time
+between steps and their number depend on the way. vLLM loads the plugin in its worker when this directory is on
+PYTHONPATH; it records only if `BENCH_STEPS` names a directory.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import time
 from typing import Any
 
 STEP = struct.Struct("ddd")
-"""Begin and end by `time.monotonic()`, and the seconds of the processor in between.
+"""Begin and end by `time.monotonic()`, and CPU seconds in between.
 
-Those of the thread that steps: all of them where vLLM computes with one thread, as it does on two cores.
+The CPU time is that of the stepping thread: all of it where vLLM computes with one thread, as on two cores.
 """
 
 
 def install() -> None:
-    """Wrap the worker's two calls that make a step: the model's pass, and the sampling that follows it."""
+    """Wrap the two calls of the worker that make up a step: the model's pass and the sampling after it."""
     directory = os.environ.get("BENCH_STEPS")
     if not directory:
         return
@@ -42,7 +42,7 @@ def install() -> None:
 
 
 class Meter:
-    """The steps of one worker, written as they end: the process may be stopped or killed at any time."""
+    """Records the steps of one worker. Each is written as it ends: the process may be stopped or killed at any time."""
 
     def __init__(self, directory: str) -> None:
         self._file = os.open(f"{directory}/{os.getpid()}.steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

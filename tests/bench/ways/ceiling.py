@@ -1,6 +1,6 @@
-"""`AsyncLLM` in this process and nothing around it: rows admitted one by one, the longest first, few beyond the slots.
+"""`AsyncLLM` in this process and nothing around it: rows admitted one by one, longest first, 1.25 per slot.
 
-This is what an engine can give to an asynchronous caller: no Ray, no journal, the exact lengths known beforehand.
+This is the most that an engine can give an asynchronous caller: no Ray, no journal, exact lengths known in advance.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from pipeline.config.schema import Config
 
 MARGIN = 1.25
-"""Rows admitted for each slot: the engine always has a row waiting when another ends."""
+"""Rows admitted per slot, so that a row is always waiting in the engine when another ends."""
 
 
 class Ceiling:
@@ -34,12 +34,12 @@ class Ceiling:
 
     def run(self, way: str, directory: Path) -> dict[str, Any]:
         self._loop.run_until_complete(self._generate(read(directory / "warm_up.parquet")))
-        asked = sorted(read(directory / "questions.parquet"), key=lambda row: -row["num_tokens"])
+        questions = sorted(read(directory / "questions.parquet"), key=lambda row: -row["num_tokens"])
         began = time.monotonic()
-        rows = self._loop.run_until_complete(self._generate(asked))
+        rows = self._loop.run_until_complete(self._generate(questions))
         write_rows(directory, way, rows)
         seconds = time.monotonic() - began
-        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
+        check(way, {row["name"]: row["num_tokens"] for row in questions}, {name: count for name, _, count in rows})
         return {
             "began": began,
             "seconds": seconds,
@@ -47,19 +47,19 @@ class Ceiling:
             "num_tokens": sum(count for _, _, count in rows),
         }
 
-    async def _generate(self, asked: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
-        room = asyncio.Semaphore(self._width)
+    async def _generate(self, questions: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+        semaphore = asyncio.Semaphore(self._width)
 
         async def one(row: dict[str, Any]) -> tuple[str, str, int]:
-            async with room:
-                wanted = SamplingParams(**sampling(row["num_tokens"]), output_kind=RequestOutputKind.FINAL_ONLY)
+            async with semaphore:
+                params = SamplingParams(**sampling(row["num_tokens"]), output_kind=RequestOutputKind.FINAL_ONLY)
                 self._num_requests += 1
                 prompt = {"type": "token", "prompt_token_ids": row["prompt_token_ids"]}
-                async for output in self._engine.generate(prompt, wanted, str(self._num_requests)):
+                async for output in self._engine.generate(prompt, params, str(self._num_requests)):
                     final = output.outputs[0]
             return row["name"], final.text, len(final.token_ids)
 
-        return await asyncio.gather(*(one(row) for row in asked))
+        return await asyncio.gather(*(one(row) for row in questions))
 
     def close(self) -> None:
         self._engine.shutdown()

@@ -1,4 +1,4 @@
-"""`vllm.LLM.generate` with all prompts at once, in the order of the rows; the rows go to disk at the end."""
+"""`vllm.LLM.generate` with all prompts at once, in the order of the rows; rows are written to disk at the end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Plain:
 
     def run(self, way: str, directory: Path) -> dict[str, Any]:
         self._generate(read(directory / "warm_up.parquet"))
-        asked = read(directory / "questions.parquet")
+        questions = read(directory / "questions.parquet")
         began = time.monotonic()
-        rows = self._generate(asked)
+        rows = self._generate(questions)
         write_rows(directory, way, rows)
         seconds = time.monotonic() - began
-        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
+        check(way, {row["name"]: row["num_tokens"] for row in questions}, {name: count for name, _, count in rows})
         return {
             "began": began,
             "seconds": seconds,
@@ -35,11 +35,11 @@ class Plain:
             "num_tokens": sum(count for _, _, count in rows),
         }
 
-    def _generate(self, asked: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
-        prompts = [{"prompt_token_ids": row["prompt_token_ids"]} for row in asked]
-        wanted = [SamplingParams(**sampling(row["num_tokens"])) for row in asked]
-        outputs = [each.outputs[0] for each in self._llm.generate(prompts, wanted, use_tqdm=False)]
-        return [(row["name"], out.text, len(out.token_ids)) for row, out in zip(asked, outputs, strict=True)]
+    def _generate(self, questions: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+        prompts = [{"prompt_token_ids": row["prompt_token_ids"]} for row in questions]
+        params = [SamplingParams(**sampling(row["num_tokens"])) for row in questions]
+        outputs = [each.outputs[0] for each in self._llm.generate(prompts, params, use_tqdm=False)]
+        return [(row["name"], out.text, len(out.token_ids)) for row, out in zip(questions, outputs, strict=True)]
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()

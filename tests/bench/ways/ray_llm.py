@@ -1,7 +1,7 @@
-"""`ray.data.llm`: token ids in, batches of 16, 8 of them at a time, no stage besides the engine's.
+"""`ray.data.llm`: token ids in, batches of 16, 8 of them at a time, no stage except the engine's.
 
-The warm-up's rows go through the same data set first: the others wait in its preprocessing until all of the warm-up
-has come out, and the clock starts as they are let go.
+The rows of the warm-up come first in the same data set. The others wait in its preprocessing until all rows of the
+warm-up are done; the measurement starts when they are released.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class RayLlm:
         ray.data.DataContext.get_current().enable_progress_bars = False
         gate = directory / f"{way}.gate"
         gate.unlink(missing_ok=True)
-        warm_up, asked = read(directory / "warm_up.parquet"), read(directory / "questions.parquet")
+        warm_up, questions = read(directory / "warm_up.parquet"), read(directory / "questions.parquet")
         warm_up = warm_up[: len(warm_up) // BATCH_SIZE * BATCH_SIZE]
-        # Whole batches: a row of the warm-up that shared one with a row that waits would wait with it for ever.
-        blocks = ray.data.from_arrow([*_batches(warm_up, waits=False), *_batches(asked, waits=True)])
+        # Whole batches: a warm-up row in the same batch as a waiting row would wait forever.
+        blocks = ray.data.from_arrow([*_batches(warm_up, waits=False), *_batches(questions, waits=True)])
         try:
             started, found = _answers(self._processor(gate)(blocks), len(warm_up), gate)
             write_rows(directory, way, found)
             ended = time.monotonic()
         finally:
             ray.shutdown()
-        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in found})
+        check(way, {row["name"]: row["num_tokens"] for row in questions}, {name: count for name, _, count in found})
         return {
             "began": started,
             "seconds": ended - started,
@@ -66,7 +66,7 @@ class RayLlm:
             batch_size=BATCH_SIZE,
             max_concurrent_batches=NUM_BATCHES,
             concurrency=1,
-            # It asks Ray for a GPU unless it is told what an engine takes.
+            # By default it requests a GPU from Ray.
             placement_group_config=None if ray.cluster_resources().get("GPU") else {"bundle_per_worker": {"CPU": 1}},
             chat_template_stage=False,
             tokenize_stage=False,
@@ -76,7 +76,7 @@ class RayLlm:
         return build_processor(
             config,
             preprocess=Waiting(str(gate)),
-            postprocess=_wanted,
+            postprocess=_result,
             preprocess_map_kwargs={"num_cpus": 0.1, "concurrency": 1},
             postprocess_map_kwargs={"num_cpus": 0.1},
         )
@@ -86,7 +86,7 @@ class RayLlm:
 
 
 class Waiting:
-    """Makes a request of a row; one that waits is not handed on before the gate is there."""
+    """Makes a request from a row; a waiting row is held back until the gate file exists."""
 
     def __init__(self, gate: str) -> None:
         self._gate = gate
@@ -98,9 +98,9 @@ class Waiting:
 
 
 def _answers(answered: Any, num_warm_up: int, gate: Path) -> tuple[float, list[tuple[str, str, int]]]:
-    """Open the gate after the warm-up; return when that was, and the rows asked after it."""
+    """Create the gate file after the warm-up; return the time of that, and the rows generated after it."""
     num_warm, found, started = 0, [], 0.0
-    # Without a prefetch: it would hold the warm-up's last rows back until others come.
+    # No prefetch: it would hold back the last rows of the warm-up until others arrive.
     done = answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for row in (row for block in done for row in block.to_pylist()):
         if row["waits"]:
@@ -118,7 +118,7 @@ def _batches(rows: list[dict[str, Any]], *, waits: bool) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist([{**row, "waits": waits} for row in rows[first : first + BATCH_SIZE]])
 
 
-def _wanted(row: dict[str, Any]) -> dict[str, Any]:
+def _result(row: dict[str, Any]) -> dict[str, Any]:
     names = ("name", "waits", "num_generated_tokens")
     return {**{name: row[name] for name in names}, "text": row["generated_text"]}
 

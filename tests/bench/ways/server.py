@@ -1,8 +1,8 @@
-"""vLLM's API server on loopback, asked over HTTP: one request at a time, or 64 at once.
+"""vLLM's API server on loopback, over HTTP: one request at a time, or 64 at once.
 
-The client is as light as a client can be (aiohttp, kept connections, token ids in), so that what is measured is the
-server. One at a time is how a harness at batch size 1 asks; it would take too long for all rows, so it gets a few
-others with the same spread of lengths.
+The client is as light as possible (aiohttp, persistent connections, token ids in), so that the server is measured. One
+request at a time is how a harness at batch size 1 works; it would take too long for all rows, so it gets a few other
+questions with the same distribution of lengths.
 """
 
 from __future__ import annotations
@@ -35,51 +35,51 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-        words += ["--port", str(self._port), "--disable-log-stats", "--disable-uvicorn-access-log"]
-        words += ["--served-model-name", "bench", *_flags(engine_arguments(config))]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+        command += ["--port", str(self._port), "--disable-log-stats", "--disable-uvicorn-access-log"]
+        command += ["--served-model-name", "bench", *_flags(engine_arguments(config))]
         self._process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+            command, stdin=subprocess.DEVNULL, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
         )
         self._wait()
         self.engine_start_s = time.monotonic() - began
 
     def run(self, way: str, directory: Path) -> dict[str, Any]:
         at_once = AT_ONCE[way]
-        asked, warm_up = read(directory / "questions.parquet"), read(directory / "warm_up.parquet")
+        questions, warm_up = read(directory / "questions.parquet"), read(directory / "warm_up.parquet")
         if at_once == 1:
-            asked, warm_up = read(directory / "alone.parquet"), warm_up[:4]
-        began, seconds, rows = asyncio.run(self._measure(way, directory, warm_up, asked, at_once))
-        check(way, {row["name"]: row["num_tokens"] for row in asked}, {name: count for name, _, count in rows})
+            questions, warm_up = read(directory / "alone.parquet"), warm_up[:4]
+        began, seconds, rows = asyncio.run(self._measure(way, directory, warm_up, questions, at_once))
+        check(way, {row["name"]: row["num_tokens"] for row in questions}, {name: count for name, _, count in rows})
         num_tokens = sum(count for _, _, count in rows)
         return {"began": began, "seconds": seconds, "num_rows": len(rows), "num_tokens": num_tokens}
 
     async def _measure(
-        self, way: str, directory: Path, warm_up: list[dict[str, Any]], asked: list[dict[str, Any]], at_once: int
+        self, way: str, directory: Path, warm_up: list[dict[str, Any]], questions: list[dict[str, Any]], at_once: int
     ) -> tuple[float, float, list[tuple[str, str, int]]]:
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=at_once)) as session:
             await self._generate(session, warm_up, at_once)
             began = time.monotonic()
-            rows = await self._generate(session, asked, at_once)
+            rows = await self._generate(session, questions, at_once)
             write_rows(directory, way, rows)
             return began, time.monotonic() - began, rows
 
     async def _generate(
-        self, session: aiohttp.ClientSession, asked: list[dict[str, Any]], at_once: int
+        self, session: aiohttp.ClientSession, questions: list[dict[str, Any]], at_once: int
     ) -> list[tuple[str, str, int]]:
-        room = asyncio.Semaphore(at_once)
+        semaphore = asyncio.Semaphore(at_once)
         url = f"http://127.0.0.1:{self._port}/v1/completions"
 
         async def one(row: dict[str, Any]) -> tuple[str, str, int]:
             body = {"model": "bench", "prompt": row["prompt_token_ids"], **sampling(row["num_tokens"])}
-            async with room, session.post(url, json=body) as response:
+            async with semaphore, session.post(url, json=body) as response:
                 answer = await response.json()
                 if response.status != 200:
                     raise RuntimeError(f"the server says {response.status}: {answer}")
             return row["name"], answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
 
-        return await asyncio.gather(*(one(row) for row in asked))
+        return await asyncio.gather(*(one(row) for row in questions))
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
@@ -100,11 +100,11 @@ class Server:
 
 
 def _flags(arguments: dict[str, Any]) -> list[str]:
-    words = []
+    flags = []
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
-        words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
-    return words
+        flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    return flags
 
 
 def start(config: Config) -> Server:

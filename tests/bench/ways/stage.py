@@ -1,8 +1,8 @@
-"""The pipeline's generate stage over a real prompts stage, on Ray, to completions/ published.
+"""The pipeline's generate stage on Ray, from a real prompts artifact to the published completions/.
 
-The engine's end is not counted, as little as its start; all else is, from the first row's request: what Ray Data and
-the journals take, the words between driver and worker, the compaction into completions/. Rows come to the replica while
-its engine warms up; a single replica takes all of a round's by then.
+The engine's start and shutdown are not counted. Everything else from the first row's request is: Ray Data, the
+journals, the messages between driver and replica, the compaction into completions/. Rows reach the replica while its
+engine warms up; by then a single replica has all rows of a round.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
 
-class Artifact:
+class GenerateStage:
     engine_start_s = None
 
     def __init__(self, config: Config) -> None:
         self._config = replace(config, reasoning_parser="qwen3")
 
     def run(self, way: str, directory: Path) -> dict[str, Any]:
-        asked = read(directory / "questions.parquet")
+        questions = read(directory / "questions.parquet")
         run = ArtifactStore.open(str(directory / f"run={way}"))
         run.remove()
         run.create()
         prompts = _publish_prompts(directory, run)
-        lengths = _lengths(prompts, asked) if way == "history" else None
+        lengths = _lengths(prompts, questions) if way == "history" else None
         times = directory / f"{way}.json"
         factory = ForcedFactory(VllmFactory(self._config), directory, times)
         with cluster(self._config) as placement:
@@ -53,7 +53,7 @@ class Artifact:
         found = json.loads(times.read_text(encoding="utf-8"))
         completions = run.require_artifact("completions", COMPLETION_SCHEMA).dataset().to_table().to_pylist()
         counts = {f"{row['task']}/{row['split']}/{row['id']}": row["num_output_tokens"] for row in completions}
-        check(way, {row["name"]: row["num_tokens"] for row in asked}, counts)
+        check(way, {row["name"]: row["num_tokens"] for row in questions}, counts)
         assert len(made.engine) == 1, made
         return {
             "began": found["started"],
@@ -70,18 +70,18 @@ class Artifact:
 
 
 def _publish_prompts(directory: Path, run: ArtifactStore) -> pa.Table:
-    """Give the run the round's prompts stage and return it, sorted by id as a run's is."""
+    """Publish the round's prompts in the run, sorted by id as a run's are, and return them."""
     prompts = (
         ArtifactStore.open(str(directory)).require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table().sort_by("id")
     )
-    with run.publish("prompts", PROMPT_SCHEMA) as stage:
-        stage.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])
+    with run.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parquet("task=bench/split=test/part-00000.parquet", PROMPT_SCHEMA, [prompts])
     return prompts
 
 
-def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
-    """Return what an earlier run would tell of the completions' lengths."""
-    tokens = {int(row["name"].rpartition("/")[2]): row["num_tokens_before"] for row in asked}
+def _lengths(prompts: pa.Table, questions: list[dict[str, Any]]) -> Lengths:
+    """Return the length estimates that a past run would give."""
+    tokens = {int(row["name"].rpartition("/")[2]): row["num_tokens_before"] for row in questions}
     before = pa.table({"sha": prompts["prompt_sha256"], "tokens": [tokens[key] for key in prompts["id"].to_pylist()]})
     with query.connection() as database:
         database.register("before", before)
@@ -90,6 +90,6 @@ def _lengths(prompts: pa.Table, asked: list[dict[str, Any]]) -> Lengths:
     return replace(length_estimates.none(), run_id="earlier", by_prompt=by_prompt)
 
 
-def start(config: Config) -> Artifact:
+def start(config: Config) -> GenerateStage:
     os.chdir(ROOT)
-    return Artifact(config)
+    return GenerateStage(config)

@@ -1,7 +1,7 @@
-"""The demo's tasks as the harness runs them: prompt and metrics written from the benchmark's rules.
+"""The demo's tasks for lm-evaluation-harness: prompts and metrics, implemented from the benchmark's rules.
 
-Nothing of the pipeline is imported: lm-evaluation-harness loads this file in an environment of its own, so that what
-the two agree on is no accident of shared code.
+The file imports nothing of the pipeline: the harness loads it in its own environment, so that agreement between the two
+cannot come from shared code.
 """
 
 import re
@@ -19,28 +19,28 @@ def without_meta(doc):
 
 
 def left_stripped(responses, docs):  # noqa: ARG001
-    """Return each question's first response as it is scored; one without content is None and becomes empty."""
+    """Return each question's first response without leading white space; None (no content) becomes empty."""
     return [(each[0] or "").lstrip() for each in responses]
 
 
 def score(doc, results):
-    gold, given = squad_words(doc["outputs"]), squad_words(results[0])
-    return {"em": float(gold == given), "f1": overlap(gold, given)}
+    gold, predicted = squad_tokens(doc["outputs"]), squad_tokens(results[0])
+    return {"em": float(gold == predicted), "f1": overlap(gold, predicted)}
 
 
-def squad_words(text):
+def squad_tokens(text):
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(NO_PUNCTUATION)).split()
 
 
-def overlap(gold, given):
-    if not gold or not given:
-        return float(gold == given)
+def overlap(gold, predicted):
+    if not gold or not predicted:
+        return float(gold == predicted)
     left = list(gold)
-    for word in given:
-        if word in left:
-            left.remove(word)
+    for token in predicted:
+        if token in left:
+            left.remove(token)
     num_common = len(gold) - len(left)
     if num_common == 0:
         return 0.0
-    precision, recall = num_common / len(given), num_common / len(gold)
+    precision, recall = num_common / len(predicted), num_common / len(gold)
     return 2 * precision * recall / (precision + recall)

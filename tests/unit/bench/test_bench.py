@@ -1,4 +1,4 @@
-"""What the bench makes of its measurements, and the lengths that it forces; no time is asserted."""
+"""The bench's summaries of its measurements, and the lengths that it forces. No time is asserted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measured(way: str, number: int, seconds: float, *, size: str = "demo", num_t
 
 
 def test_a_ratio_is_the_median_of_the_ratios_within_each_round() -> None:
-    """A round in which everything was slow counts like the others."""
+    """A slow round has the same weight as the others."""
     found = [measured("plain", number, seconds) for number, seconds in enumerate((10.0, 40.0, 10.0))]
     found += [measured("pipeline", number, seconds) for number, seconds in enumerate((8.0, 20.0, 20.0))]
     summary = {each.way: each for each in summarize(found)}["pipeline"]
@@ -63,13 +63,13 @@ def test_a_ratio_is_unknown_where_plain_vllm_was_not_run() -> None:
     assert targets([summary]) == []
 
 
-def test_what_is_not_spent_in_steps_is_the_ways_own() -> None:
+def test_time_outside_of_steps_is_attributed_to_the_way() -> None:
     (summary,) = summarize([measured("plain", number, seconds) for number, seconds in enumerate((10.0, 40.0, 20.0))])
     assert (summary.num_steps, summary.step_ms, summary.outside_s) == (100, pytest.approx(160), pytest.approx(2.0))
 
 
-def test_only_the_steps_within_the_time_are_counted(tmp_path: Path) -> None:
-    """The meter writes as vLLM's worker calls it; a warm-up's steps are before, another round's after."""
+def test_only_steps_within_the_interval_are_counted(tmp_path: Path) -> None:
+    """The meter is called as vLLM's worker calls it, with a step before the interval and one after it."""
     environment = metered({"PYTHONPATH": "/here"}, tmp_path / "steps")
     assert environment == {"PYTHONPATH": f"{METER}{os.pathsep}/here", "BENCH_STEPS": str(tmp_path / "steps")}
     meter, times = Meter(environment["BENCH_STEPS"]), []
@@ -96,7 +96,7 @@ def test_sizes_are_not_mixed() -> None:
     ]
 
 
-def test_each_promise_is_met_or_missed_by_what_was_measured() -> None:
+def test_each_target_is_met_or_missed_according_to_the_measurements() -> None:
     seconds = {
         "plain": 10.0,
         "pipeline": 10.6,
@@ -118,7 +118,7 @@ def test_each_promise_is_met_or_missed_by_what_was_measured() -> None:
     }
 
 
-def test_the_table_and_the_json_hold_every_way_that_was_run() -> None:
+def test_the_table_and_the_json_contain_every_measured_way() -> None:
     found = [measured(way, 0, 10.0) for way in WAYS]
     text = table(summarize(found))
     assert all(name in text for name in WAYS.values())
@@ -138,27 +138,29 @@ def test_lengths_are_lognormal_and_within_their_bounds(size: object) -> None:
     assert mean(found) == pytest.approx(size.median_tokens * math.exp(size.sigma**2 / 2), rel=0.1)
 
 
-def test_words_make_the_bench_smaller_and_the_rest_goes_to_the_pipeline() -> None:
+def test_arguments_reduce_the_bench_and_other_overrides_reach_the_pipeline() -> None:
     bench = parse(["rounds=1", "sizes=demo", "num_questions=20", "only=plain,pipeline", "engine.max_num_seqs=8"])
     assert [(size.name, size.num_questions) for size in bench.sizes] == [("demo", 20)]
     assert (bench.ways, bench.rounds) == (("plain", "pipeline"), 1)
     assert bench.config(bench.sizes[0]).engine.max_num_seqs == 8
 
 
-def test_a_promise_beside_another_way_is_held_to_the_median_within_rounds() -> None:
+def test_a_target_relative_to_another_way_uses_the_median_of_ratios_within_rounds() -> None:
     found = [measured("pipeline", number, seconds) for number, seconds in enumerate((10.0, 30.0, 10.0))]
     found += [measured("server_64", number, seconds) for number, seconds in enumerate((11.0, 33.0, 8.0))]
     (target,) = targets(summarize(found))
     assert (target.value, target.is_met) == (pytest.approx(1.1), True)
 
 
-@pytest.mark.parametrize("word", ["only=plane", "sizes=huge", "num_qestions=3", "rounds=0", "rounds=x", "sigma=wide"])
-def test_a_word_that_is_not_known_is_refused(word: str) -> None:
-    with pytest.raises(ConfigError, match=word.split("=")[0]):
-        parse([word])
+@pytest.mark.parametrize(
+    "argument", ["only=plane", "sizes=huge", "num_qestions=3", "rounds=0", "rounds=x", "sigma=wide"]
+)
+def test_an_unknown_argument_is_rejected(argument: str) -> None:
+    with pytest.raises(ConfigError, match=argument.split("=")[0]):
+        parse([argument])
 
 
-def test_the_picture_shows_every_way_with_a_ratio(tmp_path: Path) -> None:
+def test_the_plot_shows_every_way_with_a_ratio(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from bench.plot import plot
 
@@ -167,19 +169,19 @@ def test_the_picture_shows_every_way_with_a_ratio(tmp_path: Path) -> None:
     assert all(name in text for name in WAYS.values())
 
 
-def test_the_questions_stand_in_the_order_in_which_the_stage_starts_them(tmp_path: Path) -> None:
+def test_questions_are_in_the_order_in_which_the_generate_stage_starts_them(tmp_path: Path) -> None:
     texts = ["б" * 9, "а" * 30, "а" * 9, "в" * 20]
     prompts = [make_prompt(number, question=text) for number, text in enumerate(texts)]
     run = ArtifactStore.open(str(tmp_path / "run"))
     publish_prompts(run, prompts)
-    stage = run.require_artifact("prompts", PROMPT_SCHEMA)
-    work = write_work(run, stage, [], 1)
+    artifact = run.require_artifact("prompts", PROMPT_SCHEMA)
+    work = write_work(run, artifact, [], 1)
     started = [row["id"] for name in work.files for row in pq.read_table(run.path(name)).to_pylist()]
     table = to_table([replace(each, num_prompt_tokens=len(each.messages)) for each in prompts], PROMPT_SCHEMA)
     assert as_started(table)["id"].to_pylist() == started == [1, 3, 0, 2]
 
 
-def test_a_promise_says_which_way_it_is_kept() -> None:
+def test_a_target_prints_whether_it_is_a_minimum_or_a_maximum() -> None:
     most = Target(size="growth", what="memory", value=1.31, wanted=1.3, is_most=True)
     assert str(most) == "growth: memory = 1.31, wanted at most 1.3: MISSED"
     least = Target(size="score", what="rows/s", value=37_347.4, wanted=20_000)
@@ -190,7 +192,7 @@ def test_a_promise_says_which_way_it_is_kept() -> None:
     ("peaks", "met"),
     [({100_000: 700, 1_000_000: 900}, [True]), ({100_000: 700, 1_000_000: 920}, [False]), ({100_000: 700}, [])],
 )
-def test_growth_is_judged_where_both_sizes_were_run(peaks: dict[int, int], met: list[bool]) -> None:
+def test_growth_has_a_target_only_if_both_sizes_were_run(peaks: dict[int, int], met: list[bool]) -> None:
     results = [{"rows": rows, "driver_mb": {"peak": peak}} for rows, peak in peaks.items()]
     assert [each.is_met for each in growth.targets(results)] == met
 

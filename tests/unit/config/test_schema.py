@@ -1,4 +1,4 @@
-"""Configurations compose, and whatever is wrong with one is a line that names the key, the value and the mend."""
+"""Configurations compose, and every error is one line that names the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -88,15 +88,15 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_a_wrong_word_is_one_line(words: list[str], line: str) -> None:
+@pytest.mark.parametrize(("arguments", "line"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_an_invalid_argument_is_reported_in_one_line(arguments: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line) as caught:
-        compose(words)
+        compose(arguments)
     assert "\n" not in str(caught.value)
 
 
 def fields_of(section: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    """Return every field below a configuration, with its full key."""
+    """Yield every field of a configuration and its sections, with its full key."""
     for item in fields(section):
         name, value = prefix + item.name, getattr(section, item.name)
         if is_dataclass(value):
@@ -108,7 +108,7 @@ def fields_of(section: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]
 
 
 def outside(bound: str, limit: Any, whole: bool) -> Any:
-    """Return the value next to a bound that it does not let pass."""
+    """Return the nearest value that violates a bound."""
     match bound:
         case "at_least":
             return limit - 1 if whole else math.nextafter(limit, -math.inf)
@@ -150,7 +150,7 @@ def test_every_number_has_a_bound_and_every_bound_is_tested() -> None:
     assert SATISFIES["at_most"](1, 1)
 
 
-def test_mera_is_the_reference_run() -> None:
+def test_conf_mera_is_the_reference_run() -> None:
     config = compose(["conf=mera"])
     assert list(config.active_tasks) == ["agro_bench", "aqua_bench", "med_bench"]
     assert (config.seed, config.splits) == (1234, ("train", "test"))
@@ -159,25 +159,25 @@ def test_mera_is_the_reference_run() -> None:
         "bfloat16",
         262144,
     )
-    wanted = config.generation
-    assert (wanted.do_sample, wanted.until, wanted.max_gen_toks) == (False, ("<|im_end|>",), 10000)
+    generation = config.generation
+    assert (generation.do_sample, generation.until, generation.max_gen_toks) == (False, ("<|im_end|>",), 10000)
     assert (config.prompt.template_kwargs, config.reasoning_parser) == ({"enable_thinking": True}, "qwen3")
     assert (config.engine.replicas, config.engine.tensor_parallel_size) == (8, 1)
     assert config.engine.extra["language_model_only"] is True
-    said = config.submission
-    assert (said.team, said.mera_version, said.describes) == ("MERA", "v1.0.0", config.model.path)
+    submission = config.submission
+    assert (submission.team, submission.mera_version, submission.describes) == ("MERA", "v1.0.0", config.model.path)
     assert config.tasks["med_bench"].strip
     assert config.tasks["med_bench"].prompt_fields == ("inputs",)
 
 
-def test_a_word_for_a_text_key_is_taken_as_it_is() -> None:
-    for word in ("0123", "1e3", "1_0", "2026-11-21", "true"):
-        assert compose(["conf=demo", f"run_id={word}"]).run_id == word
+def test_the_value_of_a_text_key_is_taken_literally() -> None:
+    for text in ("0123", "1e3", "1_0", "2026-11-21", "true"):
+        assert compose(["conf=demo", f"run_id={text}"]).run_id == text
     assert compose(["conf=demo", "tasks.agro_bench.revision=123e4"]).tasks["agro_bench"].revision == "123e4"
     assert compose(["conf=demo", "model.revision=null"]).model.revision is None
 
 
-def test_one_task_can_be_run_alone() -> None:
+def test_only_selects_one_task() -> None:
     assert list(compose(["conf=mera", "only=[med_bench]"]).active_tasks) == ["med_bench"]
 
 
@@ -186,11 +186,11 @@ def test_every_run_command_of_the_readme_resolves() -> None:
     lines = [line.split("#")[0] for line in text.splitlines() if "-m pipeline.run conf=" in line]
     assert len(lines) >= 7
     for line in lines:
-        words = line.split("pipeline.run", 1)[1].split()
-        place(compose(words), [{"Alive": True, "Resources": {"GPU": 8.0}}])
+        arguments = line.split("pipeline.run", 1)[1].split()
+        place(compose(arguments), [{"Alive": True, "Resources": {"GPU": 8.0}}])
 
 
-def test_the_announced_tasks_are_one_switch_away() -> None:
+def test_announced_true_adds_the_announced_tasks() -> None:
     config = compose(["conf=mera", "announced=true"])
     assert len(config.active_tasks) == 11
     assert config.active_tasks["etmlu_bench"].train_split == "dev"
@@ -207,7 +207,7 @@ def test_conf_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.Mo
     assert origins(["conf=demo"])["generation.max_gen_toks"] == "conf/demo.yaml"
 
 
-def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
+def test_circular_bases_are_reported_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "round.yaml"
     file.write_text(f"base: [{file}]\n")
     with pytest.raises(ConfigError, match="base: goes round in a circle"):
@@ -223,13 +223,13 @@ def test_a_base_that_goes_round_is_one_line(tmp_path: Path) -> None:
         ("base: [demo]\nrun_id: ${\n", "bad.yaml: run_id: no viable alternative"),
     ],
 )
-def test_a_broken_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+def test_an_invalid_file_is_reported_in_one_line(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=line):
         compose([f"conf={tmp_path}/bad.yaml"])
 
 
-def test_what_a_run_records_reads_back_the_same() -> None:
+def test_a_recorded_configuration_loads_unchanged() -> None:
     config = compose(["conf=mera", "engine.extra.nested={a: [1, x]}"])
     assert load(dump(config), "config.yaml") == config
 
@@ -240,8 +240,8 @@ def test_every_key_is_described() -> None:
 
 
 def test_each_value_has_an_origin() -> None:
-    words = ["conf=demo", "seed=8", "engine.extra.max_num_batched_tokens=512", "tasks.agro_bench.revision=v1"]
-    found, values = origins(words), flat(asdict(compose(words)))
+    arguments = ["conf=demo", "seed=8", "engine.extra.max_num_batched_tokens=512", "tasks.agro_bench.revision=v1"]
+    found, values = origins(arguments), flat(asdict(compose(arguments)))
     for name, value, origin in (
         ("conf", "demo", "command line"),
         ("seed", 8, "command line"),
