@@ -1,0 +1,68 @@
+"""CONTRIBUTING.md and docs/ name only modules and make targets that exist, and CONTRIBUTING.md stays short."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from builders import ROOT
+
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+DOCUMENTS = [CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
+MODULE = re.compile(r"[\w./-]+\.py\b")
+
+
+def sections(document: Path) -> tuple[str, str]:
+    """Return the section "The tree" of a document, and the rest of it."""
+    before, _, after = document.read_text(encoding="utf-8").partition("\n## The tree\n")
+    tree, heading, rest = after.partition("\n## ")
+    return tree, before + heading + rest
+
+
+def listed(tree: str) -> tuple[set[str], set[str]]:
+    """Return the directories and the modules of an indented tree, as paths from its root.
+
+    A line whose first word ends in / opens a directory for the modules on it and on the lines that are indented deeper.
+    """
+    directories: set[str] = set()
+    modules: set[str] = set()
+    parents: dict[int, str] = {}
+    for line in tree.splitlines():
+        if not line.startswith("    "):
+            continue
+        indent = len(line) - len(line.lstrip())
+        parents = {column: path for column, path in parents.items() if column < indent}
+        first = line.split()[0]
+        if first.endswith("/"):
+            parents[indent] = "".join([*list(parents.values())[-1:], first])
+            directories.add(parents[indent])
+        modules |= {list(parents.values())[-1] + name for name in MODULE.findall(line)}
+    return directories, modules
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_module_that_a_document_names_exists(document: Path) -> None:
+    tree, rest = sections(document)
+    _, modules = listed(tree)
+    prose = "\n".join([rest, *(line for line in tree.splitlines() if not line.startswith("    "))])
+    named = modules | set(MODULE.findall(prose))
+    assert named
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
+def test_the_tree_has_a_caption_for_every_package() -> None:
+    directories, _ = listed(sections(CONTRIBUTING)[0])
+    packages = {f"{file.parent.relative_to(ROOT)}/" for file in (ROOT / "pipeline").rglob("__init__.py")}
+    assert directories == packages
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
+    named = set(re.findall(r"(?m)(?:^ {4}|`)make ([a-z]+)", document.read_text(encoding="utf-8")))
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert named <= targets
+
+
+def test_the_contributors_page_is_under_100_lines() -> None:
+    assert len(CONTRIBUTING.read_text(encoding="utf-8").splitlines()) < 100
