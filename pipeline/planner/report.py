@@ -174,7 +174,7 @@ def _scaled(number: float, digits: int, giga: str = "B") -> str:
 
 
 def _advise(found: list[Plan], unlimited: Plan, config: Config, console: Console) -> None:
-    """Print the fastest plan with the configuration's slots, that without a limit, and how the configuration compares."""
+    """Print the fastest plan with the configuration's slots, that without limit, and how the configuration compares."""
     best, slots = found[0], config.engine.max_num_seqs
     lines = [f"fastest with engine.max_num_seqs={slots}: {_settings(best)}"]
     if unlimited.wall_s < WORTH_REPORTING * best.wall_s:
