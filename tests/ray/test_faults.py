@@ -30,7 +30,7 @@ def placement() -> Iterator[Placement]:
 
 
 def test_one_poison_row_among_200_fails_and_no_other_row_is_lost(run_with_prompts: Make, placement: Placement) -> None:
-    """It crashes among 64 rows, among 8, twice in isolation. The delays before restarts, 1 + 2 + 4 + 8 s, take the time."""
+    """It crashes among 64 rows, among 8, twice in isolation. The restart delays, 1 + 2 + 4 + 8 s, take the time."""
     prompts = [make_prompt(number) for number in range(200)]
     prompts[77] = make_prompt(77, question="EXIT")
     run, config = run_with_prompts(prompts), settings("engine.endpoint.concurrency=64")
