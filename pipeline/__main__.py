@@ -9,10 +9,10 @@ from pipeline.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
-    """Refuse whatever is not a request for help or for the version.
+    """Reject any argument: `command` has already answered requests for help and for the version.
 
     Raises:
-        ConfigError: Always; the message has the nearest command.
+        ConfigError: Always; the message suggests the closest command.
     """
     (name,) = get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.5) or ["<command>"]
     raise ConfigError(f"{arguments[0]!r}: write python -m pipeline.{name}; the commands are {', '.join(COMMANDS)}")

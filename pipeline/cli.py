@@ -1,6 +1,6 @@
-"""The command line: one table of every command's arguments. Parsing, `--help` and the messages come from it.
+"""The command line: one table of every command's arguments, from which parsing, help and error messages derive.
 
-Nothing heavy is imported here: help and errors appear at once.
+This module imports nothing heavy, so that help and errors print at once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 class Argument:
     """One `name=value` argument of a command.
 
-    `value` is the noun for its value, and `example` one of its values where that is a text. `key` is its name in what
-    `parse` returns, by default `name`. With `when`, it is taken only while that bool argument has that value.
+    `value` is the placeholder for its value in the help, and `example` a value of a text argument. `key` is its key in
+    the values that `parse` returns, by default `name`. With `when`, a pair of a bool argument's name and a value, the
+    argument is accepted only if that bool argument has that value.
     """
 
     name: str
@@ -48,18 +49,18 @@ class Argument:
 
     @property
     def described(self) -> str:
-        """The help with type, default and bounds."""
+        """The help text with type, default and bounds."""
         kind = {str: "text", int: "int", bool: "bool"}[self.type]
         default = str(self.default).lower() if self.type is bool else self.default
         details = [kind if default is None else f"{kind} = {default}"]
         details += [self._bounds] if self._bounds else []
         details += ["required"] if self.required else []
         choices = f", one of {', '.join(self.choices)}" if self.choices else ""
-        return f"{self.help} ({_unbroken(', '.join(details))}{choices})"
+        return f"{self.help} ({_unbreakable(', '.join(details))}{choices})"
 
     @property
     def fix(self) -> str:
-        """What to give in place of a wrong value."""
+        """The fix that an error about the argument proposes."""
         if self.choices:
             return f"there are {', '.join(self.choices)}"
         if self.type is bool:
@@ -74,10 +75,10 @@ class Argument:
         return f"{least} to {self.maximum}" if self.maximum < MAX_INT else least
 
     def convert(self, text: str) -> str | int | bool:
-        """Return the value that a text of the command line stands for.
+        """Return the value that a text of the command line represents.
 
         Raises:
-            ConfigError: It stands for none, or for one out of bounds.
+            ConfigError: The text is not of the argument's type, out of its bounds, or not one of its choices.
         """
         if self.type is bool and text in ("true", "false"):
             return text == "true"
@@ -90,9 +91,9 @@ class Argument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command: what it does, its own arguments, an example, and which keys of the configuration it takes.
+    """A command: its help, its own arguments, an example, and which configuration keys it accepts as overrides.
 
-    `keys` is what those keys begin with: "" for all of them and `conf=`, None for none.
+    `keys` is the prefix of those keys: "" accepts all of them and `conf=`, None accepts none.
     """
 
     help: str
@@ -226,24 +227,24 @@ COMMANDS = {
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of a command's own arguments by their `key`, and all overrides of the configuration.
+    """Return the values of a command's own arguments by their `key`, and the overrides of the configuration.
 
-    An argument that was not given has its default; one whose `when` does not hold is left out.
+    An absent argument has its default; an argument whose `when` does not hold is left out.
 
     Raises:
-        ConfigError: An argument is unknown, missing, given twice, out of bounds, or does not go with the others.
+        ConfigError: An argument is unknown, missing, repeated, out of bounds, or not accepted with the others.
     """
     command = COMMANDS[name]
     own = {argument.name: argument for argument in command.arguments if argument.name != "conf"}
     texts: dict[str, str] = {}
     overrides: list[str] = []
-    for word in arguments:
-        key, separator, text = word.partition("=")
+    for pair in arguments:
+        key, separator, text = pair.partition("=")
         if not (key and separator):
-            raise ConfigError(f"{word!r} is not key=value: write for instance {command.example}")
+            raise ConfigError(f"{pair!r} is not key=value: write for instance {command.example}")
         if key not in own:
-            _require_override(name, word)
-            overrides.append(word)
+            _require_override(name, pair)
+            overrides.append(pair)
         elif key in texts:
             raise ConfigError(f"{key}= is given twice: {own[key].fix}")
         else:
@@ -264,12 +265,12 @@ def _applies(argument: Argument, command: Command, values: dict[str, Any], texts
     """Return whether an argument's `when` holds.
 
     Raises:
-        ConfigError: It does not, and the argument was given.
+        ConfigError: It does not hold, and the argument is present.
     """
     if argument.when is None or values[argument.when[0]] is argument.when[1]:
         return True
-    switch, wanted = argument.when
-    if argument.name in texts and wanted:
+    switch, required = argument.when
+    if argument.name in texts and required:
         raise ConfigError(f"{argument.name}= is a word of the {switch}: give {switch}=true with it")
     if argument.name in texts:
         names = ", ".join(each.name for each in command.arguments if each.when == argument.when)
@@ -277,31 +278,31 @@ def _applies(argument: Argument, command: Command, values: dict[str, Any], texts
     return False
 
 
-def _require_override(name: str, word: str) -> None:
-    """Make sure that a command takes a word as an override of the configuration, as far as its key's first part tells.
+def _require_override(name: str, override: str) -> None:
+    """Check that a command accepts an override of the configuration, by the first part of its key alone.
 
     Raises:
-        ConfigError: It does not; the message has the nearest of its arguments and keys.
+        ConfigError: The command does not; the message suggests the closest of its arguments and keys.
     """
-    command, key = COMMANDS[name], word.partition("=")[0]
+    command, key = COMMANDS[name], override.partition("=")[0]
     names, keys = [each.name for each in command.arguments], [known for known, *_ in _keys(command)]
     if key in names or key.partition(".")[0] in {known.partition(".")[0] for known in keys}:
         return
     what = f"only keys of {command.keys.rstrip('.')} can be given" if command.keys else f"{name} has no argument {key}="
     near = difflib.get_close_matches(key, [*names, *keys], n=1, cutoff=0.5)
     hint = f". Did you mean: {near[0]!r}?" if near else f": write for instance {command.example}"
-    raise ConfigError(f"{word!r}: {what}{hint}")
+    raise ConfigError(f"{override!r}: {what}{hint}")
 
 
 def _keys(command: Command) -> list[tuple[str, str, str, str]]:
-    """Return (key, type, default, meaning) of the configuration's keys that a command takes besides `conf`."""
+    """Return (key, type, default, meaning) of the configuration keys that a command accepts, without `conf`."""
     return [
         row for row in describe() if command.keys is not None and row[0].startswith(command.keys) and row[0] != "conf"
     ]
 
 
 WIDTH, MAX_LEFT = 110, 36
-"""Columns of the help, and of its left column at most."""
+"""Width of the help in characters, and maximum width of its left column."""
 
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -309,11 +310,11 @@ HELP_ARGUMENTS = {"-h", "--help", "help"}
 
 
 def help_text(name: str) -> str:
-    """Return the help of a command; the list of all commands where the name is none of a command."""
+    """Return the help of a command, or the list of all commands if none has this name."""
     if name not in COMMANDS:
         groups = [("commands", [(each, command.help) for each, command in COMMANDS.items()])]
         end = "python -m pipeline.<command> --help lists a command's arguments, --version prints the version."
-        return "\n".join(["usage: python -m pipeline.<command> name=value ...", *_laid_out(groups), "", end])
+        return "\n".join(["usage: python -m pipeline.<command> name=value ...", *_format_groups(groups), "", end])
     command = COMMANDS[name]
     usages = [
         f"{each.name}=<{each.value}>" if each.required else f"[{each.name}=<{each.value}>]"
@@ -328,11 +329,11 @@ def help_text(name: str) -> str:
     )
     lines = [*usage, "", f"{name}: {command.help}", "", f"for instance: python -m pipeline.{name} {command.example}"]
     others = ", ".join(each for each in COMMANDS if each != name)
-    return "\n".join([*lines, *_laid_out(_groups(command)), "", f"other commands: {others} (python -m pipeline)"])
+    return "\n".join([*lines, *_format_groups(_groups(command)), "", f"other commands: {others} (python -m pipeline)"])
 
 
 def _groups(command: Command) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the arguments and keys of a command in groups with titles, as rows of two columns."""
+    """Return the titled groups of a command's arguments and keys, each with its rows of two columns."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for argument in command.arguments:
         each = argument
@@ -343,12 +344,12 @@ def _groups(command: Command) -> list[tuple[str, list[tuple[str, str]]]]:
     for key, kind, default, meaning in _keys(command):
         head, _, rest = key.partition(".")
         title = f"keys {head}.*" if rest else "keys of the configuration"
-        groups.setdefault(title, []).append((key, f"{meaning} {_unbroken(f'({kind} = {default})')}"))
+        groups.setdefault(title, []).append((key, f"{meaning} {_unbreakable(f'({kind} = {default})')}"))
     return list(groups.items())
 
 
-def _laid_out(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> list[str]:
-    """Return the lines of all groups; the right column is wrapped."""
+def _format_groups(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> list[str]:
+    """Return the lines of all groups in two columns, of which the right one is wrapped."""
     left = min(max(len(name) for _, rows in groups for name, _ in rows), MAX_LEFT)
     lines: list[str] = []
     for title, rows in groups:
@@ -359,34 +360,37 @@ def _laid_out(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> list[s
     return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
 
 
-def _unbroken(text: str) -> str:
-    """Return a text that `_laid_out` keeps on one line."""
+def _unbreakable(text: str) -> str:
+    """Return a text that `_format_groups` keeps on one line."""
     return text.replace(" ", NO_BREAK_SPACE)
 
 
 def command(main: Callable[[list[str]], None]) -> int:
-    """Run a command's `main` on the arguments of the command line and return the exit code.
+    """Run a command's `main` with the arguments of the command line and return the exit code.
 
-    An error that the user can meet becomes one line; any other keeps its traceback. When nobody reads standard output
-    any more, as after `| head`, the command ends silently, with 1.
+    A `PipelineError` is printed as one line; any other exception keeps its traceback. When the reader of standard
+    output is gone, as after `| head`, the command ends silently with exit code 1.
     """
     try:
         code = _run(main, sys.argv[1:])
-        if sys.stdout is not None:  # it may have been closed before we began
+        if sys.stdout is not None:  # None if it was closed before the start
             sys.stdout.flush()
     except BrokenPipeError:
         if not _is_unread():
             raise
-        # "Note on SIGPIPE" of the standard library's module signal: what is left is flushed at exit, to nobody.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        # "Note on SIGPIPE" of the standard library's module signal: the flush at exit must not fail once more.
+        devnull = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+            os.dup2(devnull, stream.fileno())
         return 1
     return code
 
 
 def _is_unread() -> bool:
-    """Return whether standard output or error is a pipe whose reader is gone; sockets of a run break as well."""
+    """Return whether standard output or error is a pipe whose reader is gone.
+
+    A `BrokenPipeError` may also come from a socket of the run.
+    """
     poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
         poll.register(stream.fileno(), 0)

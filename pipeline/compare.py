@@ -16,9 +16,9 @@ def main(arguments: list[str]) -> None:
     """Compare the runs that `base=` and `new=` name.
 
     Raises:
-        ConfigError: An argument is unknown, missing or given twice.
+        ConfigError: An argument is unknown, missing or repeated.
         RunError: There is no such run, one is not complete, or their questions differ.
-        DataError: A file of theirs is damaged.
+        DataError: A file of one of them is damaged.
     """
     own, _ = parse("compare", arguments)
     from pipeline.comparison.compare_runs import compare_directories

@@ -1,4 +1,4 @@
-"""Make the leaderboard's archive of a complete run again, and everything else that is published of a run.
+"""Rebuild the leaderboard archive of a complete run, and everything else that a run publishes.
 
 python -m pipeline.pack run=outputs/run=2026-11-21 [submission.mode=extracted] submission.key=value ...
 """
@@ -9,7 +9,7 @@ from pipeline.cli import command, parse
 
 
 def main(arguments: list[str]) -> None:
-    """Pack the run that `run=<directory>` names; arguments `submission.<key>=<value>` override what it recorded.
+    """Pack the run that `run=<directory>` names; arguments `submission.<key>=<value>` override the recorded ones.
 
     Raises:
         ConfigError: An argument is wrong, or a task has no submission_name.

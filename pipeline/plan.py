@@ -1,9 +1,9 @@
-"""Show how to spread a model over GPUs, before any is rented.
+"""Show how to spread a model over GPUs, from its config.json alone.
 
 python -m pipeline.plan conf=mera [gpu=A100-SXM4-80GB] [gpus=8] [output_tokens=2000] key=value ...
 
-In: a configuration, of whose model only config.json is read, and what to plan for. Out: a table on the terminal, a row
-for each tensor parallel size, the fastest first.
+In: a configuration, and the GPUs and the workload to plan for. Out: a table on the terminal, a row for each tensor
+parallel size, the fastest first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: An argument is wrong, or the model fits on no group of the GPUs.
-        ModelError: The model cannot be had, or its config.json does not give its shape.
+        ModelError: The model cannot be found or downloaded, or its config.json does not give its shape.
     """
     own, overrides = parse("plan", arguments)
     config = compose(overrides)

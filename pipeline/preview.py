@@ -3,8 +3,9 @@
 python -m pipeline.preview conf=mera [task=med_bench] [id=17] [n=3] key=value ...
 python -m pipeline.preview conf=mera plan=true [gpu=A100-SXM4-80GB] [gpus=8] key=value ...
 
-In: a configuration. Out: lines on the terminal; with `plan=true` those of `python -m pipeline.plan`. Prompts are made
-as `run` makes them, in a temporary directory. What `run` would refuse before its engine starts is refused here.
+In: a configuration. Out: lines on the terminal; with `plan=true` those of `python -m pipeline.plan`. Prompts are
+rendered as `run` renders them, in a temporary directory. Errors that `run` raises before its engine starts are raised
+here as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """Print the preview that the arguments describe.
 
     Raises:
-        PipelineError: What `run` would end with; or there is no such task or question.
+        PipelineError: `run` would fail with the same error, or there is no such task or question.
     """
     own, overrides = parse("preview", arguments)
     config = compose(overrides)

@@ -5,8 +5,9 @@ python -m pipeline.replay logs=samples_agro_2026-11-21T01-02-03.jsonl task=agro_
 python -m pipeline.replay logs=submission.zip conf=mera run=outputs/run=2026-11-21 out=replayed
 
 In: the harness's own sample logs and a configuration. Out: `<out>/differences.parquet`, a row for each question and
-field that differs, `<out>/extracted.parquet`, a row for each response that the letters judge otherwise, and a table.
-With `run=` the responses of that run are compared too. The exit code is 3 when anything differs.
+field that differs, `<out>/extracted.parquet`, a row for each response that its extracted letters and exact match score
+differently, and a table. With `run=` the responses of that run are compared as well. The exit code is 3 when anything
+differs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> None:
     """Replay the logs that `logs=` names.
 
     Raises:
-        Differs: The harness and this pipeline do not agree.
+        Differs: The harness and this pipeline differ.
         UserError: An argument is wrong, or the logs, the data set or the run cannot be used.
     """
     own, overrides = parse("replay", arguments)

@@ -1,4 +1,4 @@
-"""Score the completions of a run again, without a GPU, and replace its samples, its metrics and what is made of them.
+"""Re-score the completions of a run without a GPU, and replace its samples, its metrics and what derives from them.
 
 python -m pipeline.rescore run=outputs/run=2026-11-21
 """
@@ -13,10 +13,10 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: An argument is wrong, or the run's config.yaml is damaged.
-        RunError: There is no run in the directory, it cannot be written, or another process writes it.
+        RunError: There is no run in the directory, it cannot be written, or another process is writing it.
         DataError: The run has no prompts or completions.
-        GateFailed: It is scored, and breaks a rule of its gate.
-        TooManyFailedRows: It is scored, and has more failed rows than its configuration allows.
+        GateFailed: The run is scored, but fails a rule of its gate.
+        TooManyFailedRows: The run is scored, but has more failed rows than its configuration allows.
     """
     own, _ = parse("rescore", arguments)
     from pipeline.runs.directory import open_finished

@@ -1,10 +1,10 @@
-"""Run a benchmark: prompts, completions, scores and what is published of them.
+"""Run a benchmark: prepare prompts, generate completions, score them and publish the results.
 
 python -m pipeline.run conf=mera [run_id=2026-11-21] [limit=20] key=value ...
 python -m pipeline.run from=outputs/run=2026-11-21 key=value ...
 
 In: a configuration, or with `from=` the complete run to reproduce. Out: one directory `outputs/run=<run_id>/`. The same
-`run_id` resumes a run that was stopped.
+`run_id` resumes an interrupted or failed run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
 
 
 def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
-    """Return the configuration that the arguments describe, and the run that it reproduces if they name one.
+    """Return the configuration that the arguments describe, and with `from=` the run that it reproduces.
 
     Raises:
         PipelineError: An argument is wrong, or the named run cannot be reproduced: see `pipeline.runs.reproduce`.

@@ -1,10 +1,10 @@
-"""Apply the leaderboard server's checks to an archive, before one of the day's ten submissions is spent on it.
+"""Apply the leaderboard server's checks to an archive, before it costs one of the ten submissions of a day.
 
 python -m pipeline.validate archive=outputs/run=2026-11-21/2026-11-21_submission.zip conf=mera
 python -m pipeline.validate archive=x_submission.zip run=outputs/run=2026-11-21
 
-The archive may be packed by this pipeline, by the harness's packer, or by hand. Its ids are compared with the data sets
-of `conf=`, or with the questions of `run=`.
+The archive may come from this pipeline, from the harness's packer, or be packed by hand. Its ids are compared with the
+data sets of `conf=`, or with the questions of `run=`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: An argument is wrong or missing, or the archive cannot be read.
-        InvalidArchive: The server would refuse it.
+        InvalidArchive: The server would reject it.
         RunError, DataError: `run=` names no run, or one that is damaged.
     """
     own, overrides = parse("validate", arguments)

@@ -1,1 +1,1 @@
-"""The logs of lm-evaluation-harness: found, read, and compared with our own prompts and scores."""
+"""Reads sample logs of lm-evaluation-harness and compares them with our own prompts and scores."""

@@ -1,14 +1,14 @@
-"""One question of the harness against ours: every difference by name, and what our extraction reads in its response.
+"""The differences between the harness and us in one question, by field.
 
 In: a `Pair` and the scores that our metrics give to the harness's own response. Out: `Difference`s. Fields:
 
-    id                  a question that only one side has, or that the log has twice
+    id                  only one side has the question, or the log repeats it
     doc.<name>          the data set's row, such as doc.inputs.option_a
-    messages, prompt    what the model was asked, as messages or as rendered text
-    generation.<name>   do_sample, until, max_gen_toks and what else the harness sent
-    response            what was scored is not the answer without leading white space
-    em, f1              the same response has another value
-    run.id, run.response   with run=: a run of ours lacks the question, or answered otherwise
+    messages, prompt    the prompt, as messages or as rendered text
+    generation.<name>   do_sample, until, max_gen_toks and the other arguments that the harness sent
+    response            the scored text is not the model's response without leading white space
+    em, f1              the same response has another score
+    run.id, run.response   with run=: that run lacks the question, or its response differs
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ EXTRACTED_SCHEMA = pa.schema(
         pa.field("correct", pa.float64()),
     ]
 )
-"""A response that its letters judge otherwise than its exact match does: `verdict` is `tally.verdict`'s, the others are
-columns of samples/."""
+"""A response whose extracted letters and exact match score it differently. `verdict` is that of `tally.verdict`, the
+other columns are those of samples/."""
 
 TOLERANCE = 1e-9
-"""How far two floating-point sums of one formula may be apart."""
+"""Maximum difference between two floating-point sums of the same formula."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours:
-    """Our row of a question: `doc` and `messages` as JSON, `prompt` None unless it was rendered."""
+    """Our row of a question: `doc` and `messages` as JSON, `prompt` None unless it is rendered."""
 
     id: int
     split: str
@@ -66,7 +66,7 @@ class Ours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What a run of ours answered; `response` is None when the row failed."""
+    """A response of our run; `response` is None when the row failed."""
 
     id: int
     response: str | None
@@ -74,7 +74,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A question's two sides, at least one of them there, and the answer of the run that is compared.
+    """Both sides of a question, at least one of them present, and the response of our run if one is compared.
 
     `is_duplicate`: an earlier line of the log has the same question under the same filter.
     """
@@ -87,7 +87,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One field of one question that differs. Columns: `DIFFERENCE_SCHEMA`; None: this side has no such thing."""
+    """One field of one question that differs. Columns: `DIFFERENCE_SCHEMA`; None where a side lacks the field."""
 
     id: int
     field: str
@@ -96,7 +96,7 @@ class Difference:
 
 
 def of_ids(pair: Pair) -> Iterator[Difference]:
-    """Yield that only one side has the question, or that the log has it again."""
+    """Yield a difference if only one side has the question, and one if the log repeats it."""
     if pair.theirs is None:
         assert pair.ours is not None
         yield Difference(id=pair.ours.id, field="id", theirs=None, ours=str(pair.ours.id))
@@ -107,12 +107,12 @@ def of_ids(pair: Pair) -> Iterator[Difference]:
 
 
 def of_prompt(theirs: Logged, ours: Ours, generation: Mapping[str, str]) -> Iterator[Difference]:
-    """Yield what differs before a model is asked: the row, the prompt, the arguments.
+    """Yield the differences in the request: the data set's row, the prompt and the generation arguments.
 
     Args:
         theirs: The log's side.
         ours: Our side.
-        generation: Our arguments, from `forms.our_arguments`.
+        generation: Our arguments, from `normalize.our_arguments`.
     """
     yield from _each(ours.id, "doc", json.loads(theirs.doc), flat_row(json.loads(ours.doc)))
     if theirs.messages is not None:
@@ -123,7 +123,7 @@ def of_prompt(theirs: Logged, ours: Ours, generation: Mapping[str, str]) -> Iter
 
 
 def of_scores(theirs: Logged, em: float | None, f1: float | None) -> Iterator[Difference]:
-    """Yield what differs in what was scored and in its values; `em` and `f1` are ours of the same response."""
+    """Yield the differences in the scored text and in its scores; `em` and `f1` are our scores of the same response."""
     yield from _one(theirs.id, "response", theirs.response, (theirs.content or "").lstrip())
     for name, value, own in (("em", theirs.em, em), ("f1", theirs.f1, f1)):
         if value is None or own is None or not math.isclose(value, own, rel_tol=0, abs_tol=TOLERANCE):
@@ -131,7 +131,7 @@ def of_scores(theirs: Logged, em: float | None, f1: float | None) -> Iterator[Di
 
 
 def of_run(theirs: Logged, answered: Answered | None) -> Iterator[Difference]:
-    """Yield how a run of ours differs from the harness's."""
+    """Yield the differences between the harness's response and that of our run."""
     if answered is None:
         yield Difference(id=theirs.id, field="run.id", theirs=_text(theirs.id), ours=None)
     else:

@@ -1,7 +1,7 @@
-"""Where the harness's sample logs are: a file, a directory, or an archive of them.
+"""Finds the harness's sample logs in a file, a directory or an archive.
 
-In: a path. Out: `LogFile`s that can be opened one after the other. Names inside an archive name nothing on the disk,
-and what an archive says that it unpacks to is bounded before anything is unpacked.
+In: a path. Out: `LogFile`s, to be opened one at a time. An archive may come from an attacker: the names in it are never
+used as paths, and the unpacked size that it declares is checked against a limit before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.terminal.text import escape_control
 
 NAME = re.compile(r"samples_(?P<task>.+)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.jsonl")
-"""How `lm_eval --log_samples` names a task's file."""
+"""File name of a task's log, as `lm_eval --log_samples` writes it."""
 
 NESTED = "logs_public.zip"
-"""The logs' archive inside a submission."""
+"""File name of the archive of logs inside a submission."""
 
 MAX_UNPACKED_BYTES = 8 << 30
-"""Most bytes that the logs of one archive may unpack to; the three tasks' logs take a fiftieth of it."""
+"""Maximum unpacked bytes of the logs of one archive; the logs of the three tasks take a fiftieth of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFile:
-    """A file of samples. `task` and `stamp` are what its name says, or empty; `name` is for people."""
+    """A file of samples. `task` and `stamp` are parsed from its name, or empty; `name` is for messages."""
 
     name: str
     directory: str
@@ -44,10 +44,10 @@ class LogFile:
 
 @contextmanager
 def find_logs(where: str) -> Iterator[list[LogFile]]:
-    """Give the sample logs that `logs=<where>` names; they can be opened until the block ends.
+    """Yield the sample logs at `where`, the value of `logs=`; they can be opened until the block ends.
 
     Raises:
-        DataError: There are none, the archive is damaged, or it unpacks to too much.
+        DataError: There are none, the archive is damaged, or its unpacked size is above the limit.
     """
     path = Path(where).expanduser()
     with ExitStack() as stack:
@@ -67,11 +67,11 @@ def find_logs(where: str) -> Iterator[list[LogFile]]:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Turn what goes wrong while a log or an archive is read into one line that names it."""
+    """Turn an error in reading a log or an archive into a `DataError` that names it."""
     try:
         yield
     except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-        # RuntimeError and its NotImplementedError: an encrypted member, an unknown compression
+        # zipfile raises RuntimeError for an encrypted member and NotImplementedError for an unknown compression.
         reason = str(error) or "it ends too early"
         raise DataError(f"{name} cannot be read: {reason}: copy it again, or give the logs unpacked") from error
 
@@ -82,14 +82,14 @@ def choose(
     """Return the newest log of each task.
 
     Args:
-        files: What was found.
+        files: The logs that were found.
         known: The configuration's tasks.
-        requested: Of them, those to compare; empty means all that have a log.
-        task: Our name of the one log's task; None takes the tasks from the files' names.
+        requested: The tasks to compare; empty means all that have a log.
+        task: Our name of the task of a single log; None takes the tasks from the file names.
 
     Raises:
-        ConfigError: `task` is unknown, or there are several logs and it cannot be all of theirs.
-        DataError: A log is of an unknown task, or one task has logs in several directories.
+        ConfigError: `task` is unknown, or there are several logs.
+        DataError: A log is of an unknown task, a task has logs in several directories, or no requested task has a log.
     """
     tasks = f"the configuration has {', '.join(known)}"
     if task is not None:
@@ -153,7 +153,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> LogFi
 
 
 def _require_bounded(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
-    # A member never gives more bytes than its entry says: zipfile stops there.
+    # zipfile never reads more bytes of a member than its entry declares.
     num_bytes = sum(info.file_size for info in members)
     if num_bytes > MAX_UNPACKED_BYTES:
         raise DataError(

@@ -1,7 +1,7 @@
-"""A sample log line by line: nothing in it is believed, nothing is kept but what is compared.
+"""Reads a sample log line by line: validates every field, and keeps only what is compared.
 
-In: a `LogFile`. Out: `Logged` rows, and the stage `logs` with `LOG_SCHEMA`. A line that is not what the harness writes
-ends the replay with its file and number: what is left of such a log would pass for the whole.
+In: a `LogFile`. Out: `Logged` rows, and the artifact `logs` with `LOG_SCHEMA`. A line that the harness does not write
+ends the replay with an error that has its file and number: without that line, part of a log would pass for all of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.records import without_nulls
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import truncate
 
-STAGE = "logs"
+ARTIFACT = "logs"
 
 LOG_SCHEMA = pa.schema(
     [
@@ -39,22 +39,22 @@ LOG_SCHEMA = pa.schema(
         pa.field("f1", pa.float64()),
     ]
 )
-"""One row a line; the task is the directory `task=<t>/` above the file."""
+"""One row per line of a log; the task is the directory `task=<t>/` above the file."""
 
 MAX_LINE_BYTES = 8 << 20
-"""Longest line that is read; one with a Russian response of 262,144 tokens, which it holds twice, takes 3 MB."""
+"""Maximum bytes of a line. A line contains its response twice; with 262,144 tokens of Russian it takes 3 MB."""
 MAX_DEPTH = 32
-"""Deepest nesting that is read; the harness writes 5."""
+"""Maximum depth of nesting; the harness writes 5."""
 BATCH_ROWS, BATCH_BYTES = 512, 32 << 20
 ROWS_PER_FILE = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """What the harness says of one question. Columns: `LOG_SCHEMA`.
+    """What the harness logged of one question. Columns: `LOG_SCHEMA`.
 
-    `doc` is the data set's row, flat, as JSON. The prompt is either `messages` as JSON (a chat server was asked) or
-    `prompt` as text. `content` is what the model returned, `response` what was scored. A hidden `gold` is empty.
+    `doc` is the data set's row, flat, as JSON. The prompt is either `messages` as JSON (from a chat server) or `prompt`
+    as text. `content` is the model's output, `response` the text that was scored. A hidden `gold` is empty.
     """
 
     id: int
@@ -71,11 +71,11 @@ class Logged:
     f1: float | None
 
 
-def stage_log(store: ArtifactStore, task: str, file: LogFile) -> None:
-    """Write a task's log into a stage's folder.
+def write_log(store: ArtifactStore, task: str, file: LogFile) -> None:
+    """Write a task's log into the artifact `logs`.
 
     Raises:
-        DataError: The file cannot be read, holds no sample, or a line is not what the harness writes.
+        DataError: The file cannot be read, contains no sample, or has a line that the harness does not write.
         RunError: The temporary directory is full.
     """
     if not store.write_parts(f"task={task}", LOG_SCHEMA, _batches(file), ROWS_PER_FILE):
@@ -111,7 +111,7 @@ def read_line(name: str, number: int, line: bytes) -> Logged:
     """Return one line of a log.
 
     Raises:
-        DataError: It is not what `lm_eval --log_samples` writes of a question; `name` and `number` say where.
+        DataError: `lm_eval --log_samples` does not write such a line; the message has `name` and `number`.
     """
     try:
         record = json.loads(line.decode("utf-8-sig"))
@@ -141,7 +141,7 @@ def _logged(record: Any, number: int) -> Logged:
     content: str | None = _only(_first(_get(record, list, "resps"), "resps", list), "resps")
     response = _only(_get(record, list, "filtered_resps"), "filtered_resps")
     if content == "None" and not response:
-        content = None  # the harness writes str(None) for an answer without content
+        content = None  # the harness writes str(None) for a response without content
     return Logged(
         id=row_id,
         line=number,
@@ -159,7 +159,11 @@ def _logged(record: Any, number: int) -> Logged:
 
 
 def _get(record: Any, kind: type | tuple[type, ...], *path: str) -> Any:
-    """Return what a path of keys leads to."""
+    """Return the value at a path of keys.
+
+    Raises:
+        ValueError: There is none, or it is of another type.
+    """
     value = record
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -176,7 +180,7 @@ def _first(values: list[Any], path: str, kind: type) -> Any:
 
 
 def _only(value: str | list[Any], path: str) -> str:
-    """Return a text, or the first of a list of texts."""
+    """Return a text, or the first item of a list of texts."""
     return value if isinstance(value, str) else str(_first(value, path, str))
 
 

@@ -1,7 +1,7 @@
-"""What both sides are brought to before they are compared, so that only what means something differs.
+"""Normalizes both sides before they are compared, so that only meaningful differences remain.
 
 In: a data set's row, a prompt, generation arguments. Out: the same without what the harness, Arrow or the order of keys
-puts in.
+adds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.config.harness_arguments import harness_arguments, sampling
 from pipeline.config.schema import GenerationConfig
 
 PARTS = ("inputs", "meta")
-"""Objects of a row whose keys are compared one by one."""
+"""Objects in a row whose keys are compared one by one."""
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, str]:
@@ -29,9 +29,9 @@ def flat_row(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plain_messages(text: str) -> str | None:
-    """Return a prompt's messages as JSON, or None when the prompt is text that was rendered already.
+    """Return a prompt's messages as JSON, or None when the prompt is rendered text.
 
-    The harness puts `"type": "text"` into each message, which no chat template looks at.
+    The harness adds `"type": "text"` to each message, which no chat template reads.
     """
     if not text.lstrip().startswith("["):
         return None
@@ -45,18 +45,19 @@ def plain_messages(text: str) -> str | None:
 
 
 def their_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the harness asked for by the names of our keys, each as JSON.
+    """Return the harness's generation arguments under the names of our keys, each as JSON.
 
-    What is not set is what its chat client sends then: temperature 0, whatever `do_sample` says. Arguments that we have
-    no key for stay as they are. Source: lm-eval 0.4.9, models/openai_completions.py, `LocalChatCompletion`.
+    An argument that is not set has the value that the harness's chat client sends by default: temperature 0, whatever
+    `do_sample` is. Arguments without a key of ours stay as they are. Source: lm-eval 0.4.9,
+    models/openai_completions.py, `LocalChatCompletion`.
     """
     rest = dict(arguments)
     until = rest.pop("until", [])
-    most = rest.pop("max_gen_toks", None)
+    max_gen_toks = rest.pop("max_gen_toks", None)
     named = {
         "do_sample": rest.pop("do_sample", False),
         "until": [until] if isinstance(until, str) else until,
-        "max_gen_toks": rest.pop("max_tokens", most),
+        "max_gen_toks": rest.pop("max_tokens", max_gen_toks),
         "temperature": rest.pop("temperature", 0),
         "top_p": rest.pop("top_p", 1),
         "top_k": rest.pop("top_k", 0),
@@ -65,17 +66,17 @@ def their_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def our_arguments(generation: GenerationConfig) -> dict[str, str]:
-    """Return what the configuration asks for, each as JSON; greedy decoding is temperature 0."""
+    """Return the configuration's generation arguments, each as JSON; greedy decoding is temperature 0."""
     return _arguments(harness_arguments(generation) | sampling(generation))
 
 
 def to_json(value: Any) -> str:
-    """Return a value as JSON with sorted keys, for people and for comparing."""
+    """Return a value as JSON with sorted keys."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _arguments(named: dict[str, Any]) -> dict[str, str]:
-    """Return the arguments as JSON: the order of stop strings and the point of 1.0 mean nothing."""
+    """Return the arguments as JSON, without the order of stop strings and with 1.0 as 1."""
     until = named["until"]
     if isinstance(until, list) and all(isinstance(each, str) for each in until):
         named["until"] = sorted(set(until))

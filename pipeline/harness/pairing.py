@@ -1,8 +1,8 @@
-"""The log's questions with ours and with a run's answers, joined by DuckDB a range of ids at a time.
+"""Pairs the log's questions with ours and with a run's responses; DuckDB joins one range of ids at a time.
 
-In: the stages `logs`, `prompts` and, with run=, `samples`. Out: `Pair`s, sorted by id. A split of which the log has no
-question is left out: the harness evaluates one split, and the other is no difference. Files whose rows are in the order
-of their ids, as the benchmark's are, are read once; others once a range.
+In: the artifacts `logs`, `prompts` and, with run=, `samples`. Out: `Pair`s, sorted by id. A split without a question in
+the log is left out: the harness evaluates one split, so the other is no difference. Files that are sorted by id, as the
+benchmark's are, are read once; others once per range.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.storage.partitions import id_ranges
 
 BATCH_ROWS = 256
 IDS_PER_RANGE = 20_000
-"""Questions that are joined at once; with 10,000 tokens each they are about a gigabyte."""
+"""Questions joined at once; with 10,000 tokens each they take about a gigabyte."""
 
 _SPLITS = """
 SELECT split, count(*) FILTER (id IN (SELECT id FROM theirs)) AS num_shared FROM ours GROUP BY split ORDER BY split
@@ -46,12 +46,12 @@ WHERE ours.id IS NOT NULL OR NOT $is_limited
 ORDER BY coalesce(theirs.id, ours.id), theirs.line
 """
 
-_NOBODY = "CREATE OR REPLACE TEMP VIEW answered AS SELECT NULL::BIGINT AS id, NULL::VARCHAR AS response"
+_NO_RESPONSES = "CREATE OR REPLACE TEMP VIEW answered AS SELECT NULL::BIGINT AS id, NULL::VARCHAR AS response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedSources:
-    """One task's log, our questions and a run's samples, and the splits that the log has and those it has not."""
+    """One task's log, our questions and a run's samples. The log covers `splits`, and lacks those in `left_out`."""
 
     task: str
     logs: Artifact
@@ -64,7 +64,7 @@ class PairedSources:
         """Yield every question that either side has, sorted by id; each line of the log is a pair.
 
         Args:
-            is_limited: Ours are the first rows only: what else the log has is not compared.
+            is_limited: Our side has only the first rows; other questions of the log are not compared.
             ids_per_range: Questions to join at once.
         """
         parameters = {"splits": list(self.splits), "is_limited": is_limited}
@@ -78,7 +78,7 @@ class PairedSources:
         database.register("theirs", query.scanner(self.logs, list(Logged.__dataclass_fields__), rows))
         database.register("ours", query.scanner(self.prompts, list(Ours.__dataclass_fields__), rows))
         if self.samples is None:
-            database.execute(_NOBODY)
+            database.execute(_NO_RESPONSES)
         else:
             first_repeat = rows & (pc.field("repeat") == 0)
             database.register(
@@ -87,7 +87,7 @@ class PairedSources:
 
 
 def pair_sources(task: str, logs: Artifact, prompts: Artifact, samples: Artifact | None) -> PairedSources:
-    """Open a task's sides and see which splits the log has."""
+    """Return the sources of a task, with the splits that its log covers."""
     with query.connection() as database:
         _register_ids(database, task, logs, prompts)
         found = query.rows(database, _SPLITS)

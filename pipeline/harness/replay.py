@@ -1,7 +1,8 @@
-"""The harness's logs against our prompts, metrics and extraction: every difference on disk, and a table.
+"""Compares the harness's logs with our prompts, metrics and extraction: writes every difference, and prints a table.
 
 In: lm-evaluation-harness's own sample logs and a configuration. Out: `<out>/differences.parquet`, a row for each
-question and field that differs; `<out>/extracted.parquet`, a row for each response that the letters judge otherwise.
+question and field that differs; `<out>/extracted.parquet`, a row for each response that its extracted letters and its
+exact match score differently.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, Differs
 from pipeline.harness.diff import DIFFERENCE_SCHEMA, EXTRACTED_SCHEMA, of_ids, of_prompt, of_run, of_scores
 from pipeline.harness.log_files import LogFile, choose, find_logs
-from pipeline.harness.log_lines import LOG_SCHEMA, STAGE, stage_log
+from pipeline.harness.log_lines import ARTIFACT, LOG_SCHEMA, write_log
 from pipeline.harness.normalize import our_arguments
 from pipeline.harness.pairing import PairedSources, pair_sources
 from pipeline.harness.report import print_report
@@ -36,8 +37,8 @@ DIFFERENCES, EXTRACTED = "differences.parquet", "extracted.parquet"
 class ReplayOptions:
     """Which logs to replay, and where to write the differences.
 
-    `task` is the task of a single log, in place of the one that its file's name has. With `run` the responses of that
-    run are compared too. `out` is by default `outputs/replay-<UTC time>`.
+    `task` is the task of a single log, in place of the one in its file name. With `run`, the responses of that run are
+    compared as well. `out` is by default `outputs/replay-<UTC time>`.
     """
 
     logs: str
@@ -50,7 +51,7 @@ def replay_logs(config: Config, options: ReplayOptions, console: Console) -> Non
     """Find the logs and replay them.
 
     Raises:
-        Differs: The harness and this pipeline do not agree.
+        Differs: The harness and this pipeline differ.
         UserError: The logs, the data set or the run cannot be used; the message has the fix.
     """
     with find_logs(options.logs) as files:
@@ -69,10 +70,10 @@ def replay(
 
     Args:
         config: The configuration whose prompts and metrics are compared.
-        options: What to compare besides, and where to write.
+        options: The run to compare as well, and where to write.
         logs: The log of each task.
-        work: A directory for what is needed meanwhile.
-        console: Where the tables go.
+        work: A directory for temporary artifacts.
+        console: The console for the tables.
 
     Raises:
         Differs: There is a difference.
@@ -80,7 +81,7 @@ def replay(
     """
     samples = _samples(options.run) if options.run is not None else None
     config = replace(config, only=tuple(logs))
-    theirs = _stage_logs(work, logs)
+    theirs = _write_logs(work, logs)
     ours = _prepare(config, work, theirs)
     out = ArtifactStore.open(options.out or f"outputs/replay-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}")
     out.create()
@@ -105,16 +106,15 @@ def replay(
         raise Differs(f"{num_differences:,} differences between the harness and us: {out.path(DIFFERENCES)}")
 
 
-def _stage_logs(work: ArtifactStore, logs: Mapping[str, LogFile]) -> Artifact:
-
-    with work.publish(STAGE, LOG_SCHEMA) as store:
+def _write_logs(work: ArtifactStore, logs: Mapping[str, LogFile]) -> Artifact:
+    with work.publish(ARTIFACT, LOG_SCHEMA) as store:
         for task, file in logs.items():
-            stage_log(store, task, file)
-    return work.require_artifact(STAGE, LOG_SCHEMA)
+            write_log(store, task, file)
+    return work.require_artifact(ARTIFACT, LOG_SCHEMA)
 
 
 def _prepare(config: Config, work: ArtifactStore, theirs: Artifact) -> Artifact:
-    """Make our prompts of the same tasks; their text, which needs the tokenizer, only when the log has text."""
+    """Prepare our prompts of the same tasks; render them, which needs a tokenizer, only if the log's are."""
     num_rendered = theirs.dataset().count_rows(filter=pc.field("prompt").is_valid())
     if num_rendered and config.engine.kind != "vllm":
         raise ConfigError(
@@ -126,7 +126,6 @@ def _prepare(config: Config, work: ArtifactStore, theirs: Artifact) -> Artifact:
 
 
 def _samples(directory: str) -> Artifact:
-
     run, _ = open_finished(directory)
     return run.require_artifact("samples", SAMPLE_SCHEMA)
 

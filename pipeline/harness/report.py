@@ -1,7 +1,7 @@
-"""What a replay found, for people: a table of the tasks, a table of what differs, and where every difference lies.
+"""Prints the result of a replay: a table of the tasks, the splits that are left out, and a table of the differences.
 
-In: the tallies and differences.parquet. Out: lines on a console. Whatever a log holds is shown as text: nothing in it
-is markup, and no control character reaches the terminal.
+In: the tallies and differences.parquet. Out: lines on a console. Content of a log is printed as plain text: it is never
+parsed as markup, and no control character reaches the terminal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEGEND = (
 )
 MAX_KINDS = 20
 EXCERPT_CHARS = 36
-"""Characters of a value in the table."""
+"""Maximum characters of a value in the table."""
 
 _KINDS = """
 SELECT task, field, count(*) AS num, arg_min({id: id, theirs: theirs, ours: ours}, id) AS first
@@ -37,7 +37,7 @@ FROM differences GROUP BY task, field ORDER BY num DESC, task, field LIMIT $most
 
 
 def print_report(console: Console, tallies: Mapping[str, Tally], differences: pads.Dataset, *, with_run: bool) -> None:
-    """Print a line a task, a line a kind of difference, and what was left out."""
+    """Print a row per task, a line per split that is left out, and a row per task and field that differs."""
     console.print(_tasks(tallies, with_run))
     console.print(LEGEND)
     for task, tally in tallies.items():
@@ -58,14 +58,14 @@ def print_report(console: Console, tallies: Mapping[str, Tally], differences: pa
 
 
 def excerpts(theirs: str | None, ours: str | None) -> tuple[str, str]:
-    """Return both values from a little before where they part, cut, without control characters; null for None."""
+    """Return excerpts of both values that start just before they diverge, without control characters; null for None."""
     start = 0
     if theirs is not None and ours is not None:
         length = min(len(theirs), len(ours))
-        parting = next((at for at in range(length) if theirs[at] != ours[at]), length)
+        divergence = next((at for at in range(length) if theirs[at] != ours[at]), length)
         start = (
-            parting - EXCERPT_CHARS // 3
-            if max(len(theirs), len(ours)) > EXCERPT_CHARS and parting > EXCERPT_CHARS // 3
+            divergence - EXCERPT_CHARS // 3
+            if max(len(theirs), len(ours)) > EXCERPT_CHARS and divergence > EXCERPT_CHARS // 3
             else 0
         )
     return _excerpt(theirs, start), _excerpt(ours, start)

@@ -1,4 +1,4 @@
-"""What is counted of a replay, and what the letters of a response say that its exact match does not.
+"""Counts the questions of a task that agree, and compares extracted letters with exact match.
 
 In: the differences of one question, and its scores. Out: counts of one task, and rows of extracted.parquet.
 """
@@ -25,14 +25,14 @@ ASPECTS = {
     "f1": "F1",
     "run": "run",
 }
-"""First word of a difference's field, and the column that it counts against."""
+"""First part of a difference's field, and the column that it counts against."""
 
 COLUMNS = tuple(column for column in dict.fromkeys(ASPECTS.values()) if column != "compared")
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Counts of one task: questions in the log, those compared, those that agree by column, and the verdicts."""
+    """Counts of one task: questions in the log, questions compared, those that agree by column, and verdicts."""
 
     left_out: tuple[str, ...] = ()
     num_logged: int = 0
@@ -50,18 +50,19 @@ class Tally:
 
 
 def verdict(gold: str, response: str, answer: str | None, em: float | None, correct: float | None) -> Verdict | None:
-    """Return what our letters make of a response that the harness took whole, or None when they agree.
+    """Return how the extracted letters of a response score differently from its exact match, or None if they agree.
 
     Args:
-        gold: The right answer, empty when it is hidden.
-        response: What the harness scored.
-        answer: The letters that our extraction reads in it.
+        gold: The correct answer, empty when it is hidden.
+        response: The text that the harness scored.
+        answer: The letters that our extraction finds in it.
         em: Exact match, 0.0 or 1.0.
-        correct: Whether the letters are the gold's.
+        correct: Whether the letters are those of the gold, 0.0 or 1.0.
 
     Returns:
-        `gained`: right, though not exact. `lost`: exact to SQuAD, though not the letters, such as an empty
-        response against `A`. `read`: letters in a longer response whose gold is hidden.
+        `gained`: the letters are correct, but the response is no exact match. `lost`: SQuAD's exact match accepts the
+        response, but its letters are not correct, as for an empty response and the gold `A`. `read`: letters in a
+        longer response whose gold is hidden.
     """
     if not gold:
         return "read" if answer is not None and answer != response.strip() else None

@@ -1,1 +1,1 @@
-"""How to spread a model over GPUs: its shape, a roofline of the speed, the report."""
+"""Plans how to spread a model over GPUs: its shape, a roofline of its speed, the report."""

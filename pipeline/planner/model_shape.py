@@ -1,7 +1,7 @@
-"""What a model weighs and what a sequence costs, read from its config.json. No weight is loaded.
+"""The size of a model and the memory of a sequence, from the model's config.json. No weight is loaded.
 
-In: the configuration of a model. Out: a `Shape`, counted by transformers' own model class on torch's `meta` device,
-where a parameter has a shape and no memory. What vLLM keeps for a sequence follows its cache layouts:
+In: the configuration of a model. Out: a `Shape`, counted from transformers' own model class on torch's `meta` device,
+where a parameter has a shape and no memory. The memory of a sequence follows vLLM's cache layouts:
 
     attention   2 (key, value) x layers x KV heads x head size x bytes, for each token, or for each of a sliding window
                 (vllm/v1/kv_cache_interface.py, FullAttentionSpec.page_size_bytes)
@@ -23,15 +23,15 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp
 
 
 LINEAR = ("num_value_heads", "num_key_heads", "value_head_dim", "key_head_dim", "conv_kernel_dim")
-"""What config.json tells of a gated delta net, after `linear_`."""
+"""Keys of a gated delta net in config.json, without their prefix `linear_`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model's sizes; layers count those of each kind, bytes are of the whole model, not of one GPU's share.
+    """A model's sizes. Layers are counted by kind; bytes are those of the whole model, not of one GPU's share.
 
-    `num_lookup_params` stand in a table of input embeddings of its own, of which a token reads a row. Of the attention
-    layers, `num_window_layers` look back `window` tokens and no further.
+    `num_lookup_params` are those of an untied table of input embeddings, of which a token reads one row. Of the
+    attention layers, `num_window_layers` attend to the last `window` tokens only.
     """
 
     name: str
@@ -56,24 +56,25 @@ class Shape:
 
     @property
     def num_active_params(self) -> float:
-        """Parameters that one token is multiplied with: not the input embeddings, nor experts it is not routed to."""
+        """Parameters that one token is multiplied with: without input embeddings and experts it is not routed to."""
         idle = self.num_expert_params * (1 - self.num_experts_per_token / max(self.num_experts, 1))
         return self.num_params - self.num_lookup_params - idle
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one token of one sequence takes in the KV cache, over all layers."""
+        """Bytes of one token of one sequence in the KV cache, over all layers."""
         return 2 * self.num_attention_layers * self.num_kv_heads * self.head_size * self.kv_bytes
 
     def cached_tokens(self, num_tokens: float) -> float:
-        """Return how many tokens' keys and values a sequence of so many keeps, summed over the layers."""
+        """Return the number of tokens that a sequence of `num_tokens` keeps in the KV cache, summed over the layers."""
         num_full_layers = self.num_attention_layers - self.num_window_layers
         return num_full_layers * num_tokens + self.num_window_layers * min(num_tokens, self.window)
 
     def weights_read(self, num_tokens: float) -> float:
-        """Return the bytes of weights that a step with so many tokens reads.
+        """Return the bytes of weights that a step with `num_tokens` tokens reads.
 
-        Of E experts, each token picks k; picked evenly and independently, an expert stays unread with (1 - k/E)^tokens.
+        Each token is routed to k of E experts. With uniform and independent routing, an expert is not read with
+        probability (1 - k/E)^tokens.
         """
         share = 0.0
         if self.num_experts:
@@ -86,8 +87,8 @@ def read_shape(config: Config, directory: Path) -> Shape:
     """Return the shape of the configuration's model, whose config.json is in a directory on this machine.
 
     Raises:
-        ModelError: Its config.json cannot be read, or is of an architecture that transformers does not know, or keeps
-            for a sequence what the formulas here do not tell.
+        ModelError: Its config.json cannot be read, or is of an architecture that transformers does not know, or whose
+            memory of a sequence these formulas do not cover.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -105,7 +106,7 @@ def read_shape(config: Config, directory: Path) -> Shape:
 
 
 def _require_known(text: Any, at: str) -> None:
-    """Refuse an architecture of which the formulas here do not tell what it keeps for a sequence."""
+    """Raise `ModelError` for an architecture whose memory of a sequence these formulas do not cover."""
     names = {"hidden_size", "num_hidden_layers", "num_attention_heads"}
     kinds = set(getattr(text, "layer_types", None) or ())
     if "linear_attention" in kinds:
@@ -156,7 +157,7 @@ def _dtype(config: Config, text: Any) -> str:
 
 
 def _stored_bytes(directory: Path) -> int | None:
-    """Return the size of a local model's weights when they are quantized, as they then stay in the engine."""
+    """Return the bytes of a local model's weights if they are quantized, as the engine keeps them, or else None."""
     quantized = '"quantization_config"' in _text(directory / "config.json")
     return sum(file.stat().st_size for file in directory.glob("*.safetensors")) or None if quantized else None
 
@@ -173,7 +174,7 @@ def _num_attention_layers(text: Any) -> int:
 
 
 def _windows(text: Any) -> tuple[int, int]:
-    """Return how many layers look back a window of tokens, and the window."""
+    """Return the number of sliding-window layers, and the window in tokens."""
     kinds, window = getattr(text, "layer_types", None), _first(text, "sliding_window")
     if not kinds or window is None:
         return 0, 0
@@ -181,7 +182,7 @@ def _windows(text: Any) -> tuple[int, int]:
 
 
 def _recurrent_bytes(config: Config, text: Any, dtype_bytes: int) -> int:
-    """Return a sequence's bytes in all recurrent layers: a state a value head, and the convolution's last inputs."""
+    """Return a sequence's bytes in all recurrent layers: a state per value head, and the convolution's last inputs."""
     num_layers = text.num_hidden_layers - _num_attention_layers(text)
     if not num_layers:
         return 0

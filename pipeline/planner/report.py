@@ -1,4 +1,4 @@
-"""How to spread the model of a configuration over GPUs, before any is rented.
+"""Prints how to spread the model of a configuration over GPUs.
 
 In: a configuration and `PlanOptions`. Out: a table on a console, a row for each tensor parallel size, the fastest
 first. Only the model's config.json is read.
@@ -20,12 +20,12 @@ from pipeline.prepare.chat_template import model_directory
 from pipeline.runs import past_runs
 
 WORTH_REPORTING = 0.95
-"""Part of the time, above which other slots are not worth a word."""
+"""With other slots, a plan is reported only if it takes less than this fraction of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What to plan for; what is None is taken from the configuration or from an earlier run."""
+    """The GPUs and the workload to plan for; a None is taken from the configuration or from a past run."""
 
     gpu: str
     num_gpus: int | None
@@ -37,7 +37,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What the plan is for; `origin` says where the length of a completion is from."""
+    """The GPUs and the workload of a plan; `origin` is where the length of a completion comes from."""
 
     gpu: str
     num_gpus: int
@@ -49,7 +49,7 @@ class Assumed:
 
 
 def assumed(config: Config, options: PlanOptions) -> Assumed:
-    """Return the options, completed from the configuration and the newest run of its model that has a mean length."""
+    """Return the options, completed from the configuration and from the newest run of its model with a mean length."""
     engine = config.engine
     num_configured = engine.replicas * engine.gpus_per_replica if isinstance(engine.replicas, int) else 8
     num_gpus = options.num_gpus or num_configured
@@ -69,9 +69,10 @@ def assumed(config: Config, options: PlanOptions) -> Assumed:
 
 
 def _past_mean(config: Config) -> tuple[int, str] | None:
-    """Return the mean length of an earlier run's completions, and its name: the newest that tells it, among few.
+    """Return the mean tokens of a past run's completions and the run's name, or None.
 
-    It is at most this configuration's budget, as in the schedule's history: the earlier run may have had a larger one.
+    The run is the newest that recorded them, among the few that `past_runs.of_model` yields. The mean is cut to this
+    configuration's `max_gen_toks`, as in the schedule's history, since the past run may have had a larger budget.
     """
     for run in past_runs.of_model(config, []):
         counts = run.manifest.counts
@@ -86,7 +87,7 @@ def show(config: Config, options: PlanOptions, console: Console) -> None:
 
     Raises:
         ConfigError: The model fits on no group of the GPUs, or there is no plan for how the configuration runs it.
-        ModelError: The model cannot be had, or its config.json does not tell its shape.
+        ModelError: The model cannot be found or downloaded, or its config.json does not give its shape.
     """
     _require_plannable(config)
     basis = assumed(config, options)
@@ -100,7 +101,7 @@ def show(config: Config, options: PlanOptions, console: Console) -> None:
     )
     at = (shape, GPUS[basis.gpu], basis.num_gpus, basis.gpus_per_node, config.engine.gpu_memory_utilization)
     found = plans(*at, work)
-    (freest, *_) = plans(*at, replace(work, max_num_seqs=basis.num_rows))
+    (unlimited, *_) = plans(*at, replace(work, max_num_seqs=basis.num_rows))
     lines = [
         f"{shape.name}: {_scaled(shape.num_params, 2)} parameters, {_scaled(shape.num_active_params, 2)} active, "
         f"{_bytes(shape.weights_bytes)} of weights",
@@ -113,11 +114,11 @@ def show(config: Config, options: PlanOptions, console: Console) -> None:
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
     console.print(_table(found))
-    _advise(found, freest, config, console)
+    _advise(found, unlimited, config, console)
 
 
 def _require_plannable(config: Config) -> None:
-    """Refuse what the plan's formulas do not tell.
+    """Check that the planner's formulas cover how the configuration runs its model.
 
     Raises:
         ConfigError: The engine is a server, has pipeline stages, or quantizes the weights as it loads them.
@@ -165,20 +166,20 @@ def _bytes(number: float) -> str:
 
 
 def _scaled(number: float, digits: int, giga: str = "B") -> str:
-    """Return a number in the largest unit of which there is one: "35.0 B", "572.9 k", or as it is below a thousand."""
+    """Return a number in the largest unit that it reaches: "35.0 B", "572.9 k", or without a unit below a thousand."""
     for unit, scale in ((giga, 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= scale:
             return f"{number / scale:.{digits}f} {unit}"
     return f"{number:.0f} "
 
 
-def _advise(found: list[Plan], freest: Plan, config: Config, console: Console) -> None:
-    """Say what is fastest with the configuration's slots and with as many as fit, and how far it is from that."""
+def _advise(found: list[Plan], unlimited: Plan, config: Config, console: Console) -> None:
+    """Print the fastest plan with the configuration's slots, that without limit, and how the configuration compares."""
     best, slots = found[0], config.engine.max_num_seqs
     lines = [f"fastest with engine.max_num_seqs={slots}: {_settings(best)}"]
-    if freest.wall_s < WORTH_REPORTING * best.wall_s:
-        arguments = f"{_settings(freest)} engine.max_num_seqs={freest.num_running}"
-        lines.append(f"with more slots: {arguments}: {freest.tokens_per_s:,.0f} tokens/s, {_time(freest.wall_s)}")
+    if unlimited.wall_s < WORTH_REPORTING * best.wall_s:
+        arguments = f"{_settings(unlimited)} engine.max_num_seqs={unlimited.num_running}"
+        lines.append(f"with more slots: {arguments}: {unlimited.tokens_per_s:,.0f} tokens/s, {_time(unlimited.wall_s)}")
     size = config.engine.tensor_parallel_size
     mine = [plan for plan in found if plan.tensor_parallel_size == size]
     if not mine:

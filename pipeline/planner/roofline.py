@@ -1,15 +1,15 @@
-"""How to spread a model over GPUs: for each tensor parallel size what fits, a roofline of the speed, and the fastest.
+"""Plans for a model on GPUs: for each tensor parallel size, the sequences that fit and a roofline of the speed.
 
-In: a model's `Shape`, a kind of GPU, and an assumed workload. Out: one `Plan` a size. It is an estimate, not a
-measurement: the time of a step is what memory or arithmetic at their data-sheet peaks would take (Williams, Waterman,
-Patterson, "Roofline: an insightful visual performance model", CACM 2009), prompts are computed apart from the steps,
-and sequences find room as if all were at their full length.
+In: a model's `Shape`, a kind of GPU, and an assumed workload. Out: one `Plan` per size. It is an estimate, not a
+measurement: a step takes the time of its memory accesses or of its arithmetic at the peaks of the data sheet (Williams,
+Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 2009), prompts are computed apart from the
+decoding steps, and every sequence reserves the memory of its full length.
 
-    step        max(bytes read / bandwidth, operations / peak) + what the GPUs of a group tell each other
-    bytes       weights that the step's tokens touch + the KV cache of every sequence + its recurrent state, twice
+    step        max(bytes read / bandwidth, operations / peak) + all-reduces
+    bytes       weights that the step's tokens read + the KV cache of every sequence + its recurrent state, twice
     operations  2 x active parameters x tokens + 4 x context x query heads x head size x attention layers x tokens
-    telling     two all-reduces a layer (Shoeybi et al., "Megatron-LM", 2019), each as a ring: 2 (n - 1) / n of the
-                activations over a link, after a latency
+    all-reduces two per layer (Shoeybi et al., "Megatron-LM", 2019), each as a ring: 2 (n - 1) / n of the activations
+                over a link, after a latency
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.generate.cluster import num_groups
 from pipeline.planner.model_shape import Shape
 
 BLOCK_TOKENS = 16
-"""Tokens of a block of vLLM's KV cache on a GPU; larger where recurrent layers share the blocks, see `_kept`."""
+"""Tokens of a block of vLLM's KV cache on a GPU; more where recurrent layers share blocks, see `_sequence_bytes`."""
 
 RESERVED_BYTES = 4 << 30
-"""Of each GPU's share, kept for activations, graphs and a step's logits: an assumption, where vLLM measures."""
+"""Bytes of each GPU's share for activations, CUDA graphs and a step's logits: an assumption, where vLLM measures."""
 
 ALL_REDUCE_LATENCY_S = 10e-6
-"""An all-reduce of few bytes over NVLink: an assumption of the order that NCCL's tests print."""
+"""Seconds of an all-reduce of few bytes over NVLink: an assumption, of the order that NCCL's tests print."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ GPUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What is asked: how many completions, the tokens of a prompt and of a completion on average, slots an engine."""
+    """The assumed workload: completions, mean tokens of a prompt and of a completion, slots of an engine."""
 
     num_rows: int
     num_prompt_tokens: float
@@ -91,7 +91,7 @@ def plans(shape: Shape, gpu: Gpu, num_gpus: int, gpus_per_node: int, share: floa
         gpu: The kind of GPU.
         num_gpus: GPUs of the cluster.
         gpus_per_node: GPUs that a tensor parallel group can spread over.
-        share: Part of a GPU's memory that the engine may take, as engine.gpu_memory_utilization.
+        share: Fraction of a GPU's memory that the engine may use, as engine.gpu_memory_utilization.
         work: The assumed workload.
 
     Raises:
@@ -113,7 +113,7 @@ def plans(shape: Shape, gpu: Gpu, num_gpus: int, gpus_per_node: int, share: floa
 
 
 def _sizes(shape: Shape, most: int) -> Sequence[int]:
-    """Return the sizes that vLLM accepts: they divide the heads, and KV heads are split or copied evenly."""
+    """Return the sizes that vLLM accepts: they divide the heads, and split or copy the KV heads evenly."""
     return [
         size
         for size in (1, 2, 4, 8, 16)
@@ -125,7 +125,7 @@ def _sizes(shape: Shape, most: int) -> Sequence[int]:
 
 
 def _plan(shape: Shape, gpu: Gpu, num_replicas: int, size: int, share: float, work: Workload) -> Plan | None:
-    kv_bytes, recurrent_bytes = _kept(shape, size, work.num_prompt_tokens + work.num_output_tokens)
+    kv_bytes, recurrent_bytes = _sequence_bytes(shape, size, work.num_prompt_tokens + work.num_output_tokens)
     free_bytes = size * (gpu.memory_bytes * share - RESERVED_BYTES) - shape.weights_bytes
     num_fitting = int(free_bytes // (kv_bytes + recurrent_bytes)) if free_bytes > 0 else 0
     num_running = min(num_fitting, work.max_num_seqs, math.ceil(work.num_rows / num_replicas))
@@ -149,11 +149,11 @@ def _plan(shape: Shape, gpu: Gpu, num_replicas: int, size: int, share: float, wo
     )
 
 
-def _kept(shape: Shape, size: int, num_tokens: float) -> tuple[float, float]:
-    """Return the bytes that a sequence keeps on the GPUs of a group: in the KV cache, and of recurrent state.
+def _sequence_bytes(shape: Shape, size: int, num_tokens: float) -> tuple[float, float]:
+    """Return a sequence's bytes on all GPUs of a group: in the KV cache, and of recurrent state.
 
-    vLLM keeps both in blocks of one size in bytes: with recurrent layers, a block of the KV cache gets so many tokens
-    that a layer's state fits into it (vllm/platforms/interface.py, _align_hybrid_block_size).
+    vLLM keeps both in blocks of the same number of bytes: with recurrent layers, a block of the KV cache has so many
+    tokens that a layer's state fits into it (vllm/platforms/interface.py, _align_hybrid_block_size).
     """
     token_bytes = _token_bytes(shape, size)
     block, state_bytes = BLOCK_TOKENS, 0.0
@@ -167,14 +167,14 @@ def _kept(shape: Shape, size: int, num_tokens: float) -> tuple[float, float]:
 
 
 def _token_bytes(shape: Shape, size: int) -> float:
-    """Return what a GPU of a group keeps of a token in a layer: of KV heads fewer than GPUs, a copy of one."""
+    """Return the bytes of a token in a layer on one GPU of a group; it keeps at least one KV head."""
     if not shape.num_attention_layers:
         return 0.0
     return shape.kv_bytes_per_token / shape.num_attention_layers * max(1 / size, 1 / shape.num_kv_heads)
 
 
 def _step(shape: Shape, gpu: Gpu, size: int, num_running: int, context: float) -> tuple[float, str]:
-    """Return the seconds of a decoding step of one replica, and what bounds it: memory, arithmetic or the links."""
+    """Return the seconds of a decoding step of one replica, and its bound: memory, arithmetic or links."""
     kv_bytes = size * _token_bytes(shape, size) * shape.cached_tokens(context)
     read = shape.weights_read(num_running) + num_running * (kv_bytes + 2 * shape.recurrent_bytes)
     memory_s = read / (size * gpu.bandwidth)

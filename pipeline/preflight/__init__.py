@@ -1,1 +1,1 @@
-"""Before a run: the prompts it would send, of which model, and what is wrong with its settings; no engine starts."""
+"""Previews a run without an engine: its prompts, its requests, and what is wrong with its settings."""

@@ -1,8 +1,8 @@
-"""What a run would ask, of whom, and what is wrong with it, without an engine.
+"""Prints what a run would request, from which engine, and what is wrong with it, without an engine.
 
-In: a configuration with the origin of each value. Out: lines on a console. Prompts are made as a run makes them, in a
-temporary directory; nothing is written where runs are. What a run would refuse before its engine starts is refused
-here, with the same message.
+In: a configuration with the origin of each value. Out: lines on a console. Prompts are rendered as a run renders them,
+in a temporary directory; nothing is written to the directory of runs. Errors that a run raises before its engine starts
+are raised here as well, with the same message.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ class PreviewOptions:
 
 
 def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:
-    """Print the preview of a configuration whose values have these origins."""
+    """Print the preview of a configuration whose values have these origins.
+
+    Raises:
+        PipelineError: A run would fail with the same error before its engine starts, or no row has the requested id.
+    """
     inputs = open_inputs(config)
     with _prepared(config, inputs, console) as prompts:
         rows = _picked(config, prompts, options)
@@ -70,7 +74,7 @@ def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, co
 
 @contextmanager
 def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Artifact]:
-    """Give the stage `prompts` as `run` would write it, in a directory that goes away."""
+    """Yield the artifact `prompts` as a run would write it, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="pipeline-preview-") as directory:
         run = ArtifactStore.open(directory)
         num_rows = 0
@@ -82,7 +86,7 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Arti
                 status.update(f"rendering: {num_rows:,} rows")
 
             def check(metadata: PromptMetadata) -> None:
-                check_fingerprint(config, metadata)  # raises before a row is read; what it warns of is told at the end
+                check_fingerprint(config, metadata)  # raises before a row is read; `show` prints its warning at the end
 
             try:
                 prepare(config, run, inputs, on_rows, on_metadata=check)
@@ -92,7 +96,6 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Arti
 
 
 def _picked(config: Config, prompts: Artifact, options: PreviewOptions) -> list[dict[str, Any]]:
-
     num_rows = options.num_prompts if options.row_id is None else 1
     rows = [row for name in config.active_tasks for row in pick(prompts, name, config.splits, num_rows, options.row_id)]
     if options.row_id is not None and not rows:
@@ -103,7 +106,7 @@ def _picked(config: Config, prompts: Artifact, options: PreviewOptions) -> list[
 
 
 def _facts(config: Config, inputs: Inputs, prompts: Artifact, lengths: Sequence[Lengths]) -> Facts:
-    """Return what the lints look at, but for the reasoning parser."""
+    """Return the facts that the checks examine, without those of the reasoning parser."""
     facts = facts_of(config, inputs.sources, inputs.chat)
     rows = row_facts(lengths)
     if facts.model is not None:
@@ -113,23 +116,23 @@ def _facts(config: Config, inputs: Inputs, prompts: Artifact, lengths: Sequence[
 
 
 def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:
-    """Return the facts with what vLLM's reasoning parser does, and why that is unknown where it is.
+    """Return the facts with those of vLLM's reasoning parser, and the reason if they are unknown.
 
     Raises:
-        ConfigError: A run would end with it: vLLM does not know the parser, or it refuses the model's tokenizer.
+        ConfigError: vLLM does not know the parser, or the parser rejects the model's tokenizer. A run would fail too.
     """
     name = facts.config.reasoning_parser
     if name is None or inputs.chat is None:
         return facts, None
     try:
         parser = parser_of(facts.config, inputs.chat.tokenizer)
-    except (ImportError, OSError) as error:  # of a build for GPUs where there is none, among others
+    except (ImportError, OSError) as error:  # for instance a build for GPUs on a machine without one
         return facts, f"reasoning_parser={name!r} is not checked: vllm cannot be imported here ({error})"
     return replace(facts, parser=parser_facts(parser, inputs.chat.tokenizer)), None
 
 
 def _sampling(facts: Facts, unchecked: str | None) -> dict[str, Any]:
-    """Return the sampling parameters that vLLM is given; the parser decides on one, where it can be asked."""
+    """Return the sampling parameters of a request to vLLM; one depends on the parser, and may be unknown."""
     drops: bool | str = "unknown" if unchecked else True
     if facts.parser is not None:
         drops = facts.parser.drops_special_tokens

@@ -1,7 +1,7 @@
-"""The preview for people: each section as lines on a console, one fact a line, so that they can be searched when piped.
+"""Prints the sections of the preview, one fact per line, so that piped output can be searched.
 
-In: plain values. Out: lines. What comes from data sets and models is escaped, and stands behind a bar so that no
-prompt can pass for a line of ours.
+In: plain values. Out: lines on a console. Text from data sets and models is escaped, and prompts are printed behind a
+bar, so that none can imitate a line of the preview.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipeline.terminal.text import escape_control, listed
 
 BAR = "  │ "
 STYLES = {"special": "bold magenta", "added": "bold cyan", "text": ""}
-MOST_CHARACTERS, MOST_TOKENS = 6_000, 2_000
-"""Of a prompt among others; one that is asked for by its id is shown whole."""
+MAX_CHARS, MAX_TOKENS = 6_000, 2_000
+"""Printed of one prompt, unless it is requested by its id."""
 
 
 def heading(console: Console, title: str) -> None:
@@ -42,12 +42,12 @@ def heading(console: Console, title: str) -> None:
 
 
 def line(console: Console, *parts: str | tuple[str, str]) -> None:
-    """Print parts of a line, each a text or a text with its style; nothing in them is taken for markup or wrapped."""
+    """Print the parts of a line, each a text or a text with its style, without markup or wrapping."""
     console.print(Text.assemble(*parts), soft_wrap=True)
 
 
 def configuration(console: Console, config: Config, origins: Mapping[str, str]) -> None:
-    """Print every key of the tasks that run and of all else: its value, and where that comes from."""
+    """Print every configuration key with its value and its origin, without the keys of tasks that do not run."""
     heading(console, "configuration")
     idle = tuple(f"tasks.{name}." for name in config.tasks if name not in config.active_tasks)
     rows = {name: _yaml(value) for name, value in flat(asdict(config)).items() if not name.startswith(idle)}
@@ -61,7 +61,7 @@ def configuration(console: Console, config: Config, origins: Mapping[str, str]) 
 
 
 def template(console: Console, model: ModelFacts | None, metadata: PromptMetadata) -> None:
-    """Print where the chat template comes from and its fingerprint, unless a server has it."""
+    """Print the origin and the fingerprint of the chat template, unless a server renders the prompts."""
     if model is not None:
         line(
             console,
@@ -75,11 +75,11 @@ def prompt(
     """Print one prompt as text and as tokens, or the messages that a server renders.
 
     Args:
-        console: Where to.
-        row: A row of the stage `prompts`.
+        console: The console.
+        row: A row of the artifact `prompts`.
         pieces: Its tokens.
-        model: Knows the special tokens to mark in the text.
-        whole: Whether to print all of a long one.
+        model: The model, whose special tokens are marked in the text; None for an endpoint.
+        whole: Whether to print a long prompt in full.
     """
     size = "" if row["num_prompt_tokens"] is None else f", {row['num_prompt_tokens']:,} tokens"
     gold = "hidden" if row["gold"] is None else escape_control(row["gold"])
@@ -98,7 +98,7 @@ def prompt(
         text.highlight_regex(marks, style=STYLES["special"])
     line(console, "  text")
     _barred(console, text)
-    tokens = _tokens(pieces if whole else islice(pieces, MOST_TOKENS))
+    tokens = _tokens(pieces if whole else islice(pieces, MAX_TOKENS))
     tokens.rstrip()
     if tokens:
         line(console, "  tokens")
@@ -106,7 +106,7 @@ def prompt(
 
 
 def _tokens(pieces: Iterable[Piece]) -> Text:
-    """Return tokens between dots; those that are none of the text's own stand in brackets, with their ids."""
+    """Return tokens with a dot after each; special and added tokens are in brackets, with their ids."""
     text = Text()
     for piece in pieces:
         piece_text = escape_control(piece.text.replace("\n", "⏎"))
@@ -120,9 +120,9 @@ def _tokens(pieces: Iterable[Piece]) -> Text:
 
 
 def _cut(text: str, whole: bool) -> str:
-    if whole or len(text) <= MOST_CHARACTERS:
+    if whole or len(text) <= MAX_CHARS:
         return text
-    return f"{text[:MOST_CHARACTERS]}\n... {len(text) - MOST_CHARACTERS:,} more characters: id= shows them"
+    return f"{text[:MAX_CHARS]}\n... {len(text) - MAX_CHARS:,} more characters: id= shows them"
 
 
 def _barred(console: Console, text: Text) -> None:
@@ -131,7 +131,7 @@ def _barred(console: Console, text: Text) -> None:
 
 
 def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
-    """Print the lengths of the prompts, and the rows that cannot be asked."""
+    """Print the lengths of the prompts, and the rows that cannot be requested."""
     in_tokens = config.engine.kind == "vllm"
     heading(console, "prompt tokens" if in_tokens else "characters of the messages (the server counts tokens)")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -155,7 +155,7 @@ def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
 
 
 def vllm(console: Console, config: Config, sampling: Mapping[str, Any], model: ModelFacts | None) -> None:
-    """Print what vLLM is told with each prompt's token ids, and what of the model's own settings is in force."""
+    """Print the parameters of each request to vLLM, and which of the model's own settings apply."""
     line(console, "  vLLM, in this run's own processes; a request is a prompt's token ids and")
     _values(console, {**sampling, "seed": f"{config.seed} + repeat", "all else": "vLLM's neutral default"})
     if model is None:
@@ -171,7 +171,7 @@ def vllm(console: Console, config: Config, sampling: Mapping[str, Any], model: M
 
 
 def endpoint(console: Console, config: Config, body: Mapping[str, Any]) -> None:
-    """Print a request to an endpoint, and what only its server decides."""
+    """Print a request to an endpoint, and the settings that only its server decides."""
     address = config.engine.endpoint
     line(
         console,
@@ -195,7 +195,7 @@ def _values(console: Console, rows: Mapping[str, Any]) -> None:
 
 
 def expected(console: Console, found: Expected | None, unread: Sequence[str], config: Config) -> None:
-    """Print what an earlier run tells of this one, or that there is none."""
+    """Print the tokens and the time that a past run predicts for this one, or that there is no such run."""
     heading(console, "expected tokens and time")
     for each in unread:
         line(console, f"  {escape_control(each)}")
@@ -224,7 +224,7 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
 
 
 def check_results(console: Console, found: Sequence[CheckResult], warnings: Sequence[str | None]) -> None:
-    """Print the lints, two lines each, after what else a run would warn of or what could not be looked at."""
+    """Print the other warnings of a run and the skipped checks, then the results of the checks, two lines each."""
     heading(console, "lints")
     for warning in warnings:
         if warning is not None:

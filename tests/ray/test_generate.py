@@ -1,4 +1,4 @@
-"""The generate room on a local Ray with a scripted engine: every row once, whatever happens to single rows."""
+"""The generate stage on a local Ray with a scripted engine: every row once, whichever rows fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("at_root")
 
 @pytest.fixture(scope="module")
 def placement() -> Iterator[Placement]:
-    """Keep one local Ray for the whole file."""
+    """Share one local Ray among the tests of this file."""
     with cluster(settings()) as found:
         yield found
 
@@ -47,7 +47,7 @@ def test_every_row_is_generated_once_and_only_bad_rows_fail(run_with_prompts: Ma
     assert not run.exists("work")
 
 
-def test_half_a_surrogate_pair_in_an_answer_is_replaced(run_with_prompts: Make, placement: Placement) -> None:
+def test_half_a_surrogate_pair_in_a_completion_is_replaced(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1)])
     generate_stage.generate(settings(), run, placement, ScriptedFactory(answer="A \ud83d"), Counting(), Counting())
     assert [row["completion"] for row in completions(run)] == ["A \ufffd"]
@@ -59,10 +59,10 @@ def test_each_repeat_is_a_row_of_its_own(run_with_prompts: Make, placement: Plac
     assert [(row["id"], row["repeat"]) for row in completions(run)] == [(i, r) for i in (1, 2) for r in (0, 1, 2)]
 
 
-def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Make, placement: Placement) -> None:
+def test_rows_in_the_journal_are_not_generated_twice(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(number) for number in range(20)])
-    broken = run_with_prompts([make_prompt(number) for number in range(20)])
-    assert broken == run
+    same_run = run_with_prompts([make_prompt(number) for number in range(20)])
+    assert same_run == run
     with pytest.raises(EndpointError, match="gone"):
         generate_stage.generate(
             settings("engine.endpoint.concurrency=1"), run, placement, Fading(), Counting(), Counting()
@@ -74,8 +74,8 @@ def test_rows_in_an_earlier_journal_are_not_generated_again(run_with_prompts: Ma
     assert answers.count("B") == progress.num_left
 
 
-def test_a_row_does_not_wait_for_a_slower_neighbour(run_with_prompts: Make, placement: Placement) -> None:
-    """With 2 slots and blocks of 4 rows, slots would stand empty if a block's rows ran as a batch."""
+def test_a_row_does_not_wait_for_a_slower_one_of_its_block(run_with_prompts: Make, placement: Placement) -> None:
+    """With 2 slots and blocks of 4 rows, slots would be idle if a block's rows ran as a batch."""
     run = run_with_prompts([make_prompt(number) for number in range(40)])
     generate_stage.generate(
         settings("engine.endpoint.concurrency=2"), run, placement, ScriptedFactory(seconds=0.05), Counting(), Counting()
@@ -86,10 +86,10 @@ def test_a_row_does_not_wait_for_a_slower_neighbour(run_with_prompts: Make, plac
     assert busy == pytest.approx(40 * 0.05, rel=0.5)
 
 
-def test_rows_that_are_done_at_once_do_not_hold_each_other_back(
+def test_rows_that_complete_at_once_do_not_delay_each_other(
     run_with_prompts: Make, placement: Placement, tmp_path: Path
 ) -> None:
-    """Each block is for a moment the last; were they all held back, none would come until the engine is let go."""
+    """Each block is the last one for a moment; if all were held back, none would run until the engine is released."""
     run = run_with_prompts([make_prompt(number) for number in range(400)])
     starts = tmp_path / "starts"
     config = settings("engine.endpoint.concurrency=2")
@@ -100,7 +100,7 @@ def test_rows_that_are_done_at_once_do_not_hold_each_other_back(
 
 @dataclass(frozen=True)
 class Noting(ScriptedFactory):
-    """Writes a line for each engine that it starts."""
+    """Writes a line to `starts` for each engine that it starts."""
 
     starts: str = ""
 
@@ -111,7 +111,7 @@ class Noting(ScriptedFactory):
 
 
 class Fading:
-    """Starts an engine that answers five rows and then cannot go on for a reason that the user can mend."""
+    """Starts an engine that answers five rows and then raises an error that the user can fix."""
 
     def __call__(self) -> Engine:
         from scripted import ScriptedEngine
@@ -129,13 +129,13 @@ class Fading:
 
 
 class Refusing:
-    """Does not start."""
+    """Fails to start an engine."""
 
     def __call__(self) -> Engine:
         raise PipelineError("no such model")
 
 
-def test_an_engine_that_does_not_start_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
+def test_an_engine_that_does_not_start_is_a_one_line_error(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(1)])
     with pytest.raises(PipelineError, match=r"^no such model$"):
         generate_stage.generate(settings(), run, placement, Refusing(), Counting(), Counting())

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM to the whole command: an orderly end, nothing left behind, and the same command goes on."""
+"""SIGINT and SIGTERM to the whole command: a clean exit, no process left, and the same command resumes the run."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ TASKS = ("agro_bench", "aqua_bench", "med_bench")
 NUM_ROWS = 6 * 2 * len(TASKS)
 MANY_ROWS = 10_000
 END_S = 15.0
-"""Longest that this machine takes from the last row under way to the process's end."""
+"""Maximum seconds from the last row in flight to the end of the process."""
 
 
-def interrupted(job: Started, number: signal.Signals, within_s: float) -> str:
-    """Send the signal; the job ends in time, with one line, and leaves no process. Return the line."""
+def interrupt(job: Started, number: signal.Signals, within_s: float) -> str:
+    """Send the signal and check that the job ends in time, with one line, and leaves no process. Return the line."""
     job.process.send_signal(number)
     code, _, err = job.end(within_s)
     assert (code, err.count("\n"), job.survivors()) == (130, 1, []), err
@@ -45,9 +45,9 @@ def sample_keys(run: Path) -> list[tuple[Any, ...]]:
     return sorted(tuple(row.values()) for row in rows)
 
 
-def goes_on(run: Path, num_rows: int, *words: str) -> None:
-    """Run the same command again; it completes with every id once."""
-    code, _, err = Started({}, *words).end(90)
+def resume(run: Path, num_rows: int, *overrides: str) -> None:
+    """Repeat the command, and check that it completes with every id once."""
+    code, _, err = Started({}, *overrides).end(90)
     assert code == 0, err
     assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
     keys = sample_keys(run)
@@ -56,56 +56,56 @@ def goes_on(run: Path, num_rows: int, *words: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_rows_under_way_land_and_nothing_is_asked_twice(tmp_path: Path, number: signal.Signals) -> None:
-    run, asked = tmp_path / "run=one", tmp_path / "asked"
-    words = (*SMALL, f"output_dir={tmp_path}", "run.grace_s=30")
-    job = Started({"seconds": 1.5, "asked": str(asked)}, *words)
+def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, number: signal.Signals) -> None:
+    run, requests = tmp_path / "run=one", tmp_path / "asked"
+    overrides = (*SMALL, f"output_dir={tmp_path}", "run.grace_s=30")
+    job = Started({"seconds": 1.5, "asked": str(requests)}, *overrides)
     wait_until(lambda: any(path.stat().st_size for path in run.glob("journal/*.jsonl")))
-    interrupted(job, number, 1.5 + END_S)
-    begun = asked.read_text().splitlines()
+    interrupt(job, number, 1.5 + END_S)
+    begun = requests.read_text().splitlines()
     assert 8 <= len(begun) < NUM_ROWS
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert "interrupted" in manifest["reason"]
     assert not (run / "samples").exists()
-    code, out, err = Started({"asked": str(asked)}, *words).end(90)
+    code, out, err = Started({"asked": str(requests)}, *overrides).end(90)
     assert code == 0, err
     assert f"{len(begun)} of {NUM_ROWS} rows are there already" in out
-    assert len(set(asked.read_text().splitlines())) == len(asked.read_text().splitlines()) == NUM_ROWS
+    assert len(set(requests.read_text().splitlines())) == len(requests.read_text().splitlines()) == NUM_ROWS
     assert len(set(sample_keys(run))) == len(sample_keys(run)) == NUM_ROWS
 
 
 @pytest.mark.slow
-def test_the_grace_ends_what_does_not_land(tmp_path: Path) -> None:
-    asked, words = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=2")
-    job = Started({"seconds": 300, "asked": str(asked)}, *words)
-    wait_until(asked.exists)
-    interrupted(job, signal.SIGTERM, 2 + END_S)
-    goes_on(tmp_path / "run=one", NUM_ROWS, *words)
+def test_rows_in_flight_are_cancelled_after_the_grace_period(tmp_path: Path) -> None:
+    requests, overrides = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=2")
+    job = Started({"seconds": 300, "asked": str(requests)}, *overrides)
+    wait_until(requests.exists)
+    interrupt(job, signal.SIGTERM, 2 + END_S)
+    resume(tmp_path / "run=one", NUM_ROWS, *overrides)
 
 
 @pytest.mark.slow
-def test_a_second_signal_does_not_wait_and_a_second_run_is_refused_meanwhile(tmp_path: Path) -> None:
-    asked, words = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=300")
-    job = Started({"seconds": 300, "asked": str(asked)}, *words)
-    wait_until(asked.exists)
-    code, _, err = Started({}, *words).end(30)
+def test_a_second_signal_does_not_wait_and_a_concurrent_run_is_rejected(tmp_path: Path) -> None:
+    requests, overrides = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=300")
+    job = Started({"seconds": 300, "asked": str(requests)}, *overrides)
+    wait_until(requests.exists)
+    code, _, err = Started({}, *overrides).end(30)
     assert (code, err.count("\n")) == (2, 1), err
     assert f"is being written by another process (process {job.process.pid} on " in err
     job.process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert job.process.poll() is None
-    interrupted(job, signal.SIGINT, END_S)
+    interrupt(job, signal.SIGINT, END_S)
 
 
-def test_a_signal_while_ray_starts_is_an_interruption_too(tmp_path: Path) -> None:
-    words = (*SMALL, f"output_dir={tmp_path}")
-    job = Started({}, *words)
+def test_a_signal_while_ray_starts_interrupts_the_run(tmp_path: Path) -> None:
+    overrides = (*SMALL, f"output_dir={tmp_path}")
+    job = Started({}, *overrides)
     wait_until((tmp_path / "run=one/prompts/_stage.json").exists)
-    interrupted(job, signal.SIGTERM, END_S)
+    interrupt(job, signal.SIGTERM, END_S)
 
 
-def test_no_late_call_of_a_thread_starts_ray_again() -> None:
+def test_no_late_call_of_a_thread_restarts_ray() -> None:
     code = (
         "import threading\n"
         "from pipeline.config.loading import compose\nfrom pipeline.generate.cluster import cluster\n"
@@ -131,7 +131,7 @@ def test_no_late_call_of_a_thread_starts_ray_again() -> None:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Make a task so large that preparing and scoring take a while; return the words that run it alone."""
+    """Return a data set so large that preparing and scoring it take a while."""
     store = tmp_path_factory.mktemp("many")
     row = json.loads(Path(ROOT, "data/demo/agro_bench/train.jsonl").read_text(encoding="utf-8").splitlines()[0])
     for first, split in ((0, "train"), (MANY_ROWS, "test")):
@@ -144,33 +144,35 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_prepare_or_score_leaves_no_half_stage(tmp_path: Path, many: str, number: signal.Signals) -> None:
-    words = ("run_id=one", f"output_dir={tmp_path}", *(f"tasks.{name}.dataset={many}" for name in TASKS))
+def test_a_signal_in_prepare_or_score_leaves_no_partial_artifact(
+    tmp_path: Path, many: str, number: signal.Signals
+) -> None:
+    overrides = ("run_id=one", f"output_dir={tmp_path}", *(f"tasks.{name}.dataset={many}" for name in TASKS))
     run = tmp_path / "run=one"
-    job = Started({}, *words)
+    job = Started({}, *overrides)
     wait_until(lambda: list(run.glob(".prompts-*/*/*/*.parquet")))
-    interrupted(job, number, END_S)
+    interrupt(job, number, END_S)
     assert not (run / "prompts").exists()
 
-    store, config = run_directory.place(settings(*words))
+    store, config = run_directory.place(settings(*overrides))
     prepare(config, store)
     answer_all(store)
-    job = Started({}, *words)
+    job = Started({}, *overrides)
     wait_until(lambda: list(run.glob(".samples-*")))
-    interrupted(job, number, END_S)
+    interrupt(job, number, END_S)
     assert not (run / "samples").exists()
-    goes_on(run, 2 * MANY_ROWS * len(TASKS), *words)
+    resume(run, 2 * MANY_ROWS * len(TASKS), *overrides)
 
 
 def answer_all(run: ArtifactStore) -> None:
-    """Publish the completions stage without an engine."""
+    """Publish the completions artifact without an engine."""
     prompts = run.artifact("prompts", PROMPT_SCHEMA)
     assert prompts is not None
     keys = prompts.dataset().to_table(columns=["task", "split", "id", "prompt_sha256"]).to_pylist()
-    said = {"repeat": 0, "completion": "A", "content": "A", "finish_reason": "stop", "attempts": 1}
+    answer = {"repeat": 0, "completion": "A", "content": "A", "finish_reason": "stop", "attempts": 1}
     with run.publish("completions", COMPLETION_SCHEMA) as store:
         for task in TASKS:
             for split in ("train", "test"):
-                rows = [{**key, **said} for key in keys if (key["task"], key["split"]) == (task, split)]
+                rows = [{**key, **answer} for key in keys if (key["task"], key["split"]) == (task, split)]
                 table = pa.Table.from_pylist(rows, schema=COMPLETION_SCHEMA)
                 store.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, [table], 200_000)

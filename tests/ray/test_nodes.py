@@ -1,4 +1,4 @@
-"""Two nodes of four pretended GPUs each, as one cluster on this machine: what a lost node costs."""
+"""Clusters of simulated nodes with simulated GPUs on this machine: the loss of a node, and the placement of groups."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Make = Callable[[list[Prompt]], ArtifactStore]
 
 @contextmanager
 def nodes_of(*gpus: int) -> Iterator[Any]:
-    """Start nodes with so many pretended GPUs each; the first is the driver's."""
+    """Start nodes with these numbers of simulated GPUs; the first is the driver's."""
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,7 +60,7 @@ def one_gpu_node() -> Iterator[Any]:
 
 
 class Removing(Counting):
-    """Takes the second node away when a quarter of the rows has arrived."""
+    """Removes the second node when a quarter of the rows has arrived."""
 
     def __init__(self, nodes: Any) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Removing(Counting):
 
 
 class RemovingAll(Removing, Signals):
-    """Takes the only node with GPUs away, and raises what ends the run."""
+    """Removes the only node with GPUs, and raises the error that ends the run."""
 
     def __init__(self, nodes: Any) -> None:
         Signals.__init__(self, grace_s=60)
@@ -83,7 +83,7 @@ class RemovingAll(Removing, Signals):
     end_now = Signals.end_now
 
 
-def test_when_no_machine_is_left_the_run_ends_with_one_line(
+def test_a_run_without_a_machine_left_fails_with_one_line(
     run_with_prompts: Make, one_gpu_node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "LONGEST_STRANDED_S", 10.0)
@@ -96,7 +96,7 @@ def test_when_no_machine_is_left_the_run_ends_with_one_line(
     assert 0 < sum(1 for _ in journal.read(run.child("journal"))) < 200
 
 
-def test_a_node_that_is_taken_away_costs_no_row(run_with_prompts: Make, nodes: Any) -> None:
+def test_a_lost_node_loses_no_row(run_with_prompts: Make, nodes: Any) -> None:
     config = compose(["conf=demo", "engine.replicas=auto", "engine.max_num_seqs=4"])
     run, progress = run_with_prompts([make_prompt(number) for number in range(400)]), Removing(nodes)
     with cluster(config) as placement:
@@ -111,7 +111,7 @@ def test_a_node_that_is_taken_away_costs_no_row(run_with_prompts: Make, nodes: A
 
 @dataclass(frozen=True)
 class Whole(ScriptedFactory):
-    """Starts where vLLM would: not in a group whose tensor parallel groups, of `tensor` GPUs, are torn."""
+    """Starts where vLLM would: not where a tensor parallel group, of `tensor` GPUs, spans nodes."""
 
     tensor: int = 0
 
@@ -121,8 +121,8 @@ class Whole(ScriptedFactory):
         return super().__call__()
 
 
-class Looking(Counting):
-    """Keeps, when the first rows have arrived, the node and the GPUs of each replica's actor or placement group."""
+class RecordingPlacement(Counting):
+    """Records the nodes and GPUs of each replica's placement group when the first rows have arrived."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Looking(Counting):
 
 
 @pytest.mark.parametrize(
-    ("num_nodes", "gpus", "words", "replicas"),
+    ("num_nodes", "gpus", "overrides", "replicas"),
     [
         (1, 8, ["engine.tensor_parallel_size=2"], 4),
         (2, 4, ["engine.tensor_parallel_size=4"], 2),
@@ -146,10 +146,10 @@ class Looking(Counting):
     ],
 )
 def test_each_tensor_parallel_group_is_on_one_node(
-    run_with_prompts: Make, num_nodes: int, gpus: int, words: list[str], replicas: int
+    run_with_prompts: Make, num_nodes: int, gpus: int, overrides: list[str], replicas: int
 ) -> None:
-    config = compose(["conf=demo", "engine.replicas=auto", "engine.max_num_seqs=4", *words])
-    run, progress = run_with_prompts([make_prompt(number) for number in range(100)]), Looking()
+    config = compose(["conf=demo", "engine.replicas=auto", "engine.max_num_seqs=4", *overrides])
+    run, progress = run_with_prompts([make_prompt(number) for number in range(100)]), RecordingPlacement()
     with nodes_of(*[gpus] * num_nodes), cluster(config) as placement:
         assert placement.num_replicas == replicas
         script = Whole(seconds=0.2, tensor=config.engine.tensor_parallel_size if placement.spans_nodes else 0)
@@ -160,9 +160,9 @@ def test_each_tensor_parallel_group_is_on_one_node(
     assert len(made.engine) == replicas
     if size <= gpus:
         assert progress.gpus_of_replicas == []
-        visible = sorted(str(each.other["gpus"]) for each in made.engine.values())
-        assert [len(each.split(",")) for each in visible] == [size] * replicas
-        assert len(visible) / len(set(visible)) == num_nodes, "on a node no two replicas have the same GPUs"
+        gpu_ids = sorted(str(each.other["gpus"]) for each in made.engine.values())
+        assert [len(each.split(",")) for each in gpu_ids] == [size] * replicas
+        assert len(gpu_ids) / len(set(gpu_ids)) == num_nodes, "on a node no two replicas have the same GPUs"
     else:
         assert len(progress.gpus_of_replicas) == replicas
         for gpus_of_nodes in progress.gpus_of_replicas:

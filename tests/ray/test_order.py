@@ -1,4 +1,4 @@
-"""Rows start in the order of the work list, and a run learns the order from the one before."""
+"""Rows start in the order of the work list, and a run learns the order from the previous one."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     output = ArtifactStore.open(str(tmp_path / "outputs"))
     publish_past_run(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
     config = settings(f"output_dir={output.root}", "engine.endpoint.concurrency=1", "generation.max_gen_toks=10000")
-    asked, progress = tmp_path / "asked", Counting()
+    requests, progress = tmp_path / "asked", Counting()
     run = run_with_prompts(prompts)
     lengths, _ = length_estimates.find(config, run.require_artifact("prompts", PROMPT_SCHEMA))
     with cluster(config) as placement:
         generate_stage.generate(
-            config, run, placement, ScriptedFactory(seconds=0.01, asked=str(asked)), progress, progress, lengths
+            config, run, placement, ScriptedFactory(seconds=0.01, asked=str(requests)), progress, progress, lengths
         )
-    started = [int(line.split("/")[2]) for line in asked.read_text().splitlines()]
-    wanted = sorted(range(200), key=lambda number: -tokens[prompts[number].prompt_sha256][0])
-    assert sorted(started) == sorted(wanted)
-    # Blocks overtake each other. The rows that wait go by their places, but the first block may come after the second.
-    late = max(abs(started.index(number) - place) for place, number in enumerate(wanted))
+    started = [int(line.split("/")[2]) for line in requests.read_text().splitlines()]
+    expected = sorted(range(200), key=lambda number: -tokens[prompts[number].prompt_sha256][0])
+    assert sorted(started) == sorted(expected)
+    # Blocks overtake each other. Waiting rows start by their places, but the first block may arrive after the second.
+    late = max(abs(started.index(number) - place) for place, number in enumerate(expected))
     assert late <= min(ROWS_FOR_ONE_REPLICA)
     assert progress.order == "longest first by run 1, which has answered 200 of 200"
 
 
-def test_the_next_run_learns_from_the_one_before(tmp_path: Path) -> None:
-    words = (f"output_dir={tmp_path}", "limit=5", "splits=[test]", "only=[med_bench]")
+def test_the_next_run_learns_from_the_previous_one(tmp_path: Path) -> None:
+    overrides = (f"output_dir={tmp_path}", "limit=5", "splits=[test]", "only=[med_bench]")
     for run_id, line, order in (
         ("one", "no earlier run tells their lengths", {"history": None, "num_known": 0, "num_rows": 5}),
         ("two", "longest first by run one, which has answered 5", {"history": "one", "num_known": 5, "num_rows": 5}),
     ):
-        code, out, err = Started({}, f"run_id={run_id}", *words).end(within_s=120)
+        code, out, err = Started({}, f"run_id={run_id}", *overrides).end(within_s=120)
         assert (code, err) == (0, "")
         assert f"generate: {line}" in out
         manifest = json.loads((tmp_path / f"run={run_id}" / "manifest.json").read_text())
         assert manifest["schedule"] == order
 
 
-def test_a_history_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    words = (f"output_dir={tmp_path}", "limit=1", "run_id=one", "schedule.history=none-such")
-    code, _, err = Started({}, *words).end(within_s=120)
+def test_a_missing_history_is_a_one_line_error(tmp_path: Path) -> None:
+    overrides = (f"output_dir={tmp_path}", "limit=1", "run_id=one", "schedule.history=none-such")
+    code, _, err = Started({}, *overrides).end(within_s=120)
     assert code == 2
     assert err.startswith("error: schedule.history='none-such': there is no run ")
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Two replicas on two pretended GPUs: the run goes on with what is left, and says so in one line when nothing is."""
+"""Two replicas on two simulated GPUs: the run continues with one, and fails with one line when none starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settings() -> Config:
 
 @pytest.fixture(scope="module")
 def placement() -> Iterator[Placement]:
-    """Keep one local Ray with two pretended GPUs for the whole file."""
+    """Share one local Ray with two simulated GPUs among the tests of this file."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address="local", num_cpus=2, num_gpus=2, log_to_driver=False, include_dashboard=False)
     try:
@@ -54,15 +54,15 @@ def test_a_replica_that_does_not_start_leaves_its_rows_to_the_other(
     assert {row["replica"] for row in rows} <= set(made.engine)
 
 
-def test_when_no_replica_starts_the_reason_is_one_line(run_with_prompts: Make, placement: Placement) -> None:
+def test_when_no_replica_starts_the_run_fails_with_one_line(run_with_prompts: Make, placement: Placement) -> None:
     run = run_with_prompts([make_prompt(number) for number in range(60)])
     with pytest.raises(ModelError, match=r"^GPU [01] is told not to start$"):
         generate_stage.generate(settings(), run, placement, ScriptedFactory(broken_gpus="0,1"), Counting(), Counting())
     assert run.artifact("completions", COMPLETION_SCHEMA) is None
 
 
-def test_a_row_that_kills_engine_after_engine_is_one_error_row(run_with_prompts: Make, placement: Placement) -> None:
-    """The replica that it came to dies; the other goes on meanwhile."""
+def test_a_row_that_crashes_engine_after_engine_is_one_failed_row(run_with_prompts: Make, placement: Placement) -> None:
+    """The replica that runs it crashes; the other one continues meanwhile."""
     prompts = [make_prompt(number) for number in range(60)]
     prompts[5] = make_prompt(5, question="DIE")
     run = run_with_prompts(prompts)

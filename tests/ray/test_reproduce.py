@@ -1,4 +1,4 @@
-"""A run made again with a scripted engine: the same samples, what differs told, the recorded run untouched."""
+"""A run reproduced with a scripted engine: same samples, differences reported, and the recorded run unchanged."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ pytestmark = pytest.mark.usefixtures("at_root")
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    """Keep one local Ray for the whole file."""
+    """Share one local Ray among the tests of this file."""
     with cluster(settings()):
         yield
 
 
 @pytest.fixture
 def first(tmp_path: Path) -> ArtifactStore:
-    """A complete run of two questions of a data set that can be changed."""
+    """Return a complete run of two questions of each split, from a data set that a test may change."""
     shutil.copytree("data/demo/med_bench", tmp_path / "med")
-    words = ["run_id=one", f"output_dir={tmp_path}/outputs", "limit=2", "seed=77", "only=[med_bench]"]
-    return execute(settings(*words, f"tasks.med_bench.dataset={tmp_path}/med"), ScriptedFactory(answer="B"))
+    overrides = ["run_id=one", f"output_dir={tmp_path}/outputs", "limit=2", "seed=77", "only=[med_bench]"]
+    return execute(settings(*overrides, f"tasks.med_bench.dataset={tmp_path}/med"), ScriptedFactory(answer="B"))
 
 
-def made_again(*words: str, answer: str = "B") -> ArtifactStore:
-    config, again = resolve(words)
-    return execute(config, ScriptedFactory(answer=answer), again)
+def reproduce(*arguments: str, answer: str = "B") -> ArtifactStore:
+    config, reproduction = resolve(arguments)
+    return execute(config, ScriptedFactory(answer=answer), reproduction)
 
 
 def content(run: ArtifactStore) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def content(run: ArtifactStore) -> dict[str, Any]:
 
 
 def samples(run: ArtifactStore) -> list[dict[str, Any]]:
-    """Return the samples without what belongs to one session."""
+    """Return the samples without the columns that differ between sessions."""
     table = run.require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table().sort_by("id")
     return table.drop_columns(["replica", "queued_s", "generated_s"]).to_pylist()
 
@@ -59,47 +59,49 @@ def files(run: ArtifactStore) -> dict[str, bytes]:
     return {name: Path(run.path(name)).read_bytes() for name in run.files()}
 
 
-def test_a_run_made_again_has_the_same_samples_and_leaves_the_first_as_it_was(
+def test_a_reproduced_run_has_the_same_samples_and_leaves_the_first_unchanged(
     first: ArtifactStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = files(first)
-    second = made_again(f"from={first.root}")
+    second = reproduce(f"from={first.root}")
     assert second.root.startswith(f"{first.root}-again-")
     assert samples(second) == samples(first)
     assert files(first) == before
     agreement = "4 questions of both runs: 4 same prompts, 4 same completions"
-    again = content(second)["again"]
-    assert (again["run"], again["overridden"], again["agreement"]) == (first.root, [], agreement)
-    assert again["differences"] == [line for line in again["differences"] if line.startswith("codebase")]
+    recorded = content(second)["again"]
+    assert (recorded["run"], recorded["overridden"], recorded["agreement"]) == (first.root, [], agreement)
+    assert recorded["differences"] == [line for line in recorded["differences"] if line.startswith("codebase")]
     lines = capfd.readouterr().out.splitlines()
     assert [line for line in lines if line == f"again: {first.root}"]
     assert f"again: {agreement}" in lines
 
 
-def test_other_words_and_other_answers_are_told(first: ArtifactStore, capfd: pytest.CaptureFixture[str]) -> None:
-    second = made_again(f"from={first.root}/manifest.json", "limit=1", "run_id=two", answer="C")
-    told = content(second)["again"]
-    assert told["overridden"] == ["limit is 1, recorded 2"]
-    assert told["agreement"] == "2 questions of both runs: 2 same prompts, 0 same completions"
+def test_overrides_and_different_completions_are_reported(
+    first: ArtifactStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    second = reproduce(f"from={first.root}/manifest.json", "limit=1", "run_id=two", answer="C")
+    recorded = content(second)["again"]
+    assert recorded["overridden"] == ["limit is 1, recorded 2"]
+    assert recorded["agreement"] == "2 questions of both runs: 2 same prompts, 0 same completions"
     assert "again: overridden: limit is 1, recorded 2" in capfd.readouterr().out.splitlines()
     assert content(second)["run_id"] == "two"
 
 
-def test_a_data_set_that_changed_ends_it_before_a_prompt_is_made_and_mended_it_goes_on(
+def test_a_changed_data_set_fails_before_a_prompt_is_rendered_and_resumes_once_restored(
     first: ArtifactStore, tmp_path: Path
 ) -> None:
     file = tmp_path / "med/test.jsonl"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("A", "B", 1), encoding="utf-8")
-    words = (f"from={first.root}", "run_id=two")
+    arguments = (f"from={first.root}", "run_id=two")
     with pytest.raises(DataError, match=r"tasks\.med_bench\.dataset=.* holds other rows than when"):
-        made_again(*words)
+        reproduce(*arguments)
     assert not (tmp_path / "outputs/run=two/prompts").exists()
     file.write_text(text, encoding="utf-8")
-    assert samples(made_again(*words)) == samples(first)
+    assert samples(reproduce(*arguments)) == samples(first)
 
 
-def test_a_run_tells_its_templates_fingerprint_and_what_it_was_warned_of(
+def test_a_run_records_its_templates_fingerprint_and_its_warnings(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = compose(["conf=demo", "limit=1", "only=[med_bench]", f"output_dir={tmp_path}", "run_id=one"])
@@ -111,12 +113,12 @@ def test_a_run_tells_its_templates_fingerprint_and_what_it_was_warned_of(
     assert manifest["template_fingerprint"] in warning
     assert manifest["template_fingerprint"] == manifest["datasets"]["template_fingerprint"]
     assert f"warning: {warning}" in capfd.readouterr().out.splitlines()
-    quiet = content(made_again(f"from={tmp_path}/run=one", "prompt.expected_fingerprint=null", "run_id=two"))
+    quiet = content(reproduce(f"from={tmp_path}/run=one", "prompt.expected_fingerprint=null", "run_id=two"))
     assert not [each for each in quiet["warnings"] if "fingerprint" in each]
     assert quiet["template_fingerprint"] == manifest["template_fingerprint"]
 
 
-def test_a_server_renders_with_a_template_that_nobody_knows(first: ArtifactStore) -> None:
+def test_the_template_of_a_server_is_unknown(first: ArtifactStore) -> None:
     assert content(first)["template_fingerprint"] is None
     assert not [each for each in content(first)["warnings"] if "fingerprint" in each]
     assert "engine.kind=endpoint" in ENDPOINT

@@ -1,4 +1,4 @@
-"""The whole command with a scripted engine: what a user gets, and what a user is told when it cannot be."""
+"""Whole runs with a scripted engine: the files that a run writes, and the errors of a run that fails."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ pytestmark = pytest.mark.usefixtures("at_root")
 ENDPOINT = ["engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", "model.path=null"]
 
 
-def settings(output: Path, *words: str) -> Config:
-    return compose(["conf=demo", *ENDPOINT, f"output_dir={output}", "run_id=one", "limit=3", *words])
+def settings(output: Path, *overrides: str) -> Config:
+    return compose(["conf=demo", *ENDPOINT, f"output_dir={output}", "run_id=one", "limit=3", *overrides])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    """Keep one local Ray for the whole file."""
+    """Share one local Ray among the tests of this file."""
     with cluster(compose(["conf=demo", *ENDPOINT])):
         yield
 
 
-def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
+def test_a_run_writes_every_file_that_it_should(tmp_path: Path) -> None:
     run = execute(settings(tmp_path), ScriptedFactory(answer="\n\nA"))
     names = {path.name for path in Path(run.root).iterdir()}
     assert names == {
@@ -60,7 +60,7 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert content["counts"]["num_samples"] == 18
 
 
-def test_a_run_says_what_the_lints_say_and_records_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_and_records_the_results_of_the_checks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = execute(settings(tmp_path, "generation.top_k=5", "generation.until=['[/x]']"), ScriptedFactory())
     content = json.loads(run.read_text("manifest.json"))
     names = [line.partition(":")[0] for line in content["warnings"]]
@@ -69,7 +69,7 @@ def test_a_run_says_what_the_lints_say_and_records_it(tmp_path: Path, capfd: pyt
     assert not [name for name in content["datasets"] if name.startswith("warning")]
 
 
-def test_a_run_of_every_test_row_leaves_the_leaderboards_archive(tmp_path: Path) -> None:
+def test_a_run_of_every_test_row_writes_the_leaderboards_archive(tmp_path: Path) -> None:
     run = execute(settings(tmp_path, "limit=null", "splits=[test]"), ScriptedFactory(answer="\n\nB"))
     record = json.loads(run.read_text("manifest.json"))["published"]["submission"]
     assert (record["file"], record["num_tasks"], record["num_answers"]) == ("one_submission.zip", 3, 180)
@@ -79,14 +79,14 @@ def test_a_run_of_every_test_row_leaves_the_leaderboards_archive(tmp_path: Path)
     validate.main([f"archive={run.path('one_submission.zip')}", "conf=demo"])
 
 
-def test_a_limited_run_is_complete_and_says_why_it_has_no_archive(tmp_path: Path) -> None:
+def test_a_limited_run_is_complete_and_records_why_it_has_no_archive(tmp_path: Path) -> None:
     run = execute(settings(tmp_path), ScriptedFactory())
     content = json.loads(run.read_text("manifest.json"))
     assert content["status"] == "complete"
     assert content["published"]["submission"]["reason"].startswith("limit=3 cuts the test split")
 
 
-def test_failed_rows_finish_the_run_and_decide_its_exit_code(tmp_path: Path) -> None:
+def test_a_run_with_failed_rows_is_complete_and_they_decide_its_exit_code(tmp_path: Path) -> None:
     factory = ScriptedFactory(raise_on="ц")
     with pytest.raises(TooManyFailedRows, match=r"\d+ rows failed, max_failed_rows=0: .*column error"):
         execute(settings(tmp_path), factory)
@@ -96,19 +96,19 @@ def test_failed_rows_finish_the_run_and_decide_its_exit_code(tmp_path: Path) -> 
     execute(settings(tmp_path, "run_id=two", "max_failed_rows=18"), factory)
 
 
-def test_failed_rows_are_tried_again_when_the_user_says_so_and_no_other_row_is(tmp_path: Path) -> None:
+def test_retry_failed_retries_failed_rows_only(tmp_path: Path) -> None:
     with pytest.raises(TooManyFailedRows):
         execute(settings(tmp_path), ScriptedFactory(raise_on="ц"))
     num_failed = json.loads((tmp_path / "run=one" / "manifest.json").read_text())["counts"]["num_failed"]
-    asked = tmp_path / "asked"
-    run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", asked=str(asked)))
+    requests = tmp_path / "asked"
+    run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", asked=str(requests)))
     samples = run.require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table()
-    assert len(asked.read_text().splitlines()) == num_failed > 0
+    assert len(requests.read_text().splitlines()) == num_failed > 0
     assert samples.column("error").null_count == samples.num_rows == 18
     assert sorted(samples.column("response").to_pylist()) == ["A"] * (18 - num_failed) + ["B"] * num_failed
 
 
-def test_a_retry_that_cannot_begin_leaves_the_completions_as_they_are(
+def test_a_retry_that_cannot_start_leaves_the_completions_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(TooManyFailedRows):
@@ -125,13 +125,13 @@ def test_a_retry_that_cannot_begin_leaves_the_completions_as_they_are(
     assert file.read_bytes() == before
 
 
-def test_a_complete_run_is_not_run_again(tmp_path: Path) -> None:
+def test_a_complete_run_is_not_repeated(tmp_path: Path) -> None:
     execute(settings(tmp_path), ScriptedFactory())
     with pytest.raises(RunError, match="run_id='one' is complete"):
         execute(settings(tmp_path), ScriptedFactory())
 
 
-def test_a_run_goes_on_after_a_mended_error(tmp_path: Path) -> None:
+def test_a_failed_run_resumes_once_its_error_is_fixed(tmp_path: Path) -> None:
     data = tmp_path / "med_bench"
     config = settings(tmp_path, f"tasks.med_bench.dataset={data}")
     with pytest.raises(DataError, match=r"tasks\.med_bench\.dataset"):
@@ -142,20 +142,20 @@ def test_a_run_goes_on_after_a_mended_error(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run=one" / "manifest.json").read_text())["status"] == "complete"
 
 
-def test_another_configuration_under_the_same_id_is_refused_by_name(tmp_path: Path) -> None:
+def test_another_configuration_under_the_same_id_is_rejected_by_key(tmp_path: Path) -> None:
     run_directory.begin(*run_directory.place(settings(tmp_path)))
     with pytest.raises(RunError, match=r"was begun with generation\.max_gen_toks=192, not 64: choose another run_id"):
         execute(settings(tmp_path, "generation.max_gen_toks=64"), ScriptedFactory())
     run_directory.begin(*run_directory.place(settings(tmp_path, "engine.max_num_seqs=3", "max_failed_rows=9")))
 
 
-def test_an_output_directory_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+def test_an_output_directory_that_is_a_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         execute(settings(tmp_path / "file"), ScriptedFactory())
 
 
-def test_rescore_makes_the_samples_again_without_an_engine(tmp_path: Path) -> None:
+def test_rescore_rebuilds_the_samples_without_an_engine(tmp_path: Path) -> None:
     run = execute(settings(tmp_path), ScriptedFactory())
     before = Path(run.path("metrics.parquet")).read_bytes()
     run.remove("samples")
@@ -165,25 +165,27 @@ def test_rescore_makes_the_samples_again_without_an_engine(tmp_path: Path) -> No
     assert Path(run.path("metrics.parquet")).read_bytes() == before
 
 
-def test_a_share_of_the_questions_is_asked_again_and_counts_nowhere_else(tmp_path: Path) -> None:
-    asked = tmp_path / "asked"
-    run = execute(settings(tmp_path, "noise.share=0.5", "generation.repeats=2"), ScriptedFactory(asked=str(asked)))
+def test_a_share_of_the_questions_is_repeated_and_counted_as_noise_only(tmp_path: Path) -> None:
+    requests = tmp_path / "asked"
+    run = execute(settings(tmp_path, "noise.share=0.5", "generation.repeats=2"), ScriptedFactory(asked=str(requests)))
     content = json.loads(run.read_text("manifest.json"))
     noise = content["noise"]
     assert content["counts"]["num_samples"] == 36
     assert 0 < noise["num_questions"] < 18
-    assert len(asked.read_text().split()) == 36 + noise["num_questions"]
+    assert len(requests.read_text().split()) == 36 + noise["num_questions"]
     assert (noise["num_changed"], noise["variance"]["em"]) == (0, 0.0)
-    again = run.child("noise").require_artifact("completions", COMPLETION_SCHEMA)
-    assert again.num_rows == noise["num_questions"]
-    assert set(again.dataset().to_table(columns=["repeat"])["repeat"].to_pylist()) == {0}
+    noise_completions = run.child("noise").require_artifact("completions", COMPLETION_SCHEMA)
+    assert noise_completions.num_rows == noise["num_questions"]
+    assert set(noise_completions.dataset().to_table(columns=["repeat"])["repeat"].to_pylist()) == {0}
 
 
-def test_a_run_that_breaks_its_gate_is_complete_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_its_gate_is_complete_and_its_failure_is_reported(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     execute(settings(tmp_path), ScriptedFactory(answer="A"))
-    words = ["run_id=two", "gate.baseline=one", "gate.max_no_answer=0.5"]
+    overrides = ["run_id=two", "gate.baseline=one", "gate.max_no_answer=0.5"]
     with pytest.raises(GateFailed, match="run two is complete, and breaks rules of its gate: max_no_answer"):
-        execute(settings(tmp_path, *words), ScriptedFactory(answer="не знаю"))
+        execute(settings(tmp_path, *overrides), ScriptedFactory(answer="не знаю"))
     content = json.loads((tmp_path / "run=two/manifest.json").read_text())
     assert (content["status"], content["gate"]["baseline"]) == ("complete", "one")
     assert "gate: broken: max_no_answer: 18 of 18 rows (100.0%) have no readable answer" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Where runs live: the same promises on a disk and in object storage, and what a disk may do to a run."""
+"""Storage of runs: the same guarantees on a disk and in object storage, and damaged, full and read-only disks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NUM_ROWS = 5 * 2 * 3
 
 @pytest.fixture(scope="module")
 def s3(s3_query: str) -> str:
-    """Serve S3 on loopback; give the query of a URI that leads there."""
+    """Serve S3 on loopback; return the query of a URI that selects this server."""
     return s3_query
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray(s3: str) -> Iterator[None]:  # noqa: ARG001
-    """Keep one local Ray for the whole file; its workers inherit the keys of the object storage."""
+    """Share one local Ray among the tests of this file; its workers inherit the keys of the object storage."""
     with cluster(settings()):
         yield
 
@@ -45,13 +45,13 @@ def output(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> str:
     return str(tmp_path) if request.param == "disk" else f"s3://runs/{tmp_path.name}?{s3}"
 
 
-def configured(output: str | Path, *words: str) -> Config:
+def configured(output: str | Path, *overrides: str) -> Config:
     few = ("run_id=one", "limit=5", "engine.endpoint.concurrency=4", "run.flush_s=0.2")
-    return settings(f"output_dir={output}", *few, *words)
+    return settings(f"output_dir={output}", *few, *overrides)
 
 
 class Stopping:
-    """Makes engines that answer some rows with A and then meet an end that the user can mend."""
+    """Makes engines that answer some rows with A and then raise an error that the user can fix."""
 
     def __init__(self, num_answers: int) -> None:
         self._num_answers = num_answers
@@ -77,7 +77,7 @@ def status(run: ArtifactStore) -> str:
     return str(json.loads(run.read_text("manifest.json"))["status"])
 
 
-def test_a_run_that_was_stopped_goes_on_and_is_whole_on_a_disk_and_in_object_storage(output: str) -> None:
+def test_a_failed_run_resumes_and_completes_on_a_disk_and_in_object_storage(output: str) -> None:
     run = ArtifactStore.open(output).child("run=one")
     with pytest.raises(EndpointError, match="the server is gone"):
         execute(configured(output), Stopping(9))
@@ -106,14 +106,14 @@ def test_a_run_that_was_stopped_goes_on_and_is_whole_on_a_disk_and_in_object_sto
         execute(configured(output), ScriptedFactory())
 
 
-def test_a_bucket_that_does_not_exist_is_one_line(s3: str) -> None:
+def test_a_missing_bucket_is_a_one_line_error(s3: str) -> None:
     with pytest.raises(PipelineError, match="no-such-bucket"):
         execute(configured(f"s3://no-such-bucket/x?{s3}"), ScriptedFactory())
 
 
 @pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory: pytest.TempPathFactory, _ray: None) -> Path:
-    """Make a run that has prompts, and nine rows in its journal."""
+    """Make a failed run with prompts and nine rows in its journal; return its output directory."""
     output = tmp_path_factory.mktemp("stopped")
     with pytest.raises(EndpointError):
         execute(configured(output), Stopping(9))
@@ -122,7 +122,7 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory, _ray: None) -> Path:
 
 @pytest.fixture
 def stopped(stopped_once: Path, tmp_path: Path) -> ArtifactStore:
-    """Give a copy of the stopped run."""
+    """Return a copy of the failed run."""
     shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
     return ArtifactStore.open(str(tmp_path / "run=one"))
 
@@ -131,24 +131,24 @@ def cut(run: ArtifactStore, name: str, num_bytes: int) -> None:
     os.truncate(run.path(name), Path(run.path(name)).stat().st_size - num_bytes)
 
 
-def test_a_manifest_cut_in_half_is_refused(stopped: ArtifactStore, tmp_path: Path) -> None:
+def test_a_truncated_manifest_is_rejected(stopped: ArtifactStore, tmp_path: Path) -> None:
     cut(stopped, "manifest.json", len(stopped.read_text("manifest.json")) // 2)
     with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on with the run"):
         execute(configured(tmp_path), ScriptedFactory())
 
 
-def test_a_config_that_was_cut_is_refused(stopped: ArtifactStore, tmp_path: Path) -> None:
+def test_a_truncated_config_is_rejected(stopped: ArtifactStore, tmp_path: Path) -> None:
     cut(stopped, "config.yaml", len(stopped.read_text("config.yaml")) // 2)
     with pytest.raises(PipelineError, match=r"config\.yaml|was begun with"):
         execute(configured(tmp_path), ScriptedFactory())
 
 
-@pytest.mark.parametrize("harm", ["deleted", "cut"])
-def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(
-    stopped: ArtifactStore, tmp_path: Path, harm: str
+@pytest.mark.parametrize("damage", ["deleted", "cut"])
+def test_a_missing_or_truncated_file_of_the_prompts_is_rejected(
+    stopped: ArtifactStore, tmp_path: Path, damage: str
 ) -> None:
     name = stopped.files("prompts", suffix=".parquet")[0]
-    if harm == "deleted":
+    if damage == "deleted":
         stopped.remove(name)
     else:
         cut(stopped, name, 100)
@@ -158,7 +158,7 @@ def test_a_file_of_the_prompts_that_is_gone_or_cut_is_refused(
 
 
 @pytest.mark.slow
-def test_what_the_refusals_advise_mends_the_run_and_a_cut_journal_costs_the_lines_that_were_cut(
+def test_the_advice_of_the_errors_fixes_the_run_and_a_truncated_journal_loses_only_its_missing_lines(
     stopped: ArtifactStore, tmp_path: Path
 ) -> None:
     (journal,) = (name for name in stopped.files("journal", suffix=".jsonl"))
@@ -169,7 +169,7 @@ def test_what_the_refusals_advise_mends_the_run_and_a_cut_journal_costs_the_line
     answers = [row["completion"] for row in completions(stopped)]
     assert (len(answers), answers.count("A"), status(stopped)) == (NUM_ROWS, 8, "complete")
 
-    stopped.remove("manifest.json")  # a run that is complete is not looked into
+    stopped.remove("manifest.json")  # a complete run is not read
     name = stopped.files("completions", suffix=".parquet")[0]
     cut(stopped, name, 10)
     with pytest.raises(DataError, match=rf"{stopped.path(name)} is missing or damaged: delete"):
@@ -178,20 +178,20 @@ def test_what_the_refusals_advise_mends_the_run_and_a_cut_journal_costs_the_line
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 2 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    line = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    """Mount a file system of 2 MiB; yield its directory."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)]
     if os.geteuid() or not shutil.which("mount") or subprocess.run(line, capture_output=True, check=False).returncode:
         pytest.skip("only root may mount a small disk")
     try:
-        yield place
+        yield directory
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_disk: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_the_run_resumes_once_there_is_space(small_disk: Path) -> None:
     run = ArtifactStore.open(str(small_disk / "run=one"))
     with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Make room"):
         execute(configured(small_disk), ScriptedFactory(answer="A" * 200_000, seconds=0.05))
@@ -205,14 +205,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_di
 
 
 @pytest.mark.slow
-def test_a_directory_that_becomes_read_only_is_one_line_and_the_run_goes_on_later(
+def test_a_directory_that_becomes_read_only_is_a_one_line_error_and_the_run_resumes_later(
     small_disk: Path, tmp_path: Path
 ) -> None:
-    """Root ignores permissions but not a mount; files that are open stay writable, as on a disk none would."""
-    run, asked = ArtifactStore.open(str(small_disk / "run=one")), tmp_path / "asked"
-    lay_over = f"mount --bind {small_disk} {small_disk} && mount -o remount,bind,ro {small_disk}"
-    watch = f"while ! [ -s {asked} ]; do sleep 0.05; done; sleep 1; {lay_over}"
-    script = ScriptedFactory(seconds=0.4, asked=str(asked))
+    """Root ignores permissions but not a read-only mount. Open files stay writable, unlike those of a failing disk."""
+    run, requests = ArtifactStore.open(str(small_disk / "run=one")), tmp_path / "asked"
+    make_read_only = f"mount --bind {small_disk} {small_disk} && mount -o remount,bind,ro {small_disk}"
+    watch = f"while ! [ -s {requests} ]; do sleep 0.05; done; sleep 1; {make_read_only}"
+    script = ScriptedFactory(seconds=0.4, asked=str(requests))
     with (
         subprocess.Popen(["sh", "-c", watch]),
         pytest.raises(RunError, match=r"cannot be written: .*Read-only file sys"),

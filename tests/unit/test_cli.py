@@ -1,4 +1,4 @@
-"""What a command prints and how it ends, and that the README says the same."""
+"""The output and exit code of commands, and that the README matches them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.config.loading import describe
 from pipeline.errors import ConfigError, DataError, Interrupted, TooManyFailedRows
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["conf=demo", "--help"]])
-def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
-    done = command("pipeline.run", *words)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["conf=demo", "--help"]])
+def test_help_lists_commands_configurations_and_keys(arguments: list[str]) -> None:
+    done = command("pipeline.run", *arguments)
     assert done.returncode == 0
     for part in ("rescore", "preview", "demo, mera", "engine.endpoint.api_key_env", "generation.max_gen_toks"):
         assert part in done.stdout
@@ -28,7 +28,7 @@ def test_help_shows_commands_confs_and_keys(words: list[str]) -> None:
 ARGUMENTS = [(name, argument) for name, own in cli.COMMANDS.items() for argument in own.arguments]
 
 
-def test_every_command_of_the_table_is_a_module_and_the_other_way_round() -> None:
+def test_every_command_of_the_table_is_a_module_and_vice_versa() -> None:
     modules = {
         file.stem for file in (ROOT / "pipeline").glob("*.py") if "command(main)" in file.read_text(encoding="utf-8")
     }
@@ -44,7 +44,7 @@ def test_the_package_lists_the_commands_with_a_line_each() -> None:
     assert command("pipeline", "--help").stdout == done.stdout
 
 
-def test_another_word_than_a_command_names_the_nearest() -> None:
+def test_an_unknown_command_suggests_the_closest() -> None:
     done = command("pipeline", "rescor")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: 'rescor': write python -m pipeline.rescore; the commands are run, preview")
@@ -57,7 +57,7 @@ def test_the_version_is_printed(module: str) -> None:
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_a_commands_help_begins_with_its_own_arguments_and_lists_the_keys_that_it_takes(name: str) -> None:
+def test_a_commands_help_begins_with_its_own_arguments_and_lists_the_keys_that_it_accepts(name: str) -> None:
     done = command(f"pipeline.{name}", "--help")
     own = cli.COMMANDS[name]
     usage, what, example, *groups = done.stdout.split("\n\n")
@@ -71,8 +71,8 @@ def test_a_commands_help_begins_with_its_own_arguments_and_lists_the_keys_that_i
 
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS, ids=[f"{name}-{each.name}" for name, each in ARGUMENTS])
 def test_help_shows_each_argument_with_its_help_default_and_bounds(name: str, argument: cli.Argument) -> None:
-    shown = " ".join(cli.help_text(name).split())
-    _, _, rest = shown.partition(f" {argument.name}=<{argument.value}> {argument.help}")
+    text = " ".join(cli.help_text(name).split())
+    _, _, rest = text.partition(f" {argument.name}=<{argument.value}> {argument.help}")
     details = rest[rest.index("(") : rest.index(")")]
     assert argument.default is None or f" = {str(argument.default).replace('False', 'false')}" in details
     assert argument.minimum == cli.MIN_INT or f"from {argument.minimum}" in details
@@ -87,7 +87,7 @@ def test_help_fits_110_columns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_the_example_of_a_command_is_understood(name: str) -> None:
+def test_the_example_of_a_command_parses(name: str) -> None:
     _, overrides = cli.parse(name, cli.COMMANDS[name].example.split())
     assert {override.partition("=")[0] for override in overrides} <= {key for key, *_ in describe()}
 
@@ -105,7 +105,7 @@ RUN = "give one run, for instance run=outputs/run=2026-11-21"
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "line"),
+    ("name", "arguments", "line"),
     [
         ("plan", ["gpu_s=8"], "'gpu_s=8': plan has no argument gpu_s=. Did you mean: 'gpus'?"),
         ("preview", ["tak=x"], "'tak=x': preview has no argument tak=. Did you mean: 'task'?"),
@@ -131,24 +131,24 @@ RUN = "give one run, for instance run=outputs/run=2026-11-21"
         ("plan", ["gpu="], "gpu='': there are A100-SXM4-40GB, "),
     ],
 )  # fmt: skip
-def test_an_argument_that_is_unknown_missing_twice_or_out_of_bounds_is_one_line(
-    name: str, words: list[str], line: str
+def test_an_unknown_missing_repeated_or_out_of_bounds_argument_is_a_one_line_error(
+    name: str, arguments: list[str], line: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        cli.parse(name, words)
+        cli.parse(name, arguments)
     assert str(caught.value).startswith(line)
     assert caught.value.exit_code == 2
 
 
-def test_the_command_plan_shows_what_the_preview_does(tmp_path: Path) -> None:
-    words = ["conf=demo", f"output_dir={tmp_path}", "gpus=2"]
-    done = command("pipeline.plan", *words)
+def test_the_command_plan_prints_what_the_preview_does(tmp_path: Path) -> None:
+    arguments = ["conf=demo", f"output_dir={tmp_path}", "gpus=2"]
+    done = command("pipeline.plan", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert "fastest with engine.max_num_seqs=" in done.stdout
-    assert command("pipeline.preview", *words, "plan=true").stdout == done.stdout
+    assert command("pipeline.preview", *arguments, "plan=true").stdout == done.stdout
 
 
-def test_make_alone_lists_the_targets() -> None:
+def test_make_without_a_target_lists_the_targets() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("demo", "test", "check", "clean"):
         assert [line for line in done.stdout.splitlines() if line.split()[:1] == [target] and len(line.split()) > 2]
@@ -156,17 +156,17 @@ def test_make_alone_lists_the_targets() -> None:
 
 CUT_SHORT = [
     ["pipeline.run", "--help"],
-    ["pipeline.compare", "--help"],  # shorter than the buffer: written at the end alone
+    ["pipeline.compare", "--help"],  # shorter than the buffer: written only at exit
     ["pipeline.preview", "conf=demo", "reasoning_parser=null", "n=100"],
     ["pipeline.validate", "archive=/dev/null", "conf=demo"],
 ]
 
 
-@pytest.mark.parametrize("words", CUT_SHORT, ids=[words[0] for words in CUT_SHORT])
-def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("command_line", CUT_SHORT, ids=[command_line[0] for command_line in CUT_SHORT])
+def test_a_command_ends_silently_when_its_reader_is_gone(command_line: list[str], tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    line = [sys.executable, "-m", *words, f"output_dir={tmp_path}"]
+    line = [sys.executable, "-m", *command_line, f"output_dir={tmp_path}"]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         line, cwd=ROOT, env=buffered, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False
@@ -175,13 +175,13 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: list[str], 
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_an_output_that_was_closed_before_is_no_error() -> None:
-    words = f"{sys.executable} -m pipeline.run --help >&-"
-    done = subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_closed_standard_output_is_no_error() -> None:
+    line = f"{sys.executable} -m pipeline.run --help >&-"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_has_gone() -> None:
+def test_a_broken_connection_is_not_taken_for_a_reader_that_is_gone() -> None:
     code = "import sys\nfrom pipeline import cli\nsys.argv = ['x', 'conf=demo']\n"
     code += "def main(_):\n    raise BrokenPipeError('a socket')\ncli.command(main)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -189,7 +189,7 @@ def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_has_gone() -> N
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "line"),
+    ("module", "arguments", "line"),
     [
         ("pipeline.run", ["conf=mer"], "error: conf='mer': no such configuration. Did you mean: 'mera'?\n"),
         ("pipeline.run", ["conf=demo", "limit=-1"], "error: limit=-1: must be null or at least 1\n"),
@@ -197,13 +197,13 @@ def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_has_gone() -> N
         ("pipeline.replay", ["logs=gone", "conf=demo"], "error: logs='gone': there is no such file or directory\n"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(module: str, words: list[str], line: str) -> None:
-    done = command(module, *words)
+def test_a_users_mistake_is_one_line_and_exit_code_2(module: str, arguments: list[str], line: str) -> None:
+    done = command(module, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 @pytest.mark.parametrize("module", ["pipeline.run", "pipeline.preview"])
-def test_mera_without_the_hub_is_one_line_that_says_what_to_set(module: str, tmp_path: Path) -> None:
+def test_mera_without_the_hub_is_a_one_line_error_with_the_fix(module: str, tmp_path: Path) -> None:
     done = command(module, "conf=mera", f"output_dir={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -227,7 +227,7 @@ def fail(error: BaseException) -> Callable[[list[str]], None]:
     ("error", "code"),
     [(DataError("x"), 2), (TooManyFailedRows("x"), 4), (Interrupted("x"), 130), (KeyboardInterrupt(), 130)],
 )
-def test_an_errors_kind_is_the_exit_code(
+def test_the_type_of_an_error_decides_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "conf=demo"])
@@ -241,7 +241,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.command(fail(ZeroDivisionError()))
 
 
-def test_a_message_of_many_lines_is_shown_on_one() -> None:
+def test_a_message_of_several_lines_is_printed_as_one() -> None:
     assert str(DataError("one\n  two\tthree")) == "one two three"
 
 

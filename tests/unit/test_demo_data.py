@@ -25,28 +25,28 @@ Row = dict[str, Any]
 
 
 def read(task: str, split: str) -> list[Row]:
-    """Rows of one committed file."""
+    """Return the rows of one committed file."""
     return [json.loads(line) for line in (DEMO / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def rows_of(task: str) -> list[Row]:
-    """Rows of both splits."""
+    """Return the rows of both splits."""
     return [row for split in SPLITS for row in read(task, split)]
 
 
 def placeholders(instruction: str) -> list[str]:
-    """Names in braces, in their order."""
+    """Return the names in braces, in order."""
     return [name for _, name, _, _ in string.Formatter().parse(instruction) if name is not None]
 
 
 def options_of(row: Row) -> list[str]:
-    """Keys of the options, in their order."""
+    """Return the keys of the options, in order."""
     return [key for key in row["inputs"] if key != "question"]
 
 
 @pytest.fixture(scope="module")
 def generator() -> Iterator[ModuleType]:
-    """Import the generator as the demo's scripts import each other: from beside them."""
+    """Import the generator as the demo's scripts import each other: from their directory."""
     sys.path.insert(0, str(DEMO))
     yield importlib.import_module("generate")
     sys.path.remove(str(DEMO))
@@ -64,7 +64,7 @@ def test_splits_are_large_enough_for_a_demo() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_row_has_the_keys_of_the_layout(task: str) -> None:
+def test_a_row_has_the_keys_of_the_layout(task: str) -> None:
     for row in rows_of(task):
         assert list(row) == ["instruction", "inputs", "outputs", "meta"]
         assert next(iter(row["inputs"])) == "question"
@@ -126,7 +126,7 @@ def test_gold_is_canonical_and_names_options_of_its_row(task: str) -> None:
         assert {f"option_{letter.lower()}" for letter in letters} <= set(options_of(row))
 
 
-def test_med_has_one_right_option_and_the_others_sometimes_several() -> None:
+def test_med_has_one_correct_option_and_the_others_sometimes_several() -> None:
     several = {task: sum("," in row["outputs"] for row in rows_of(task)) for task in TASKS}
     assert several["med_bench"] == 0
     assert several["agro_bench"] > 0
@@ -150,22 +150,22 @@ def test_generator_reproduces_the_committed_files_byte_for_byte(tmp_path: Path) 
         assert (tmp_path / task / f"{split}.jsonl").read_bytes() == (DEMO / task / f"{split}.jsonl").read_bytes()
 
 
-def test_no_question_comes_twice(generator: ModuleType) -> None:
+def test_no_question_is_repeated(generator: ModuleType) -> None:
     for task in TASKS:
         identities = [generator.identity(row) for row in rows_of(task)]
         assert len(set(identities)) == len(identities)
 
 
-def test_identity_overlooks_instruction_id_and_order_of_options(generator: ModuleType) -> None:
+def test_identity_ignores_instruction_id_and_order_of_options(generator: ModuleType) -> None:
     row = read("med_bench", "test")[0]
     inputs = row["inputs"]
-    turned = {**inputs, "option_a": inputs["option_b"], "option_b": inputs["option_a"]}
-    other = {**row, "instruction": "{question}", "inputs": turned, "meta": {"id": 0}}
+    swapped = {**inputs, "option_a": inputs["option_b"], "option_b": inputs["option_a"]}
+    other = {**row, "instruction": "{question}", "inputs": swapped, "meta": {"id": 0}}
     assert generator.identity(other) == generator.identity(row)
     assert generator.identity({**row, "inputs": {**inputs, "option_a": "0"}}) != generator.identity(row)
 
 
-def test_training_rows_leave_out_what_is_held_out(generator: ModuleType) -> None:
+def test_training_rows_exclude_held_out_questions(generator: ModuleType) -> None:
     first = [generator.identity(example.row) for example in itertools.islice(generator.training_examples(1, set()), 60)]
     held_out = set(first[:30])
     kept = [
@@ -176,13 +176,13 @@ def test_training_rows_leave_out_what_is_held_out(generator: ModuleType) -> None
 
 
 def test_training_rows_of_the_model_are_not_in_the_demo(generator: ModuleType) -> None:
-    train = importlib.import_module("train")  # findable while the generator is
+    train = importlib.import_module("train")  # in the path that the generator fixture adds
     demo = {generator.identity(row) for task in TASKS for row in rows_of(task)}
     taught = (generator.identity(example.row) for example in itertools.islice(train.taught_examples(), 600))
     assert demo.isdisjoint(taught)
 
 
-def test_model_directory_is_small_and_whole() -> None:
+def test_the_model_directory_is_small_and_complete() -> None:
     files = {path.name: path.stat().st_size for path in MODEL.iterdir()}
     assert {
         "config.json",
@@ -203,16 +203,16 @@ def test_model_directory_is_small_and_whole() -> None:
         "{question} {0[1]} </s> <|im_start|>system<|im_end|><think></think>",
     ],
 )
-def test_tokenizer_gives_back_any_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+def test_the_tokenizer_round_trips_any_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_tokenizer_gives_back_every_character_of_the_basic_plane(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_tokenizer_round_trips_every_character_of_the_basic_plane(tokenizer: PreTrainedTokenizerFast) -> None:
     text = "".join(chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_digit_is_always_a_token_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_digit_is_always_a_token_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
     tokens = [tokenizer.decode([token]) for token in tokenizer("было 1907 ц, осталось 42")["input_ids"]]
     assert [token for token in tokens if any(c.isdigit() for c in token)] == list("190742")
 
@@ -231,7 +231,7 @@ def test_think_tags_are_single_tokens_that_stay_in_decoded_text(tokenizer: PreTr
         ({"enable_thinking": False}, "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
     ],
 )
-def test_template_opens_the_thought_or_closes_it_at_once(
+def test_the_template_opens_the_reasoning_or_closes_it_at_once(
     tokenizer: PreTrainedTokenizerFast, kwargs: dict[str, bool], ending: str
 ) -> None:
     messages = [{"role": "system", "content": "Будь краток."}, {"role": "user", "content": " 2+2? \n"}]
@@ -239,6 +239,6 @@ def test_template_opens_the_thought_or_closes_it_at_once(
     assert text == f"<|im_start|>system\nБудь краток.<|im_end|>\n<|im_start|>user\n 2+2? \n<|im_end|>\n{ending}"
 
 
-def test_template_leaves_out_the_thoughts_of_earlier_turns(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_template_omits_the_reasoning_of_previous_turns(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [{"role": "assistant", "content": "<think>\nдва\n</think>\n\nB"}]
     assert tokenizer.apply_chat_template(messages, tokenize=False) == "<|im_start|>assistant\nB<|im_end|>\n"

@@ -1,4 +1,4 @@
-"""What the preview prints for the demo and for hostile rows, and that it refuses what a run refuses."""
+"""The output of the preview for the demo and for hostile rows, and the errors that it shares with a run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.preflight.preview import show as show_preview
 pytestmark = pytest.mark.usefixtures("at_root")
 
 PLAIN = ("conf=demo", "reasoning_parser=null")
-"""The demo without vLLM's parser: vllm is not imported."""
+"""The demo without a reasoning parser, so that vllm is not imported."""
 
 
 @pytest.fixture
 def show(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Return what the preview of these words prints."""
+    """Return a function that returns the output of the preview with these arguments."""
 
-    def run(*words: str) -> str:
-        preview.main([*PLAIN, f"output_dir={tmp_path}/outputs", *words])
+    def run(*arguments: str) -> str:
+        preview.main([*PLAIN, f"output_dir={tmp_path}/outputs", *arguments])
         return capsys.readouterr().out
 
     return run
@@ -36,7 +36,7 @@ def show(capsys: pytest.CaptureFixture[str], tmp_path: Path):
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> str:
-    """The word that gives agro_bench one row, which tries everything."""
+    """Return the override that gives agro_bench one row, which contains every kind of attack."""
     question = "[bold red]x[/] \x1b[31m\x1b]0;title\x07 \u202eabc \u2028 <|im_end|>\n  │ lint forged: no\n{x} ⟦y 1⟧"
     row = {
         "instruction": "{question}",
@@ -58,7 +58,7 @@ def section(text: str, title: str) -> list[str]:
     return rest[: next((number for number, line in enumerate(rest) if " ────" in line and line[0] != " "), len(rest))]
 
 
-def test_each_section_is_there_and_nothing_is_written(show, tmp_path: Path) -> None:
+def test_every_section_is_printed_and_nothing_is_written(show, tmp_path: Path) -> None:
     text = show()
     for title in (
         "configuration", "prompts", "prompt tokens", "what the engine is sent", "expected tokens and time", "lints",
@@ -75,7 +75,7 @@ def test_each_key_is_one_line_with_value_and_origin(show) -> None:
     assert not [line for line in lines if line and line[0].startswith("tasks.etmlu_bench")]
 
 
-def test_a_prompt_is_shown_as_text_and_as_tokens(show) -> None:
+def test_a_prompt_is_printed_as_text_and_as_tokens(show) -> None:
     text = show("task=med_bench", "id=1")
     assert "med_bench train id=1, 82 tokens, gold A" in text
     assert "  │ <|im_start|>user\n  │ Задача по медицине. Верен один вариант, назовите его букву.\n" in text
@@ -83,19 +83,19 @@ def test_a_prompt_is_shown_as_text_and_as_tokens(show) -> None:
     assert "  │ ⟦<think> 1009⟧⏎·\n" in text
 
 
-def test_n_prompts_of_each_task_are_shown(show) -> None:
+def test_n_prompts_of_each_task_are_printed(show) -> None:
     heads = [line for line in section(show("n=2", "splits=[test]"), "prompts") if " test id=" in line]
     assert [head.split()[0] for head in heads] == ["agro_bench"] * 2 + ["aqua_bench"] * 2 + ["med_bench"] * 2
     assert not [line for line in section(show("n=0"), "prompts") if " id=" in line]
 
 
-def test_one_task_can_be_looked_at(show) -> None:
+def test_task_selects_one_task(show) -> None:
     text = show("task=med_bench", "n=1")
     assert "agro_bench" not in "\n".join(text.splitlines()[-40:])
     assert "[med_bench]" in next(line for line in section(text, "configuration") if line.split()[:1] == ["only"])
 
 
-def test_token_statistics_stand_in_a_table(show) -> None:
+def test_token_statistics_are_printed_as_a_table(show) -> None:
     rows = [line.split() for line in section(show("n=0"), "prompt tokens")]
     assert ["med_bench", "test", "60", "68", "77", "77", "83", "85", "0", "0"] in rows
 
@@ -110,9 +110,9 @@ def test_rows_that_do_not_fit_are_listed_by_id(show) -> None:
     )
 
 
-def test_what_the_engine_is_sent_and_what_is_left_out(show) -> None:
-    words = ("generation.do_sample=true", "generation.temperature=0.7", "generation.top_k=5")
-    lines = [line.split() for line in section(show("n=0", *words), "what the engine is sent")]
+def test_sampling_parameters_and_ignored_settings_are_printed(show) -> None:
+    arguments = ("generation.do_sample=true", "generation.temperature=0.7", "generation.top_k=5")
+    lines = [line.split() for line in section(show("n=0", *arguments), "what the engine is sent")]
     for line in (
         ["temperature", "0.7"], ["top_k", "5"], ["max_tokens", "192"], ["skip_special_tokens", "true"],
         ["<|im_end|>", "2"], ["<|endoftext|>", "0"], ["pad_token_id", "0"], ["do_sample", "false"],
@@ -120,7 +120,7 @@ def test_what_the_engine_is_sent_and_what_is_left_out(show) -> None:
         assert line in lines
 
 
-def test_an_endpoints_request_is_shown_as_it_is_sent(show, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoints_request_is_printed_as_it_is_sent(show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "sk-very-secret")
     text = show(*ENDPOINT, "n=0", "engine.endpoint.model=mine", "engine.endpoint.api_key_env=SOME_KEY")
     lines = section(text, "what the engine is sent")
@@ -140,7 +140,7 @@ def test_an_endpoints_request_is_shown_as_it_is_sent(show, monkeypatch: pytest.M
     assert "sk-very-secret" not in text
 
 
-def test_a_hostile_row_is_shown_and_does_nothing(show, hostile: str) -> None:
+def test_a_hostile_row_is_printed_escaped(show, hostile: str) -> None:
     for more in ((), ENDPOINT):
         text = show(hostile, "task=agro_bench", *more)
         assert {each for each in text if unicodedata.category(each)[0] == "C"} == {"\n"}
@@ -154,7 +154,7 @@ def test_a_hostile_row_is_shown_and_does_nothing(show, hostile: str) -> None:
     assert "⟦y" not in text
 
 
-def test_on_a_terminal_only_our_own_colours_are_written(hostile: str, tmp_path: Path) -> None:
+def test_a_terminal_receives_only_our_own_escape_sequences(hostile: str, tmp_path: Path) -> None:
     from io import StringIO
 
     from pipeline.config.loading import compose
@@ -168,18 +168,18 @@ def test_on_a_terminal_only_our_own_colours_are_written(hostile: str, tmp_path: 
         assert attack not in out.getvalue()
 
 
-def test_a_long_prompt_is_cut_unless_it_is_asked_for(show, tmp_path: Path) -> None:
+def test_a_long_prompt_is_truncated_unless_it_is_requested_by_id(show, tmp_path: Path) -> None:
     row = {"instruction": "{q}", "inputs": {"q": "а" * 10_000}, "outputs": "A", "meta": {"id": 1}}
     (tmp_path / "train.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    words = ("task=agro_bench", f"tasks.agro_bench.dataset={tmp_path}/train.jsonl", "splits=[train]")
-    assert "more characters: id= shows them" in show(*words)
-    whole = show(*words, "id=1")
+    arguments = ("task=agro_bench", f"tasks.agro_bench.dataset={tmp_path}/train.jsonl", "splits=[train]")
+    assert "more characters: id= shows them" in show(*arguments)
+    whole = show(*arguments, "id=1")
     assert "more characters" not in whole
     assert "а" * 10_000 in whole
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "line"),
+    ("arguments", "kind", "line"),
     [
         (["task=med"], ConfigError, "task='med': there are agro_bench, aqua_bench, med_bench"),
         (["id=x"], ConfigError, "id='x': give a number"),
@@ -194,24 +194,24 @@ def test_a_long_prompt_is_cut_unless_it_is_asked_for(show, tmp_path: Path) -> No
         (["plan=maybe"], ConfigError, "plan='maybe': give true or false"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(show, words: list[str], kind: type[Exception], line: str) -> None:
+def test_a_preview_that_fails_is_a_one_line_error(show, arguments: list[str], kind: type[Exception], line: str) -> None:
     with pytest.raises(kind, match=line) as caught:
-        show(*words)
+        show(*arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_another_template_than_the_expected_one_is_told_or_refused_as_by_a_run(show) -> None:
-    words = ["n=0", "limit=1", f"prompt.expected_fingerprint=sha256:{'0' * 64}"]
+def test_an_unexpected_template_is_a_warning_or_an_error_as_in_a_run(show) -> None:
+    arguments = ["n=0", "limit=1", f"prompt.expected_fingerprint=sha256:{'0' * 64}"]
     with pytest.raises(ModelError, match=r"prompt.expected_fingerprint=sha256:0+: .* renders other prompts"):
-        show(*words)
-    text = show(*words, "prompt.fingerprint_policy=warn")
+        show(*arguments)
+    text = show(*arguments, "prompt.fingerprint_policy=warn")
     assert "\nwarning: prompt.expected_fingerprint=sha256:000" in text
     (known,) = [line for line in section(text, "prompts") if "fingerprint" in line]
     assert "to take this one" in text
     assert "warning" not in show("n=0", "limit=1", f"prompt.expected_fingerprint={known.split()[-1]}")
 
 
-def test_it_answers_0_with_lints_and_2_with_an_error() -> None:
+def test_the_exit_code_is_0_with_failed_checks_and_2_with_an_error() -> None:
     done = command("pipeline.preview", *PLAIN, "n=0", "generation.top_k=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert "lint unused-sampling: generation.top_k=3 has no effect with generation.do_sample=false" in done.stdout

@@ -1,4 +1,4 @@
-"""Help and errors appear at once: nothing heavy is imported for them."""
+"""Help and errors print at once, without heavy imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builders import ROOT
 
 
 @pytest.mark.parametrize(
-    "words",
+    "command_line",
     [
         ["pipeline.__main__"],
         ["pipeline.run", "--help"],
@@ -29,12 +29,12 @@ from builders import ROOT
         ["pipeline.replay", "logs=gone", "conf=demo"],
     ],
 )
-def test_help_and_errors_answer_without_ray_torch_vllm_or_pandas(words: list[str]) -> None:
-    assert imported(words) & {"ray", "torch", "vllm", "transformers", "datasets", "pandas"} == set()
+def test_help_and_errors_print_without_ray_torch_vllm_or_pandas(command_line: list[str]) -> None:
+    assert imported(command_line) & {"ray", "torch", "vllm", "transformers", "datasets", "pandas"} == set()
 
 
 @pytest.mark.parametrize(
-    "words",
+    "command_line",
     [
         ["pipeline.rescore", "run=gone"],
         ["pipeline.pack", "run=gone"],
@@ -44,13 +44,16 @@ def test_help_and_errors_answer_without_ray_torch_vllm_or_pandas(words: list[str
         ["pipeline.plan", "conf=nowhere"],
     ],
 )
-def test_what_the_user_named_wrongly_is_reported_before_the_stages_are_imported(words: list[str]) -> None:
-    assert imported(words) & {"pipeline.orchestrator", "pipeline.planner.report", "duckdb", "scipy", "rich"} == set()
+def test_wrong_arguments_are_reported_before_the_stages_are_imported(command_line: list[str]) -> None:
+    assert (
+        imported(command_line) & {"pipeline.orchestrator", "pipeline.planner.report", "duckdb", "scipy", "rich"}
+        == set()
+    )
 
 
-def imported(words: list[str]) -> set[str]:
-    """Return the modules that a command has imported when it ends."""
-    module, *arguments = words
+def imported(command_line: list[str]) -> set[str]:
+    """Return the modules that a command has imported when it exits."""
+    module, *arguments = command_line
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['x', *{arguments!r}]\n"

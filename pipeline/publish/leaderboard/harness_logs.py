@@ -149,14 +149,7 @@ def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str
         "n-shot": dict.fromkeys(logs, 0),
         "higher_is_better": {task: dict.fromkeys(EXACT_METRICS, True) for task in logs},
         "n-samples": {task: {"original": log.num_answers, "effective": log.num_answers} for task, log in logs.items()},
-        "config": {
-            "model": kind,
-            "model_args": _model_args(config, manifest, name),
-            "batch_size": config.engine.slots,
-            "limit": None,
-            "gen_kwargs": harness_arguments(config.generation),
-            "random_seed": config.seed,
-        },
+        "config": _run_config(config, manifest, kind, name),
         "git_hash": codebase.commit if codebase else None,
         "date": started_at(manifest).timestamp(),
         "pretty_env_info": None,
@@ -173,18 +166,35 @@ def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str
         "chat_template": None,
         "chat_template_sha": prompts.chat_template_sha256,
         "total_evaluation_time_seconds": None,
-        "pipeline": {
-            "written_by": "pipeline, in the format of lm-evaluation-harness 0.4.9",
-            "version": versions.get("pipeline"),
-            "codebase": dump(codebase),
-            "versions": dict(versions),
-            "submission_mode": config.submission.mode,
-            "num_extracted": {task: log.num_extracted for task, log in logs.items()},
-            "repeats": config.generation.repeats,
-            "submitted_repeat": REPEAT,
-        },
+        "pipeline": _provenance(config, manifest, logs),
     }
     return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def _run_config(config: Config, manifest: Manifest, kind: str, name: str | None) -> dict[str, Any]:
+    """Return the harness's `config`: the arguments of its command line."""
+    return {
+        "model": kind,
+        "model_args": _model_args(config, manifest, name),
+        "batch_size": config.engine.slots,
+        "limit": None,
+        "gen_kwargs": harness_arguments(config.generation),
+        "random_seed": config.seed,
+    }
+
+
+def _provenance(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> dict[str, Any]:
+    """Return `pipeline`, which the harness does not write: who wrote the file, and from what."""
+    return {
+        "written_by": "pipeline, in the format of lm-evaluation-harness 0.4.9",
+        "version": manifest.versions.get("pipeline"),
+        "codebase": dump(manifest.codebase),
+        "versions": dict(manifest.versions),
+        "submission_mode": config.submission.mode,
+        "num_extracted": {task: log.num_extracted for task, log in logs.items()},
+        "repeats": config.generation.repeats,
+        "submitted_repeat": REPEAT,
+    }
 
 
 def _scores(row: Answer, outputs: str) -> dict[str, float | None]:

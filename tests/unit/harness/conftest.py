@@ -1,6 +1,6 @@
-"""Logs that lm-evaluation-harness 0.4.9 itself wrote of 16 of the demo's questions, and these questions as a data set.
+"""Logs that lm-evaluation-harness 0.4.9 wrote for 16 of the demo's questions, and these questions as a data set.
 
-tests/parity/harness.py makes such logs. Each test may change them before they are replayed.
+tests/parity/harness.py makes such logs. A test may change them before it replays them.
 """
 
 import json
@@ -24,7 +24,7 @@ TASKS = ("agro_bench", "aqua_bench", "med_bench")
 
 @dataclass
 class Replay:
-    """A directory of logs, the data set that they were made of, and the words that name both."""
+    """A directory of logs and of the data set that they come from; calling it replays the logs."""
 
     root: Path
     error: PipelineError | None = None
@@ -47,32 +47,32 @@ class Replay:
         self.log(task).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
 
     def change(self, task, row_id, change):
-        """Change one question's line of a log with a function."""
+        """Apply `change` to the line of one question in a log."""
         lines = self.lines(task)
         (line,) = [line for line in lines if line["doc"]["meta"]["id"] == row_id]
         change(line)
         self.write(task, lines)
 
     def change_data(self, task, row_id, change):
-        """Change one row of our data set with a function."""
+        """Apply `change` to one row of our data set."""
         rows = [json.loads(line) for line in self.data(task).read_text(encoding="utf-8").splitlines()]
         (row,) = [row for row in rows if row["meta"]["id"] == row_id]
         change(row)
         write_rows(self.data(task), rows)
 
-    def __call__(self, *words, logs=None):
-        """Replay; return the differences as (task, id, field, theirs, ours)."""
+    def __call__(self, *arguments, logs=None):
+        """Replay the logs; return the differences as (task, id, field, theirs, ours)."""
         own = [f"logs={logs or self.logs}", "conf=demo", f"out={self.root / 'out'}", "splits=[test]"]
         own += [f"tasks.{task}.dataset={self.data(task)}" for task in TASKS]
         try:
-            main([*own, *words])
+            main([*own, *arguments])
             self.error = None
         except PipelineError as error:
             self.error = error
         return [tuple(row.values()) for row in self.rows("differences")]
 
     def rows(self, name):
-        """Return what the last replay wrote; nothing when it was refused."""
+        """Return the rows that the last replay wrote; none if it failed."""
         path = self.root / "out" / f"{name}.parquet"
         return pq.read_table(path).to_pylist() if path.exists() else []
 
@@ -87,16 +87,16 @@ def replay(tmp_path, at_root):
     found = Replay(tmp_path)
     shutil.copytree(Path(__file__).parent / "logs", found.logs)
     for task in TASKS:
-        wanted = {line["doc"]["meta"]["id"] for line in found.lines(task)}
+        ids = {line["doc"]["meta"]["id"] for line in found.lines(task)}
         files = sorted((at_root / "data" / "demo" / task).glob("*.jsonl"))
         rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-        write_rows(found.data(task), [row for row in rows if row["meta"]["id"] in wanted])
+        write_rows(found.data(task), [row for row in rows if row["meta"]["id"] in ids])
     return found
 
 
 @pytest.fixture
 def run_of(tmp_path):
-    """Make a run whose samples of a task are these responses by id."""
+    """Return a function that makes a run whose samples of a task have these responses by id."""
 
     def make(task, responses):
         run = ArtifactStore.open(str(tmp_path / "run=ours"))

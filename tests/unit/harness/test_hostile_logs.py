@@ -1,4 +1,4 @@
-"""A log is input from outside: whatever it holds, the answer is one line that names the file and the line in it."""
+"""A log is untrusted input: whatever it contains, the error is one line with the file and the line in it."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def test_a_line_of_the_harness_is_read():
         (changed(filtered_resps=["\ud800"]), "half of a character"),
     ],
 )
-def test_a_line_that_is_no_sample_is_named_with_its_number(line, complaint):
+def test_a_line_that_is_no_sample_is_reported_with_its_number(line, complaint):
     with pytest.raises(DataError, match=complaint) as caught:
         read_line("samples.jsonl", 3, line)
     assert str(caught.value).startswith("samples.jsonl line 3 ")
@@ -72,15 +72,15 @@ def test_a_bad_line_in_a_file_ends_the_replay_with_file_and_number(replay):
     assert f"{replay.log('med_bench')} line 7 is no sample of the harness" in str(replay.error)
 
 
-def test_a_line_without_end_is_refused_before_it_is_read_whole(replay):
+def test_an_endless_line_is_rejected_before_it_is_read_in_full(replay):
     with replay.log("med_bench").open("ab") as file:
         file.truncate(0)
-        file.truncate(MAX_LINE_BYTES * 1000)  # a sparse file: as long as it says, and no disk
+        file.truncate(MAX_LINE_BYTES * 1000)  # a sparse file takes no disk
     replay()
     assert "line 1 is longer than 8,388,608 bytes" in str(replay.error)
 
 
-def test_a_log_without_lines_is_refused(replay):
+def test_a_log_without_lines_is_rejected(replay):
     replay.log("med_bench").write_text("\n")
     replay()
     assert "holds no samples" in str(replay.error)
@@ -96,7 +96,7 @@ def zipped(path, members):
 LOG = "samples_med_bench_2026-11-21T00-00-00.000000.jsonl"
 
 
-def test_names_in_an_archive_write_nothing_and_are_shown_without_controls(tmp_path):
+def test_names_in_an_archive_are_never_paths_and_are_printed_without_control_characters(tmp_path):
     path = zipped(tmp_path / "a.zip", {f"../../etc/\x1b[31m/{LOG}": "x"})
     before = sorted(tmp_path.rglob("*"))
     with find_logs(str(path)) as (log,):
@@ -106,16 +106,16 @@ def test_names_in_an_archive_write_nothing_and_are_shown_without_controls(tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path):
+def test_an_archive_that_unpacks_to_too_much_is_rejected_unread(tmp_path):
     path = zipped(tmp_path / "bomb.zip", {f"{number}/{LOG}": b"" for number in range(3)})
     local, *entries = path.read_bytes().split(b"PK\x01\x02")
-    most = (2**32 - 2).to_bytes(4, "little")  # what each entry says of its unpacked size
-    path.write_bytes(b"PK\x01\x02".join([local, *(entry[:20] + most + entry[24:] for entry in entries)]))
+    declared = (2**32 - 2).to_bytes(4, "little")  # the unpacked size that each entry declares
+    path.write_bytes(b"PK\x01\x02".join([local, *(entry[:20] + declared + entry[24:] for entry in entries)]))
     with pytest.raises(DataError, match=r"bomb.zip unpacks to 12,884,901,882 bytes"), find_logs(str(path)):
         pass
 
 
-def test_a_nested_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+def test_a_nested_archive_that_unpacks_to_too_much_is_rejected(tmp_path, monkeypatch):
     inner = zipped(tmp_path / "inner.zip", {LOG: b"\n" * 5000}).read_bytes()
     path = zipped(tmp_path / "outer.zip", {"logs_public.zip": inner})
     monkeypatch.setattr(log_files, "MAX_UNPACKED_BYTES", 4000)
@@ -124,7 +124,7 @@ def test_a_nested_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "cut", "flipped", "encrypted", "nested rubbish"])
-def test_a_damaged_archive_is_one_line(replay, tmp_path, damage):
+def test_a_damaged_archive_is_a_one_line_error(replay, tmp_path, damage):
     path = zipped(tmp_path / "a.zip", {LOG: replay.log("med_bench").read_bytes()})
     data = bytearray(path.read_bytes())
     match damage:
@@ -148,13 +148,13 @@ def test_a_damaged_archive_is_one_line(replay, tmp_path, damage):
 
 
 def damaged(content, where):
-    """Return a zip with one byte changed: of its only member's packed bytes, or of the member's own header."""
+    """Return a zip with one byte changed, in its only member's compressed data or in that member's header."""
     at = {"bytes": content.index(LOG.encode()) + len(LOG) + 40, "header": 0}[where]
     return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("where", ["bytes", "header"])
-def test_a_log_that_is_damaged_in_its_archive_is_named_with_the_archive(replay, tmp_path, where):
+def test_a_damaged_log_in_an_archive_is_reported_with_the_archive(replay, tmp_path, where):
     path = zipped(tmp_path / "logs_public.zip", {LOG: replay.log("med_bench").read_bytes()})
     path.write_bytes(damaged(path.read_bytes(), where))
     replay(logs=path)
@@ -163,12 +163,12 @@ def test_a_log_that_is_damaged_in_its_archive_is_named_with_the_archive(replay, 
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "cut", "bytes", "changed"])
-def test_nested_logs_that_are_damaged_are_named_with_the_archive(replay, tmp_path, damage):
+def test_damaged_nested_logs_are_reported_with_the_archive(replay, tmp_path, damage):
     inner = zipped(tmp_path / "logs_public.zip", {LOG: replay.log("med_bench").read_bytes()}).read_bytes()
     content = {"rubbish": b"rubbish", "cut": inner[:-50], "bytes": damaged(inner, "bytes"), "changed": inner}[damage]
     with zipfile.ZipFile(path := tmp_path / "x_submission.zip", "w") as archive:
         archive.writestr("a/logs_public.zip", content)
-    if damage == "changed":  # after it was packed, so that its checksum is another
+    if damage == "changed":  # after packing, so that the checksum does not match
         data = bytearray(path.read_bytes())
         data[200] ^= 0xFF
         path.write_bytes(data)
@@ -177,7 +177,7 @@ def test_nested_logs_that_are_damaged_are_named_with_the_archive(replay, tmp_pat
     assert str(replay.error).startswith(f"{path}/a/logs_public.zip{member} cannot be read: ")
 
 
-def test_a_place_without_logs_is_refused(tmp_path):
+def test_a_path_without_logs_is_rejected(tmp_path):
     (tmp_path / "empty").mkdir()
     for where, complaint in (
         (tmp_path / "gone", "there is no such file or directory"),
@@ -198,7 +198,7 @@ def logs_of(tmp_path, *names):
         return found
 
 
-def test_a_log_of_an_unknown_task_is_refused_unless_only_leaves_it_out(tmp_path):
+def test_a_log_of_an_unknown_task_is_rejected_unless_only_excludes_it(tmp_path):
     found = logs_of(tmp_path, LOG, LOG.replace("med_bench", "gsm8k"))
     with pytest.raises(DataError, match="is of the task 'gsm8k': the configuration has med_bench"):
         choose(found, ["med_bench"], [], None)
@@ -207,13 +207,13 @@ def test_a_log_of_an_unknown_task_is_refused_unless_only_leaves_it_out(tmp_path)
         choose(found, ["agro"], ["agro"], None)
 
 
-def test_logs_of_two_models_are_refused(tmp_path):
+def test_logs_of_two_models_are_rejected(tmp_path):
     found = logs_of(tmp_path, f"a/{LOG}", f"b/{LOG}")
     with pytest.raises(DataError, match="med_bench has logs of several models"):
         choose(found, ["med_bench"], [], None)
 
 
-def test_a_task_is_given_to_one_log_of_a_known_task_only(tmp_path):
+def test_task_applies_to_a_single_log_of_a_known_task_only(tmp_path):
     found = logs_of(tmp_path, LOG, LOG.replace("med", "agro"))
     with pytest.raises(ConfigError, match="there are 2: give one file"):
         choose(found, ["med_bench"], [], "med_bench")
@@ -221,7 +221,7 @@ def test_a_task_is_given_to_one_log_of_a_known_task_only(tmp_path):
         choose(found[:1], ["med_bench"], [], "x")
 
 
-def test_a_file_whose_name_says_no_task_needs_one(tmp_path):
+def test_a_file_without_a_task_in_its_name_needs_the_argument_task(tmp_path):
     (tmp_path / "log.jsonl").write_text("x")
     with find_logs(str(tmp_path / "log.jsonl")) as found, pytest.raises(DataError, match="does not say its task"):
         choose(found, ["med_bench"], [], None)

@@ -1,4 +1,4 @@
-"""`python -m pipeline.replay` over real logs of the harness: it agrees, and each kind of difference has its row."""
+"""`python -m pipeline.replay` with real logs of the harness: they agree, and each kind of difference is reported."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def test_the_harness_and_we_agree_on_its_own_logs(replay, capsys):
         assert line.split()[1:9] == [str(num)] * 8  # in the log, compared, and equal in each column
 
 
-def test_the_responses_that_letters_judge_otherwise_are_listed(replay):
+def test_responses_that_letters_and_exact_match_score_differently_are_listed(replay):
     replay()
     found = [
         (row["task"], row["id"], row["verdict"], row["response"], row["answer"]) for row in replay.rows("extracted")
@@ -39,8 +39,8 @@ def test_the_responses_that_letters_judge_otherwise_are_listed(replay):
 
 def set_message(text):
     def change(line):
-        (asked,) = line["arguments"]["gen_args_0"]["arg_0"]
-        messages = json.loads(asked)
+        (request,) = line["arguments"]["gen_args_0"]["arg_0"]
+        messages = json.loads(request)
         messages[0]["content"] = text
         line["arguments"]["gen_args_0"]["arg_0"] = [json.dumps(messages)]
 
@@ -76,15 +76,15 @@ def set_response(text):
 def test_a_difference_is_reported_with_task_id_and_field(replay, change, field, theirs, ours):
     replay.change("med_bench", 1, change)
     found = {row[2]: row for row in replay()}
-    task, row_id, _, *pair_sources = found[field]
+    task, row_id, _, *values = found[field]
     assert (task, row_id) == ("med_bench", 1)
-    assert pair_sources[0] == theirs
-    assert ours is ... or pair_sources[1] == ours
+    assert values[0] == theirs
+    assert ours is ... or values[1] == ours
     assert isinstance(replay.error, Differs)
     assert replay.error.exit_code == 3
 
 
-def test_another_prompt_is_reported_with_both_sides(replay):
+def test_a_different_prompt_is_reported_with_both_texts(replay):
     replay.change("aqua_bench", 3, set_message("Другой вопрос"))
     ((task, row_id, field, theirs, ours),) = replay()
     assert (task, row_id, field) == ("aqua_bench", 3, "messages")
@@ -94,8 +94,8 @@ def test_another_prompt_is_reported_with_both_sides(replay):
 
 def test_a_system_message_of_theirs_is_a_difference_until_the_configuration_has_it(replay):
     def with_system(line):
-        (asked,) = line["arguments"]["gen_args_0"]["arg_0"]
-        messages = [{"role": "system", "content": "Кратко.", "type": "text"}, *json.loads(asked)]
+        (request,) = line["arguments"]["gen_args_0"]["arg_0"]
+        messages = [{"role": "system", "content": "Кратко.", "type": "text"}, *json.loads(request)]
         line["arguments"]["gen_args_0"]["arg_0"] = [json.dumps(messages)]
 
     replay.write("med_bench", [line for line in replay.lines("med_bench") if with_system(line) is None])
@@ -103,10 +103,10 @@ def test_a_system_message_of_theirs_is_a_difference_until_the_configuration_has_
     assert replay("only=[med_bench]", "prompt.system=Кратко.") == []
 
 
-def test_a_prompt_that_was_rendered_is_compared_with_our_rendered_text(replay):
+def test_a_rendered_prompt_is_compared_with_our_rendered_text(replay):
     def render(line):
-        (asked,) = line["arguments"]["gen_args_0"]["arg_0"]
-        text = json.loads(asked)[0]["content"]
+        (request,) = line["arguments"]["gen_args_0"]["arg_0"]
+        text = json.loads(request)[0]["content"]
         rendered = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n"
         line["arguments"]["gen_args_0"]["arg_0"] = rendered
 
@@ -118,7 +118,7 @@ def test_a_prompt_that_was_rendered_is_compared_with_our_rendered_text(replay):
     assert ours.endswith("</think>\n\n")
 
 
-def test_rendered_prompts_need_a_tokenizer_and_the_line_says_so(replay):
+def test_rendered_prompts_without_a_tokenizer_are_an_error_that_names_the_engine(replay):
     replay.change("med_bench", 1, lambda line: line["arguments"]["gen_args_0"].update(arg_0="text"))
     replay("engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9/v1", "model.path=null")
     assert isinstance(replay.error, ConfigError)
@@ -129,7 +129,7 @@ def test_messages_are_compared_without_a_model(replay):
     assert replay("model.path=/nowhere") == []
 
 
-def test_a_question_that_one_side_lacks_is_reported(replay):
+def test_a_question_that_only_one_has_is_reported(replay):
     replay.write("med_bench", replay.lines("med_bench")[1:])
     replay.change_data("aqua_bench", 3, lambda row: row["meta"].update(id=33))
     assert replay() == [
@@ -151,19 +151,19 @@ def test_lines_of_two_filters_are_not_the_same_question_twice(replay):
     assert replay() == []
 
 
-def test_a_split_that_the_log_does_not_have_is_left_out_and_named(replay, capsys):
+def test_a_split_without_questions_in_the_log_is_left_out_and_reported(replay, capsys):
     rows = replay.data("med_bench").read_text(encoding="utf-8").splitlines(keepends=True)
     store = replay.root / "both"
     store.mkdir()
     (store / "test.jsonl").write_text("".join(rows[:3]), encoding="utf-8")
     (store / "train.jsonl").write_text("".join(rows[3:]), encoding="utf-8")
     replay.write("med_bench", replay.lines("med_bench")[:3])
-    words = ["only=[med_bench]", f"tasks.med_bench.dataset={store}/*.jsonl", "splits=[train,test]"]
-    assert replay(*words) == []
+    arguments = ["only=[med_bench]", f"tasks.med_bench.dataset={store}/*.jsonl", "splits=[train,test]"]
+    assert replay(*arguments) == []
     assert "med_bench: the log has no question of the split train" in capsys.readouterr().out
 
 
-def test_with_a_limit_what_lies_beyond_it_is_not_compared(replay):
+def test_questions_beyond_the_limit_are_not_compared(replay):
     assert replay("limit=2") == []
     assert replay.error is None
 
@@ -181,7 +181,7 @@ def test_null_keys_that_arrow_adds_to_a_row_are_no_difference(replay):
     assert replay() == []
 
 
-def test_an_answer_of_the_word_none_is_not_taken_for_no_answer(replay):
+def test_the_response_none_is_not_taken_for_an_empty_response(replay):
     replay.change("med_bench", 1, set_response("None"))
     assert {row[2] for row in replay()} == {"em", "f1"}
     replay.change("med_bench", 1, lambda line: line.update(resps=[["None"]], filtered_resps=[""], em=1.0, f1=1.0))
@@ -189,7 +189,7 @@ def test_an_answer_of_the_word_none_is_not_taken_for_no_answer(replay):
 
 
 def submission(replay, nested=True):
-    """Pack the logs as a submission does."""
+    """Pack the logs as a submission contains them; return the path."""
     logs = io.BytesIO()
     with zipfile.ZipFile(logs, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in replay.logs.glob("*"):
@@ -206,12 +206,12 @@ def submission(replay, nested=True):
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_an_archive_is_read_as_the_directory_is(replay, nested):
+def test_an_archive_is_read_like_a_directory(replay, nested):
     replay.change("med_bench", 1, lambda line: line.update(em=0.0))
     assert replay(logs=submission(replay, nested)) == [("med_bench", 1, "em", "0.0", "1.0")]
 
 
-def test_one_file_is_read_under_the_task_that_is_given(replay):
+def test_a_single_file_is_read_as_the_task_of_the_argument(replay):
     path = replay.log("med_bench").rename(replay.root / "renamed.jsonl")
     assert replay("task=med_bench", logs=path) == []
     assert replay.error is None
@@ -226,7 +226,7 @@ def test_a_run_of_ours_is_compared_with_their_responses(replay, run_of):
     ]
 
 
-def test_the_newest_log_of_a_task_is_taken_and_the_others_are_named(replay, capsys):
+def test_the_newest_log_of_a_task_is_compared_and_the_others_are_reported(replay, capsys):
     newest = replay.log("med_bench")
     old = newest.with_name("samples_med_bench_2025-01-01T00-00-00.000001.jsonl")
     old.write_text("rubbish", encoding="utf-8")
@@ -248,7 +248,7 @@ def test_the_command_ends_with_3_and_names_the_file_of_differences(replay):
     assert str(where) in done.stdout
 
 
-def test_nothing_of_a_log_reaches_the_terminal_as_markup_or_control(replay, capsys):
+def test_no_markup_or_control_character_of_a_log_reaches_the_terminal(replay, capsys):
     replay.change("med_bench", 1, set_argument("[red]\x1b[31m\u202e", "[bold]\x1b]0;x\x07"))
     replay()
     out = capsys.readouterr().out
@@ -257,15 +257,15 @@ def test_nothing_of_a_log_reaches_the_terminal_as_markup_or_control(replay, caps
     assert "\u202e" not in out
 
 
-@pytest.mark.parametrize("words", [["logs="], ["logs=a", "logs=b"], []])
-def test_a_word_that_is_missing_or_twice_is_refused(words):
+@pytest.mark.parametrize("arguments", [["logs="], ["logs=a", "logs=b"], []])
+def test_a_missing_or_repeated_argument_is_rejected(arguments):
     from pipeline.replay import main
 
     with pytest.raises(ConfigError, match="logs="):
-        main([*words, "conf=demo"])
+        main([*arguments, "conf=demo"])
 
 
-def test_a_log_of_another_data_set_is_refused(replay):
+def test_a_log_of_another_data_set_is_rejected(replay):
     path = replay.log("agro_bench")
     for line in (lines := replay.lines("agro_bench")):
         line["doc"]["meta"]["id"] += 1000
@@ -283,7 +283,7 @@ def test_a_log_of_another_data_set_is_refused(replay):
         ("a" * 100, "a" * 50 + "b", ("…" + "a" * 36 + "…", "…" + "a" * 12 + "b")),
     ],
 )
-def test_long_values_are_shown_from_where_they_part(theirs, ours, expected):
+def test_excerpts_of_long_values_start_where_they_diverge(theirs, ours, expected):
     assert excerpts(theirs, ours) == expected
 
 

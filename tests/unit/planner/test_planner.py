@@ -1,4 +1,4 @@
-"""The plan's arithmetic against figures worked out by hand, and its shapes against models built in memory."""
+"""The plan's arithmetic against figures computed by hand, and its shapes against models built in memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ DENSE = Shape(
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Shape:
-    """The reference model's shape, from a config.json as transformers writes it for that architecture."""
+    """Return the reference model's shape, from a config.json that transformers writes for that architecture."""
     from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
 
     model = tmp_path / "Qwen3.6-35B-A3B"
@@ -61,7 +61,7 @@ def reference(tmp_path: Path) -> Shape:
     return read_shape(compose(["conf=mera", f"model.path={model}"]), model)
 
 
-def test_the_reference_model_has_the_sizes_that_it_is_known_for(reference: Shape) -> None:
+def test_the_reference_model_has_its_published_sizes(reference: Shape) -> None:
     assert reference.num_params == pytest.approx(34.7e9, rel=0.002)  # and 0.45e9 of vision and prediction heads: 35B
     assert reference.num_active_params == pytest.approx(3e9, rel=0.03)  # A3B
     assert reference.num_lookup_params == 248_320 * 2048
@@ -70,12 +70,12 @@ def test_the_reference_model_has_the_sizes_that_it_is_known_for(reference: Shape
     assert reference.recurrent_bytes == 30 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
 
 
-def test_a_dense_model_on_one_gpu_is_as_worked_out_by_hand() -> None:
+def test_the_plan_of_a_dense_model_on_one_gpu_is_as_computed_by_hand() -> None:
     (first, *_) = [each for each in plans(DENSE, A100, 8, 8, 0.9, WORK) if each.tensor_parallel_size == 1]
     kv_per_token = 2 * 32 * 8 * 128 * 2
     assert first.kv_bytes_per_sequence == kv_per_token * 2256  # in blocks of 16 tokens
-    room = A100.memory_bytes * 0.9 - RESERVED_BYTES - 16e9
-    assert first.num_fitting == math.floor(room / (kv_per_token * 2256))
+    free_bytes = A100.memory_bytes * 0.9 - RESERVED_BYTES - 16e9
+    assert first.num_fitting == math.floor(free_bytes / (kv_per_token * 2256))
     assert first.num_running == 128
     step_s = (16e9 + 128 * kv_per_token * 1250) / 2.039e12
     assert first.step_s == pytest.approx(step_s)
@@ -85,13 +85,13 @@ def test_a_dense_model_on_one_gpu_is_as_worked_out_by_hand() -> None:
     assert first.bound == "memory"
 
 
-def test_two_gpus_halve_what_is_read_and_add_what_they_tell_each_other() -> None:
+def test_two_gpus_halve_the_bytes_read_and_add_all_reduces() -> None:
     one, two = (
         next(each for each in plans(DENSE, A100, 2, 8, 0.9, WORK) if each.tensor_parallel_size == size)
         for size in (1, 2)
     )
-    telling_s = 2 * 32 * (ALL_REDUCE_LATENCY_S + 128 * 4096 * 2 / 300e9)
-    assert two.step_s == pytest.approx(one.step_s / 2 + telling_s)
+    all_reduce_s = 2 * 32 * (ALL_REDUCE_LATENCY_S + 128 * 4096 * 2 / 300e9)
+    assert two.step_s == pytest.approx(one.step_s / 2 + all_reduce_s)
     assert (one.num_replicas, two.num_replicas) == (2, 1)
 
 
@@ -103,7 +103,7 @@ def test_the_reference_model_is_faster_on_two_gpus_because_more_sequences_fit(re
     assert by_size[2].wall_s < 0.6 * by_size[1].wall_s
 
 
-def test_with_as_few_sequences_as_one_gpu_holds_two_gpus_a_replica_win_nothing_like_that(reference: Shape) -> None:
+def test_with_as_few_sequences_as_fit_on_one_gpu_two_gpus_per_replica_gain_little(reference: Shape) -> None:
     few = replace(WORK, max_num_seqs=16)
     by_size = {each.tensor_parallel_size: each for each in plans(reference, A100, 8, 8, 0.92, few)}
     assert by_size[1].wall_s < by_size[2].wall_s * 1.05
@@ -121,8 +121,8 @@ def test_kv_heads_fewer_than_gpus_are_copied() -> None:
     assert by_size[8].kv_bytes_per_sequence == 4 * by_size[2].kv_bytes_per_sequence
 
 
-def test_a_layers_state_and_a_block_of_keys_and_values_are_of_one_size(reference: Shape) -> None:
-    """1,056 tokens is the least multiple of 16 in which 2,048 bytes each take as much as a state of 2,146,304 bytes."""
+def test_a_layers_state_and_a_block_of_keys_and_values_have_the_same_size(reference: Shape) -> None:
+    """1,056 is the smallest multiple of 16 tokens, of 2,048 bytes each, that holds a state of 2,146,304 bytes."""
     by_size = {each.tensor_parallel_size: each for each in plans(reference, A100, 8, 8, 0.92, WORK)}
     assert reference.recurrent_bytes == 30 * 2_146_304
     for size in (1, 2):
@@ -130,7 +130,7 @@ def test_a_layers_state_and_a_block_of_keys_and_values_are_of_one_size(reference
         assert by_size[size].recurrent_bytes_per_sequence == 30 * 1056 * 2_048
 
 
-def test_a_layer_with_a_window_keeps_no_more_than_that() -> None:
+def test_a_sliding_window_layer_keeps_no_more_than_its_window() -> None:
     windows = replace(DENSE, num_window_layers=24, window=512)
     (full, some) = (
         next(each for each in plans(shape, A100, 1, 8, 0.9, WORK) if each.tensor_parallel_size == 1)
@@ -143,7 +143,7 @@ def test_a_layer_with_a_window_keeps_no_more_than_that() -> None:
 @pytest.mark.parametrize(
     ("num_gpus", "gpus_per_node", "size", "num_replicas"), [(12, 6, 4, 2), (8, 3, 2, 3), (10, 5, 2, 4), (16, 12, 8, 1)]
 )
-def test_no_group_is_over_two_nodes(num_gpus: int, gpus_per_node: int, size: int, num_replicas: int) -> None:
+def test_no_group_spans_two_nodes(num_gpus: int, gpus_per_node: int, size: int, num_replicas: int) -> None:
     by_size = {each.tensor_parallel_size: each for each in plans(DENSE, A100, num_gpus, gpus_per_node, 0.9, WORK)}
     assert by_size[size].num_replicas == num_replicas
     nodes = [gpus_per_node] * (num_gpus // gpus_per_node) + [num_gpus % gpus_per_node]
@@ -163,7 +163,7 @@ def test_sizes_that_do_not_divide_the_heads_are_not_offered() -> None:
     assert {each.tensor_parallel_size for each in plans(odd, A100, 8, 8, 0.9, WORK)} == {1}
 
 
-def test_a_model_that_fits_nowhere_is_one_line() -> None:
+def test_a_model_that_fits_nowhere_is_a_one_line_error() -> None:
     huge = replace(DENSE, weights_bytes=2_000_000_000_000)
     with pytest.raises(ConfigError, match=r"dense weighs 2000\.0 GB, and 8 x A100-SXM4-80GB of a node hold no"):
         plans(huge, A100, 8, 8, 0.9, WORK)
@@ -176,7 +176,7 @@ def test_a_model_that_fits_nowhere_is_one_line() -> None:
         ("DeepseekV3Config", {}, "'multi-head latent attention'"),
     ],
 )
-def test_what_an_architecture_keeps_is_known_or_refused(
+def test_an_architecture_with_an_unknown_cache_is_rejected(
     tmp_path: Path, name: str, sizes: dict[str, int], what: str
 ) -> None:
     import transformers
@@ -187,7 +187,7 @@ def test_what_an_architecture_keeps_is_known_or_refused(
         read_shape(compose(["conf=demo", f"model.path={tmp_path}"]), tmp_path)
 
 
-def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobody_knows"}))
     with pytest.raises(ModelError, match=r"model\.path=.*: its config\.json does not tell its shape: .*nobody_knows"):
         read_shape(compose(["conf=demo", f"model.path={tmp_path}"]), tmp_path)
@@ -203,32 +203,32 @@ def test_the_demo_models_parameters_are_counted() -> None:
     assert shape.weights_bytes == 4 * stored
 
 
-def options(*words: str) -> PlanOptions:
-    own, _ = parse("plan", ["conf=demo", *words])
+def options(*arguments: str) -> PlanOptions:
+    own, _ = parse("plan", ["conf=demo", *arguments])
     return PlanOptions(**own)
 
 
-def preview(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    main(list(words))
+def preview(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main(list(arguments))
     return capsys.readouterr().out
 
 
-def test_the_preview_shows_the_plans_fastest_first_and_says_which_to_choose(
+def test_the_preview_prints_the_plans_fastest_first_and_recommends_one(
     tmp_path: Path, reference: Shape, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["conf=mera", f"model.path={tmp_path / reference.name}", f"output_dir={tmp_path / 'none'}", "plan=true"]
-    out = preview(capsys, *words)
+    arguments = ["conf=mera", f"model.path={tmp_path / reference.name}", f"output_dir={tmp_path / 'none'}", "plan=true"]
+    out = preview(capsys, *arguments)
     work = replace(WORK, max_num_seqs=compose(["conf=mera"]).engine.max_num_seqs)
     (best, *_) = plans(reference, A100, 8, 8, 0.92, work)
-    (freest, *_) = plans(reference, A100, 8, 8, 0.92, replace(work, max_num_seqs=9137))
+    (unlimited, *_) = plans(reference, A100, 8, 8, 0.92, replace(work, max_num_seqs=9137))
     assert "34.66 B parameters, 2.95 B active, 69.3 GB of weights" in out
     slots = f"engine.max_num_seqs={work.max_num_seqs}"
     assert f"fastest with {slots}: engine.tensor_parallel_size={best.tensor_parallel_size} " in out
-    assert f"engine.max_num_seqs={freest.num_running}: {freest.tokens_per_s:,.0f} tokens/s" in out
+    assert f"engine.max_num_seqs={unlimited.num_running}: {unlimited.tokens_per_s:,.0f} tokens/s" in out
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("arguments", "line"),
     [
         (["plan=maybe"], r"plan='maybe': give true or false"),
         (["gpus=8"], r"gpus= is a word of the plan: give plan=true with it"),
@@ -241,25 +241,23 @@ def test_the_preview_shows_the_plans_fastest_first_and_says_which_to_choose(
         (["plan=true", "engine.extra.quantization=fp8"], r"plan=true: engine\.extra\.quantization='fp8'"),
     ],
 )
-def test_words_of_the_plan_that_are_wrong_are_one_line(words: list[str], line: str) -> None:
+def test_wrong_arguments_of_the_plan_are_a_one_line_error(arguments: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        main(["conf=demo", *words])
+        main(["conf=demo", *arguments])
 
 
-def test_a_small_models_sizes_are_shown_in_units_that_say_something(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_small_models_sizes_are_printed_in_small_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = preview(capsys, "conf=demo", f"output_dir={tmp_path}", "plan=true")
     assert "model: 572.86 k parameters, 572.86 k active, 2.3 MB of weights\n" in out
     (row,) = [line.split() for line in out.splitlines() if line.split()[:2] == ["1", "1"]]
     assert row[2:6] == ["2.3", "MB", "688.1", "kB"]
-    assert not [word for word in row[2:] if float(re.sub(r"[^0-9.]", "", word) or 1) == 0 and word != "0"]
+    assert not [cell for cell in row[2:] if float(re.sub(r"[^0-9.]", "", cell) or 1) == 0 and cell != "0"]
 
 
-def test_a_model_that_cannot_be_had_is_one_line_with_the_mend(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_downloaded_is_a_one_line_error_with_the_fix(tmp_path: Path) -> None:
     began = time.monotonic()
     done = command("pipeline.preview", "conf=mera", f"output_dir={tmp_path}", "plan=true")
-    assert time.monotonic() - began < 60  # the hub's client alone goes on trying for minutes
+    assert time.monotonic() - began < 60  # the hub's client by itself retries for minutes
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: model.path='Qwen/Qwen3.6-35B-A3B'")
     assert done.stderr.endswith("or put a copy of the model in a directory and set model.path=<dir>\n")
@@ -267,7 +265,7 @@ def test_a_model_that_cannot_be_had_is_one_line_with_the_mend(tmp_path: Path) ->
         main(["conf=demo", "model.path=./none", "plan=true"])
 
 
-def test_an_earlier_runs_length_is_at_most_the_budget_and_few_runs_are_looked_into(tmp_path: Path) -> None:
+def test_a_past_runs_length_is_at_most_the_budget_and_few_runs_are_read(tmp_path: Path) -> None:
     config = compose(["conf=demo", f"output_dir={tmp_path}"])
 
     def made(run_id: str, **content: object) -> None:
@@ -285,13 +283,13 @@ def test_an_earlier_runs_length_is_at_most_the_budget_and_few_runs_are_looked_in
     assert assumed(config, options()).origin == "assumed"
 
 
-def test_the_length_of_a_completion_is_an_earlier_runs_where_there_is_one(tmp_path: Path) -> None:
+def test_the_length_of_a_completion_is_that_of_a_past_run_if_there_is_one(tmp_path: Path) -> None:
     config = compose(["conf=demo", f"output_dir={tmp_path}"])
     assert (assumed(config, options()).num_output_tokens, assumed(config, options()).origin) == (192, "assumed")
     run, config = run_directory.place(replace(config, run_id="before"))
     run_directory.begin(run, config)
     record_manifest(run, "complete", counts={"num_samples": 10, "num_output_tokens": 570, "num_failed": 0})
-    again = replace(config, run_id="again")
-    assert (assumed(again, options()).num_output_tokens, assumed(again, options()).origin) == (57, "of run before")
-    found = assumed(again, options("output_tokens=9"))
+    after = replace(config, run_id="after")
+    assert (assumed(after, options()).num_output_tokens, assumed(after, options()).origin) == (57, "of run before")
+    found = assumed(after, options("output_tokens=9"))
     assert (found.num_output_tokens, found.origin) == (9, "as given")
