@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.comparison.significance import Comparison
 from pipeline.metrics.names import higher_is_better
@@ -17,74 +17,17 @@ from pipeline.terminal.text import truncate
 MOST_CHARACTERS = 600
 """Maximum number of characters of a response on the page."""
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{{ new }} against {{ base }}</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --worse: #c0392b; --better: #1e8449; }
-@media (prefers-color-scheme: dark) { :root { --worse: #ff8a7a; --better: #7ddc9a; } }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 0.5rem 0 2rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; }
-tr.worse td.change { color: var(--worse); font-weight: 600; }
-tr.better td.change { color: var(--better); font-weight: 600; }
-td.text { max-width: 26rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
-.scroll { overflow-x: auto; }
-</style>
-</head>
-<body>
-<h1>{{ new }} against {{ base }}</h1>
-<p>Base: {{ base_root }}<br>New: {{ new_root }}<br>
-The same {{ num_questions }} questions. A change is sure when its p-value is below 0.05, adjusted by Holm over all rows
-with its metric. Detectable is the smallest true difference that is found 8 times in 10.</p>
-<h2>What else differs</h2>
-{% if differences %}
-<table><tr><th>what</th><th>name</th><th>base</th><th>new</th></tr>
-{% for each in differences %}
-<tr><td>{{ each.kind }}</td><td>{{ each.name }}</td><td class="text">{{ each.base }}</td>
-<td class="text">{{ each.new }}</td></tr>
-{% endfor %}</table>
-{% else %}<p>Nothing that was recorded.</p>{% endif %}
-<h2>Changes</h2>
-<div class="scroll"><table>
-<tr><th>task or domain</th><th>split</th><th>metric</th><th class="n">base</th><th class="n">new</th>
-<th class="n">change</th><th class="n">95% interval</th><th class="n">p</th><th class="n">p, Holm</th>
-<th class="n">questions</th><th class="n">lost</th><th class="n">gained</th><th class="n">detectable</th></tr>
-{% for row in rows %}
-<tr class="{{ row.sign }}"><td>{{ row.task }}</td><td>{{ row.split }}</td><td>{{ row.metric }}</td>
-<td class="n">{{ row.base }}</td><td class="n">{{ row.new }}</td><td class="n change">{{ row.change }}</td>
-<td class="n">{{ row.interval }}</td><td class="n">{{ row.p_value }}</td><td class="n">{{ row.p_holm }}</td>
-<td class="n">{{ row.num_questions }}</td><td class="n">{{ row.lost }}</td><td class="n">{{ row.gained }}</td>
-<td class="n">{{ row.detectable }}</td></tr>
-{% endfor %}</table></div>
-<h2>Flipped questions</h2>
-<p>{{ num_flips }} in all{% if num_flips > flipped|length %}, the first {{ flipped|length }} of them{% endif %};
-flips.parquet has every one with its whole response.</p>
-<div class="scroll"><table>
-<tr><th>task</th><th>split</th><th class="n">id</th><th>metric</th><th>flip</th><th>gold</th><th>base's answer</th>
-<th>new answer</th><th>base's response</th><th>new response</th></tr>
-{% for row in flipped %}
-<tr class="{{ 'better' if row.flip == 'gained' else 'worse' }}"><td>{{ row.task }}</td><td>{{ row.split }}</td>
-<td class="n">{{ row.id }}</td><td>{{ row.metric }}</td><td class="change">{{ row.flip }}</td>
-{% for name in ('gold', 'base_answer', 'new_answer', 'base_response', 'new_response') %}
-<td class="text">{{ row[name] }}</td>
-{% endfor %}</tr>
-{% endfor %}</table></div>
-</body>
-</html>
-"""
-
 
 def render(comparison: Comparison) -> str:
     """Return the HTML page of a comparison."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("pipeline.comparison", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     base, new = comparison.base, comparison.new
-    return environment.from_string(TEMPLATE).render(
+    return environment.get_template("compare.html.jinja").render(
         base=base.config.run_id,
         new=new.config.run_id,
         base_root=base.store.root,

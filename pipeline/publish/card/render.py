@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config.schema import Config, SubmissionConfig, UnmeasuredConfig
 from pipeline.publish.card.fields import BEYOND, CREATED, INFERENCE, SUBMISSION, Field, Value, results_of
@@ -28,13 +30,6 @@ NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 """Control characters that a viewer may render as a line break or that reverse the text's direction.
 
 These are fewer than `escape_control` replaces: a no-break space and an emoji's joiner belong to the copied value.
-"""
-
-INTRODUCTION = """\
-Значение каждого поля стоит в рамке и копируется в форму как есть; под названием поля сказано, откуда оно.
-
-The value of each field stands in a block, to be copied into the form as it is; under the name it says where the value
-comes from.
 """
 
 
@@ -85,17 +80,23 @@ def _entry(field: Field, value: Value) -> dict[str, Any]:
     return entry
 
 
-def _markdown(run_id: str, sections: Mapping[str, Iterable[Field]], found: Mapping[str, Value]) -> str:
-    todo = [field for section in sections.values() for field in section if _is_fillable(field, found)]
-    lines = [f"# Форма сабмита · Submission form: `{run_id}`", "", INTRODUCTION]
-    if todo:
-        lines += ["Осталось заполнить (ключами или от руки) · Left to fill in (by keys or by hand):", ""]
-        lines += [f"- {field.ru} · {field.en}: `{_key(field.name)}`" for field in todo]
-        lines.append("")
-    for title, section in sections.items():
-        blocks = [_block(field, found.get(field.name, Value())) for field in section]
-        lines += [f"## {title}", "", *blocks] if blocks else []
-    return "\n".join(lines)
+def _markdown(run_id: str, sections: Mapping[str, Sequence[Field]], found: Mapping[str, Value]) -> str:
+    form = [field for section in sections.values() for field in section]
+    environment = Environment(  # noqa: S701  # Markdown: foreign text is inside code blocks only, where none is escaped
+        loader=PackageLoader("pipeline.publish.card", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("card.md.jinja").render(
+        run_id=run_id,
+        sections=sections,
+        todo=[field for field in form if _is_fillable(field, found)],
+        found={field.name: found.get(field.name, Value()) for field in form},
+        sources=SOURCES,
+        key=_key,
+        fence=_fence,
+    )
 
 
 def _is_fillable(field: Field, found: Mapping[str, Value]) -> bool:
@@ -107,20 +108,6 @@ def _key(name: str) -> str | None:
     if name in {item.name for item in fields(SubmissionConfig)}:
         return f"submission.{name}"
     return f"submission.unmeasured.{name}" if name in {item.name for item in fields(UnmeasuredConfig)} else None
-
-
-def _block(field: Field, value: Value) -> str:
-    """Return a field in Markdown: its names, the source of its value, and the value in a code block."""
-    source = SOURCES[value.source]
-    if value.text is not None:
-        source += f": `{value.origin}`"
-    elif (key := _key(field.name)) is not None:
-        source += f": `{key}`"
-    if value.note is not None:
-        source += f" ({value.note[1]} · {value.note[0]})"
-    text = "TODO" if value.text is None else value.text
-    blocks = [_fence(text)] if value.ru is None else ["По-русски:", _fence(value.ru), "In English:", _fence(text)]
-    return "\n\n".join((f"### {field.ru} · {field.en}", source, *blocks)) + "\n"
 
 
 def _fence(text: str) -> str:
