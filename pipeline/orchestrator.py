@@ -36,6 +36,7 @@ from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment
 from pipeline.runs.counts import count_samples
+from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
 from pipeline.runs.manifest import (
     CompletionMetadata,
@@ -48,7 +49,6 @@ from pipeline.runs.manifest import (
 )
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction
-from pipeline.runs.settings import settings_hash
 from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
 from pipeline.storage.artifacts import ArtifactStore

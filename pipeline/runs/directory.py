@@ -16,9 +16,9 @@ from typing import Any
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import RunError
+from pipeline.runs.identity import identity
 from pipeline.runs.manifest import FILE, Manifest, PromptMetadata, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template
-from pipeline.runs.settings import identity
 from pipeline.storage.artifacts import ArtifactStore
 
 CONFIG_FILE = "config.yaml"

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.config.loading import flat
 from pipeline.config.schema import Config
+from pipeline.runs.identity import MECHANICS
 from pipeline.runs.manifest import EngineInfo, Manifest, dump
-from pipeline.runs.settings import MECHANICS
 
 RECORDED = {
     "model": ("model_fingerprint",),

@@ -275,7 +275,7 @@ class ReproductionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A run's manifest. `config` is the resolved configuration; `settings_hash` is computed in runs/settings.py."""
+    """A run's manifest. `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py."""
 
     status: Status
     run_id: str | None = None
