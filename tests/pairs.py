@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from archives import Reply, Scored, completion, question
+from archives import Reply, completion, question
 
 from pipeline.records import Completion, Prompt
-
-MakeRun = Callable[..., Scored]
 
 
 def train(num: int, task: str = "agro_bench", gold: str | None = "B") -> list[Prompt]:

@@ -17,19 +17,19 @@ from pipeline.runs.manifest import EngineInfo
 class ScriptedFactory:
     """Makes engines that answer every question with `answer`, after `seconds`.
 
-    A question whose text contains `raise_on` is a row error, one that contains `die_on` crashes the engine, and one
+    A question whose text contains `raise_on` is a row error, one that contains `crash_on` crashes the engine, and one
     that contains `exit_on` ends the process without a message, as a fault in native code does. On a simulated GPU of
-    `broken_gpus` (comma separated) the engine does not start. `asked` is the path of a file that gets a line for every
-    request.
+    `broken_gpus` (comma separated) the engine does not start. `requests` is the path of a file that gets a line for
+    every request.
     """
 
     answer: str = "A"
     seconds: float = 0.0
     raise_on: str = "RAISE"
-    die_on: str = "DIE"
+    crash_on: str = "DIE"
     exit_on: str = "EXIT"
     broken_gpus: str = ""
-    asked: str = ""
+    requests: str = ""
 
     def __call__(self) -> ScriptedEngine:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -48,14 +48,14 @@ class ScriptedEngine:
         return EngineInfo(other={"engine": "scripted", "pid": os.getpid(), "gpus": gpus})
 
     async def generate(self, request: Request) -> Output:
-        if self._script.asked:
-            with Path(self._script.asked).open("a", encoding="utf-8") as file:
+        if self._script.requests:
+            with Path(self._script.requests).open("a", encoding="utf-8") as file:
                 file.write(f"{request.request_id.rpartition('/')[0]}\n")
         await asyncio.sleep(self._script.seconds)
         question = json.loads(request.messages)[-1]["content"] if request.messages else ""
         if self._script.raise_on in question:
             raise RowError("told to raise")
-        if self._script.die_on in question:
+        if self._script.crash_on in question:
             raise EngineCrashed("told to die")
         if self._script.exit_on in question:
             os._exit(1)

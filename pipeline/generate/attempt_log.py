@@ -2,7 +2,7 @@
 
 In: starts and ends of rows. Out, for a process that follows a crashed one: which rows are finished, and which were in
 flight at a crash. The file is on the machine's own disk: when a process crashes, the kernel still writes what it was
-handed; when a machine is lost, its rows are not to blame and nothing about them is needed.
+handed; when a machine is lost, its rows are not the cause and the log is not needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the work list is handed out: its rows in order, in blocks of a size that suits the work and the cluster.
+"""Divides the work list into blocks of rows, in order; their size depends on the amount of work and the cluster.
 
 In: the work list's files. Out: a Ray data set of small blocks, made on demand.
 """
@@ -20,19 +20,19 @@ ROWS_AT_ONCE = 1024
 """Rows that are read from the work list at a time."""
 
 ROWS_PER_SLOT = {4: 2.5, 8: 4.0, 16: 6.0, 32: 8.0}
-"""Rows at a replica for each slot of its engine, by the rows of a block."""
+"""Rows in flight at a replica per slot of its engine, by the number of rows in a block."""
 
 ROWS_FOR_ONE_REPLICA = (16, 32, 64, 128)
-"""Rows that a block for a single replica may have."""
+"""Possible numbers of rows in a block if there is a single replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """How the work is divided: rows a block, and blocks in flight at a replica.
+    """How the work is divided: rows per block, and blocks in flight at a replica.
 
-    A block is done only when its last row is, so a replica needs more rows than its engine has slots, and more of them
-    the larger the blocks are: with 2 rows a slot and 4 a block, slots stay empty when the rows' lengths are unknown.
-    The figures are those of tests/bench/longest_first.py.
+    A block is complete only when its last row is, so a replica needs more rows than its engine has slots; the larger
+    the blocks, the more rows. With 2 rows per slot and 4 per block, slots stay empty if the rows' lengths are unknown.
+    tests/bench/longest_first.py simulates the constants.
     """
 
     rows_per_block: int
@@ -40,18 +40,18 @@ class BlockPlan:
 
     @classmethod
     def of(cls, num_rows: int, slots: int, num_replicas: int) -> BlockPlan:
-        """Return the plan for this many rows."""
+        """Return the plan for `num_rows` rows on `num_replicas` replicas with `slots` slots each."""
         if num_replicas == 1:
-            # No other replica could take the last rows, so larger blocks cost nothing and save Ray work; even when of
-            # each block only the longest row is left, the engine is full.
+            # No other replica could take the last rows, so larger blocks cost nothing and save Ray work. The
+            # engine is full even if only the longest row of each block is left.
             target = num_rows / (25 * slots)
             rows = max((size for size in ROWS_FOR_ONE_REPLICA if size <= target), default=min(ROWS_FOR_ONE_REPLICA))
             return cls(rows, 1 + math.ceil(1.25 * slots))
         rows_per_slot = num_rows / (slots * num_replicas)
-        # Long work can afford large blocks, and a wide cluster needs them: its driver is one process.
+        # Many rows per slot allow large blocks, and a wide cluster needs them: its driver is a single process.
         target = max(rows_per_slot / 25, slots * num_replicas / 2000 if rows_per_slot >= 40 else 0)
         rows = max((size for size in ROWS_PER_SLOT if size <= target), default=min(ROWS_PER_SLOT))
-        # One more than the slots need: a block that the replica holds back must not keep the next one away.
+        # One more than the slots need: a block that the replica holds back must not delay the next one.
         return cls(rows, 1 + math.ceil(ROWS_PER_SLOT[rows] * slots / rows))
 
     @property
@@ -63,7 +63,7 @@ class BlockPlan:
 def blocks(run: ArtifactStore, work: Work, rows_per_block: int) -> Any:
     """Return the work list as a Ray data set of blocks of `rows_per_block` rows, in order.
 
-    The column `place` counts the rows from 0.
+    The column `place` is a row's position in the work list, from 0.
     """
     import ray.data
 
@@ -80,7 +80,7 @@ def blocks(run: ArtifactStore, work: Work, rows_per_block: int) -> Any:
 
 
 def _read(files: pa.Table, run: ArtifactStore) -> Iterator[pa.Table]:
-    """Yield the rows of the files in order, each with its place."""
+    """Yield the rows of the files in order, each with its `place`."""
     place = 0
     for name in files.column("file").to_pylist():
         with run.fs.open_input_file(run.path(name)) as source:

@@ -49,7 +49,7 @@ class Placement:
 
     @property
     def waits_for(self) -> str | None:
-        """One line that says which GPUs, held by other jobs, some replicas wait for; None when none waits."""
+        """One line that names the GPUs, held by other jobs, that some replicas wait for; None if none waits."""
         short = self.num_replicas * self.gpus_per_replica - (self.num_gpus - self.num_held_gpus)
         if short <= 0 or not self.num_held_gpus:
             return None

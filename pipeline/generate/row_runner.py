@@ -112,7 +112,7 @@ class RowRunner:
         except RowError as error:
             return str(error)
         except EngineCrashed:
-            # An exception would fail this block alone, and the crashed engine would go on to swallow the queue. When
+            # An exception would fail only this block, and the crashed engine would fail every row of the queue. When
             # the process exits, Ray restarts the actor and resubmits its rows; a clean exit is not retried.
             logger.exception("The engine is dead; this process ends")
             await asyncio.to_thread(self.journal.close)  # persists the rows that have finished and wait to be written

@@ -76,7 +76,7 @@ def grow(num_rows: int, place: Path) -> dict[str, Any]:
     return {
         "rows": num_rows,
         "wall_s": round(wall_s, 1),
-        "rooms_s": {stage: round(manifest["timings_s"][stage], 1) for stage in STAGES},
+        "stages_s": {stage: round(manifest["timings_s"][stage], 1) for stage in STAGES},
         "driver_mb": json.loads((run / "memory.json").read_text()),
         "prepare_mb": round(peaks["prepare_mb"]),
         "ray_mb": round(peaks["ray_mb"]),
@@ -211,7 +211,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
         "wall s",
         "ms a row",
         f"{', '.join(STAGES)} s",
-        "driver's peak MB (by room)",
+        "driver's peak MB (by stage)",
         "preparing MB",
         "Ray MB",
         "on disk MB (peak)",
@@ -220,7 +220,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")
     for each in results:
-        seconds, memory = each["rooms_s"], each["driver_mb"]
+        seconds, memory = each["stages_s"], each["driver_mb"]
         print(
             f"| {each['rows']:,} | {each['wall_s']:,} | {1000 * each['wall_s'] / each['rows']:.2f} "
             f"| {', '.join(f'{seconds[stage]:,}' for stage in STAGES)} "

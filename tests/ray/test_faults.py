@@ -48,33 +48,33 @@ def test_one_poison_row_among_200_fails_and_no_other_row_is_lost(run_with_prompt
 class Killing(Counting):
     """Kills a replica's process with SIGKILL when the first rows have arrived and others are in flight."""
 
-    def __init__(self, run: ArtifactStore, asked: Path) -> None:
+    def __init__(self, run: ArtifactStore, requests: Path) -> None:
         super().__init__()
-        self._run, self._asked, self.num_under_way = run, asked, 0
+        self._run, self._requests, self.num_in_flight = run, requests, 0
 
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
         super().advance(num_rows, num_failed, num_output_tokens)
-        if not self.num_under_way and self.num_done:
-            wait_until(self._rows_under_way)
-            self.num_under_way = self._rows_under_way()
+        if not self.num_in_flight and self.num_done:
+            wait_until(self._rows_in_flight)
+            self.num_in_flight = self._rows_in_flight()
             os.kill(int(engine_infos(self._run)[0].other["pid"]), signal.SIGKILL)
 
-    def _rows_under_way(self) -> int:
+    def _rows_in_flight(self) -> int:
         num_finished = sum(1 for _ in journal.read(self._run.child(journal.DIRECTORY)))
-        return len(self._asked.read_text().splitlines()) - num_finished
+        return len(self._requests.read_text().splitlines()) - num_finished
 
 
 def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placement, tmp_path: Path) -> None:
-    run, asked = run_with_prompts([make_prompt(number) for number in range(24)]), tmp_path / "asked"
-    progress, script = Killing(run, asked), ScriptedFactory(seconds=1, asked=str(asked))
+    run, requests = run_with_prompts([make_prompt(number) for number in range(24)]), tmp_path / "requests"
+    progress, script = Killing(run, requests), ScriptedFactory(seconds=1, requests=str(requests))
     made = generate_stage.generate(
         settings("engine.endpoint.concurrency=4"), run, placement, script, progress, progress
     )
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(24))
     assert {row["error"] for row in rows} == {None}
-    assert 1 <= progress.num_under_way <= 4
-    assert len(asked.read_text().splitlines()) - 24 == progress.num_under_way, "only what was under way is repeated"
-    assert sum(row["attempts"] > 1 for row in rows) == progress.num_under_way
+    assert 1 <= progress.num_in_flight <= 4
+    assert len(requests.read_text().splitlines()) - 24 == progress.num_in_flight, "only rows in flight are repeated"
+    assert sum(row["attempts"] > 1 for row in rows) == progress.num_in_flight
     assert [info.restarts for info in made.engine.values()] == [1]
     assert progress.num_done == 24

@@ -57,9 +57,9 @@ def resume(run: Path, num_rows: int, *overrides: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, number: signal.Signals) -> None:
-    run, requests = tmp_path / "run=one", tmp_path / "asked"
+    run, requests = tmp_path / "run=one", tmp_path / "requests"
     overrides = (*SMALL, f"output_dir={tmp_path}", "run.grace_s=30")
-    job = Started({"seconds": 1.5, "asked": str(requests)}, *overrides)
+    job = Started({"seconds": 1.5, "requests": str(requests)}, *overrides)
     wait_until(lambda: any(path.stat().st_size for path in run.glob("journal/*.jsonl")))
     interrupt(job, number, 1.5 + END_S)
     begun = requests.read_text().splitlines()
@@ -68,7 +68,7 @@ def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, num
     assert manifest["status"] == "failed"
     assert "interrupted" in manifest["reason"]
     assert not (run / "samples").exists()
-    code, out, err = Started({"asked": str(requests)}, *overrides).end(90)
+    code, out, err = Started({"requests": str(requests)}, *overrides).end(90)
     assert code == 0, err
     assert f"{len(begun)} of {NUM_ROWS} rows are there already" in out
     assert len(set(requests.read_text().splitlines())) == len(requests.read_text().splitlines()) == NUM_ROWS
@@ -77,8 +77,8 @@ def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, num
 
 @pytest.mark.slow
 def test_rows_in_flight_are_cancelled_after_the_grace_period(tmp_path: Path) -> None:
-    requests, overrides = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=2")
-    job = Started({"seconds": 300, "asked": str(requests)}, *overrides)
+    requests, overrides = tmp_path / "requests", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=2")
+    job = Started({"seconds": 300, "requests": str(requests)}, *overrides)
     wait_until(requests.exists)
     interrupt(job, signal.SIGTERM, 2 + END_S)
     resume(tmp_path / "run=one", NUM_ROWS, *overrides)
@@ -86,8 +86,8 @@ def test_rows_in_flight_are_cancelled_after_the_grace_period(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_second_signal_does_not_wait_and_a_concurrent_run_is_rejected(tmp_path: Path) -> None:
-    requests, overrides = tmp_path / "asked", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=300")
-    job = Started({"seconds": 300, "asked": str(requests)}, *overrides)
+    requests, overrides = tmp_path / "requests", (*SMALL, f"output_dir={tmp_path}", "run.grace_s=300")
+    job = Started({"seconds": 300, "requests": str(requests)}, *overrides)
     wait_until(requests.exists)
     code, _, err = Started({}, *overrides).end(30)
     assert (code, err.count("\n")) == (2, 1), err

@@ -31,12 +31,12 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     output = ArtifactStore.open(str(tmp_path / "outputs"))
     publish_past_run(output, "1", {prompt: [each] for prompt, (each,) in tokens.items()})
     config = settings(f"output_dir={output.root}", "engine.endpoint.concurrency=1", "generation.max_gen_toks=10000")
-    requests, progress = tmp_path / "asked", Counting()
+    requests, progress = tmp_path / "requests", Counting()
     run = run_with_prompts(prompts)
     lengths, _ = length_estimates.find(config, run.require_artifact("prompts", PROMPT_SCHEMA))
     with cluster(config) as placement:
         generate_stage.generate(
-            config, run, placement, ScriptedFactory(seconds=0.01, asked=str(requests)), progress, progress, lengths
+            config, run, placement, ScriptedFactory(seconds=0.01, requests=str(requests)), progress, progress, lengths
         )
     started = [int(line.split("/")[2]) for line in requests.read_text().splitlines()]
     expected = sorted(range(200), key=lambda number: -tokens[prompts[number].prompt_sha256][0])

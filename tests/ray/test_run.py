@@ -100,8 +100,8 @@ def test_retry_failed_retries_failed_rows_only(tmp_path: Path) -> None:
     with pytest.raises(TooManyFailedRows):
         execute(settings(tmp_path), ScriptedFactory(raise_on="ц"))
     num_failed = json.loads((tmp_path / "run=one" / "manifest.json").read_text())["counts"]["num_failed"]
-    requests = tmp_path / "asked"
-    run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", asked=str(requests)))
+    requests = tmp_path / "requests"
+    run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", requests=str(requests)))
     samples = run.require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table()
     assert len(requests.read_text().splitlines()) == num_failed > 0
     assert samples.column("error").null_count == samples.num_rows == 18
@@ -166,8 +166,10 @@ def test_rescore_rebuilds_the_samples_without_an_engine(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_questions_is_repeated_and_counted_as_noise_only(tmp_path: Path) -> None:
-    requests = tmp_path / "asked"
-    run = execute(settings(tmp_path, "noise.share=0.5", "generation.repeats=2"), ScriptedFactory(asked=str(requests)))
+    requests = tmp_path / "requests"
+    run = execute(
+        settings(tmp_path, "noise.share=0.5", "generation.repeats=2"), ScriptedFactory(requests=str(requests))
+    )
     content = json.loads(run.read_text("manifest.json"))
     noise = content["noise"]
     assert content["counts"]["num_samples"] == 36

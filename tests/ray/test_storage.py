@@ -209,10 +209,10 @@ def test_a_directory_that_becomes_read_only_is_a_one_line_error_and_the_run_resu
     small_disk: Path, tmp_path: Path
 ) -> None:
     """Root ignores permissions but not a read-only mount. Open files stay writable, unlike those of a failing disk."""
-    run, requests = ArtifactStore.open(str(small_disk / "run=one")), tmp_path / "asked"
+    run, requests = ArtifactStore.open(str(small_disk / "run=one")), tmp_path / "requests"
     make_read_only = f"mount --bind {small_disk} {small_disk} && mount -o remount,bind,ro {small_disk}"
     watch = f"while ! [ -s {requests} ]; do sleep 0.05; done; sleep 1; {make_read_only}"
-    script = ScriptedFactory(seconds=0.4, asked=str(requests))
+    script = ScriptedFactory(seconds=0.4, requests=str(requests))
     with (
         subprocess.Popen(["sh", "-c", watch]),
         pytest.raises(RunError, match=r"cannot be written: .*Read-only file sys"),

@@ -23,7 +23,7 @@ from pipeline.runs.manifest import EngineInfo
 from pipeline.terminal.text import one_line
 
 UNAVAILABLE = (502, 503, 504)
-"""A proxy's responses for a server that is down: no row is to blame, and the run can be resumed later."""
+"""A proxy's status codes for a server that is down: no row is the cause, and the run can be resumed later."""
 
 VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,64}")
 

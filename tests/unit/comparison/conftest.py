@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archives import Reply, Scored, finish
+from archives import MakeRun, Reply, Scored, finish
 from builders import record_manifest, settings
-from pairs import MakeRun, reply_right
+from pairs import reply_right
 
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.runs import directory as run_directory

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from archives import Scored, completion
+from archives import MakeRun, Scored, completion
 from builders import command, record_manifest
-from pairs import MakeRun, train, wrong
+from pairs import train, wrong
 
 from pipeline.compare import main
 from pipeline.comparison.pairing import FLIP_SCHEMA

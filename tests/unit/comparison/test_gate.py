@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archives import Scored, completion
+from archives import MakeRun, Scored, completion
 from builders import command, record_manifest, settings
-from pairs import MakeRun, train, wrong
+from pairs import train, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from archives import completion, finish
+from archives import MakeRun, completion, finish
 from builders import record_manifest
-from pairs import MakeRun, train, wrong
+from pairs import train, wrong
 
 from pipeline.comparison import noise
 from pipeline.config.loading import dump, load

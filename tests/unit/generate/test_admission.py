@@ -1,4 +1,4 @@
-"""Admission: how many rows the engine has at once, and which may run together."""
+"""Admission: how many rows the engine runs at once, and which rows may run together."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(scene: Callable[[Watch], Awaitable[None]], slots: int = 64) -> Watch:
 
 
 @pytest.mark.parametrize(("level", "width"), WIDTHS.items())
-def test_at_each_isolation_level_as_many_rows_run_as_it_is_wide(level: Suspicion, width: int) -> None:
+def test_each_isolation_level_runs_as_many_rows_as_its_width(level: Suspicion, width: int) -> None:
     async def scene(watch: Watch) -> None:
         await asyncio.gather(*(watch.row(level) for _ in range(200)))
 
@@ -59,7 +59,7 @@ def test_at_each_isolation_level_as_many_rows_run_as_it_is_wide(level: Suspicion
     assert len(watch.order) == 200
 
 
-def test_few_slots_make_the_group_smaller_too() -> None:
+def test_the_width_of_a_level_is_limited_by_the_slots() -> None:
     async def scene(watch: Watch) -> None:
         await asyncio.gather(*(watch.row(level) for level in (Suspicion.GROUPED,) * 20 + (Suspicion.NONE,) * 20))
 
@@ -67,32 +67,32 @@ def test_few_slots_make_the_group_smaller_too() -> None:
     assert (watch.most[Suspicion.GROUPED], watch.most[Suspicion.NONE]) == (3, 3)
 
 
-def test_within_a_level_rows_go_in_the_order_in_which_they_came() -> None:
+def test_within_a_level_rows_start_in_the_order_of_arrival() -> None:
     async def scene(watch: Watch) -> None:
         await asyncio.gather(*(watch.row(Suspicion.NONE, number) for number in range(100)))
 
     assert run(scene, slots=4).order == list(range(100))
 
 
-def test_the_most_suspicious_go_first_once_the_running_have_left() -> None:
+def test_the_most_suspicious_rows_start_first_once_the_running_rows_end() -> None:
     async def scene(watch: Watch) -> None:
         first = asyncio.ensure_future(watch.row(Suspicion.NONE, "running", num_turns=5))
         await asyncio.sleep(0)
         rows = [
-            (Suspicion.GROUPED, "crowd"),
-            (Suspicion.ISOLATED, "alone"),
-            (Suspicion.NONE, "normal"),
-            (Suspicion.ISOLATED, "alone too"),
+            (Suspicion.GROUPED, "grouped"),
+            (Suspicion.ISOLATED, "isolated"),
+            (Suspicion.NONE, "none"),
+            (Suspicion.ISOLATED, "isolated too"),
         ]
         await asyncio.gather(first, *(watch.row(level, name) for level, name in rows))
 
     watch = run(scene)
-    assert watch.order == ["running", "alone", "alone too", "crowd", "normal"]
+    assert watch.order == ["running", "isolated", "isolated too", "grouped", "none"]
     assert not watch.mixed
 
 
-def test_of_the_rows_that_wait_the_first_of_the_work_list_is_first() -> None:
-    """Whatever block it came with: two blocks may have changed places on their way."""
+def test_waiting_rows_start_in_the_order_of_the_work_list() -> None:
+    """Blocks do not matter: two of them may arrive in swapped order."""
 
     async def scene(watch: Watch) -> None:
         places = [4, 5, 2, 3, 0, 1]
@@ -101,7 +101,7 @@ def test_of_the_rows_that_wait_the_first_of_the_work_list_is_first() -> None:
     assert run(scene, slots=1).order == [4, 0, 1, 2, 3, 5]
 
 
-def test_a_row_that_raises_gives_its_slot_back() -> None:
+def test_a_row_that_raises_releases_its_slot() -> None:
     async def scene(watch: Watch) -> None:
         with pytest.raises(ValueError, match="row"):
             async with watch.queue.slot(Suspicion.ISOLATED, 0):
@@ -112,8 +112,8 @@ def test_a_row_that_raises_gives_its_slot_back() -> None:
 
 
 @pytest.mark.parametrize("num_turns", [0, 1, 2, 3])
-def test_a_waiter_that_is_cancelled_leaks_no_slot(num_turns: int) -> None:
-    """It is cancelled before its turn, at the very turn, and after it."""
+def test_a_cancelled_waiter_leaks_no_slot(num_turns: int) -> None:
+    """It is cancelled before its turn, exactly at its turn, and after it."""
 
     async def scene(watch: Watch) -> None:
         holder = asyncio.ensure_future(watch.row(Suspicion.ISOLATED, "holder", num_turns=2))
@@ -138,7 +138,7 @@ ROWS = st.lists(st.tuples(LEVELS, st.integers(0, 5), st.integers(0, 5), st.boole
 
 @settings(deadline=None)
 @given(ROWS, st.integers(1, 12))
-def test_never_more_than_the_width_nor_two_levels_at_once_and_everything_runs(
+def test_no_level_exceeds_its_width_no_two_levels_mix_and_every_row_runs(
     rows: list[tuple[Suspicion, int, int, bool]], slots: int
 ) -> None:
     async def late(watch: Watch, name: int, level: Suspicion, num_before: int, num_turns: int) -> None:

@@ -1,4 +1,4 @@
-"""The attempt log: what the next process of a replica knows of the ones that crashed before it."""
+"""The attempt log: what the next process of a replica learns about those that crashed before it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def crash_with(file: Path, *keys: str) -> None:
-    """Let a process start the rows, each at the isolation level that it then has, and crash."""
+    """Simulate a process that starts the rows, each at its current isolation level, and crashes."""
     log = AttemptLog(file)
     for key in keys:
         log.start(key, log.suspicion(key))
 
 
-def test_a_first_process_knows_nothing(file: Path) -> None:
+def test_the_first_process_finds_an_empty_log(file: Path) -> None:
     log = AttemptLog(file)
     assert log.num_crashes == 0
     assert log.finished("a") is None
@@ -44,7 +44,7 @@ def test_a_row_in_flight_at_each_crash_is_grouped_then_isolated_then_poison(file
     assert AttemptLog(file).is_poison("bad")
 
 
-def test_a_row_that_ended_before_the_crash_is_not_suspected_and_is_remembered(file: Path) -> None:
+def test_a_row_that_ended_before_the_crash_is_not_suspected_and_keeps_its_status(file: Path) -> None:
     log = AttemptLog(file)
     for key in ("good", "failed", "bad"):
         log.start(key, Suspicion.NONE)
@@ -61,7 +61,7 @@ def test_a_row_that_ended_before_the_crash_is_not_suspected_and_is_remembered(fi
     ]
 
 
-def test_neighbours_at_a_crash_that_then_end_well_are_never_blamed(file: Path) -> None:
+def test_neighbours_of_a_crash_that_complete_later_are_never_poison(file: Path) -> None:
     crash_with(file, "a", "bad", "b")
     log = AttemptLog(file)
     for key in ("a", "bad", "b"):
@@ -74,33 +74,35 @@ def test_neighbours_at_a_crash_that_then_end_well_are_never_blamed(file: Path) -
     assert [last.is_poison(key) for key in ("a", "bad", "b")] == [False, True, False]
 
 
-def test_crashes_among_others_alone_never_condemn_a_row(file: Path) -> None:
+def test_crashes_outside_isolation_never_make_a_row_poison(file: Path) -> None:
     for _ in range(9):
-        AttemptLog(file).start("beside", Suspicion.NONE)
+        AttemptLog(file).start("neighbour", Suspicion.NONE)
     log = AttemptLog(file)
-    assert log.attempts("beside") == 9
-    assert not log.is_poison("beside")
+    assert log.attempts("neighbour") == 9
+    assert not log.is_poison("neighbour")
 
 
-def test_a_crash_with_nothing_in_flight_blames_nobody(file: Path) -> None:
+def test_a_crash_with_nothing_in_flight_is_counted(file: Path) -> None:
     AttemptLog(file)
     assert AttemptLog(file).num_crashes == 1
     assert AttemptLog(file).num_crashes == 2
 
 
-def test_keys_may_hold_spaces(file: Path) -> None:
+def test_keys_may_contain_spaces(file: Path) -> None:
     log = AttemptLog(file)
     log.start("my task/test/1/0", Suspicion.NONE)
     log.end("my task/test/1/0", RowStatus(failed=False, num_output_tokens=3))
     assert AttemptLog(file).finished("my task/test/1/0") == RowStatus(failed=False, num_output_tokens=3)
 
 
-@pytest.mark.parametrize("torn", [b"E 0 7", b"E 0", b"E", b"S", b"S ", b"S 0", b"E 0 7 b", "E 0 7 а".encode()[:-1]])
-def test_a_last_line_that_was_cut_off_is_no_hindrance(file: Path, torn: bytes) -> None:
-    """A full disk cuts a line; what follows it must still be read right."""
+@pytest.mark.parametrize(
+    "truncated", [b"E 0 7", b"E 0", b"E", b"S", b"S ", b"S 0", b"E 0 7 b", "E 0 7 а".encode()[:-1]]
+)
+def test_a_truncated_last_line_is_ignored(file: Path, truncated: bytes) -> None:
+    """A full disk truncates a line; the lines that follow must still be read correctly."""
     crash_with(file, "a")
     with file.open("ab") as stream:
-        stream.write(torn)
+        stream.write(truncated)
     log = AttemptLog(file)
     assert log.num_crashes == 1
     assert (log.finished("a"), log.finished("b")) == (None, None)

@@ -1,4 +1,4 @@
-"""Replicas are placed on what the nodes have, or one line says why not."""
+"""Replicas are placed on the GPUs of the nodes; a placement that does not fit is a one-line error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def nodes(*gpus: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "words", "num_replicas"),
+    ("gpus", "overrides", "num_replicas"),
     [
         ((8,), [], 8),
         ((4, 4), [], 8),
@@ -41,13 +41,13 @@ def nodes(*gpus: int) -> list[dict[str, object]]:
         ((0,), [], 1),
     ],
 )
-def test_replicas_fill_the_gpus(gpus: tuple[int, ...], words: list[str], num_replicas: int) -> None:
-    config = compose(["conf=mera", "engine.replicas=auto", *words])
+def test_replicas_fill_the_gpus(gpus: tuple[int, ...], overrides: list[str], num_replicas: int) -> None:
+    config = compose(["conf=mera", "engine.replicas=auto", *overrides])
     assert place(config, nodes(*gpus)).num_replicas == num_replicas
 
 
 @pytest.mark.parametrize(
-    ("gpus", "words", "line"),
+    ("gpus", "overrides", "line"),
     [
         ((8,), ["engine.replicas=9"], "engine.replicas=9: 8 of 1 GPUs each fit"),
         ((8,), ["engine.replicas=5", "engine.tensor_parallel_size=2"], "engine.replicas=5: 4 of 2 GPUs each fit"),
@@ -67,16 +67,16 @@ def test_replicas_fill_the_gpus(gpus: tuple[int, ...], words: list[str], num_rep
         ((0,), ["engine.replicas=8"], "engine.replicas=8: the cluster has no GPU"),
     ],
 )
-def test_what_does_not_fit_is_one_line(gpus: tuple[int, ...], words: list[str], line: str) -> None:
-    config = compose(["conf=mera", "engine.replicas=auto", *words])
+def test_what_does_not_fit_is_a_one_line_error(gpus: tuple[int, ...], overrides: list[str], line: str) -> None:
+    config = compose(["conf=mera", "engine.replicas=auto", *overrides])
     with pytest.raises(ConfigError, match=line):
         place(config, nodes(*gpus))
 
 
-def test_a_dead_node_does_not_count() -> None:
-    alive, dead = nodes(4, 4)
+def test_a_lost_node_is_not_counted() -> None:
+    alive, lost = nodes(4, 4)
     config = compose(["conf=mera", "engine.replicas=auto"])
-    assert place(config, [alive, {**dead, "Alive": False}]).num_replicas == 4
+    assert place(config, [alive, {**lost, "Alive": False}]).num_replicas == 4
 
 
 def test_only_a_replica_larger_than_a_node_spans_nodes() -> None:
@@ -95,33 +95,33 @@ def test_only_a_replica_larger_than_a_node_spans_nodes() -> None:
         (6, "2", "other jobs hold 6 of the 8 GPUs; of 2 replicas of 2 some start only when 2 are given back"),
     ],
 )
-def test_gpus_that_others_hold_are_told(num_held: int, replicas: str, line: str | None) -> None:
+def test_gpus_held_by_other_jobs_are_reported(num_held: int, replicas: str, line: str | None) -> None:
     config = compose(["conf=mera", f"engine.replicas={replicas}", "engine.tensor_parallel_size=2"])
     waits_for = replace(place(config, nodes(4, 4)), num_held_gpus=num_held).waits_for
     assert waits_for == (line and f"engine.replicas: {line}")
 
 
-def test_without_gpus_nobody_waits_for_them() -> None:
+def test_without_gpus_no_replica_waits() -> None:
     assert place(compose(["conf=demo"]), nodes(0)).waits_for is None
 
 
 @pytest.mark.parametrize(("gpus", "executor"), [((8,), "mp"), ((4, 4), "ray")])
-def test_vllm_starts_its_workers_where_the_replica_is(
+def test_vllm_starts_its_workers_on_the_nodes_of_the_replica(
     monkeypatch: pytest.MonkeyPatch, gpus: tuple[int, ...], executor: str
 ) -> None:
-    """Workers of one machine are its processes; over several they are actors in the replica's placement group."""
-    words = ["engine.replicas=1", "engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"]
-    config = compose(["conf=mera", *words])
+    """On one node workers are processes; on several nodes they are actors in the replica's placement group."""
+    overrides = ["engine.replicas=1", "engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=2"]
+    config = compose(["conf=mera", *overrides])
     factory = engine_factory(config, place(config, nodes(*gpus)))
     arguments = ModuleType("vllm.engine.arg_utils")
     arguments.AsyncEngineArgs = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", arguments)
     assert isinstance(factory, VllmFactory)
-    given = engine_arguments(config, spans_nodes=factory.spans_nodes)
-    assert (given["distributed_executor_backend"], given["tensor_parallel_size"]) == (executor, 4)
+    passed = engine_arguments(config, spans_nodes=factory.spans_nodes)
+    assert (passed["distributed_executor_backend"], passed["tensor_parallel_size"]) == (executor, 4)
 
 
-def test_when_nodes_go_there_is_room_for_fewer_replicas() -> None:
+def test_when_nodes_are_lost_fewer_replicas_fit() -> None:
     placement = place(compose(["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=2"]), nodes(4, 4))
     one, other = nodes(4, 4)
     assert placement.num_fitting([one, {**other, "Alive": False}]) == 2
@@ -144,29 +144,29 @@ def test_sigterm_while_ray_starts_is_an_interruption_and_ray_is_stopped(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("gpus", "tensor", "torn"), [((4, 4), 4, False), ((4, 4), 2, False), ((2, 6), 2, False), ((3, 5), 4, True)]
+    ("gpus", "tensor", "is_split"), [((4, 4), 4, False), ((4, 4), 2, False), ((2, 6), 2, False), ((3, 5), 4, True)]
 )
-def test_a_group_that_tears_a_tensor_parallel_group_is_refused(
-    gpus: tuple[int, ...], tensor: int, torn: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_placement_that_splits_a_tensor_parallel_group_is_rejected(
+    gpus: tuple[int, ...], tensor: int, is_split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = dict(enumerate(f"node-{node}" for node, count in enumerate(gpus) for _ in range(count)))
     module = import_module("ray.util.placement_group")  # ray.util has a function of this name
     monkeypatch.setattr(module, "get_current_placement_group", lambda: "group")
     monkeypatch.setattr(module, "placement_group_table", lambda _: {"bundles_to_node_id": nodes})
-    if not torn:
+    if not is_split:
         require_whole_stages(tensor)
         return
     with pytest.raises(ConfigError, match=r"^engine\.tensor_parallel_size=4: .* of the 8 .* nodes have \[3, 5\]"):
         require_whole_stages(tensor)
 
 
-def test_a_group_that_cannot_be_given_back_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
+def test_a_group_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempted: list[str] = []
 
     def remove(group: str) -> None:
-        tried.append(group)
+        attempted.append(group)
         raise ConnectionError("Ray is gone")
 
     monkeypatch.setattr(import_module("ray.util.placement_group"), "remove_placement_group", remove)
     remove_groups(["one", "two"])
-    assert tried == ["one", "two"]
+    assert attempted == ["one", "two"]

@@ -1,4 +1,4 @@
-"""The journal keeps whole lines and gives up at the first damaged one."""
+"""The journal keeps whole lines; the reader stops at the first damaged line of a file."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def completion(number: int, text: str = "A") -> Completion:
 
 def write(store: ArtifactStore, name: str, completions: list[Completion]) -> None:
     async def append_all() -> None:
-        book = Journal(store, name, flush_s=0.05)
-        await asyncio.gather(*(book.append(each) for each in completions))
-        book.close()
+        writer = Journal(store, name, flush_s=0.05)
+        await asyncio.gather(*(writer.append(each) for each in completions))
+        writer.close()
 
     asyncio.run(append_all())
 
@@ -55,7 +55,7 @@ def test_every_appended_completion_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [1, 40, 200])
-def test_a_torn_tail_is_dropped(tmp_path: Path, num_bytes: int) -> None:
+def test_a_truncated_last_line_is_dropped(tmp_path: Path, num_bytes: int) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
     write(store, "one", [completion(number) for number in range(3)])
     file = tmp_path / "journal" / "one.jsonl"
@@ -63,7 +63,7 @@ def test_a_torn_tail_is_dropped(tmp_path: Path, num_bytes: int) -> None:
     assert [row.id for row in journal.read(store)] == [0, 1]
 
 
-def test_a_damaged_line_ends_its_file_and_no_other(tmp_path: Path) -> None:
+def test_a_damaged_line_ends_the_reading_of_its_file_only(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
     write(store, "one", [completion(number) for number in range(3)])
     write(store, "two", [completion(9)])
@@ -74,20 +74,20 @@ def test_a_damaged_line_ends_its_file_and_no_other(tmp_path: Path) -> None:
     assert [row.id for row in journal.read(store)] == [0, 9]
 
 
-def test_a_full_disk_is_an_error_of_the_append(tmp_path: Path) -> None:
+def test_append_raises_on_a_full_disk(tmp_path: Path) -> None:
     async def append() -> None:
-        book = Journal(ArtifactStore.open(str(tmp_path / "journal")), "one", flush_s=1.0)
-        assert book._file is not None
-        book._file.close()
-        book._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        writer = Journal(ArtifactStore.open(str(tmp_path / "journal")), "one", flush_s=1.0)
+        assert writer._file is not None
+        writer._file.close()
+        writer._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
         with pytest.raises(OSError, match="No space left"):
-            await book.append(completion(1))
-        book.close()
+            await writer.append(completion(1))
+        writer.close()
 
     asyncio.run(append())
 
 
-def test_errors_of_an_earlier_session_are_left_out_and_its_answers_are_not(tmp_path: Path) -> None:
+def test_errors_of_a_past_session_are_skipped_and_its_completions_are_kept(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
     write(store, "one", [replace(completion(1), error="then"), completion(2)])
     write(store, "two", [replace(completion(3), error="now")])
@@ -101,7 +101,7 @@ def test_kept_completions_are_read_like_any_other(tmp_path: Path) -> None:
     assert len(store.files()) == 1
 
 
-def test_facts_that_were_cut_are_one_line(tmp_path: Path) -> None:
+def test_truncated_engine_info_is_a_one_line_error(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
     journal.write_engine_info(store, "one", EngineInfo(restarts=1))
     (tmp_path / "journal" / "one.facts.json").write_text('{"pid"')

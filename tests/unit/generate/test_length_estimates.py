@@ -1,4 +1,4 @@
-"""Which earlier run's lengths give the order, and what is said of those that cannot be read."""
+"""Which past run's lengths determine the order, and how runs that cannot be read are reported."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def output(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore.open(str(tmp_path))
 
 
-def find(output: ArtifactStore, *words: str, prompts: Sequence[str] = ("a",)) -> tuple[Lengths | None, list[str]]:
-    """Look for lengths for a run that asks these prompts, by prompt_sha256."""
+def find(output: ArtifactStore, *overrides: str, prompts: Sequence[str] = ("a",)) -> tuple[Lengths | None, list[str]]:
+    """Look for lengths for a run of the prompts with these `prompt_sha256`."""
     run = output.child("mine")
     run.remove()
     run.create()
     publish_prompts(run, [replace(make_prompt(number), prompt_sha256=sha) for number, sha in enumerate(prompts)])
-    return length_estimates.find(config(output, *words), run.require_artifact("prompts", PROMPT_SCHEMA))
+    return length_estimates.find(config(output, *overrides), run.require_artifact("prompts", PROMPT_SCHEMA))
 
 
-def config(output: ArtifactStore, *words: str) -> Config:
-    return settings(f"output_dir={output.root}", *words)
+def config(output: ArtifactStore, *overrides: str) -> Config:
+    return settings(f"output_dir={output.root}", *overrides)
 
 
-def found(output: ArtifactStore, *words: str, prompts: Sequence[str] = ("a",)) -> Lengths | None:
-    lengths, unread = find(output, *words, prompts=prompts)
+def found(output: ArtifactStore, *overrides: str, prompts: Sequence[str] = ("a",)) -> Lengths | None:
+    lengths, unread = find(output, *overrides, prompts=prompts)
     assert unread == []
     return lengths
 
@@ -50,16 +50,16 @@ def means(lengths: Lengths | None) -> dict[tuple[str | None, str | None], float]
     return {(row["task"], row["split"]): row["tokens"] for row in lengths.by_task.to_pylist()}
 
 
-def test_without_an_earlier_run_there_are_no_lengths(output: ArtifactStore) -> None:
+def test_without_a_past_run_there_are_no_lengths(output: ArtifactStore) -> None:
     assert found(output) is None
 
 
-def test_null_looks_for_nothing(output: ArtifactStore) -> None:
+def test_a_null_history_disables_the_search(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10]})
     assert found(output, "schedule.history=null") is None
 
 
-def test_lengths_are_means_over_repeats_without_the_rows_that_failed(output: ArtifactStore) -> None:
+def test_lengths_are_means_over_repeats_without_failed_rows(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10, 30], "b": [None], "c": [100]})
     lengths = found(output)
     assert lengths is not None
@@ -68,7 +68,7 @@ def test_lengths_are_means_over_repeats_without_the_rows_that_failed(output: Art
     assert means(lengths) == {("agro_bench", "test"): mean, ("agro_bench", None): mean, (None, None): mean}
 
 
-def test_a_length_is_at_most_what_this_run_allows(output: ArtifactStore) -> None:
+def test_a_length_is_capped_by_this_runs_limit(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [500]})
     lengths = found(output, "generation.max_gen_toks=64")
     assert lengths is not None
@@ -84,7 +84,7 @@ def test_latest_is_the_newest_complete_run(output: ArtifactStore) -> None:
     assert lengths.run_id == "2"
 
 
-def test_a_run_of_a_few_rows_does_not_hide_the_whole_one_before(output: ArtifactStore) -> None:
+def test_a_partial_run_does_not_hide_an_older_whole_run(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10]})
     publish_past_run(output, "2", {"a": [10]}, "limit=1")
     publish_past_run(output, "3", {"a": [10]}, "only=[agro_bench]")
@@ -97,24 +97,24 @@ def test_a_run_of_a_few_rows_does_not_hide_the_whole_one_before(output: Artifact
     assert small.run_id == "4"
 
 
-def test_a_run_of_other_prompts_does_not_hide_one_of_the_same(output: ArtifactStore) -> None:
+def test_a_run_of_other_prompts_does_not_hide_a_run_of_the_same_prompts(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10]})
     publish_past_run(output, "2", {"a": [20], "b": [20]}, "limit=1")
     publish_past_run(output, "3", {"c": [30]})
     publish_past_run(output, "4", {"d": [40]}, "limit=1")
-    assert [lengths.run_id for asked in "abcd" if (lengths := found(output, prompts=[asked]))] == ["1", "2", "3", "4"]
+    assert [lengths.run_id for sha in "abcd" if (lengths := found(output, prompts=[sha]))] == ["1", "2", "3", "4"]
     unknown = found(output, prompts=["e"])
     assert unknown is not None
     assert unknown.run_id == "3"
 
 
-@pytest.mark.parametrize("words", [["engine.endpoint.model=other"], ["only=[med_bench]"]])
-def test_runs_of_another_model_or_of_other_tasks_tell_nothing(output: ArtifactStore, words: list[str]) -> None:
-    publish_past_run(output, "1", {"a": [10]}, *words)
+@pytest.mark.parametrize("overrides", [["engine.endpoint.model=other"], ["only=[med_bench]"]])
+def test_runs_of_another_model_or_of_other_tasks_are_ignored(output: ArtifactStore, overrides: list[str]) -> None:
+    publish_past_run(output, "1", {"a": [10]}, *overrides)
     assert found(output, "only=[agro_bench]") is None
 
 
-def test_a_run_whose_server_told_no_tokens_is_passed_over(output: ArtifactStore) -> None:
+def test_a_run_without_token_counts_is_skipped(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10]})
     publish_past_run(output, "2", {"a": [None]})
     lengths = found(output)
@@ -123,7 +123,7 @@ def test_a_run_whose_server_told_no_tokens_is_passed_over(output: ArtifactStore)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "samples/_stage.json", "samples"])
-def test_a_damaged_run_is_told_and_the_one_before_taken(output: ArtifactStore, name: str) -> None:
+def test_a_damaged_run_is_reported_and_the_run_before_it_is_used(output: ArtifactStore, name: str) -> None:
     publish_past_run(output, "1", {"a": [10]})
     damaged = publish_past_run(output, "2", {"a": [20]})
     if name == "samples":
@@ -138,7 +138,7 @@ def test_a_damaged_run_is_told_and_the_one_before_taken(output: ArtifactStore, n
     assert unread[0].startswith(f"{damaged.root} is left out: ")
 
 
-def test_a_flipped_bit_in_the_samples_is_told(output: ArtifactStore) -> None:
+def test_a_flipped_bit_in_the_samples_is_reported(output: ArtifactStore) -> None:
     damaged = publish_past_run(output, "1", {f"{number:064x}": [number] for number in range(500)})
     file = Path(damaged.path("samples/task=agro_bench/split=test/part-00000.parquet"))
     columns = pq.ParquetFile(file).metadata.row_group(0)
@@ -161,7 +161,7 @@ def test_a_run_can_be_named(output: ArtifactStore) -> None:
     assert lengths.run_id == "1"
 
 
-def test_a_named_run_that_cannot_be_used_is_one_line(output: ArtifactStore) -> None:
+def test_a_named_run_that_cannot_be_used_is_a_one_line_error(output: ArtifactStore) -> None:
     publish_past_run(output, "1", {"a": [10]})
     record_manifest(output.child("run=1"), "failed")
     publish_past_run(output, "2", {"a": [None]})
@@ -175,17 +175,17 @@ def test_a_named_run_that_cannot_be_used_is_one_line(output: ArtifactStore) -> N
     for run_id, line in lines.items():
         with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
             find(output, f"schedule.history={run_id}")
-        if run_id in "01":  # the samples are not read before the prompts are there
+        if run_id in "01":  # the samples are read only once the prompts exist
             with pytest.raises(ConfigError, match=f"^schedule.history='{run_id}': .*{line}"):
                 length_estimates.check(config(output, f"schedule.history={run_id}"))
 
 
-def test_a_name_that_is_no_run_id_is_one_line(output: ArtifactStore) -> None:
+def test_an_invalid_run_id_is_a_one_line_error(output: ArtifactStore) -> None:
     with pytest.raises(ConfigError, match=r"^schedule.history='\.\./x': must be latest, a run_id in output_dir, or"):
         config(output, "schedule.history=../x")
 
 
-def test_only_so_many_runs_are_looked_into(output: ArtifactStore) -> None:
+def test_the_number_of_past_runs_examined_is_limited(output: ArtifactStore) -> None:
     for number in range(past_runs.MOST_RUNS + 2):
         publish_past_run(output, f"{number:02}", {"a": [10]})
     runs = list(past_runs.of_model(config(output), []))

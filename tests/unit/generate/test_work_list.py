@@ -35,8 +35,8 @@ def ids(run: ArtifactStore, work: Work) -> list[int]:
 
 
 def known(run: ArtifactStore, tokens: dict[int, int]) -> Lengths:
-    """Return the lengths that an earlier run tells of these ids of the run's prompts."""
-    output = ArtifactStore.open(run.root).child("earlier")
+    """Return the lengths that a past run recorded for these ids of the run's prompts."""
+    output = ArtifactStore.open(run.root).child("past")
     shas = {row["id"]: row["prompt_sha256"] for row in prompts_of(run).dataset().to_table().to_pylist()}
     publish_past_run(output, "1", {shas[number]: [each] for number, each in tokens.items()})
     config = settings(f"output_dir={output.root}", "generation.max_gen_toks=10000")
@@ -79,13 +79,13 @@ class TestWithHistory:
         assert (work.num_rows, work.num_known, work.history) == (4, 4, "1")
         assert work.order == "longest first by run 1, which has answered 4 of 4"
 
-    def test_a_new_prompt_stands_at_the_mean_of_its_task(self, run_with_prompts: Make) -> None:
+    def test_a_new_prompt_is_placed_at_the_mean_of_its_task(self, run_with_prompts: Make) -> None:
         run = run_with_prompts(questions(9, 8, 7))
         work = write_work(run, prompts_of(run), [], 1, known(run, {0: 10, 1: 90}))
         assert ids(run, work) == [1, 2, 0]
         assert work.num_known == 2
 
-    def test_a_new_prompt_stands_at_the_mean_of_its_split_task_or_all(self, run_with_prompts: Make) -> None:
+    def test_a_new_prompt_is_placed_at_the_mean_of_its_split_task_or_all(self, run_with_prompts: Make) -> None:
         prompts = questions(1, 2, 3, 4)
         prompts[1] = replace(prompts[1], split="train")
         prompts[2] = replace(prompts[2], task="med_bench")
@@ -97,13 +97,13 @@ class TestWithHistory:
         work = write_work(run, prompts_of(run), [], 1, replace(lengths, by_task=table))
         assert ids(run, work) == [0, 2, 1, 3]
 
-    def test_rows_of_one_length_stand_by_their_prompts_lengths_and_then_by_ids(self, run_with_prompts: Make) -> None:
+    def test_rows_of_equal_length_are_ordered_by_prompt_length_and_then_by_id(self, run_with_prompts: Make) -> None:
         texts = ["b 1", "a 22", "b 2", "a 33", "c 333"]
         run = run_with_prompts([make_prompt(number, question=text) for number, text in enumerate(texts)])
         work = write_work(run, prompts_of(run), [], 1, known(run, dict.fromkeys(range(5), 7)))
         assert ids(run, work) == [4, 1, 3, 0, 2]
 
-    def test_the_repeats_of_a_prompt_stand_together(self, run_with_prompts: Make) -> None:
+    def test_the_repeats_of_a_prompt_are_adjacent(self, run_with_prompts: Make) -> None:
         run = run_with_prompts(questions(3, 3))
         work = write_work(run, prompts_of(run), [], 3, known(run, {0: 5, 1: 6}))
         assert [(row["id"], row["repeat"]) for row in rows(run, work)] == [(i, r) for i in (1, 0) for r in range(3)]
@@ -118,7 +118,7 @@ def test_without_history_the_longest_prompt_starts_first(run_with_prompts: Make)
     assert work.order == "no earlier run tells their lengths: longest prompts first"
 
 
-def test_tokens_count_rather_than_letters_where_they_are_known(run_with_prompts: Make) -> None:
+def test_prompts_are_ordered_by_tokens_where_known_rather_than_by_characters(run_with_prompts: Make) -> None:
     prompts = [
         replace(prompt, num_prompt_tokens=number, prompt_token_ids=[7] * number)
         for number, prompt in enumerate(questions(9, 8, 7))
@@ -129,7 +129,7 @@ def test_tokens_count_rather_than_letters_where_they_are_known(run_with_prompts:
     assert {row["messages"] for row in found} == {None}
 
 
-def test_finished_rows_and_those_that_cannot_be_asked_are_not_in_it(run_with_prompts: Make) -> None:
+def test_finished_rows_and_prompts_that_cannot_be_sent_are_left_out(run_with_prompts: Make) -> None:
     prompts = questions(3, 3, 3, 3)
     prompts[2] = replace(prompts[2], error="too long")
     run = run_with_prompts(prompts)
@@ -142,7 +142,7 @@ def test_finished_rows_and_those_that_cannot_be_asked_are_not_in_it(run_with_pro
     assert [(row["id"], row["repeat"]) for row in found] == [(0, 1), (1, 0), (1, 1), (3, 0)]
 
 
-def test_nothing_left_is_no_file(run_with_prompts: Make) -> None:
+def test_without_remaining_rows_no_file_is_written(run_with_prompts: Make) -> None:
     run = run_with_prompts([make_prompt(0, error="too long")])
     work = write_work(run, prompts_of(run), [], 1)
     assert (list(work.files), work.num_rows) == ([], 0)
@@ -167,7 +167,7 @@ ranks_of_rows = st.dictionaries(st.integers(0, 10_000), st.integers(1, 60_000), 
 
 
 @given(ranks_of_rows)
-def test_buckets_hold_few_rows_or_one_rank_and_all_of_them(ranks: list[tuple[int, int]]) -> None:
+def test_partitions_hold_few_rows_or_a_single_rank_and_cover_all_rows(ranks: list[tuple[int, int]]) -> None:
     lowest = work_list._lowest_ranks(ranks)
     assert sum(lowest.values()) == sum(num_rows for _, num_rows in ranks)
     assert list(lowest) == sorted(lowest, reverse=True)
@@ -179,7 +179,7 @@ def test_buckets_hold_few_rows_or_one_rank_and_all_of_them(ranks: list[tuple[int
         highest = low - 1
 
 
-def test_a_work_file_has_the_columns_that_a_worker_reads(run_with_prompts: Make) -> None:
+def test_a_work_file_has_the_columns_that_a_replica_reads(run_with_prompts: Make) -> None:
     run = run_with_prompts(questions(1))
     work = write_work(run, prompts_of(run), [], 1)
     assert pq.read_schema(run.path(work.files[0])).equals(work_list.WORK_SCHEMA)

@@ -1,4 +1,4 @@
-"""What the GPUs are comes from the driver: NVML's own binding, over a library that gives recorded answers."""
+"""GPU information comes from the driver, through NVML's own binding; a stub library replays recorded answers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pipeline.runs.manifest import load_engines
 
 A100 = "NVIDIA A100-SXM4-80GB"
 UUID = "GPU-00000000-0000-0000-0000-{:012d}"
-Ask: TypeAlias = Callable[..., list[dict[str, Any]]]
-ASK = (
+Query: TypeAlias = Callable[..., list[dict[str, Any]]]
+SCRIPT = (
     "import json, os, sys\nfrom pipeline.generate.engines.hardware import gpu_info\n"
-    "visible = sys.argv[2:] or [os.environ.get('CUDA_VISIBLE_DEVICES')]\n"
-    "print(json.dumps([gpu_info(int(sys.argv[1]), devices).to_flat() for devices in visible]))"
+    "selections = sys.argv[2:] or [os.environ.get('CUDA_VISIBLE_DEVICES')]\n"
+    "print(json.dumps([gpu_info(int(sys.argv[1]), devices).to_flat() for devices in selections]))"
 )
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the recorded driver library."""
+    """Build the stub library; return its directory."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")
@@ -40,22 +40,22 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ask(driver: Path) -> Ask:
-    """Ask for the facts of one replica, or of one for each of `visible`, in a process that loads the recording."""
+def query(driver: Path) -> Query:
+    """Query the GPU info of one replica, or of one per item of `devices`, in a process that loads the stub library."""
 
-    def asked(num_gpus: int, *visible: str, library: Path = driver, **environment: str) -> list[dict[str, Any]]:
+    def run(num_gpus: int, *devices: str, library: Path = driver, **environment: str) -> list[dict[str, Any]]:
         base = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         base |= {"LD_LIBRARY_PATH": str(library)} | environment
-        line = [sys.executable, "-c", ASK, str(num_gpus), *visible]
+        line = [sys.executable, "-c", SCRIPT, str(num_gpus), *devices]
         done = subprocess.run(line, cwd=ROOT, env=base, capture_output=True, text=True, check=True)
-        facts: list[dict[str, Any]] = json.loads(done.stdout)
-        return facts
+        info: list[dict[str, Any]] = json.loads(done.stdout)
+        return info
 
-    return asked
+    return run
 
 
-def test_a_replica_tells_of_the_gpus_that_ray_gave_it(ask: Ask) -> None:
-    assert ask(2, CUDA_VISIBLE_DEVICES="5,6") == [
+def test_a_replica_reports_the_gpus_that_ray_assigned_to_it(query: Query) -> None:
+    assert query(2, CUDA_VISIBLE_DEVICES="5,6") == [
         {
             "gpu_names": f"{A100}, {A100}",
             "gpu_uuids": f"{UUID.format(5)}, {UUID.format(6)}",
@@ -65,14 +65,14 @@ def test_a_replica_tells_of_the_gpus_that_ray_gave_it(ask: Ask) -> None:
     ]
 
 
-def test_a_gpu_may_be_named_by_its_uuid(ask: Ask) -> None:
-    (facts,) = ask(1, CUDA_VISIBLE_DEVICES=UUID.format(3))
-    assert facts["gpu_uuids"] == UUID.format(3)
+def test_a_gpu_may_be_selected_by_its_uuid(query: Query) -> None:
+    (info,) = query(1, CUDA_VISIBLE_DEVICES=UUID.format(3))
+    assert info["gpu_uuids"] == UUID.format(3)
 
 
-def test_without_a_choice_the_engine_takes_the_first(ask: Ask) -> None:
-    (facts,) = ask(1)
-    assert facts["gpu_uuids"] == UUID.format(0)
+def test_without_a_selection_the_first_gpu_is_reported(query: Query) -> None:
+    (info,) = query(1)
+    assert info["gpu_uuids"] == UUID.format(0)
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_without_a_choice_the_engine_takes_the_first(ask: Ask) -> None:
         ({"NVML_COUNT": "0"}, "1 GPUs are used, 0 are visible"),
     ],
 )
-def test_what_the_driver_does_not_tell_stays_unknown(ask: Ask, environment: dict[str, str], reason: str) -> None:
-    assert ask(1, **environment) == [{"gpu_error": reason}]
+def test_after_a_driver_error_the_gpu_is_unknown(query: Query, environment: dict[str, str], reason: str) -> None:
+    assert query(1, **environment) == [{"gpu_error": reason}]
 
 
-def test_a_machine_without_a_driver_is_no_error(ask: Ask, tmp_path: Path) -> None:
-    (facts,) = ask(1, library=tmp_path)
-    assert list(facts) == ["gpu_error"] or facts["gpu_driver"]  # the second: this machine has a driver of its own
+def test_a_machine_without_a_driver_raises_no_error(query: Query, tmp_path: Path) -> None:
+    (info,) = query(1, library=tmp_path)
+    assert list(info) == ["gpu_error"] or info["gpu_driver"]  # the second: this machine has a driver of its own
 
 
-def test_eight_replicas_are_eight_gpus(ask: Ask) -> None:
-    replicas = ask(1, *(str(number) for number in range(8)))
+def test_eight_replicas_are_eight_gpus(query: Query) -> None:
+    replicas = query(1, *(str(number) for number in range(8)))
     engines = load_engines({str(number): info for number, info in enumerate(replicas)})
     assert environment.gpus(engines) == (f"8 x {A100}",)
 

@@ -1,4 +1,4 @@
-"""The endpoint engine against a real HTTP server that behaves as badly as servers do."""
+"""The endpoint engine against a real HTTP server that fails in the ways in which servers fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answer(message: dict[str, Any], finish_reason: str = "stop") -> tuple[int, d
 def server(
     *replies: tuple[int, Any], models: tuple[int, Any] = MODELS, version: tuple[int, Any] = (404, {})
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Serve the replies one after the other, the last one for ever; give the address and the requests that came."""
+    """Serve the replies in order, the last one forever; yield the address and the received requests."""
     waiting, seen = list(replies), []
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,19 +75,19 @@ def server(
         thread.join()
 
 
-def config(url: str, *words: str) -> Config:
+def config(url: str, *overrides: str) -> Config:
     return compose(
         [
             "conf=demo",
             "engine.kind=endpoint",
             f"engine.endpoint.base_url={url}",
             "engine.endpoint.max_retries=1",
-            *words,
+            *overrides,
         ]
     )
 
 
-def ask(settings: Config) -> Output:
+def complete(settings: Config) -> Output:
     async def generate() -> Output:
         messages = json.dumps([{"role": "user", "content": "Вопрос {x}?"}])
         request = Request(request_id="1", messages=messages, prompt_token_ids=None, seed=1234)
@@ -98,9 +98,9 @@ def ask(settings: Config) -> Output:
 
 @pytest.mark.usefixtures("at_root")
 class TestEndpoint:
-    def test_the_request_is_the_harness_own(self) -> None:
+    def test_the_request_equals_the_harness_request(self) -> None:
         with server(answer({"content": "A"})) as (url, seen):
-            ask(config(url))
+            complete(config(url))
         assert seen[0]["path"] == "/v1/chat/completions"
         assert seen[0]["body"] == {
             "model": "tiny",
@@ -116,28 +116,28 @@ class TestEndpoint:
     @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
     def test_reasoning_comes_from_the_message(self, field: str) -> None:
         with server(answer({"content": "\n\nA", field: "думаю"})) as (url, _):
-            output = ask(config(url))
+            output = complete(config(url))
         assert (output.reasoning, output.content, output.completion) == ("думаю", "\n\nA", "думаю\n\nA")
         assert (output.num_prompt_tokens, output.num_output_tokens, output.finish_reason) == (11, 7, "stop")
 
     def test_content_that_is_null_stays_null(self) -> None:
         with server(answer({"content": None, "reasoning": "думаю"}, "length")) as (url, _):
-            output = ask(config(url))
+            output = complete(config(url))
         assert (output.content, output.finish_reason) == (None, "length")
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    def test_what_passes_is_tried_again(self, status: int) -> None:
+    def test_a_temporary_error_is_retried(self, status: int) -> None:
         with server((status, {"error": {"message": "later"}}), answer({"content": "A"})) as (url, seen):
-            assert ask(config(url)).content == "A"
+            assert complete(config(url)).content == "A"
         assert len(seen) == 2
 
     @pytest.mark.parametrize("status", [400, 429, 500])
-    def test_what_does_not_pass_is_the_rows_error(self, status: int) -> None:
+    def test_a_persistent_error_fails_the_row(self, status: int) -> None:
         with (
             server((status, {"error": {"message": "no"}})) as (url, _),
             pytest.raises(RowError, match=f"HTTP {status}"),
         ):
-            ask(config(url))
+            complete(config(url))
 
     @pytest.mark.parametrize(
         "reply",
@@ -151,56 +151,56 @@ class TestEndpoint:
             answer({"content": "A"}, "odd"),
         ],
     )
-    def test_rubbish_is_the_rows_error(self, reply: tuple[int, Any]) -> None:
+    def test_a_malformed_response_fails_the_row(self, reply: tuple[int, Any]) -> None:
         with server(reply) as (url, _), pytest.raises(RowError):
-            ask(config(url))
+            complete(config(url))
 
     @pytest.mark.parametrize(
         "usage", [None, [1], "many", {"prompt_tokens": "11"}, {"prompt_tokens": 2**40, "completion_tokens": -5}]
     )
-    def test_usage_that_cannot_be_is_unknown(self, usage: Any) -> None:
+    def test_an_invalid_usage_is_unknown(self, usage: Any) -> None:
         status, reply = answer({"content": "A"})
         with server((status, {**reply, "usage": usage})) as (url, _):
-            output = ask(config(url))
+            output = complete(config(url))
         assert (output.content, output.num_prompt_tokens, output.num_output_tokens) == ("A", None, None)
 
     @pytest.mark.parametrize("status", [401, 403, 404, 502, 503, 504])
-    def test_a_refusal_in_the_middle_ends_the_run(self, status: int) -> None:
+    def test_a_rejected_request_fails_the_run(self, status: int) -> None:
         with (
             server((status, {"error": {"message": "no"}})) as (url, _),
             pytest.raises(EndpointError, match=f"HTTP {status}"),
         ):
-            ask(config(url))
+            complete(config(url))
 
     @pytest.mark.parametrize("status", [401, 404, 500])
-    def test_a_refusal_at_the_start_ends_the_run(self, status: int) -> None:
+    def test_a_rejected_request_at_the_start_fails_the_run(self, status: int) -> None:
         with (
             server(answer({"content": "A"}), models=(status, {"error": {"message": "no"}})) as (url, _),
             pytest.raises(EndpointError, match=f"engine.endpoint.base_url='{url}': .*HTTP {status}"),
         ):
-            ask(config(url))
+            complete(config(url))
 
     @pytest.mark.parametrize("models", [b"<html>", {}, [], {"data": "x"}])
-    def test_rubbish_at_the_start_ends_the_run(self, models: Any) -> None:
+    def test_a_malformed_list_of_models_fails_the_run(self, models: Any) -> None:
         with server(answer({"content": "A"}), models=(200, models)) as (url, _), pytest.raises(EndpointError):
-            ask(config(url))
+            complete(config(url))
 
-    def test_a_server_that_is_not_there_is_one_line(self) -> None:
+    def test_an_unreachable_server_is_a_one_line_error(self) -> None:
         with pytest.raises(EndpointError, match="cannot be reached: start the server or mend the address"):
-            ask(config("http://127.0.0.1:9/v1"))
+            complete(config("http://127.0.0.1:9/v1"))
 
-    def test_a_model_that_is_not_served_is_one_line(self) -> None:
+    def test_a_model_that_is_not_served_is_a_one_line_error(self) -> None:
         with (
             server(answer({"content": "A"})) as (url, _),
             pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: choose of tiny"),
         ):
-            ask(config(url, "engine.endpoint.model=huge"))
+            complete(config(url, "engine.endpoint.model=huge"))
 
-    def test_vllms_server_tells_its_version_and_its_context(self) -> None:
+    def test_vllms_server_reports_its_version_and_its_context_length(self) -> None:
         models = (200, {"object": "list", "data": [OF_VLLM]})
         with server(models=models, version=(200, {"version": "0.32.0"})) as (url, _):
-            facts = EndpointFactory(config(url))().info.to_flat()
-        assert facts == {"base_url": url, "served_model": "tiny", "max_model_len": 4096, "server": "vllm 0.32.0"}
+            info = EndpointFactory(config(url))().info.to_flat()
+        assert info == {"base_url": url, "served_model": "tiny", "max_model_len": 4096, "server": "vllm 0.32.0"}
 
     @pytest.mark.parametrize(
         "version",
@@ -209,31 +209,31 @@ class TestEndpoint:
             *[(200, {"version": "1\n# 2"}), (200, {"version": "1" * 65}), (200, {"version": ""})],
         ],
     )
-    def test_a_version_that_is_none_is_unknown(self, version: tuple[int, Any]) -> None:
+    def test_an_invalid_version_is_unknown(self, version: tuple[int, Any]) -> None:
         models = (200, {"object": "list", "data": [OF_VLLM]})
         with server(models=models, version=version) as (url, _):
             assert "server" not in EndpointFactory(config(url))().info.to_flat()
 
     @pytest.mark.parametrize("length", [None, "4096", -1, 2**40, True, [1], 40.5])
-    def test_a_context_that_cannot_be_is_unknown(self, length: Any) -> None:
+    def test_an_invalid_context_length_is_unknown(self, length: Any) -> None:
         models = (200, {"object": "list", "data": [{**OF_VLLM, "max_model_len": length}]})
         with server(models=models) as (url, _):
             assert "max_model_len" not in EndpointFactory(config(url))().info.to_flat()
 
-    def test_only_vllms_server_is_asked_for_its_version(self) -> None:
+    def test_the_version_is_requested_from_vllms_server_only(self) -> None:
         with server(version=(200, {"version": "1"})) as (url, seen):
             assert EndpointFactory(config(url))().info.to_flat() == {"base_url": url, "served_model": "tiny"}
         assert seen == []
 
-    def test_the_key_comes_from_the_environment_and_from_nowhere_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_key_comes_from_the_environment_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MY_KEY", "sesame-7")
         with server(answer({"content": "A"})) as (url, seen):
             settings = config(url, "engine.endpoint.api_key_env=MY_KEY")
-            ask(settings)
+            complete(settings)
         assert seen[0]["authorization"] == "Bearer sesame-7"
         assert "sesame-7" not in repr(settings)
 
-    def test_a_key_that_is_not_set_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_key_that_is_not_set_is_a_one_line_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MY_KEY", raising=False)
         with server(answer({"content": "A"})) as (url, _), pytest.raises(EndpointError, match="'MY_KEY' is not set"):
-            ask(config(url, "engine.endpoint.api_key_env=MY_KEY"))
+            complete(config(url, "engine.endpoint.api_key_env=MY_KEY"))

@@ -1,4 +1,4 @@
-"""How vLLM's processes are ended, and how its death is heard. All else of it is tried in tests/engine."""
+"""How vLLM's processes are shut down, and how its crash is detected. tests/engine covers everything else."""
 
 from __future__ import annotations
 
@@ -18,56 +18,59 @@ from pipeline.generate.engines.base import EngineCrashed, Output, Request
 from pipeline.generate.engines.vllm_engine import VllmEngine
 
 
-class Ending:
-    """Ends when it is let."""
+class Stopping:
+    """vLLM whose shutdown returns once `release` is set."""
 
     output_handler = None
 
     def __init__(self) -> None:
-        self.let = threading.Event()
-        self.has_ended = threading.Event()
+        self.release = threading.Event()
+        self.has_shut_down = threading.Event()
 
     def shutdown(self, timeout: float) -> None:  # noqa: ARG002
-        self.let.wait()
-        self.has_ended.set()
+        self.release.wait()
+        self.has_shut_down.set()
 
 
 @pytest.fixture
-def ending() -> Iterator[Ending]:
-    made = Ending()
+def stopping() -> Iterator[Stopping]:
+    made = Stopping()
     yield made
-    made.let.set()
+    made.release.set()
 
 
 def engine(of: Any) -> VllmEngine:
     return VllmEngine(of, SimpleNamespace(drops_special_tokens=False), {}, SimpleNamespace, None)
 
 
-def test_the_end_is_waited_for(ending: Ending) -> None:
-    threading.Timer(0.3, ending.let.set).start()
-    engine(ending).close()
-    assert ending.has_ended.is_set()
+def test_close_waits_for_the_shutdown(stopping: Stopping) -> None:
+    threading.Timer(0.3, stopping.release.set).start()
+    engine(stopping).close()
+    assert stopping.has_shut_down.is_set()
 
 
-def test_an_end_that_never_comes_is_left_alone_and_told_with_its_stacks(
-    ending: Ending, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+def test_a_shutdown_that_hangs_is_abandoned_and_its_stacks_are_logged(
+    stopping: Stopping,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(vllm_engine, "LONGEST_CLOSE_S", 0.2)
-    engine(ending).close()
-    assert not ending.has_ended.is_set()
+    engine(stopping).close()
+    assert not stopping.has_shut_down.is_set()
     assert "vLLM has not ended after 0 s" in caplog.text
     assert "in shutdown" in capfd.readouterr().err
 
 
 class Silent:
-    """vLLM as it is when its scheduler dies at the first request: marked as dead, and nobody told."""
+    """vLLM whose scheduler crashes at the first request: marked as errored, but no request gets an error."""
 
-    def __init__(self, died_after_s: float) -> None:
-        self._died = time.monotonic() + died_after_s
+    def __init__(self, crashes_after_s: float) -> None:
+        self._crashes_at = time.monotonic() + crashes_after_s
 
     @property
     def errored(self) -> bool:
-        return time.monotonic() > self._died
+        return time.monotonic() > self._crashes_at
 
     async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:  # noqa: ARG002
         await asyncio.Event().wait()
@@ -75,7 +78,7 @@ class Silent:
 
 
 class Stubborn(Silent):
-    """The same, when its client waits for its own clean-up once a request is interrupted."""
+    """The same, with a client that waits for its own clean-up when a request is cancelled."""
 
     async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:  # noqa: ARG002
         with suppress(asyncio.CancelledError):
@@ -85,7 +88,7 @@ class Stubborn(Silent):
 
 
 class Closing(Silent):
-    """The same, when it has already closed its sockets: what waits for them is cancelled."""
+    """The same, after it has closed its sockets: requests that wait for them are cancelled."""
 
     async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:  # noqa: ARG002
         raise asyncio.CancelledError
@@ -94,7 +97,7 @@ class Closing(Silent):
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often, and do without vLLM's modules."""
+    """Check the engine often, and replace vLLM's modules."""
     exceptions = ModuleType("vllm.v1.engine.exceptions")
     exceptions.EngineDeadError = type("EngineDeadError", (Exception,), {})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", exceptions)
@@ -106,19 +109,19 @@ def request(name: str) -> Request:
 
 
 async def outcomes(engine: VllmEngine, num_requests: int) -> list[BaseException | Output]:
-    asked = (engine.generate(request(str(number))) for number in range(num_requests))
-    return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+    requests = (engine.generate(request(str(number))) for number in range(num_requests))
+    return await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
 
 
 @pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("of", [lambda: Silent(0.0), lambda: Silent(0.2), lambda: Stubborn(0.0), lambda: Closing(0.0)])
-def test_a_death_that_vllm_does_not_tell_is_told_to_every_request(of: Callable[[], Silent]) -> None:
+def test_a_crash_that_vllm_does_not_report_fails_every_request(of: Callable[[], Silent]) -> None:
     found = asyncio.run(outcomes(engine(of()), 3))
     assert [type(each) for each in found] == [EngineCrashed] * 3
 
 
 @pytest.mark.usefixtures("watched")
-def test_requests_that_come_after_the_watch_has_rested_are_watched_too() -> None:
+def test_requests_that_arrive_after_the_watch_has_stopped_are_watched_too() -> None:
     async def twice() -> list[BaseException | Output]:
         silent = engine(Silent(0.0))
         await outcomes(silent, 1)
@@ -129,10 +132,10 @@ def test_requests_that_come_after_the_watch_has_rested_are_watched_too() -> None
 
 
 @pytest.mark.usefixtures("watched")
-def test_a_cancelled_request_of_a_living_engine_is_cancelled_and_not_a_death() -> None:
+def test_a_cancelled_request_of_a_healthy_engine_is_not_a_crash() -> None:
     async def cancelled() -> BaseException | Output:
         task = asyncio.ensure_future(engine(Silent(1e9)).generate(request("one")))
-        await asyncio.sleep(0.2)  # several looks
+        await asyncio.sleep(0.2)  # several checks
         assert not task.done()
         task.cancel()
         (found,) = await asyncio.gather(task, return_exceptions=True)
