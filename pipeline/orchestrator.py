@@ -34,7 +34,7 @@ from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import environment
+from pipeline.runs import environment, installation
 from pipeline.runs.counts import count_samples
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
@@ -73,6 +73,7 @@ def execute(
     Raises:
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
+    installation.check(config.engine)
     _check_named_runs(config)
     run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
@@ -118,6 +119,7 @@ def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions,
         PipelineError: The run would fail with this error before its engine starts, or the requested question does not
             exist.
     """
+    installation.check(config.engine)
     _check_named_runs(config)
     show_preview(config, origins, options, console)
 

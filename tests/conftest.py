@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +38,18 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
         prepare(config, run, on_metadata=on_metadata)
 
     monkeypatch.setattr(subprocess_stage, "prepare_in_subprocess", here)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the recorded driver library of 8 GPUs, for LD_LIBRARY_PATH."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    directory = tmp_path_factory.mktemp("driver")
+    library = str(directory / "libnvidia-ml.so.1")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(ROOT / "tests/nvml/nvml.c")], check=True)
+    return directory
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,18 +24,6 @@ SCRIPT = (
     "selections = sys.argv[2:] or [os.environ.get('CUDA_VISIBLE_DEVICES')]\n"
     "print(json.dumps([gpu_info(int(sys.argv[1]), devices).to_flat() for devices in selections]))"
 )
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the stub library; return its directory."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler here")
-    directory = tmp_path_factory.mktemp("driver")
-    library = str(directory / "libnvidia-ml.so.1")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(ROOT / "tests/nvml/nvml.c")], check=True)
-    return directory
 
 
 @pytest.fixture
