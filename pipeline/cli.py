@@ -250,15 +250,17 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str
         else:
             texts[key] = text
     values: dict[str, Any] = {}
-    for argument in own.values():
+    # The switches first: whether an argument applies at all is reported before what is wrong with its value.
+    for argument in sorted(own.values(), key=lambda each: each.when is not None):
+        if not _applies(argument, command, values, texts):
+            continue
         if argument.name in texts:
             values[argument.name] = argument.convert(texts[argument.name])
         elif argument.required:
             raise ConfigError(f"{argument.name}= is missing: {argument.fix}")
         else:
             values[argument.name] = argument.default
-    applicable = [each for each in own.values() if _applies(each, command, values, texts)]
-    return {each.key or each.name: values[each.name] for each in applicable}, overrides
+    return {each.key or name: values[name] for name, each in own.items() if name in values}, overrides
 
 
 def _applies(argument: Argument, command: Command, values: dict[str, Any], texts: dict[str, str]) -> bool:

@@ -44,6 +44,7 @@ from pipeline.runs.manifest import (
     Manifest,
     PromptMetadata,
     ReproductionRecord,
+    prompt_metadata,
     read_manifest,
     write_manifest,
 )
@@ -178,7 +179,7 @@ def pack(run: ArtifactStore, config: Config) -> None:
         manifest = read_manifest(run)
         if manifest is None or not manifest.is_complete:
             status = "has no manifest" if manifest is None else f"is {manifest.status}"
-            raise RunError(f"{run.root} {status}: only a complete run is packed; run it again to its end")
+            raise RunError(f"run={run.root} {status}: only a complete run is packed; run it again to its end")
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
@@ -303,7 +304,7 @@ class Orchestrator:
         """Prepare the prompts, or open those on disk; check their metadata and record the preflight warnings."""
         prompts = self.run.artifact("prompts", PROMPT_SCHEMA)
         if prompts is not None:
-            self._check_prompts(PromptMetadata.from_flat(prompts.metadata))
+            self._check_prompts(prompt_metadata(prompts.store, prompts.metadata))
         else:
             with self.timings.stage("prepare"):
                 subprocess_stage.prepare_in_subprocess(

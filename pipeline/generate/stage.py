@@ -28,7 +28,7 @@ from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
 from pipeline.generate.work_list import Work
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion
-from pipeline.runs.manifest import CompletionMetadata, Schedule, dump
+from pipeline.runs.manifest import CompletionMetadata, Schedule, completion_metadata, dump
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
 
 
@@ -52,7 +52,7 @@ def done(run: ArtifactStore) -> CompletionMetadata | None:
     if completions is None:
         return None
     remove_journals(run)
-    return CompletionMetadata.from_stored(completions.metadata)
+    return completion_metadata(completions.store, completions.metadata)
 
 
 def remove_journals(run: ArtifactStore) -> None:
@@ -77,7 +77,7 @@ def reopen(run: ArtifactStore) -> None:
     run.remove(journal.DIRECTORY)
     batches = completions.dataset().to_batches(filter=pc.field("error").is_null(), batch_size=1_000)
     journal.keep(store, (Completion(**row) for batch in batches for row in batch.to_pylist()))
-    for name, info in CompletionMetadata.from_stored(completions.metadata).engine.items():
+    for name, info in completion_metadata(completions.store, completions.metadata).engine.items():
         journal.write_engine_info(store, name, info)
     run.remove(f"completions/{ARTIFACT_FILE}")  # first: without it the remaining files are no artifact
     run.remove("completions")

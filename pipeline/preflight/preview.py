@@ -29,7 +29,7 @@ from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.prepare.token_view import pieces
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import estimate
-from pipeline.runs.manifest import PromptMetadata
+from pipeline.runs.manifest import PromptMetadata, prompt_metadata
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
 
@@ -54,7 +54,7 @@ def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, co
         facts, unchecked = _with_parser(_facts(config, inputs, prompts, lengths), inputs)
         sections.configuration(console, config, origins)
         sections.heading(console, "prompts")
-        sections.template(console, facts.model, PromptMetadata.from_flat(prompts.metadata))
+        sections.template(console, facts.model, prompt_metadata(prompts.store, prompts.metadata))
         for row in rows:
             tokens = pieces(inputs.chat.tokenizer, row["prompt_token_ids"] or []) if inputs.chat else ()
             sections.prompt(console, row, tokens, facts.model, whole=options.row_id is not None)
@@ -68,7 +68,7 @@ def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, co
         sections.check_results(
             console,
             checks.run_checks(facts),
-            [check_fingerprint(config, PromptMetadata.from_flat(prompts.metadata)), unchecked],
+            [check_fingerprint(config, prompt_metadata(prompts.store, prompts.metadata)), unchecked],
         )
 
 

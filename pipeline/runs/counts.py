@@ -25,5 +25,4 @@ def count_samples(run: ArtifactStore) -> Counts:
     """
     with query.connection() as database:
         database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
-        row = database.sql(_COUNTS).to_arrow_table().to_pylist()[0]
-    return Counts(**{str(name): int(value) for name, value in row.items()})
+        return Counts(**query.rows(database, _COUNTS)[0])

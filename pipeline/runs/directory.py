@@ -17,7 +17,7 @@ from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import RunError
 from pipeline.runs.identity import identity
-from pipeline.runs.manifest import FILE, Manifest, PromptMetadata, read_manifest
+from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -77,7 +77,7 @@ def begin(run: ArtifactStore, config: Config) -> None:
     elif run.exists("journal") or run.exists("completions"):
         raise RunError(f"{run.path(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
     stored = run.metadata("prompts")
-    made_with = PromptMetadata.from_flat(stored) if stored else manifest
+    made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     recorded = made_with.model_fingerprint if made_with is not None else None
     if recorded is not None and recorded != model_fingerprint(config.model):
         raise RunError(

@@ -8,20 +8,25 @@ last, so a reader that accepts only runs with the status `complete` never sees a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 
 from pipeline.errors import DataError
 from pipeline.records import Counts, MetricChange
-from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
 
 FILE = "manifest.json"
+T = TypeVar("T")
 Status: TypeAlias = Literal["running", "complete", "failed"]
 Json: TypeAlias = dict[str, Any]
-"""A JSON object that is read from or written to a file; the only record with one is `Manifest.config`."""
+"""A JSON object that is read from or written to a file."""
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""The format of the manifest's times, in UTC; `started_at` is parsed, the others are only compared."""
 
 _REVISION, _WARNING = "dataset_revision.", "warning."
 """Prefixes of the flat keys that `PromptMetadata` is stored under."""
@@ -29,7 +34,12 @@ _REVISION, _WARNING = "dataset_revision.", "warning."
 
 def _nullable() -> Any:
     """Declare a field that is written as null when its value is unknown."""
-    return field(default=None, metadata={"null": True})
+    return field(default=None, metadata={"written": True})
+
+
+def _time(text: str) -> str:
+    datetime.strptime(text, TIME_FORMAT)  # noqa: DTZ007  # checks the text alone
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +78,15 @@ class PromptMetadata:
 
     @classmethod
     def from_flat(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the record of the stored keys; unknown keys are ignored."""
+        """Return the record of the stored keys; unknown keys and nulls are ignored.
+
+        Raises:
+            ValueError: The value of a key is not a text.
+        """
         names = {item.name for item in fields(cls)} - {"dataset_revisions", "warnings"}
-        return cls(
-            dataset_revisions=_with_prefix(stored, _REVISION),
-            warnings=_with_prefix(stored, _WARNING),
-            **{name: str(value) for name, value in stored.items() if name in names and value is not None},
-        )
+        known = {name: value for name, value in stored.items() if name in names}
+        parts = {"dataset_revisions": _with_prefix(stored, _REVISION), "warnings": _with_prefix(stored, _WARNING)}
+        return TypeAdapter(cls).validate_python(known | parts)
 
     def to_flat(self) -> Json:
         """Return the keys to store."""
@@ -84,8 +96,9 @@ class PromptMetadata:
         return stored | rest
 
 
-def _with_prefix(stored: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): str(value) for name, value in stored.items() if name.startswith(prefix)}
+def _with_prefix(stored: Mapping[str, Any], prefix: str) -> Json:
+    found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +142,7 @@ class EngineInfo:
     restarts: int | None = None
     session: str | None = None
     gave_up: str | None = None
-    other: Mapping[str, str | int | float] = field(default_factory=dict)
+    other: Mapping[str, bool | str | int | float | None] = field(default_factory=dict)
 
     @classmethod
     def from_flat(cls, stored: Mapping[str, Any]) -> Self:
@@ -143,7 +156,7 @@ class EngineInfo:
         other = {name: value for name, value in stored.items() if name not in names}
         return TypeAdapter(cls).validate_python(known | {"other": other})
 
-    def to_flat(self) -> dict[str, str | int | float]:
+    def to_flat(self) -> Json:
         """Return the keys to store, without unknown values."""
         known = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "other"}
         return {name: value for name, value in known.items() if value is not None} | dict(self.other)
@@ -152,6 +165,15 @@ class EngineInfo:
 def load_engines(stored: Mapping[str, Any]) -> dict[str, EngineInfo]:
     """Return the engines' records by replica name."""
     return {str(name): EngineInfo.from_flat(info) for name, info in stored.items()}
+
+
+def _object(stored: Any) -> Mapping[str, Any]:
+    if not isinstance(stored, Mapping) or not all(isinstance(name, str) for name in stored):
+        raise ValueError("not an object")
+    return stored
+
+
+Engines: TypeAlias = Annotated[Mapping[str, EngineInfo], BeforeValidator(lambda stored: load_engines(_object(stored)))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,16 +190,17 @@ class CompletionMetadata:
     """What is stored with completions/: the order of the rows, and the engines by replica name."""
 
     schedule: Schedule | None = None
-    engine: Mapping[str, EngineInfo] = field(default_factory=dict)
+    engine: Engines = field(default_factory=dict)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the record of the stored keys; older versions stored both as JSON strings."""
-        schedule, engine = (
-            json.loads(value) if isinstance(value, str) else value
-            for value in (stored.get("schedule"), stored.get("engine"))
-        )
-        return cls(schedule=Schedule(**schedule) if schedule else None, engine=load_engines(engine or {}))
+        """Return the record of the stored keys; older versions stored both as JSON strings.
+
+        Raises:
+            ValueError: A value does not have the type of its field.
+        """
+        found = {name: json.loads(value) if isinstance(value, str) else value for name, value in stored.items()}
+        return TypeAdapter(cls).validate_python({name: value for name, value in found.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,26 +298,28 @@ class ReproductionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A run's manifest. `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py."""
+    """A run's manifest.
+
+    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `other` keeps the keys that
+    have no field in this version.
+    """
 
     status: Status
     run_id: str | None = None
     conf: str | None = None
-    started_at: str | None = None
+    started_at: Annotated[str, AfterValidator(_time)] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     codebase: Codebase | None = _nullable()
     hardware: Hardware = field(default_factory=Hardware)
     model_fingerprint: str | None = _nullable()
     settings_hash: str | None = None
     config: Json = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), metadata={"written": True})
     datasets: Annotated[PromptMetadata, BeforeValidator(lambda stored: PromptMetadata.from_flat(_object(stored)))] = (
         field(default_factory=PromptMetadata)
     )
     template_fingerprint: str | None = _nullable()
-    engine: Annotated[Mapping[str, EngineInfo], BeforeValidator(lambda stored: load_engines(_object(stored)))] = field(
-        default_factory=dict
-    )
+    engine: Engines = field(default_factory=dict)
     again: ReproductionRecord | None = None
     schedule: Schedule | None = _nullable()
     counts: Counts | None = None
@@ -306,6 +331,7 @@ class Manifest:
     ended_at: str | None = None
     rescored_at: str | None = None
     reason: str | None = None
+    other: Json = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -318,12 +344,6 @@ class Manifest:
         return sum(part.num_failed or 0 for part in (self.counts, self.noise) if part is not None)
 
 
-def _object(stored: Any) -> Mapping[str, Any]:
-    if not isinstance(stored, Mapping) or not all(isinstance(name, str) for name in stored):
-        raise ValueError("not an object")
-    return stored
-
-
 _ADAPTER = TypeAdapter(Manifest)
 
 
@@ -333,10 +353,10 @@ def load(stored: Any) -> Manifest:
     Raises:
         ValueError: The value is not a manifest.
     """
-    try:
-        return _ADAPTER.validate_python(stored)
-    except (AttributeError, TypeError, ValidationError) as error:
-        raise ValueError(str(error)) from error
+    names = {item.name for item in fields(Manifest)} - {"other"}
+    values = _object(stored)
+    known = {name: value for name, value in values.items() if name in names}
+    return _ADAPTER.validate_python(known | {"other": {name: values[name] for name in values.keys() - names}})
 
 
 def dump(record: Any) -> Any:
@@ -345,6 +365,8 @@ def dump(record: Any) -> Any:
         return replace(record, warnings={}).to_flat()
     if isinstance(record, EngineInfo):
         return record.to_flat()
+    if isinstance(record, Manifest) and record.other:
+        return dump(replace(record, other={})) | record.other
     if is_dataclass(record):
         return {item.name: dump(getattr(record, item.name)) for item in fields(record) if _is_written(record, item)}
     if isinstance(record, Mapping):
@@ -355,7 +377,7 @@ def dump(record: Any) -> Any:
 def _is_written(record: Any, item: Field[Any]) -> bool:
     value = getattr(record, item.name)
     default = item.default if item.default_factory is MISSING else item.default_factory()
-    return value != default or bool(item.metadata)
+    return value != default or "written" in item.metadata
 
 
 def write_manifest(run: ArtifactStore, manifest: Manifest) -> None:
@@ -377,5 +399,40 @@ def read_manifest(run: ArtifactStore) -> Manifest | None:
         return None
     try:
         return load(json.loads(run.read_text(FILE)))
+    except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
+        raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
+
+
+def prompt_metadata(store: ArtifactStore, stored: Mapping[str, Any]) -> PromptMetadata:
+    """Return what is `stored` as metadata with prompts/, which is `store`.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    return _validated(store, stored, PromptMetadata.from_flat)
+
+
+def completion_metadata(store: ArtifactStore, stored: Mapping[str, Any]) -> CompletionMetadata:
+    """Return what is `stored` as metadata with completions/, which is `store`.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    return _validated(store, stored, CompletionMetadata.from_stored)
+
+
+def _validated(store: ArtifactStore, stored: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+    try:
+        return read(stored)
     except ValueError as error:
-        raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run") from error
+        raise DataError(
+            f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again{_where(error)}"
+        ) from error
+
+
+def _where(error: Exception) -> str:
+    """Return the place of the first invalid value and what is wrong with it, in parentheses."""
+    if not isinstance(error, ValidationError):
+        return ""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f" ({'.'.join(str(part) for part in first['loc'])}: {first['msg']})"

@@ -119,7 +119,7 @@ class SpillPartitions:
 @contextmanager
 def spill_partitions(schema: pa.Schema) -> Iterator[SpillPartitions]:
     """Yield spill partitions; their files are removed with the block."""
-    with tempfile.TemporaryDirectory(prefix="pipeline-buckets-") as directory:
+    with tempfile.TemporaryDirectory(prefix="pipeline-partitions-") as directory:
         yield SpillPartitions(schema, Path(directory))
 
 

@@ -15,7 +15,7 @@ from pipeline.prepare.checks import settings, template, thinking
 from pipeline.prepare.checks.check import CheckResult
 from pipeline.prepare.checks.facts import Facts
 from pipeline.prepare.prompt_stats import lengths, row_facts
-from pipeline.runs.manifest import PromptMetadata
+from pipeline.runs.manifest import prompt_metadata
 from pipeline.storage.artifacts import Artifact
 
 __all__ = ["CHECKS", "CheckResult", "run_checks", "warnings", "warnings_by_name"]
@@ -56,7 +56,7 @@ def warnings_by_name(facts: Facts) -> dict[str, str]:
 
 def warnings(config: Config, prompts: Artifact) -> list[str]:
     """Return the warnings recorded when the prompts were prepared, followed by those about the rows themselves."""
-    lines = list(PromptMetadata.from_flat(prompts.metadata).warnings.values())
+    lines = list(prompt_metadata(prompts.store, prompts.metadata).warnings.values())
     if config.engine.kind != "vllm":  # without a tokenizer, no row is known to exceed the context
         return lines
     rows = row_facts(lengths(prompts, in_tokens=True))

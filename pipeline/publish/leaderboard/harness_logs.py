@@ -17,10 +17,11 @@ from typing import Any
 
 from pipeline.config.harness_arguments import harness_arguments
 from pipeline.config.schema import Config, TaskConfig
+from pipeline.errors import DataError
 from pipeline.metrics.names import EXACT_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
-from pipeline.runs.manifest import Manifest, dump
+from pipeline.runs.manifest import TIME_FORMAT, Manifest, dump
 from pipeline.runs.model_files import sha256_of
 
 FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
@@ -30,8 +31,14 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def started_at(manifest: Manifest) -> datetime:
-    """Return the start time of a manifest's run, in UTC."""
-    return datetime.strptime(str(manifest.started_at), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    """Return the start time of a manifest's run, in UTC.
+
+    Raises:
+        DataError: The manifest has none.
+    """
+    if manifest.started_at is None:
+        raise DataError("manifest.json has no started_at: run the same run_id again")
+    return datetime.strptime(manifest.started_at, TIME_FORMAT).replace(tzinfo=UTC)
 
 
 def stamp(manifest: Manifest) -> str:
