@@ -28,7 +28,7 @@ ENGINE = {
     "device": "cuda",
     "dtype": "bfloat16",
     "max_model_len": 262144,
-    "max_num_seqs": 128,
+    "max_num_seqs": 256,
     "num_parameters": 35_951_822_704,
     "architecture": "Qwen3_5MoeForConditionalGeneration",
     "num_layers": 40,

@@ -1,11 +1,12 @@
 """Prints how to spread the model of a configuration over GPUs.
 
-In: a configuration and `PlanOptions`. Out: a table on a console, a row for each tensor parallel size, the fastest
-first. Only the model's config.json is read.
+In: a configuration and `PlanOptions`. Out: two tables on a console, memory and speed, a row for each tensor parallel
+size, the fastest first; why vLLM does not start at a size; the configuration to paste. Only config.json is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
@@ -14,8 +15,9 @@ from rich.table import Table
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
-from pipeline.planner.model_shape import read_shape
-from pipeline.planner.roofline import GPUS, Plan, Workload, plans
+from pipeline.planner.kv_cache import EDGE_BYTES, RESERVED_BYTES, CacheSettings
+from pipeline.planner.model_shape import BYTES, Shape, read_shape
+from pipeline.planner.roofline import FRONT_END_TOKENS_PER_S, GPUS, MAX_GRAPH_SEQS, Plan, Workload, plans
 from pipeline.prepare.chat_template import model_directory
 from pipeline.runs import past_runs
 
@@ -97,31 +99,43 @@ def show(config: Config, options: PlanOptions, console: Console) -> None:
         num_rows=basis.num_rows,
         num_prompt_tokens=basis.num_prompt_tokens,
         num_output_tokens=basis.num_output_tokens,
-        max_num_seqs=config.engine.max_num_seqs,
     )
-    at = (shape, GPUS[basis.gpu], basis.num_gpus, basis.gpus_per_node, config.engine.gpu_memory_utilization)
-    found = plans(*at, work)
-    (unlimited, *_) = plans(*at, replace(work, max_num_seqs=basis.num_rows))
-    lines = [
+    settings = CacheSettings.of(config)
+    at = (shape, GPUS[basis.gpu], basis.num_gpus, basis.gpus_per_node)
+    found = plans(*at, settings, work)
+    advised = plans(*at, replace(settings, max_num_seqs=None), work)
+    _print(console, _heading(shape, basis, config))
+    console.print(_memory_table(found))
+    _print(console, [_reason(plan, settings) for plan in found if plan.cache.status != "fits"])
+    console.print(_speed_table(found))
+    _print(console, [*_advice(found, advised, config), *_notes(shape, found, settings, basis)])
+    _print(console, _to_paste(_recommended(found, advised), found, settings, basis))
+
+
+def _print(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _heading(shape: Shape, basis: Assumed, config: Config) -> list[str]:
+    quantized = f" ({shape.quantization})" if shape.quantization else ""
+    return [
         f"{shape.name}: {_scaled(shape.num_params, 2)} parameters, {_scaled(shape.num_active_params, 2)} active, "
-        f"{_bytes(shape.weights_bytes)} of weights",
+        f"{_bytes(shape.weights_bytes)} of weights{quantized}",
         f"{shape.num_attention_layers} attention layers: {shape.kv_bytes_per_token:,} bytes of KV cache a token; "
         f"{shape.num_recurrent_layers} recurrent layers: {_bytes(shape.recurrent_bytes)} of state a sequence",
         f"{basis.num_gpus} x {basis.gpu}, {basis.gpus_per_node} a node, {config.engine.gpu_memory_utilization:.0%} "
         f"of each; {basis.num_rows:,} rows of {basis.num_prompt_tokens:,} + {basis.num_output_tokens:,} tokens "
         f"({basis.origin}); engine.max_num_seqs={config.engine.max_num_seqs}",
     ]
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(_table(found))
-    _advise(found, unlimited, config, console)
 
 
 def _require_plannable(config: Config) -> None:
     """Check that the planner's formulas cover how the configuration runs its model.
 
     Raises:
-        ConfigError: The engine is a server, has pipeline stages, or quantizes the weights as it loads them.
+        ConfigError: The engine is a server, has pipeline stages, quantizes the weights as it loads them, decodes
+            speculatively, or has a KV cache of a precision that is not known here.
     """
     engine = config.engine
     if engine.kind != "vllm":
@@ -137,20 +151,47 @@ def _require_plannable(config: Config) -> None:
             f"plan=true: engine.extra.quantization={value!r}: what the weights take then is not in config.json; leave "
             "it out, or set model.path to a model that is quantized already"
         )
+    if engine.extra.get("speculative_config"):
+        raise ConfigError(
+            f"plan=true: engine.extra.speculative_config={engine.extra['speculative_config']!r}: the draft's weights, "
+            "its blocks and the share of accepted tokens are not in config.json; leave it out"
+        )
+    dtype = str(engine.extra.get("kv_cache_dtype", "auto"))
+    if dtype not in ("auto", *BYTES):
+        raise ConfigError(
+            f"plan=true: engine.extra.kv_cache_dtype={dtype!r}: what a token takes then is not known here; "
+            f"there are auto, {', '.join(BYTES)}"
+        )
 
 
-def _table(found: list[Plan]) -> Table:
-    names = ("TP", "replicas", "weights/GPU", "KV/seq", "state/seq", "fit", "run", "step", "tokens/s", "time", "bound")
-    table = Table(*names, box=box.SIMPLE_HEAD)
-    for column in table.columns[:-1]:
-        column.justify = "right"
-    for plan in found:
-        table.add_row(
+def _memory_table(found: list[Plan]) -> Table:
+    """Return the KV cache of one GPU at each size; every figure but the tokens of a block is of one GPU."""
+    names = ("TP", "weights", "room", "block", "pool block", "blocks", "demanded", "overhead at most", "vLLM")
+    rows = [
+        (
+            str(plan.tensor_parallel_size),
+            _gib(plan.weights_bytes_per_gpu),
+            _gib(plan.cache.room_bytes),
+            f"{plan.cache.layout.block_tokens:,} tokens",
+            f"{plan.cache.layout.pool_block_bytes:,} B",
+            f"{plan.cache.num_blocks:,}",
+            _gib(plan.cache.demanded_bytes, 3),
+            _gib(plan.cache.overhead_limit_bytes),
+            plan.cache.status,
+        )
+        for plan in found
+    ]
+    return _table(names, rows)
+
+
+def _speed_table(found: list[Plan]) -> Table:
+    names = ("TP", "replicas", "blocks/seq", "memory/seq", "fit", "run", "step", "tokens/s", "time", "bound")
+    rows = [
+        (
             str(plan.tensor_parallel_size),
             str(plan.num_replicas),
-            _bytes(plan.weights_bytes_per_gpu),
-            _bytes(plan.kv_bytes_per_sequence),
-            _bytes(plan.recurrent_bytes_per_sequence),
+            f"{plan.blocks_per_sequence:,}",
+            _bytes(plan.tensor_parallel_size * plan.blocks_per_sequence * plan.cache.layout.pool_block_bytes),
             f"{plan.num_fitting:,}",
             f"{plan.num_running:,}",
             f"{plan.step_s * 1e3:.1f} ms" if plan.step_s >= 1e-4 else f"{plan.step_s * 1e6:.1f} µs",
@@ -158,7 +199,50 @@ def _table(found: list[Plan]) -> Table:
             _time(plan.wall_s),
             plan.bound,
         )
+        for plan in found
+        if plan.starts
+    ]
+    return _table(names, rows)
+
+
+def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(*names, box=box.SIMPLE_HEAD)
+    for column in table.columns[:-1]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _reason(plan: Plan, settings: CacheSettings) -> str:
+    """Return why it is open whether vLLM starts at a size, or why it does not, and what fits."""
+    cache = plan.cache
+    at = f"TP {plan.tensor_parallel_size} is {cache.status}: "
+    if cache.room_bytes <= 0:
+        weights = plan.weights_bytes_per_gpu
+        share = weights + cache.room_bytes
+        return f"{at}the weights take {_gib(weights)} of each GPU, of which the engine has {_gib(share)}"
+    what = f"a sequence of model.context_size={settings.context_size:,} and the null block"
+    if cache.limited_by_slots:
+        what = f"engine.max_num_seqs={settings.max_num_seqs} slots with a block of state each"
+    return (
+        f"{at}beside the weights and {what}, {_gib(max(0, cache.overhead_limit_bytes))} are left for activations, CUDA "
+        f"graphs and the rest; {_gib(RESERVED_BYTES)} are assumed, and vLLM measures{_longest(plan, settings)}"
+    )
+
+
+def _longest(plan: Plan, settings: CacheSettings) -> str:
+    cache = plan.cache
+    if not cache.longest_context:
+        return f"; with {_gib(RESERVED_BYTES)} no context fits"
+    text = f"; with {_gib(RESERVED_BYTES)} the longest context that fits is {cache.longest_context:,}"
+    if cache.limited_by_slots and settings.max_num_seqs and cache.num_blocks < settings.max_num_seqs:
+        text += f", and engine.max_num_seqs is at most {cache.num_blocks:,}"
+    return text
+
+
+def _gib(number: float, digits: int = 2) -> str:
+    return f"{number / 2**30:.{digits}f} GiB"
 
 
 def _bytes(number: float) -> str:
@@ -173,25 +257,79 @@ def _scaled(number: float, digits: int, giga: str = "B") -> str:
     return f"{number:.0f} "
 
 
-def _advise(found: list[Plan], unlimited: Plan, config: Config, console: Console) -> None:
-    """Print the fastest plan with the configuration's slots, that without limit, and how the configuration compares."""
-    best, slots = found[0], config.engine.max_num_seqs
+def _recommended(found: list[Plan], advised: list[Plan]) -> Plan:
+    """Return the fastest plan with the configuration's slots, or with the advised ones where they pay."""
+    best, other = _fastest(found), _fastest(advised)
+    return other if other.wall_s < WORTH_REPORTING * best.wall_s else best
+
+
+def _fastest(found: list[Plan]) -> Plan:
+    """Return the fastest plan at which vLLM starts for certain, or else the fastest of those at the edge."""
+    return next((plan for plan in found if plan.starts and plan.cache.status == "fits"), found[0])
+
+
+def _advice(found: list[Plan], advised: list[Plan], config: Config) -> list[str]:
+    """Return the fastest plan with the configuration's slots, one with others, and how the configuration compares."""
+    best, other, slots = _fastest(found), _recommended(found, advised), config.engine.max_num_seqs
     lines = [f"fastest with engine.max_num_seqs={slots}: {_settings(best)}"]
-    if unlimited.wall_s < WORTH_REPORTING * best.wall_s:
-        arguments = f"{_settings(unlimited)} engine.max_num_seqs={unlimited.num_running}"
-        lines.append(f"with more slots: {arguments}: {unlimited.tokens_per_s:,.0f} tokens/s, {_time(unlimited.wall_s)}")
+    if other is not best:
+        arguments = f"{_settings(other)} engine.max_num_seqs={other.num_running}"
+        lines.append(f"with other slots: {arguments}: {other.tokens_per_s:,.0f} tokens/s, {_time(other.wall_s)}")
     size = config.engine.tensor_parallel_size
     mine = [plan for plan in found if plan.tensor_parallel_size == size]
-    if not mine:
+    if not mine or not mine[0].starts:
         lines.append(f"this configuration's engine.tensor_parallel_size={size} does not fit")
     elif mine[0] is not best:
-        lines.append(f"this configuration takes {mine[0].wall_s / best.wall_s:.1f} times as long by these figures")
+        ratio = mine[0].wall_s / best.wall_s
+        edge = "" if mine[0].cache.status == "fits" else ", if vLLM starts"
+        lines.append(f"this configuration takes {ratio:.1f} times as long by these figures{edge}")
+    return lines
+
+
+def _notes(shape: Shape, found: list[Plan], settings: CacheSettings, basis: Assumed) -> list[str]:
+    lines = []
+    if (settings.max_num_seqs or 0) > MAX_GRAPH_SEQS:
+        lines.append(
+            f"engine.max_num_seqs={settings.max_num_seqs}: vLLM has CUDA graphs for at most {MAX_GRAPH_SEQS} "
+            "sequences; a larger step is slower than planned"
+        )
+    if _never_hits(found, settings, basis):
+        block = min(plan.cache.layout.block_tokens for plan in found)
+        lines.append(
+            f"prefix caching compares whole blocks, here of {block:,} tokens or more: prompts of "
+            f"{basis.num_prompt_tokens:,} tokens never hit, and {shape.num_cached_states} states a sequence are kept; "
+            "engine.extra.enable_prefix_caching=false"
+        )
     lines.append(
         "An estimate: memory and arithmetic at their data-sheet peaks, all slots filled to the end, no prefix in "
-        "cache, room for every sequence at its full length."
+        f"cache, blocks for every sequence at its full length, {_gib(RESERVED_BYTES)} a GPU for all but weights and "
+        f"cache (an edge: {_gib(EDGE_BYTES)} more or less), at most {FRONT_END_TOKENS_PER_S:,} tokens/s a replica."
     )
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    return lines
+
+
+def _never_hits(found: list[Plan], settings: CacheSettings, basis: Assumed) -> bool:
+    """Return whether a recurrent model caches prefixes in blocks that are all longer than a prompt."""
+    layouts = [plan.cache.layout for plan in found]
+    is_recurrent = any(layout.num_recurrent_groups for layout in layouts)
+    shortest = min(layout.block_tokens for layout in layouts)
+    return settings.prefix_caching and is_recurrent and basis.num_prompt_tokens < shortest
+
+
+def _to_paste(plan: Plan, found: list[Plan], settings: CacheSettings, basis: Assumed) -> list[str]:
+    """Return the configuration of a plan, as YAML; its slots are no more than fit and have CUDA graphs."""
+    slots = plan.num_running
+    if plan in found and settings.max_num_seqs is not None:
+        slots = min(settings.max_num_seqs, plan.num_fitting, MAX_GRAPH_SEQS)
+    keys = [
+        f"replicas: {plan.num_replicas}",
+        f"tensor_parallel_size: {plan.tensor_parallel_size}",
+        f"max_num_seqs: {slots}",
+        f"gpu_memory_utilization: {settings.gpu_memory_utilization}",
+    ]
+    if _never_hits(found, settings, basis):
+        keys.append("extra: {enable_prefix_caching: false}")
+    return ["to paste into the configuration:", f"engine: {{{', '.join(keys)}}}"]
 
 
 def _settings(plan: Plan) -> str:

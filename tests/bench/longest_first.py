@@ -37,9 +37,13 @@ def tables() -> Iterator[str]:
         ("One token a slot and step", {"step": constant}),
         ("A step of few rows is shorter (experts)", {"step": experts}),
         ("One token a slot and step; the replicas become ready over 1,800 steps", {"ready_within": 1_800.0}),
-        ("128 slots a replica, as in conf/mera.yaml; one token a slot and step", {"slots": 128}),
+        (
+            "4 replicas of 256 slots, as in conf/mera.yaml; one token a slot and step",
+            {"num_replicas": 4, "slots": 256},
+        ),
     ):
-        cluster = Cluster(plan=BlockPlan.of(NUM_ROWS, settings.get("slots", SLOTS), NUM_REPLICAS), **settings)
+        slots, num_replicas = settings.get("slots", SLOTS), settings.get("num_replicas", NUM_REPLICAS)
+        cluster = Cluster(plan=BlockPlan.of(NUM_ROWS, slots, num_replicas), **settings)
         yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
         yield from _by_spread(cluster)
     yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"

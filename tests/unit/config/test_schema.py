@@ -162,7 +162,8 @@ def test_conf_mera_is_the_reference_run() -> None:
     generation = config.generation
     assert (generation.do_sample, generation.until, generation.max_gen_toks) == (False, ("<|im_end|>",), 10000)
     assert (config.prompt.template_kwargs, config.reasoning_parser) == ({"enable_thinking": True}, "qwen3")
-    assert (config.engine.replicas, config.engine.tensor_parallel_size) == (8, 1)
+    assert (config.engine.replicas, config.engine.tensor_parallel_size, config.engine.max_num_seqs) == (4, 2, 256)
+    assert (config.engine.extra["enable_prefix_caching"], config.cluster.address) == (False, "local")
     assert config.engine.extra["language_model_only"] is True
     submission = config.submission
     assert (submission.team, submission.mera_version, submission.describes) == ("MERA", "v1.0.0", config.model.path)
@@ -197,7 +198,7 @@ def test_announced_true_adds_the_announced_tasks() -> None:
 
 
 def test_the_last_layer_wins(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("base: [demo, cluster/a100x8_tp2]\nlimit: 5\nseed: 7\n")
+    (tmp_path / "mine.yaml").write_text("base: [demo, cluster/a100x8]\nlimit: 5\nseed: 7\n")
     config = compose([f"conf={tmp_path}/mine.yaml", "seed=8"])
     assert (config.limit, config.seed, config.engine.tensor_parallel_size, config.conf) == (5, 8, 2, "mine")
 

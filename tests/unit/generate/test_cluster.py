@@ -17,6 +17,8 @@ from pipeline.generate.engines.vllm_arguments import engine_arguments
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.generate.stage import engine_factory
 
+ONE_GPU = ["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=1"]
+
 
 def nodes(*gpus: int) -> list[dict[str, object]]:
     return [
@@ -42,7 +44,7 @@ def nodes(*gpus: int) -> list[dict[str, object]]:
     ],
 )
 def test_replicas_fill_the_gpus(gpus: tuple[int, ...], overrides: list[str], num_replicas: int) -> None:
-    config = compose(["conf=mera", "engine.replicas=auto", *overrides])
+    config = compose([*ONE_GPU, *overrides])
     assert place(config, nodes(*gpus)).num_replicas == num_replicas
 
 
@@ -68,14 +70,14 @@ def test_replicas_fill_the_gpus(gpus: tuple[int, ...], overrides: list[str], num
     ],
 )
 def test_what_does_not_fit_is_a_one_line_error(gpus: tuple[int, ...], overrides: list[str], line: str) -> None:
-    config = compose(["conf=mera", "engine.replicas=auto", *overrides])
+    config = compose([*ONE_GPU, *overrides])
     with pytest.raises(ConfigError, match=line):
         place(config, nodes(*gpus))
 
 
 def test_a_lost_node_is_not_counted() -> None:
     alive, lost = nodes(4, 4)
-    config = compose(["conf=mera", "engine.replicas=auto"])
+    config = compose(ONE_GPU)
     assert place(config, [alive, {**lost, "Alive": False}]).num_replicas == 4
 
 

@@ -55,7 +55,7 @@ MEASURED = {
     "precision": ("bfloat16", "engine.dtype"),
     "transformers": ("4.57.1", "engine.transformers"),
     "seed": ("1234", "seed"),
-    "batch": ("128", "engine.max_num_seqs"),
+    "batch": ("256", "engine.max_num_seqs"),
     "gpus": ("8 x NVIDIA A100-SXM4-80GB", "hardware.gpus"),
     "engine": ("vllm 0.32.0", "engine.vllm"),
     "model_size": ("36.0B", "engine.num_parameters"),
