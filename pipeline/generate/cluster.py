@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from pipeline.config.schema import Config, EngineConfig
-from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted
+from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted, PipelineError
+from pipeline.storage.filesystem import without_credentials
 
 logger = logging.getLogger(__name__)
+
+PASSED_ON = re.compile(r"(HF|VLLM|NCCL)_")
+"""Matches the start of a variable that an existing cluster's actors receive from the driver."""
+
+NOT_PASSED_ON = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|^VLLM_HOST_IP$")
+"""Matches names of secrets, which Ray would show in its dashboard and logs, and of what differs between hosts."""
+
+
+LONGEST_ANSWER_S = 60.0
+"""Seconds that the nodes have to answer `run_on_every_node`, the start of a process included."""
 
 
 class Node(TypedDict):
     """A node as `ray.nodes()` returns it; these keys are read."""
 
     Alive: bool
+    NodeID: str
     Resources: dict[str, float]
 
 
@@ -156,18 +169,62 @@ def _set_environment() -> None:
 def _start(config: Config) -> None:
     import ray
 
+    is_local = config.cluster.address == "local"  # then Ray itself has this process's environment
     try:
         ray.init(
             address=config.cluster.address,
+            runtime_env=None if is_local else {"env_vars": passed_environment(os.environ)},
             log_to_driver=False,
             logging_level=logging.ERROR,
-            include_dashboard=False if config.cluster.address == "local" else None,
+            include_dashboard=False if is_local else None,
         )
     except (ConnectionError, ValueError) as error:
         raise ConfigError(
             f"cluster.address={config.cluster.address!r}: no Ray cluster answers ({error}): "
             "start one with `ray start --head`, or set cluster.address=local"
         ) from error
+
+
+def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that an existing cluster's actors receive from the driver: no secret, nothing of one host.
+
+    Without them actors have the environment that `ray start` had on their host.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if PASSED_ON.match(name) and not NOT_PASSED_ON.search(name) and without_credentials(value) == value
+    }
+
+
+def run_on_every_node(check: Callable[[], None]) -> None:
+    """Call a function on every node of a cluster of several, and raise what it raises there.
+
+    A node that does not answer, or where the function cannot be called, is left to whoever works there.
+
+    Raises:
+        PipelineError: As `check` does, on the first node where it does.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:  # the driver's
+        return
+    task = ray.remote(num_cpus=0)(lambda: check())  # Ray accepts no bound method
+    calls = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(each, soft=False)).remote() for each in nodes
+    ]
+    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=LONGEST_ANSWER_S)
+    for call in answered:
+        try:
+            ray.get(call)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PipelineError):
+                raise error.cause from None
+            logger.exception("A node cannot be checked")
+        except ray.exceptions.RayError:  # the node is lost
+            logger.exception("A node cannot be checked")
 
 
 def place(config: Config, nodes: list[Node]) -> Placement:

@@ -93,6 +93,7 @@ class Replica:
         self._closed = threading.Event()
         self._closing = threading.Lock()
         try:
+            config.control.require_visible()  # on a host that has joined since
             self._log = Path(config.log_dir) / f"{self._name}.log"
             redirect_output(self._log)
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)

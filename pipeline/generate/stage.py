@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import compaction, journal, work_list
-from pipeline.generate.cluster import Placement
+from pipeline.generate.cluster import Placement, run_on_every_node
 from pipeline.generate.control import Control
 from pipeline.generate.dispatch import DispatchPass
 from pipeline.generate.engines.base import EngineFactory
@@ -144,6 +144,8 @@ def _replica_config(config: Config, run: ArtifactStore, factory: EngineFactory) 
     session = uuid.uuid4().hex[:12]
     control = Control(run.child(journal.DIRECTORY).child(f"session-{session}"))
     control.store.create()
+    if run.local is not None:
+        run_on_every_node(control.require_visible)  # Ray Data reads the work list on any of them
     return ReplicaConfig(
         factory=factory,
         journal=run.child(journal.DIRECTORY),

@@ -112,7 +112,7 @@ def _facts(config: Config, inputs: Inputs, prompts: Artifact, lengths: Sequence[
     if facts.model is not None:
         num_marked, marked = count_marked(prompts, facts.model.special, facts.model.num_special)
         rows = replace(rows, num_marked=num_marked, marked=marked)
-    return replace(facts, rows=rows)
+    return replace(facts, rows=replace(rows, shares_block=checks.shares_block(facts, prompts.dataset())))
 
 
 def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:

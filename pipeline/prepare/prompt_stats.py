@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, parquet_files
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 MAX_IDS = 50
 """Maximum number of ids in a list of rows; further rows are only counted."""
@@ -34,6 +37,12 @@ MARKED_SQL = f"""
     FROM prompts
     WHERE len(list_filter(prompt_token_ids, lambda each: list_contains($special, each))) > $usual
 """  # noqa: S608
+
+
+SHARED_SQL = """
+    SELECT 1 FROM prompts WHERE num_prompt_tokens > $num_tokens AND prompt_token_ids IS NOT NULL
+    GROUP BY hash(prompt_token_ids[1:$num_tokens]) HAVING count(*) * $repeats > 1 LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +72,8 @@ class RowFacts:
     """The rows that do not fit the context and the rows whose question contains special tokens.
 
     `unfit` and `marked` name the first of them; `num_marked` is None when the special tokens are unknown.
+    `shares_block` is whether two prompts share a first block of the engine's cache, which could be reused; None when
+    the size of a block is unknown.
     """
 
     num_rows: int
@@ -70,6 +81,7 @@ class RowFacts:
     unfit: Sequence[str]
     num_marked: int | None = None
     marked: Sequence[str] = ()
+    shares_block: bool | None = None
 
 
 def lengths(prompts: Artifact, *, in_tokens: bool) -> list[Lengths]:
@@ -100,6 +112,17 @@ def count_marked(prompts: Artifact, special: Mapping[int, str], usual: int) -> t
         found = database.execute(MARKED_SQL, {"special": list(special), "usual": usual}).fetchone()
     assert found is not None
     return int(found[0]), [f"{row['task']} {row['split']} id={row['id']}" for row in found[1]]
+
+
+def shares_block(prompts: pads.Dataset, num_tokens: int, repeats: int) -> bool:
+    """Return whether any two prompts, each sent `repeats` times, are longer than `num_tokens` and begin with the same.
+
+    The engine's cache never serves a prompt's last token.
+    """
+    with query.connection() as database:
+        database.register("prompts", prompts)
+        parameters = {"num_tokens": num_tokens, "repeats": repeats}
+        return database.execute(SHARED_SQL, parameters).fetchone() is not None
 
 
 def pick(

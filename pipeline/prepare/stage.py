@@ -19,9 +19,10 @@ from pipeline.config.schema import Config
 from pipeline.errors import DataError, ModelError
 from pipeline.prepare import checks
 from pipeline.prepare.chat_template import Chat, Messages, TemplateFailed, check_template_kwargs, open_chat
-from pipeline.prepare.checks.facts import facts_of
+from pipeline.prepare.checks.facts import Facts, facts_of
 from pipeline.prepare.dataset import Source, find_source
 from pipeline.prepare.dataset_rows import read_rows
+from pipeline.prepare.prompt_stats import RowFacts
 from pipeline.prepare.question import Question, read_question
 from pipeline.prepare.template_fingerprint import template_fingerprint
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
@@ -86,16 +87,19 @@ def prepare(
             left unchanged.
 
     Raises:
-        ConfigError: prompt.template_kwargs holds an argument that the pipeline sets itself.
+        ConfigError: prompt.template_kwargs holds an argument that the pipeline sets itself, or the engine is certain
+            not to start.
         DataError: A data set, a split or a row does not follow the benchmark's layout.
         ModelError: The tokenizer or the chat template cannot be used.
         RunError: The run's directory cannot be written.
     """
     inputs = inputs or open_inputs(config)
     sources, chat = inputs.sources, inputs.chat
+    facts = facts_of(config, sources, chat)
+    checks.require_startable(facts)
     metadata = PromptMetadata(
         dataset_revisions={source.task: source.revision for source in sources},
-        warnings=checks.warnings_by_name(facts_of(config, sources, chat)),
+        warnings=checks.warnings_by_name(facts),
         model_fingerprint=model_fingerprint(config.model),
         chat_template_sha256=chat.template_sha256 if chat else None,
         template_fingerprint=template_fingerprint(chat) if chat else None,
@@ -103,7 +107,8 @@ def prepare(
     )
     if on_metadata is not None:
         on_metadata(metadata)
-    with run.publish(ARTIFACT, PROMPT_SCHEMA, metadata=metadata.to_flat()) as store:
+    stored = metadata.to_flat()
+    with run.publish(ARTIFACT, PROMPT_SCHEMA, metadata=stored) as store:
         if chat is not None:
             store.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
@@ -113,6 +118,14 @@ def prepare(
                 _write_split(store, source, split, batches)
                 is_first = False
             _check_unique(store, source.task)
+        stored |= replace(metadata, warnings=_warnings(facts, store)).to_flat()  # written when the block ends
+
+
+def _warnings(facts: Facts, store: ArtifactStore) -> dict[str, str]:
+    """Return the warnings about the settings, and about the prefixes that the written prompts share."""
+    prompts = parquet_files(store, store.files(suffix=".parquet"), PROMPT_SCHEMA)
+    rows = RowFacts(num_rows=0, num_unfit=0, unfit=(), shares_block=checks.shares_block(facts, prompts))
+    return checks.warnings_by_name(replace(facts, rows=rows))
 
 
 def _write_split(store: ArtifactStore, source: Source, split: str, batches: Iterator[pa.Table]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 from builders import Counting, completions, make_prompt
@@ -15,6 +17,8 @@ from pipeline.config.schema import Config
 from pipeline.errors import ModelError
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
+from pipeline.generate.control import Control
+from pipeline.generate.replica import Replica, ReplicaConfig
 from pipeline.records import COMPLETION_SCHEMA, Prompt
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -70,3 +74,24 @@ def test_a_row_that_crashes_engine_after_engine_is_one_failed_row(run_with_promp
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(60))
     assert [row["id"] for row in rows if row["error"]] == [5]
+
+
+@pytest.mark.usefixtures("placement")
+def test_a_replica_without_the_runs_directory_ends_the_run_and_writes_nothing(tmp_path: Path) -> None:
+    run = ArtifactStore.open(str(tmp_path / "run=test"))
+    config = ReplicaConfig(
+        factory=ScriptedFactory(),
+        journal=run.child("journal"),
+        control=Control(run.child("journal").child("session-1")),
+        session="1",
+        flush_s=1.0,
+        slots=1,
+        seed=1,
+        max_restarts=0,
+        log_dir=f"{tmp_path}/run=test/logs",
+    )
+    replica = ray.remote(Replica).remote(config)  # what Ray starts on a host that has joined since
+    (status,) = ray.get(replica.__call__.remote(pa.table({"id": pa.array([], pa.int64())}))).to_pylist()
+    assert status["fatal_kind"] == "ConfigError"
+    assert "/run=test/journal/session-1, which the driver has made: set it to a directory" in status["fatal"]
+    assert list(tmp_path.iterdir()) == []

@@ -191,6 +191,11 @@ def test_a_long_prompt_is_truncated_unless_it_is_requested_by_id(show, tmp_path:
         (["tasks.agro_bench.dataset=data/none"], DataError, "tasks.agro_bench.dataset='data/none'"),
         (["generation.max_gen_toks=1024"], ConfigError, "generation.max_gen_toks=1024: must be below"),
         (["prompt.template_kwargs.tokenize=true"], ConfigError, "prompt.template_kwargs="),
+        (
+            ["model.context_size=1025"],
+            ConfigError,
+            "model.context_size=1025 is more than the 1024 .* vLLM will not start",
+        ),
         (["plan=maybe"], ConfigError, "plan='maybe': give true or false"),
     ],
 )

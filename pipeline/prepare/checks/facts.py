@@ -7,6 +7,7 @@ template on a fixed question and reads the model's small files, never its weight
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,12 @@ from pipeline.prepare.dataset import Source
 from pipeline.prepare.prompt_stats import RowFacts
 
 QUESTION, ANSWER = "2 + 2 = ?", "It is 4"
+
+ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+"""Environment variable by which vLLM starts with a context beyond the model's."""
+
+MODEL_CONFIG_ARGUMENTS = ("hf_overrides", "hf_config_path", "rope_scaling", "rope_parameters", "config_format")
+"""Arguments in `engine.extra` that change the configuration in the model's config.json, or read another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +47,10 @@ class ModelFacts:
         ends: The tokens, by id, at which the engine ends a completion.
         special: All special tokens, by id.
         num_special: The number of special tokens in a prompt whose question contains none.
+        config: The content of the model's config.json; empty when there is none.
         generation_config: The content of the model's generation_config.json; None when there is none.
-        max_positions: The model's maximum context in tokens; None when unknown or extended by RoPE scaling.
+        max_positions: The model's maximum context in tokens; None when it is unknown, extended by RoPE scaling, or may
+            be changed by `engine.extra`.
     """
 
     origin: str
@@ -57,6 +66,7 @@ class ModelFacts:
     ends: Mapping[int, str]
     special: Mapping[int, str]
     num_special: int
+    config: Mapping[str, Any]
     generation_config: Mapping[str, Any] | None
     max_positions: int | None
 
@@ -66,7 +76,7 @@ class Facts:
     """The input of the checks. None means unknown: checks that need such a value are skipped.
 
     `hub_commits` holds the commits of the data sets that come from the hub, by task; `model_commit` is the commit of a
-    hub model.
+    hub model. `allows_long_context` is whether vLLM is told to start with a context beyond the model's.
     """
 
     config: Config
@@ -75,6 +85,7 @@ class Facts:
     model: ModelFacts | None = None
     parser: ParserFacts | None = None
     rows: RowFacts | None = None
+    allows_long_context: bool = False
 
 
 def facts_of(config: Config, sources: Sequence[Source], chat: Chat | None) -> Facts:
@@ -86,7 +97,13 @@ def facts_of(config: Config, sources: Sequence[Source], chat: Chat | None) -> Fa
         model = _model_facts(config, chat)
     except TemplateFailed:  # prepare reports the failure on the first row
         model = None
-    return Facts(config=config, hub_commits=commits, model_commit=chat.revision, model=model)
+    return Facts(
+        config=config,
+        hub_commits=commits,
+        model_commit=chat.revision,
+        model=model,
+        allows_long_context=os.environ.get(ALLOW_LONG, "0").strip().lower() in ("1", "true"),
+    )
 
 
 def _model_facts(config: Config, chat: Chat) -> ModelFacts:
@@ -99,7 +116,7 @@ def _model_facts(config: Config, chat: Chat) -> ModelFacts:
     begin = _begin(tokenizer, special)
     directory = Path(tokenizer.name_or_path)
     generation_config = read_json(_generation_config_file(config, directory))
-    model_config = read_json(directory / "config.json")
+    model_config = read_json(directory / "config.json") or {}
     return ModelFacts(
         origin=chat.origin,
         template=chat.template,
@@ -111,11 +128,12 @@ def _model_facts(config: Config, chat: Chat) -> ModelFacts:
         num_begins=_num_leading(ids, begin),
         adds_begin=begin is not None and tokenizer("A")["input_ids"][:1] == [begin],
         turn_end=_turn_end(chat, question, special.values()),
-        ends=_ends(tokenizer, generation_config if generation_config is not None else model_config or {}),
+        ends=_ends(tokenizer, generation_config if generation_config is not None else model_config),
         special=special,
         num_special=sum(each in special for each in ids),
+        config=model_config,
         generation_config=generation_config,
-        max_positions=_max_positions(model_config or {}),
+        max_positions=_max_positions(config, model_config),
     )
 
 
@@ -197,12 +215,24 @@ def _ends(tokenizer: Any, files: Mapping[str, Any]) -> dict[int, str]:
     return {each: str(tokenizer.convert_ids_to_tokens(each)) for each in ids}
 
 
-def _max_positions(model_config: Mapping[str, Any]) -> int | None:
-    """Return max_position_embeddings, or None when it is unknown or RoPE scaling extends it."""
-    text = model_config.get("text_config", model_config)
-    if not isinstance(text, dict):
-        return None
+def text_config(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json that describes the language model."""
+    text = model_config.get("text_config")
+    return text if isinstance(text, dict) else model_config
+
+
+def _max_positions(config: Config, model_config: Mapping[str, Any]) -> int | None:
+    """Return the longest context that vLLM accepts, or None where config.json alone does not say it.
+
+    See `_get_and_verify_max_len` in vLLM's config/model.py: model_max_length raises the limit.
+    """
+    text = text_config(model_config)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else None
+    if not isinstance(rope, dict) or any(name in config.engine.extra for name in MODEL_CONFIG_ARGUMENTS):
+        return None
+    by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
+    if any(each.get("rope_type", each.get("type", "default")) != "default" for each in by_layer_type or [rope]):
+        return None
     most = text.get("max_position_embeddings")
-    return most if kind == "default" and isinstance(most, int) else None
+    limits = [most, text.get("model_max_length"), model_config.get("model_max_length")]
+    return max(each for each in limits if isinstance(each, int)) if isinstance(most, int) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.prepare.checks.check import CheckResult
-from pipeline.prepare.checks.facts import Facts
+from pipeline.prepare.checks.facts import ALLOW_LONG, Facts
 from pipeline.terminal.text import listed
 
 NUM_LISTED = 5
@@ -46,8 +46,9 @@ def context_beyond_model(facts: Facts) -> CheckResult | None:
     return CheckResult(
         "context-beyond-model",
         f"model.context_size={context_size} is more than the {most} positions that the model's config.json allows: "
-        "vLLM will not start",
+        + (f"{ALLOW_LONG} is set, and what is beyond is noise" if facts.allows_long_context else "vLLM will not start"),
         f"set model.context_size={most} or less",
+        ends_run=not facts.allows_long_context,
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.config.loading import compose
+from pipeline.errors import ConfigError
 from pipeline.prepare import checks, prepare
-from pipeline.prepare.checks import settings
+from pipeline.prepare.checks import engine, settings
 from pipeline.prepare.checks.facts import facts_of
 from pipeline.prepare.checks.parser_facts import ParserFacts
 from pipeline.prepare.dataset import Source
@@ -108,6 +109,30 @@ def test_a_check_is_triggered_by_a_bad_template_and_not_by_a_good_one(names, nam
         ("stop-never-matches", ["generation.until=['<|im_start|>']"], ["generation.until=[user]"]),
         ("switch-without-effect", ["prompt.template_kwargs.enable_thinking=true"], []),
         ("switch-without-effect", ["prompt.template_kwargs.reasoning_effort=high"], []),
+        (
+            "speculative-decoding",
+            ["engine.extra.speculative_config={method: mtp, num_speculative_tokens: 1}"],
+            ["engine.extra.speculative_config=null"],
+        ),
+        ("other-numerics", ["engine.extra.kv_cache_dtype=fp8"], ["engine.extra.kv_cache_dtype=auto"]),
+        ("other-numerics", ["engine.extra.kv_cache_dtype=nvfp4"], ["engine.extra.kv_cache_dtype=bfloat16"]),
+        ("other-numerics", ["engine.extra.quantization=fp8"], ["engine.extra.quantization=null"]),
+        (
+            "other-numerics",
+            ["model.dtype=float32", "engine.extra.mamba_cache_dtype=bfloat16"],
+            ["model.dtype=bfloat16", "engine.extra.mamba_cache_dtype=bfloat16"],
+        ),
+        ("slots-above-graphs", ["engine.max_num_seqs=513"], ["engine.max_num_seqs=512"]),
+        (
+            "slots-above-graphs",
+            ["engine.max_num_seqs=600", "engine.extra.enforce_eager=false"],
+            ["engine.max_num_seqs=600", "engine.extra.enforce_eager=true"],
+        ),
+        (
+            "slots-above-graphs",
+            ["engine.max_num_seqs=600"],
+            ["engine.max_num_seqs=600", "engine.extra.max_cudagraph_capture_size=600"],
+        ),
     ],
 )
 def test_a_check_is_triggered_by_bad_keys_and_not_by_good_ones(names, name, bad, good):
@@ -217,6 +242,35 @@ def test_a_context_beyond_the_models_positions(names, make_model):
     assert "context-beyond-model" not in names("model.context_size=3999", model=model)
 
 
+def test_a_run_with_a_context_beyond_the_models_positions_ends_before_a_row_is_read(arguments, run, make_model):
+    model = make_model({"config.json": {"max_position_embeddings": 999}})
+    with pytest.raises(ConfigError, match=r"^model\.context_size=1000 is more than the 999 .* set .*=999 or less$"):
+        prepare(compose([*arguments, f"model.path={model}"]), run)
+    assert run.artifact("prompts", PROMPT_SCHEMA) is None
+    prepare(compose([*arguments, f"model.path={model}", "model.context_size=999"]), run)
+
+
+def test_vllm_may_be_told_to_start_with_a_longer_context(arguments, run, make_model, monkeypatch):
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    config = compose([*arguments, f"model.path={make_model({'config.json': {'max_position_embeddings': 999}})}"])
+    prepare(config, run)
+    lines = checks.warnings(config, run.artifact("prompts", PROMPT_SCHEMA))
+    assert [line for line in lines if "VLLM_ALLOW_LONG_MAX_MODEL_LEN is set" in line]
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides"),
+    [
+        ({"model_max_length": 4000}, []),
+        ({}, ["engine.extra.hf_overrides={max_position_embeddings: 4000}"]),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}, []),
+    ],
+)
+def test_a_context_that_vllm_may_accept_is_not_checked(names, make_model, content, overrides):
+    model = make_model({"config.json": {"max_position_embeddings": 100, **content}})
+    assert "context-beyond-model" not in names(*overrides, model=model)
+
+
 def test_positions_extended_by_rope_scaling_are_not_checked(names, make_model):
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
     model = make_model(
@@ -241,6 +295,159 @@ def test_a_hub_model_without_a_revision(facts):
     assert [each.name for each in checks.run_checks(found)] == ["no-revision"]
     pinned = replace(found.config, model=replace(found.config.model, revision="v1"))
     assert checks.run_checks(replace(found, config=pinned)) == []
+
+
+def test_a_reduced_state_is_compared_with_the_models_own(names, make_model):
+    model = make_model({"config.json": {"text_config": {"dtype": "bfloat16", "mamba_ssm_dtype": "float32"}}})
+    assert "other-numerics" in names("engine.extra.mamba_ssm_cache_dtype=bfloat16", model=model)
+    assert "other-numerics" not in names("engine.extra.mamba_ssm_cache_dtype=float32", model=model)
+    assert "other-numerics" not in names("engine.extra.mamba_cache_dtype=bfloat16", model=model)
+
+
+@pytest.mark.parametrize(
+    "content", [{"quantization_config": {"quant_method": "fp8"}}, {"text_config": {"compression_config": {"a": 1}}}]
+)
+def test_quantized_weights_are_named(facts, make_model, content):
+    model = make_model({"config.json": content})
+    (result,) = [each for each in checks.run_checks(facts(model=model)) if each.name == "other-numerics"]
+    assert "quantization_config in the model's config.json (quant_method=" in result.reason
+    assert "model.path" in result.fix
+
+
+def test_quantized_weights_and_an_argument_are_one_line(facts, make_model):
+    model = make_model({"config.json": {"quantization_config": {"quant_method": "fp8"}}})
+    (line,) = checks.warnings_by_name(facts("engine.extra.kv_cache_dtype=fp8", model=model)).values()
+    assert "engine.extra.kv_cache_dtype='fp8', quantization_config" in line
+    assert "Mend: take engine.extra.kv_cache_dtype out and set model.path" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "neutral"),
+    [("repetition_penalty", 1.05, 1.0), ("presence_penalty", 1.5, 0), ("frequency_penalty", -0.5, 0.0)],
+)
+def test_penalties_of_the_generation_config_are_named(facts, make_model, name, bad, neutral):
+    model = make_model({"generation_config.json": {name: bad, "top_k": 20}})
+    (result,) = checks.run_checks(facts(model=model))
+    assert (result.name, result.reason.partition(":")[0]) == (
+        "penalties-left-out",
+        f"{name}={bad} of generation_config.json",
+    )
+    (model / "generation_config.json").write_text(json.dumps({name: neutral, "top_k": 20}))
+    assert checks.run_checks(facts(model=model)) == []
+
+
+def test_penalties_may_be_left_out_on_purpose_and_come_from_an_argument(names, make_model):
+    model = make_model({"generation_config.json": {"repetition_penalty": 1.05}})
+    assert names("engine.extra.generation_config=vllm", model=model) == []
+    override = "engine.extra.override_generation_config={presence_penalty: 1.5}"
+    assert names(override) == ["penalties-left-out"]
+
+
+def test_min_p_matters_only_when_sampling(names, make_model):
+    model = make_model({"generation_config.json": {"min_p": 0.05}})
+    assert names("generation.do_sample=true", model=model) == ["penalties-left-out"]
+    assert names(model=model) == []
+
+
+REFERENCE = {
+    "dtype": "bfloat16",
+    "mamba_ssm_dtype": "float32",
+    "linear_num_value_heads": 32,
+    "linear_num_key_heads": 16,
+    "linear_value_head_dim": 128,
+    "linear_key_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+}
+"""The sizes of Qwen3.6-35B-A3B that its blocks follow from."""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tokens"),
+    [
+        ([], 1056),
+        (["engine.tensor_parallel_size=2"], 1056),
+        (["engine.tensor_parallel_size=4"], 528),
+        (["engine.extra.mamba_ssm_cache_dtype=bfloat16"], 544),
+        (["engine.extra.kv_cache_dtype=fp8"], 2096),
+        (["engine.extra.block_size=128"], 1152),
+        (["engine.extra.kv_cache_dtype=nvfp4"], None),
+    ],
+)
+def test_blocks_of_a_hybrid_model_are_as_large_as_vllms(arguments, overrides, tokens):
+    """The first three are those of vLLM 0.32's own functions."""
+    config = compose([*arguments, *overrides])
+    assert engine.hybrid_block(config, {"text_config": REFERENCE}) == tokens
+    assert engine.hybrid_block(config, {"dtype": "bfloat16", "num_key_value_heads": 2, "head_dim": 256}) is None
+
+
+SMALL = REFERENCE | {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+"""A hybrid model whose blocks have 144 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "overrides", "expected"),
+    [
+        ("x" * 200, [], []),  # each question begins with it, and with its own number behind
+        ("", [], ["prefix-caching-without-hits"]),
+        ("", ["engine.extra.enable_prefix_caching=true"], ["prefix-caching-without-hits"]),
+        ("", ["engine.extra.enable_prefix_caching=false"], []),
+        ("", ["generation.repeats=2", "generation.do_sample=true"], []),
+        ("", ["noise.share=0.1"], []),
+    ],
+)
+def test_prefix_caching_that_no_prompt_can_use(
+    arguments, run, dataset, make_row, write_rows, make_model, prefix, overrides, expected
+):
+    """Prompts of more than a block each; the check is recorded with the prompts, since a resumed run has no model."""
+    for split, numbers in (("train", [1]), ("test", [2, 3])):
+        rows = [make_row(n, instruction="{q}", inputs={"q": f"{prefix}{n} {'y' * 200}"}) for n in numbers]
+        write_rows(dataset / f"{split}.jsonl", rows)
+    model = make_model({"config.json": {"text_config": SMALL}})
+    config = compose([*arguments, f"model.path={model}", *overrides])
+    prepare(config, run)
+    lines = checks.warnings(config, run.artifact("prompts", PROMPT_SCHEMA))
+    found = [line for line in lines if line.startswith("prefix-caching")]
+    assert [line.partition(":")[0] for line in found] == expected
+    assert all("share the 144 tokens of a block" in line for line in found)
+
+
+def test_prompts_that_share_less_than_a_block_share_nothing(arguments, run, dataset, make_row, write_rows, make_model):
+    rows = [make_row(n, instruction="{q}", inputs={"q": "x" * 100}) for n in (2, 3)]
+    write_rows(dataset / "test.jsonl", rows)
+    model = make_model({"config.json": {"text_config": SMALL}})
+    config = compose([*arguments, f"model.path={model}"])
+    prepare(config, run)
+    lines = checks.warnings(config, run.artifact("prompts", PROMPT_SCHEMA))
+    assert [line for line in lines if line.startswith("prefix-caching-without-hits: ")]
+
+
+def test_speculative_decoding_of_a_hybrid_model_needs_prefix_caching_off(facts, make_model):
+    model, drafts = make_model({"config.json": {"text_config": SMALL}}), "engine.extra.speculative_config={method: mtp}"
+    (result,) = checks.run_checks(facts(drafts, model=model))
+    assert "corrupts" in result.reason
+    assert "enable_prefix_caching=false" in result.fix
+    (result,) = checks.run_checks(facts(drafts, "engine.extra.enable_prefix_caching=false", model=model))
+    assert "corrupts" not in result.reason
+
+
+def test_an_endpoints_engine_is_not_checked(arguments, endpoint):
+    extra = [
+        "engine.extra.speculative_config={method: mtp}",
+        "engine.extra.quantization=fp8",
+        "engine.max_num_seqs=600",
+    ]
+    assert checks.run_checks(facts_of(compose([*arguments, *BUDGET, *endpoint, *extra]), [], None)) == []
+
+
+@pytest.mark.usefixtures("at_root")
+def test_the_demo_triggers_only_what_is_known_of_it():
+    config = compose(["conf=demo"])
+    inputs = open_inputs(config)
+    assert [each.name for each in checks.run_checks(facts_of(config, inputs.sources, inputs.chat))] == [
+        "short-thinking"
+    ]
 
 
 def test_rows_that_do_not_fit_are_counted_and_named(arguments, run, dataset, make_row, write_rows):
