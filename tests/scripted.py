@@ -20,8 +20,8 @@ class ScriptedFactory:
     A question whose text contains `raise_on` is a row error, one that contains `die_on` crashes the engine, and one
     that contains `exit_on` ends the process without a message, as a fault in native code does. On a simulated GPU of
     `broken_gpus` (comma separated) the engine does not start. `starts` is the path of a file that gets a line for every
-    start; the first `failing_starts` of them fail for a reason that may pass. `asked` is the path of a file that gets a line for every
-    request.
+    start; the first `failing_starts` of them fail for a reason that may pass. `asked` is the path of a file that gets a
+    line for every request.
     """
 
     answer: str = "A"

@@ -81,10 +81,13 @@ class LogPosition:
         return cls(_log, _log.stat().st_size) if _log is not None else cls(None, 0)
 
     def text(self) -> str:
-        """Return what was printed since, at most the last `LONGEST_LOG_TEXT` bytes."""
+        """Return what was printed since, at most the last `LONGEST_LOG_TEXT` bytes; "" if the file is gone."""
         if self.path is None:
             return ""
         sys.stderr.flush()
-        with self.path.open("rb") as file:
-            file.seek(max(self.offset, self.path.stat().st_size - LONGEST_LOG_TEXT))
-            return file.read().decode(errors="replace")
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(self.offset, self.path.stat().st_size - LONGEST_LOG_TEXT))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""

@@ -1,4 +1,4 @@
-"""A model on which every row crashes real vLLM: a hybrid in float32, which vLLM's CPU kernels refuse at the first row."""
+"""A model with which every row crashes real vLLM: a hybrid in float32, which the CPU kernels refuse."""
 
 from __future__ import annotations
 

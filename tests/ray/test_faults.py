@@ -119,9 +119,9 @@ def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
 ) -> None:
     """An engine has worked for this run in an earlier session."""
     run = run_with_prompts([make_prompt(number, question="DIE" if number < 2 else "Что?") for number in range(6)])
-    config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=0", "schedule.history=null")
+    config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=0")
     with pytest.raises(RunError, match=r"max_restarts=0: replica \S+ died again: told to die"):
-        generate_stage.generate(config, run, placement, ScriptedFactory(die_on="DIE 1"), Counting(), Counting())
+        generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
     generate_stage.generate(settings(), run, placement, ScriptedFactory(), Counting(), Counting())
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
 
