@@ -115,6 +115,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.num_rows = self.num_left = self.num_done = self.num_failed = self.num_tokens = 0
+        self.lines: list[str] = []
 
     def end_now(self, reason: PipelineError) -> None:
         raise AssertionError(f"nobody interrupts: {reason}")
@@ -126,6 +127,9 @@ class Counting:
         self.num_done += num_rows
         self.num_failed += num_failed
         self.num_tokens += num_output_tokens
+
+    def report(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def completions(run: ArtifactStore) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.generate.engines.base import EngineCrashed, Output, Request, RowError
+from pipeline.generate.engines.base import EngineCrashed, Output, Request, RowError, TransientStartError
 from pipeline.runs.manifest import EngineInfo
 
 
@@ -19,8 +19,9 @@ class ScriptedFactory:
 
     A question whose text contains `raise_on` is a row error, one that contains `crash_on` crashes the engine, and one
     that contains `exit_on` ends the process without a message, as a fault in native code does. On a simulated GPU of
-    `broken_gpus` (comma separated) the engine does not start. `requests` is the path of a file that gets a line for
-    every request.
+    `broken_gpus` (comma separated) the engine does not start. `starts` is the path of a file that gets a line for every
+    start; the first `failing_starts` of them fail for a reason that may pass. `requests` is the path of a file that
+    gets a line for every request.
     """
 
     answer: str = "A"
@@ -28,6 +29,8 @@ class ScriptedFactory:
     raise_on: str = "RAISE"
     crash_on: str = "DIE"
     exit_on: str = "EXIT"
+    starts: str = ""
+    failing_starts: int = 0
     broken_gpus: str = ""
     requests: str = ""
 
@@ -35,6 +38,11 @@ class ScriptedFactory:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         if gpu and gpu in self.broken_gpus.split(","):
             raise ModelError(f"GPU {gpu} is told not to start")
+        if self.starts:
+            with Path(self.starts).open("a", encoding="utf-8") as file:
+                file.write("start\n")
+            if len(Path(self.starts).read_text().splitlines()) <= self.failing_starts:
+                raise TransientStartError(ModelError("the memory is not free yet"))
         return ScriptedEngine(self)
 
 

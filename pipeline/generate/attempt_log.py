@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+
+from pipeline.terminal.text import one_line
+
+LONGEST_CAUSE = 400
+"""Characters of a crash's cause that are kept."""
 
 MAX_ISOLATED_CRASHES = 2
 """Crashes while this row ran in isolation after which it is recorded as a failed (poison) row."""
@@ -46,10 +52,31 @@ class _Crashes:
 
 
 @dataclass(slots=True)
+class _Streak:
+    """The latest crashes in a row that have one cause and before which the process had finished no row."""
+
+    cause: str
+    num_crashes: int
+    common: frozenset[str]
+    """Rows that were in flight at each of them: one of these may be to blame."""
+
+
+@dataclass(slots=True)
+class _Process:
+    """What the log has of one process."""
+
+    in_flight: dict[str, Suspicion] = field(default_factory=dict)
+    has_finished: bool = False
+    cause: str | None = None
+
+
+@dataclass(slots=True)
 class _History:
     num_crashes: int = 0
     crashes: dict[str, _Crashes] = field(default_factory=dict)
     finished: dict[str, RowStatus] = field(default_factory=dict)
+    cause: str | None = None
+    streak: _Streak | None = None
 
 
 class AttemptLog:
@@ -62,12 +89,33 @@ class AttemptLog:
         lines, newline, _ = file.read_bytes().rpartition(b"\n")
         os.ftruncate(self._descriptor, len(lines) + len(newline))  # a line that a full disk has cut off is dropped
         self._history = _read(lines.decode())
+        self._has_crashed = False
         self._write("P")
 
     @property
     def num_crashes(self) -> int:
         """Processes of this replica that crashed before this one."""
         return self._history.num_crashes
+
+    @property
+    def last_cause(self) -> str | None:
+        """Why the last process crashed; None when it left no message."""
+        return self._history.cause
+
+    @property
+    def is_unproven(self) -> bool:
+        """Return whether the last process crashed before it finished a row: perhaps no row can be finished."""
+        return self._history.streak is not None
+
+    @property
+    def crashes_alike(self) -> bool:
+        """Return whether the engine itself is to blame: no row explains its latest crashes.
+
+        At least two of them in a row had the same cause and came before a row was finished, and no row was in flight at
+        each of them.
+        """
+        streak = self._history.streak
+        return streak is not None and streak.num_crashes > 1 and not streak.common
 
     def finished(self, key: str) -> RowStatus | None:
         """Return the status of a row that a previous process finished and journaled, or None."""
@@ -98,42 +146,70 @@ class AttemptLog:
         """Record that a row is finished and journaled."""
         self._write(f"E {status.failed:d} {status.num_output_tokens} {key}")
 
+    def crash(self, cause: str) -> None:
+        """Record why the engine has crashed; only the first cause counts."""
+        if not self._has_crashed:
+            self._has_crashed = True
+            self._write(f"C {one_line(cause, LONGEST_CAUSE)}")
+
     def leave(self) -> None:
         """Record that this process exits on purpose, which is not a crash."""
         self._write("L")
 
     def _write(self, line: str) -> None:
-        data = f"{line}\n".encode()
+        data = f"{line}\n".encode(errors="replace")
         if os.write(self._descriptor, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
 
 
 def _read(text: str) -> _History:
     history = _History()
-    in_flight: dict[str, Suspicion] = {}
+    process: _Process | None = None
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
-        if kind == "P":
-            _count_crashes(history, in_flight)
+        if kind == "P" or process is None:
+            _count_crash(history, process)
+            process = _Process()
             history.num_crashes += 1  # taken back when the process left on purpose
         elif kind == "L":
             history.num_crashes -= 1
+        elif kind == "C":
+            process.cause = rest
         elif kind == "S":
             level, _, key = rest.partition(" ")
-            in_flight[key] = Suspicion(int(level))
+            process.in_flight[key] = Suspicion(int(level))
         elif kind == "E":
             failed, num_output_tokens, key = rest.split(" ", 2)
-            in_flight.pop(key, None)
+            # A poison row ends without having been started.
+            process.has_finished |= process.in_flight.pop(key, None) is not None
             history.finished[key] = RowStatus(failed == "1", int(num_output_tokens))
-    _count_crashes(history, in_flight)
+    _count_crash(history, process)
     return history
 
 
-def _count_crashes(history: _History, in_flight: dict[str, Suspicion]) -> None:
-    """Count a crash for each row that was in flight when the process ended, and clear them."""
-    for key, level in in_flight.items():
+def _count_crash(history: _History, process: _Process | None) -> None:
+    """Count a crash for each row that was in flight when the process ended."""
+    if process is None:
+        return
+    for key, level in process.in_flight.items():
         crashes = history.crashes.setdefault(key, _Crashes())
         crashes.total += 1
         crashes.grouped += level == Suspicion.GROUPED
         crashes.isolated += level == Suspicion.ISOLATED
-    in_flight.clear()
+    history.cause = process.cause
+    history.streak = _continued(history.streak, process)
+
+
+def _continued(streak: _Streak | None, process: _Process) -> _Streak | None:
+    """Return the streak of crashes after this process; None when it does not count."""
+    if process.cause is None or process.has_finished:
+        return None
+    cause, keys = _normalized(process.cause), frozenset(process.in_flight)
+    if streak is None or streak.cause != cause:
+        return _Streak(cause, 1, keys)
+    return _Streak(cause, streak.num_crashes + 1, streak.common & keys)
+
+
+def _normalized(cause: str) -> str:
+    """Return a cause without its numbers and addresses, which differ from crash to crash."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", cause)

@@ -2,9 +2,10 @@
 
 The driver sends `stop` (start no row, finish those in flight) or `close` (all work is done: end the engine). A replica
 sends `ready` (its engine is up), `drained` (nothing is in flight here after `stop`), `gave_up` (it will not generate
-again, and why), and how many rows it holds back. Files work on a disk and in object storage alike, and need no process
-that could itself be lost. Each session has a directory of its own: a driver never reads messages of a previous session.
-A replica is named by its Ray actor's id, which it keeps when Ray restarts it on another machine.
+again, and why), how many rows it holds back, and lines for the terminal. Files work on a disk and in object storage
+alike, and need no process that could itself be lost. Each session has a directory of its own: a driver never reads
+messages of a previous session. A replica is named by its Ray actor's id, which it keeps when Ray restarts it on another
+machine.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LONGEST_UNSEEN_S = 5.0
 """Seconds that a shared directory may take to show on another host what the driver has just made."""
 
 STOP, CLOSE = "stop", "close"
+
+_LINE = ".line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,17 @@ class Control:
     def ready(self, replica: str) -> None:
         """Report that the replica's engine is up."""
         self.store.write_text(f"{replica}.ready", "")
+
+    def report(self, replica: str, line: str) -> None:
+        """Report a line for the terminal."""
+        self.store.write_text(f"{replica}-{time.time_ns()}{_LINE}", line)
+
+    def new_lines(self, seen: set[str]) -> list[str]:
+        """Return the lines that are not in `seen`, oldest first, and add them to it."""
+        names = sorted(set(self.store.files(suffix=_LINE)) - seen, key=lambda name: name.rpartition("-")[2])
+        lines = [self.store.read_text(name) for name in names]
+        seen.update(names)
+        return lines
 
     def drained(self, replica: str) -> None:
         """Report that the replica has nothing in flight after `stop`."""

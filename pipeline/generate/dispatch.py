@@ -54,6 +54,7 @@ class DispatchPass:
         self._next_count = 0.0
         self._stranded_since: float | None = None
         self._groups: list[Any] = []
+        self._reported: set[str] = set()
 
     def run(self, run: ArtifactStore) -> int:
         """Generate the rows of the run's work list; return how many replicas gave up meanwhile.
@@ -75,6 +76,8 @@ class DispatchPass:
         finally:
             ended.set()
             thread.join()
+            with suppress(PipelineError, OSError):
+                self._report()
             with suppress(PipelineError):  # however the pass ends, no replica waits for a message that never comes
                 self._config.control.send(CLOSE)
             # On other machines the attempt logs stay in the temporary directory: a few bytes a row.
@@ -134,10 +137,16 @@ class DispatchPass:
         last_blocks = self._placement.num_replicas * self._block_plan.rows_per_block
         while not ended.wait(IDLE_POLL_S if self._work.num_rows - self._num_returned <= last_blocks else POLL_S):
             try:
+                self._report()
                 if self._check():
                     return
             except Exception:  # if the thread ended, no message would end the pass
                 logger.exception("Looking around has failed; looking again")
+
+    def _report(self) -> None:
+        """Pass on what the replicas report for the terminal."""
+        for line in self._config.control.new_lines(self._reported):
+            self._progress.report(line)
 
     def _check(self) -> bool:
         """Stop on the user's signal, close when all rows left are held back; return whether no check is left to do."""

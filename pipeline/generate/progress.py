@@ -16,6 +16,9 @@ class Progress(Protocol):
     def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
         """`num_rows` rows have finished since the last call."""
 
+    def report(self, line: str) -> None:
+        """Something has happened that the user should see at once."""
+
 
 class Interruptions(Protocol):
     """Counts the signals by which the user has asked to stop."""

@@ -25,15 +25,21 @@ from pipeline.errors import PipelineError, RunError
 from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
-from pipeline.generate.engines.base import Engine, EngineFactory
+from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
 from pipeline.generate.journal import Journal, write_engine_info
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
-from pipeline.terminal.console import redirect_output, root_cause
+from pipeline.terminal.console import redirect_output
 
 LONGEST_BACKOFF_S = 30.0
 """Longest pause before a crashed engine is restarted."""
+
+START_PAUSES_S = (3.0, 15.0, 45.0, 120.0, 240.0)
+"""Pauses before an engine is started another time that did not start for a reason that may pass by itself.
+
+Together they are longer than the hub's window of 300 s for a number of requests.
+"""
 
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
@@ -59,7 +65,8 @@ logger = logging.getLogger(__name__)
 class ReplicaConfig:
     """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
-    `slots` is how many rows are in flight in an engine. `log_dir` is a directory of the replica's own machine;
+    `slots` is how many rows are in flight in an engine. `ends_when_alike` is whether a replica gives up when its engine
+    crashes alike with different rows. `log_dir` is a directory of the replica's own machine;
     `session` identifies this driver's attempt at the run.
     """
 
@@ -71,6 +78,7 @@ class ReplicaConfig:
     slots: int
     seed: int
     max_restarts: int
+    ends_when_alike: bool
     log_dir: str
 
 
@@ -99,7 +107,7 @@ class Replica:
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
             self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
             self._runner = RowRunner(
-                admission=AdmissionQueue(config.slots),
+                admission=AdmissionQueue(config.slots, unproven=self._attempt_log.is_unproven),
                 attempt_log=self._attempt_log,
                 journal=self._journal,
                 replica=self._name,
@@ -120,25 +128,60 @@ class Replica:
             self._closed.set()
             return
         num_crashes = self._attempt_log.num_crashes
-        if num_crashes > self._config.max_restarts:
-            self._give_up(RunError(f"engine.max_restarts={self._config.max_restarts}: replica {self._name} died again"))
+        cause = self._attempt_log.last_cause or "its process ended without a message"
+        reason = self._reason_to_give_up()
+        if reason is not None:
+            self._give_up(RunError(f"{reason}: {cause} ({self._log}). Fix the cause and run the same run_id again"))
             return
         if num_crashes:
             backoff_s = min(2.0 ** (num_crashes - 1), LONGEST_BACKOFF_S)
             logger.warning("Start %d of this replica, after a pause of %.0f s", num_crashes + 1, backoff_s)
+            restart = f"restart {num_crashes} of {self._config.max_restarts} in {backoff_s:.0f} s"
+            self._report(f"the engine crashed: {cause}; {restart}")
             time.sleep(backoff_s)
         started_at = time.monotonic()
         try:
-            self._engine = self._config.factory()
+            self._engine = self._started_engine()
         except PipelineError as error:
-            cause = root_cause(self._log)
             logger.exception("The engine does not start")
-            self._give_up(type(error)(f"{error}{cause}"))
+            self._give_up(error)
             return
         start_s = round(time.monotonic() - started_at, 3)
         info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
         write_engine_info(self._config.journal, self._name, info)
         self._config.control.ready(self._actor)
+
+    def _reason_to_give_up(self) -> str | None:
+        """Return why the engine is not started another time, or None."""
+        if self._attempt_log.crashes_alike and self._config.ends_when_alike:
+            return (
+                f"the engine was started {self._attempt_log.num_crashes} times and crashed alike, whichever rows it had"
+            )
+        if self._attempt_log.num_crashes > self._config.max_restarts:
+            return f"engine.max_restarts={self._config.max_restarts}: replica {self._name} died again"
+        return None
+
+    def _started_engine(self) -> Engine:
+        """Start the engine; wait for what may pass by itself, in several pauses.
+
+        Raises:
+            PipelineError: It does not start.
+        """
+        for number, pause_s in enumerate(START_PAUSES_S, 1):
+            try:
+                return self._config.factory()
+            except TransientStartError as error:
+                logger.warning("The engine does not start now", exc_info=True)
+                retry = f"retry {number} of {len(START_PAUSES_S)} in {pause_s:.0f} s"
+                self._report(f"the engine does not start now: {error}; {retry}")
+            time.sleep(pause_s)
+        try:
+            return self._config.factory()
+        except TransientStartError as error:
+            raise error.error from error
+
+    def _report(self, line: str) -> None:
+        self._config.control.report(self._actor, f"replica {self._name}: {line}")
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason

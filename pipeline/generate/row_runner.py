@@ -86,6 +86,7 @@ class RowRunner:
                 attempts = num_crashes + 1
                 self.attempt_log.start(row.key, level)
                 result = await self._request(row, engine)
+                self.admission.prove()
             durations = {"queued_s": started_at - received_at, "generated_s": time.monotonic() - started_at}
             completion = completion_of(row, result, attempts=attempts, replica=self.replica, **durations)
             if level:  # the next suspicious row must not start, and perhaps crash, before this one is cleared
@@ -111,10 +112,11 @@ class RowRunner:
             return await engine.generate(request)
         except RowError as error:
             return str(error)
-        except EngineCrashed:
+        except EngineCrashed as error:
             # An exception would fail only this block, and the crashed engine would fail every row of the queue. When
             # the process exits, Ray restarts the actor and resubmits its rows; a clean exit is not retried.
             logger.exception("The engine is dead; this process ends")
+            self.attempt_log.crash(str(error))
             await asyncio.to_thread(self.journal.close)  # persists the rows that have finished and wait to be written
             logging.shutdown()
             os._exit(1)

@@ -127,7 +127,11 @@ def generate(
     progress.begin(prompts.num_rows * repeats, work.num_rows, work.order)
     schedule = Schedule(history=work.history, num_known=work.num_known, num_rows=work.num_rows)
     while work.num_rows:
-        dispatch_pass = DispatchPass(work, _replica_config(config, run, factory), placement, progress, interruptions)
+        # When an engine has worked for this run before, and few rows are left, each of them may be a poison row.
+        few = work.num_rows <= placement.num_replicas * config.engine.slots
+        ends_when_alike = not (few and any(row.error is None for row in journal.read(journals)))
+        replica_config = _replica_config(config, run, factory, ends_when_alike=ends_when_alike)
+        dispatch_pass = DispatchPass(work, replica_config, placement, progress, interruptions)
         num_given_up = dispatch_pass.run(run)
         if dispatch_pass.num_done == work.num_rows:
             break
@@ -139,7 +143,9 @@ def generate(
     return metadata
 
 
-def _replica_config(config: Config, run: ArtifactStore, factory: EngineFactory) -> ReplicaConfig:
+def _replica_config(
+    config: Config, run: ArtifactStore, factory: EngineFactory, *, ends_when_alike: bool
+) -> ReplicaConfig:
     """Return the configuration of a new session's replicas, with its own directory of control messages."""
     session = uuid.uuid4().hex[:12]
     control = Control(run.child(journal.DIRECTORY).child(f"session-{session}"))
@@ -155,5 +161,6 @@ def _replica_config(config: Config, run: ArtifactStore, factory: EngineFactory) 
         slots=config.engine.slots,
         seed=config.seed,
         max_restarts=config.engine.max_restarts,
+        ends_when_alike=ends_when_alike,
         log_dir=str(run.local / "logs") if run.local else f"{tempfile.gettempdir()}/pipeline-logs",
     )

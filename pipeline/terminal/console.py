@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
 from rich.console import Console
+
+LONGEST_LOG_TEXT = 1_000_000
+"""Bytes of a log that are searched for the reason of a failure."""
+
+_log: Path | None = None
+"""The log that this process's output was last redirected to."""
 
 
 def plain() -> Console:
@@ -50,6 +56,7 @@ def redirect_output(log: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    global _log
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -57,10 +64,30 @@ def redirect_output(log: Path) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
+    _log = log
 
 
-def root_cause(log: Path) -> str:
-    """Return the first error in a log as the end of a message, or "": vLLM's processes print errors, not raise them."""
-    sys.stderr.flush()
-    found = re.search(r"\b(\w+(?:Error|Exception): .+)", log.read_text(encoding="utf-8", errors="replace"))
-    return f": {found[1][:500]} ({log})" if found else ""
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """A position in the log that `redirect_output` selected; `path` is None where output is not redirected."""
+
+    path: Path | None
+    offset: int
+
+    @classmethod
+    def now(cls) -> LogPosition:
+        """Return the end of the log."""
+        sys.stderr.flush()
+        return cls(_log, _log.stat().st_size) if _log is not None else cls(None, 0)
+
+    def text(self) -> str:
+        """Return what was printed since, at most the last `LONGEST_LOG_TEXT` bytes; "" if the file is gone."""
+        if self.path is None:
+            return ""
+        sys.stderr.flush()
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(self.offset, self.path.stat().st_size - LONGEST_LOG_TEXT))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""

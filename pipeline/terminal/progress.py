@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from pipeline.terminal.text import escape_control
+
 LINE_EVERY_S = 30.0
 """Seconds between two progress lines when the console is not a terminal."""
 
@@ -55,6 +57,10 @@ class GenerateProgress:
         elif time.monotonic() - self._last_line_at > LINE_EVERY_S:
             self._last_line_at = time.monotonic()
             self._console.print(f"generate: {self._done}/{self._total} rows, {self._rate()}")
+
+    def report(self, line: str) -> None:
+        """Print what has happened to a replica; the line may quote a library's text."""
+        self._console.print(f"generate: {escape_control(line)}", soft_wrap=True, markup=False)
 
     def end(self) -> None:
         """Remove the bar."""

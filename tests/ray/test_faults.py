@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from builders import Counting, completions, engine_infos, make_prompt, settings, wait_until
 from scripted import ScriptedFactory
 
+from pipeline.errors import RunError
 from pipeline.generate import journal
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
@@ -78,3 +80,59 @@ def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placem
     assert sum(row["attempts"] > 1 for row in rows) == progress.num_in_flight
     assert [info.restarts for info in made.engine.values()] == [1]
     assert progress.num_done == 24
+
+
+@pytest.mark.parametrize(("num_rows", "slots", "num_starts"), [(200, 16, 2), (12, 64, 3), (3, 64, 3)])
+def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_starts(
+    run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int, num_starts: int
+) -> None:
+    run, progress = run_with_prompts([make_prompt(number, question="DIE") for number in range(num_rows)]), Counting()
+    config, script = settings(f"engine.endpoint.concurrency={slots}"), ScriptedFactory(starts=str(tmp_path / "starts"))
+    with pytest.raises(
+        RunError, match=r"started \d times and crashed alike.+: told to die \(/.+\.log\)\. Fix"
+    ) as ended:
+        generate_stage.generate(config, run, placement, script, progress, progress)
+    assert ended.value.exit_code == 2
+    assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
+    assert len(progress.lines) == num_starts - 1
+    assert re.fullmatch(r"replica \S+: the engine crashed: told to die; restart 1 of 10 in 1 s", progress.lines[0])
+
+
+def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_ones_to_fail(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    """They are the first of the work list."""
+    long = "DIE, and what a long question this is "
+    run, progress = (
+        run_with_prompts([make_prompt(n, question=long if n < 2 else "Что?") for n in range(40)]),
+        Counting(),
+    )
+    config = settings("engine.endpoint.concurrency=8")
+    generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.05), progress, progress)
+    assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
+    assert {row["completion"] for row in completions(run) if not row["error"]} == {"A"}
+    assert 4 <= len(progress.lines) <= 6
+
+
+def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    """An engine has worked for this run in an earlier session."""
+    run = run_with_prompts([make_prompt(number, question="DIE" if number < 2 else "Что?") for number in range(6)])
+    config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=0")
+    with pytest.raises(RunError, match=r"max_restarts=0: replica \S+ died again: told to die"):
+        generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
+    generate_stage.generate(settings(), run, placement, ScriptedFactory(), Counting(), Counting())
+    assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
+
+
+def test_a_start_that_fails_for_a_passing_reason_is_repeated(
+    run_with_prompts: Make, placement: Placement, tmp_path: Path
+) -> None:
+    run, progress = run_with_prompts([make_prompt(1)]), Counting()
+    script = ScriptedFactory(starts=str(tmp_path / "starts"), failing_starts=1)
+    made = generate_stage.generate(settings(), run, placement, script, progress, progress)
+    assert [row["completion"] for row in completions(run)] == ["A"]
+    assert [info.restarts for info in made.engine.values()] == [0]
+    (line,) = progress.lines
+    assert line.endswith(": the engine does not start now: the memory is not free yet; retry 1 of 5 in 3 s")

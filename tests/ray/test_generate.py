@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,21 +92,9 @@ def test_rows_that_complete_at_once_do_not_delay_each_other(
     run = run_with_prompts([make_prompt(number) for number in range(400)])
     starts = tmp_path / "starts"
     config = settings("engine.endpoint.concurrency=2")
-    generate_stage.generate(config, run, placement, Noting(starts=str(starts)), Counting(), Counting())
+    generate_stage.generate(config, run, placement, ScriptedFactory(starts=str(starts)), Counting(), Counting())
     assert len(completions(run)) == 400
     assert starts.read_text() == "start\n"
-
-
-@dataclass(frozen=True)
-class Noting(ScriptedFactory):
-    """Writes a line to `starts` for each engine that it starts."""
-
-    starts: str = ""
-
-    def __call__(self) -> Any:
-        with Path(self.starts).open("a", encoding="utf-8") as file:
-            file.write("start\n")
-        return super().__call__()
 
 
 class Fading:

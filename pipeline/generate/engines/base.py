@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.errors import PipelineError
 from pipeline.records import FinishReason
 from pipeline.runs.manifest import EngineInfo
 
@@ -44,7 +45,18 @@ class RowError(Exception):
 
 
 class EngineCrashed(Exception):
-    """The engine crashed, and with it every request in flight; only a new process helps."""
+    """The engine crashed, and with it every request in flight; only a new process helps. The message is the cause."""
+
+
+class TransientStartError(Exception):
+    """The engine did not start for a reason that may pass by itself: another start may succeed.
+
+    `error` is to be raised when it does not.
+    """
+
+    def __init__(self, error: PipelineError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Engine(Protocol):
@@ -75,4 +87,5 @@ class EngineFactory(Protocol):
 
         Raises:
             PipelineError: It cannot start, and the user can fix it.
+            TransientStartError: It does not start now; another start may succeed.
         """

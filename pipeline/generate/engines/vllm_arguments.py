@@ -6,6 +6,9 @@ hardware does not support is refused. Try it: `python -m pipeline.preview conf=d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from pipeline.config.harness_arguments import sampling
@@ -21,7 +24,7 @@ def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
         spans_nodes: Whether the replica's GPUs are on several nodes, in the placement group of its actor.
 
     Raises:
-        ConfigError: vLLM does not know a key of `engine.extra`, or refuses its value.
+        ConfigError: vLLM does not know a key of `engine.extra`.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -44,10 +47,16 @@ def engine_arguments(config: Config, *, spans_nodes: bool = False) -> Any:
     if engine.gpus_per_replica > 1:
         # On one machine the actor holds all GPUs; over several, vLLM's own actors take them from its placement group.
         arguments["distributed_executor_backend"] = "ray" if spans_nodes else "mp"
-    try:
-        return AsyncEngineArgs(**{**arguments, **engine.extra})
-    except TypeError as error:
-        raise ConfigError(f"engine.extra={dict(engine.extra)!r}: {error}: see vLLM's engine arguments") from error
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    for name, value in engine.extra.items():
+        if name not in known:
+            raise ConfigError(f"engine.extra.{name}={value!r}: vLLM has no such engine argument{_hint(name, known)}")
+    return AsyncEngineArgs(**{**arguments, **engine.extra})
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(name, known, 1)
+    return f": did you mean {nearest[0]}?" if nearest else ""
 
 
 def sampling_arguments(config: Config) -> dict[str, Any]:

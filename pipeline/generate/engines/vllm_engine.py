@@ -24,7 +24,9 @@ from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Reques
 from pipeline.generate.engines.hardware import gpu_info, num_parameters
 from pipeline.generate.engines.reasoning import Parser, make_parser, parser_class_of
 from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
+from pipeline.generate.engines.vllm_failures import crash_cause, start_error
 from pipeline.runs.manifest import EngineInfo
+from pipeline.terminal.console import LogPosition
 
 CLOSE_S = 10.0
 """Seconds that vLLM's processes have to end on their own."""
@@ -49,9 +51,10 @@ class VllmFactory:
         """Start vLLM and wait until it can generate.
 
         Raises:
-            ModelError: vLLM is not installed, or refuses the model or the arguments.
-            ConfigError: vLLM does not know a key of engine.extra or the reasoning_parser, or engine.batch_invariant
+            ModelError: vLLM is not installed, or refuses the model.
+            ConfigError: vLLM refuses an argument or does not know the reasoning_parser, or engine.batch_invariant
                 needs other hardware, or other jobs' GPUs split a tensor parallel group of the replica over nodes.
+            TransientStartError: The model's files or the device's memory are not available now.
         """
         # No usage statistics leave the machine: they would show what is benchmarked, and how often.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -79,6 +82,7 @@ class VllmFactory:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        log = LogPosition.now()
         try:
             engine = AsyncLLM.from_engine_args(
                 engine_arguments(self.config, spans_nodes=self.spans_nodes), start_engine_loop=True
@@ -86,12 +90,11 @@ class VllmFactory:
         except ConfigError:
             raise
         except Exception as error:  # whatever the cause, no row can be generated
-            path = self.config.model.path
-            raise ModelError(f"model.path={path!r}: vLLM does not start") from error
+            raise start_error(self.config, error, log.text(), str(log.path or "")) from error
         try:
             parser = make_parser(self.config, parser_class, engine.get_tokenizer())
             sampling = sampling_arguments(self.config)
-            return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY)
+            return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY, log)
         except BaseException:
             engine.shutdown(timeout=CLOSE_S)
             raise
@@ -100,8 +103,17 @@ class VllmFactory:
 class VllmEngine:
     """A running vLLM. Made by `VllmFactory`."""
 
-    def __init__(self, engine: Any, parser: Parser, sampling: dict[str, Any], sampling_params: Any, kind: Any) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        parser: Parser,
+        sampling: dict[str, Any],
+        sampling_params: Any,
+        kind: Any,
+        log: LogPosition | None = None,
+    ) -> None:
         self._engine, self._parser = engine, parser
+        self._log = log or LogPosition.now()
         self._sampling = {**sampling, "skip_special_tokens": parser.drops_special_tokens, "output_kind": kind}
         self._sampling_params = sampling_params
         self._watch = Watch(self._has_crashed)
@@ -158,14 +170,14 @@ class VllmEngine:
                 async for output in self._engine.generate(prompt, params, request.request_id):
                     final = output
         except EngineDeadError as error:
-            raise EngineCrashed(str(error)) from error
+            raise self._crashed(error) from error
         except asyncio.CancelledError as error:
             if self._has_crashed():  # cancelled by the watch, or by vLLM, which closes sockets that are waited for
-                raise EngineCrashed("vLLM's engine is dead, and vLLM has not told this request") from error
+                raise self._crashed(RuntimeError("vLLM's engine ended without a message")) from error
             raise
         except Exception as error:
             if self._has_crashed():
-                raise EngineCrashed(str(error)) from error
+                raise self._crashed(error) from error
             cause = error.__cause__ or error
             raise RowError(f"{type(cause).__name__}: {cause}") from error
         if final is None:
@@ -182,6 +194,9 @@ class VllmEngine:
             num_prompt_tokens=len(final.prompt_token_ids),
             num_output_tokens=len(generated.token_ids),
         )
+
+    def _crashed(self, error: BaseException) -> EngineCrashed:
+        return EngineCrashed(crash_cause(error, self._log.text()))
 
     def _has_crashed(self) -> bool:
         return self._engine is None or bool(self._engine.errored)

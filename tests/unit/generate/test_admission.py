@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.generate import admission
 from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import Suspicion
 
@@ -161,3 +162,33 @@ def test_no_level_exceeds_its_width_no_two_levels_mix_and_every_row_runs(
     assert not watch.mixed
     assert {name for name, row in enumerate(rows) if not row[3]} <= set(watch.order)
     assert watch.queue.num_running == 0
+
+
+def test_an_unproven_engine_gets_the_least_suspicious_rows_first_until_one_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first to arrive is suspicious, and still waits for those that are not."""
+    monkeypatch.setattr(admission, "GATHER_S", 0.05)
+
+    async def scene(watch: Watch) -> None:
+        watch.queue = AdmissionQueue(2, unproven=True)
+
+        async def finishing(level: Suspicion, name: str) -> None:
+            async with watch.queue.slot(level, 0):
+                watch.order.append(name)
+                if level:  # the normal row shows nothing, as if it had failed without the engine
+                    watch.queue.prove()
+
+        names = ["alone", "crowd", "crowd too", "normal", "alone too"]
+        levels = {"a": Suspicion.ISOLATED, "c": Suspicion.GROUPED, "n": Suspicion.NONE}
+        await asyncio.gather(*(finishing(levels[name[0]], name) for name in names))
+
+    assert run(scene).order == ["normal", "crowd", "alone", "alone too", "crowd too"]
+
+
+def test_an_unproven_engine_gets_suspicious_rows_singly() -> None:
+    async def scene(watch: Watch) -> None:
+        watch.queue = AdmissionQueue(64, unproven=True)
+        await asyncio.gather(*(watch.row(Suspicion.GROUPED) for _ in range(20)))
+
+    assert run(scene).most[Suspicion.GROUPED] == 1

@@ -108,3 +108,58 @@ def test_a_truncated_last_line_is_ignored(file: Path, truncated: bytes) -> None:
     assert (log.finished("a"), log.finished("b")) == (None, None)
     assert log.suspicion("a") == Suspicion.GROUPED
     assert AttemptLog(file).num_crashes == 2
+
+
+def crash(file: Path, cause: str, *keys: str, finished: str | None = None) -> None:
+    """Let a process start the rows, finish one of them or none, and crash with this cause."""
+    log = AttemptLog(file)
+    for key in keys:
+        log.start(key, log.suspicion(key))
+    if finished is not None:
+        log.end(finished, RowStatus(failed=False, num_output_tokens=1))
+    log.crash(cause)
+
+
+def test_two_crashes_alike_with_different_rows_and_none_finished_are_the_engines(file: Path) -> None:
+    crash(file, "ValueError: 0x7f12 of 3 MiB\nand a second line", "a", "b")
+    first = AttemptLog(file)
+    assert (first.is_unproven, first.crashes_alike) == (True, False)
+    first.start("c", Suspicion.NONE)
+    first.crash("ValueError: 0x9a of 47 MiB and a second line")
+    first.crash("what other requests saw later")
+    second = AttemptLog(file)
+    assert second.crashes_alike
+    assert second.last_cause == "ValueError: 0x9a of 47 MiB and a second line"
+
+
+def test_crashes_that_one_row_explains_are_not_the_engines(file: Path) -> None:
+    for rows in (("a", "bad", "b"), ("bad", "b"), ("bad",), ("bad",)):
+        crash(file, "E: x", *rows)
+    log = AttemptLog(file)
+    assert (log.is_unproven, log.crashes_alike) == (True, False)
+
+
+def test_crashes_with_other_causes_or_without_any_are_not_alike(file: Path) -> None:
+    crash(file, "E: x", "a")
+    crash(file, "E: y", "b")
+    log = AttemptLog(file)
+    assert (log.is_unproven, log.crashes_alike, log.last_cause) == (True, False, "E: y")
+    log.start("c", Suspicion.NONE)  # and the process is killed
+    log = AttemptLog(file)
+    assert (log.is_unproven, log.crashes_alike, log.last_cause) == (False, False, None)
+
+
+def test_a_row_that_was_finished_shows_that_the_engine_works(file: Path) -> None:
+    crash(file, "E: x", "a")
+    crash(file, "E: x", "b", "c", finished="c")
+    log = AttemptLog(file)
+    assert (log.is_unproven, log.crashes_alike) == (False, False)
+
+
+def test_a_poison_row_that_is_recorded_shows_nothing(file: Path) -> None:
+    crash(file, "E: x", "a")
+    log = AttemptLog(file)
+    log.end("poison", RowStatus(failed=True, num_output_tokens=0))
+    log.start("b", Suspicion.NONE)
+    log.crash("E: x")
+    assert AttemptLog(file).crashes_alike
