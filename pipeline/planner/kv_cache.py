@@ -12,7 +12,7 @@ GPU a `CacheFit`. vllm is not imported; the rules are those of vLLM 0.32, for at
     sequence    blocks in each group: full attention, one for each `block_tokens` of its tokens; window, those of the
                 window and of the tokens in flight, and one more (v1/kv_cache_interface.py:602, 862-885); recurrent, one
                 without prefix caching, with it two, and three for Mamba2 (1076-1083; layers/mamba/mamba_mixer2.py:1098)
-    demanded    the blocks of one sequence of max_model_len must fit beside one null block
+    demanded    the blocks of one sequence of max_model_len must fit next to one null block
                 (v1/core/kv_cache_utils.py:1003-1040, 2337-2366, 2601-2624)
     slots       with recurrent layers and CUDA graphs, max_num_seqs is at most the number of blocks
                 (config/compilation.py:1502-1525)
@@ -135,12 +135,12 @@ def _group_size(counts: list[int]) -> int:
 class CacheFit:
     """What the KV cache must hold and what there is for it, on each GPU, and whether vLLM starts.
 
-    `room_bytes` is the engine's share of a GPU without the weights; activations, CUDA graphs and the rest may take
+    `available_bytes` is the engine's share of a GPU without the weights; activations, CUDA graphs and the rest may take
     `overhead_limit_bytes` of it. `num_blocks` and `longest_context` are those with `RESERVED_BYTES` of overhead.
     """
 
     layout: CacheLayout
-    room_bytes: float
+    available_bytes: float
     demanded_bytes: int
     overhead_limit_bytes: float
     num_blocks: int
@@ -159,16 +159,16 @@ class CacheFit:
 def cache_fit(shape: Shape, size: int, gpu_bytes: float, settings: CacheSettings) -> CacheFit:
     """Return how the KV cache fits on GPUs with `gpu_bytes` of memory each."""
     layout = cache_layout(shape, size, settings)
-    room = gpu_bytes * settings.gpu_memory_utilization - shape.weights_bytes / size
+    available = gpu_bytes * settings.gpu_memory_utilization - shape.weights_bytes / size
     num_demanded = layout.num_blocks(settings.context_size, settings.in_flight_tokens)
     num_slots = settings.max_num_seqs if layout.num_recurrent_groups and settings.cuda_graphs else None
     num_needed = max(num_demanded + 1, num_slots or 0)
-    num_blocks = max(0, int((room - RESERVED_BYTES) // layout.pool_block_bytes))
+    num_blocks = max(0, int((available - RESERVED_BYTES) // layout.pool_block_bytes))
     return CacheFit(
         layout=layout,
-        room_bytes=room,
+        available_bytes=available,
         demanded_bytes=num_demanded * layout.pool_block_bytes,
-        overhead_limit_bytes=room - num_needed * layout.pool_block_bytes,
+        overhead_limit_bytes=available - num_needed * layout.pool_block_bytes,
         num_blocks=num_blocks,
         longest_context=layout.longest(num_blocks - 1, settings),
         limited_by_slots=num_needed > num_demanded + 1,

@@ -171,7 +171,7 @@ def _memory_table(found: list[Plan]) -> Table:
         (
             str(plan.tensor_parallel_size),
             _gib(plan.weights_bytes_per_gpu),
-            _gib(plan.cache.room_bytes),
+            _gib(plan.cache.available_bytes),
             f"{plan.cache.layout.block_tokens:,} tokens",
             f"{plan.cache.layout.pool_block_bytes:,} B",
             f"{plan.cache.num_blocks:,}",
@@ -218,9 +218,9 @@ def _reason(plan: Plan, settings: CacheSettings) -> str:
     """Return why it is open whether vLLM starts at a size, or why it does not, and what fits."""
     cache = plan.cache
     at = f"TP {plan.tensor_parallel_size} is {cache.status}: "
-    if cache.room_bytes <= 0:
+    if cache.available_bytes <= 0:
         weights = plan.weights_bytes_per_gpu
-        share = weights + cache.room_bytes
+        share = weights + cache.available_bytes
         return f"{at}the weights take {_gib(weights)} of each GPU, of which the engine has {_gib(share)}"
     what = f"a sequence of model.context_size={settings.context_size:,} and the null block"
     if cache.limited_by_slots:

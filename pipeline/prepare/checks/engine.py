@@ -159,7 +159,7 @@ def hybrid_block(config: Config, model_config: Mapping[str, Any]) -> int | None:
 
 
 def _caches_prefixes(config: Config) -> bool:
-    """Return whether vLLM caches prefixes, which it does unless told otherwise."""
+    """Return whether vLLM caches prefixes, which it does by default."""
     return config.engine.extra.get("enable_prefix_caching") is not False
 
 

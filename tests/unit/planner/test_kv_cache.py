@@ -44,7 +44,7 @@ ENGINE = CacheSettings(context_size=262_144, max_num_seqs=128, gpu_memory_utiliz
 
 
 @pytest.mark.parametrize(
-    ("size", "block", "pool_block", "demanded", "room", "overhead"),
+    ("size", "block", "pool_block", "demanded", "available", "overhead"),
     [
         (1, 1_056, 21_626_880, 5.136, 8.31, 3.15),
         (2, 1_056, 10_813_440, 2.568, 40.6, 38.0),
@@ -52,12 +52,12 @@ ENGINE = CacheSettings(context_size=262_144, max_num_seqs=128, gpu_memory_utiliz
     ],
 )
 def test_the_reference_model_has_the_blocks_that_vllm_computes(
-    size: int, block: int, pool_block: int, demanded: float, room: float, overhead: float
+    size: int, block: int, pool_block: int, demanded: float, available: float, overhead: float
 ) -> None:
     fit = cache_fit(REFERENCE, size, A100, ENGINE)
     assert (fit.layout.block_tokens, fit.layout.pool_block_bytes) == (block, pool_block)
     assert fit.demanded_bytes / GIB == pytest.approx(demanded, rel=0.001)
-    assert fit.room_bytes / GIB == pytest.approx(room, rel=0.01)
+    assert fit.available_bytes / GIB == pytest.approx(available, rel=0.01)
     assert fit.overhead_limit_bytes / GIB == pytest.approx(overhead, rel=0.01)
 
 

@@ -250,7 +250,7 @@ def test_a_run_with_a_context_beyond_the_models_positions_ends_before_a_row_is_r
     prepare(compose([*arguments, f"model.path={model}", "model.context_size=999"]), run)
 
 
-def test_vllm_may_be_told_to_start_with_a_longer_context(arguments, run, make_model, monkeypatch):
+def test_vllm_may_be_allowed_a_longer_context(arguments, run, make_model, monkeypatch):
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
     config = compose([*arguments, f"model.path={make_model({'config.json': {'max_position_embeddings': 999}})}"])
     prepare(config, run)

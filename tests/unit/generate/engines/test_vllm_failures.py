@@ -210,6 +210,6 @@ def test_the_root_cause_is_the_first_exception_of_the_first_process_that_failed(
 
 def test_a_crash_has_the_cause_that_the_engine_logged_or_what_this_process_saw() -> None:
     log = logged(CORE, "EngineCore encountered a fatal error.", "AssertionError: CPU GDN attention requires BF16.")
-    dead = RuntimeError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
-    assert crash_cause(dead, log) == "AssertionError: CPU GDN attention requires BF16"
-    assert crash_cause(dead, "INFO all is well\n").startswith("RuntimeError: EngineCore encountered an issue")
+    crashed = RuntimeError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+    assert crash_cause(crashed, log) == "AssertionError: CPU GDN attention requires BF16"
+    assert crash_cause(crashed, "INFO all is well\n").startswith("RuntimeError: EngineCore encountered an issue")
