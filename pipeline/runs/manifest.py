@@ -105,10 +105,12 @@ def _with_prefix(stored: Mapping[str, Any], prefix: str) -> Json:
 class EngineInfo:
     """What a replica reported about its engine and its own lifetime; None is unknown.
 
-    The model's shape is as the engine read it from config.json. `gpu_names` and `gpu_uuids` are comma-separated, in the
-    same order; `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the number
-    of starts after a crash, `gave_up` the reason why the replica stopped for good. `other` keeps the keys that have no
-    field in this version.
+    The model's shape is as the engine read it from config.json. `num_kv_blocks`, of `kv_block_size` tokens each, are
+    the KV cache of one replica, and `kv_concurrency` is the number of sequences of `max_model_len` that fit into it.
+    `largest_cuda_graph` is in sequences. `gpu_names` and `gpu_uuids` are comma-separated, in the same order;
+    `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the number of starts
+    after a crash, `gave_up` the reason why the replica stopped for good. `other` keeps the keys that have no field in
+    this version.
     """
 
     vllm: str | None = None
@@ -119,6 +121,15 @@ class EngineInfo:
     dtype: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    prefix_caching: bool | None = None
+    async_scheduling: bool | None = None
+    largest_cuda_graph: int | None = None
+    kv_cache_dtype: str | None = None
+    kv_block_size: int | None = None
+    num_kv_blocks: int | None = None
+    num_kv_tokens: int | None = None
+    kv_concurrency: float | None = None
     architecture: str | None = None
     num_layers: int | None = None
     hidden_size: int | None = None

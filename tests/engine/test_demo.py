@@ -89,6 +89,10 @@ def test_the_manifest_records_the_run(demo_run: ArtifactStore) -> None:
     (engine,) = manifest["engine"].values()
     assert (engine["dtype"], engine["device"]) == ("float32", "cpu")
     assert (engine["max_model_len"], engine["max_num_seqs"]) == (1024, 64)
+    assert engine["num_kv_blocks"] > 0
+    assert engine["kv_concurrency"] == pytest.approx(engine["num_kv_tokens"] / 1024, rel=0.02)
+    assert isinstance(engine["prefix_caching"], bool)
+    assert engine["max_num_batched_tokens"] >= 64
     assert (engine["architecture"], engine["num_layers"], engine["num_parameters"]) == ("Qwen3ForCausalLM", 3, 572_864)
     assert manifest["hardware"]["gpus"] == []
     assert manifest["timings_s"]["generate"] > 0

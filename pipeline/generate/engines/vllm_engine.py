@@ -129,6 +129,7 @@ class VllmEngine:
         device = str(config.device_config.device_type)
         info = replace(
             _shape(model),
+            **_serving(config),
             vllm=vllm.__version__,
             torch=torch.__version__,
             transformers=transformers.__version__,
@@ -136,7 +137,6 @@ class VllmEngine:
             device=device,
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=model.max_model_len,
-            max_num_seqs=config.scheduler_config.max_num_seqs,
         )
         if model.quantization is not None:
             info = replace(info, quantization=str(model.quantization))  # packed weights do not show their number
@@ -262,6 +262,27 @@ class Watch:
         if self._has_crashed():
             for task in self._waiting:
                 task.cancel()
+
+
+def _serving(config: Any) -> dict[str, Any]:
+    """Return what decides speed and batches, as vLLM resolved it, and the KV cache that its profiling run found.
+
+    The engine's process reports the cache's size when it is ready (`_apply_ready_response`, v1/engine/core_client.py).
+    """
+    scheduler, cache = config.scheduler_config, config.cache_config
+    graphs = config.compilation_config.cudagraph_capture_sizes or []
+    return {
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "prefix_caching": cache.enable_prefix_caching,
+        "async_scheduling": scheduler.async_scheduling,
+        "largest_cuda_graph": max(graphs, default=None),
+        "kv_cache_dtype": str(cache.cache_dtype),
+        "kv_block_size": cache.block_size,
+        "num_kv_blocks": cache.num_gpu_blocks,
+        "num_kv_tokens": getattr(cache, "kv_cache_size_tokens", None),
+        "kv_concurrency": getattr(cache, "kv_cache_max_concurrency", None),
+    }
 
 
 def _shape(model: Any) -> EngineInfo:
