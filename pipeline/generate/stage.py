@@ -127,10 +127,8 @@ def generate(
     progress.begin(prompts.num_rows * repeats, work.num_rows, work.order)
     schedule = Schedule(history=work.history, num_known=work.num_known, num_rows=work.num_rows)
     while work.num_rows:
-        # When an engine has worked for this run before, and few rows are left, each of them may be a poison row.
         few = work.num_rows <= placement.num_replicas * config.engine.slots
-        ends_when_alike = not (few and any(row.error is None for row in journal.read(journals)))
-        replica_config = _replica_config(config, run, factory, ends_when_alike=ends_when_alike)
+        replica_config = _replica_config(config, run, factory, ends_when_alike=not (few and _has_worked(journals)))
         dispatch_pass = DispatchPass(work, replica_config, placement, progress, interruptions)
         num_given_up = dispatch_pass.run(run)
         if dispatch_pass.num_done == work.num_rows:
@@ -141,6 +139,11 @@ def generate(
     compaction.commit(run, prompts, repeats, dump(metadata))
     remove_journals(run)
     return metadata
+
+
+def _has_worked(journals: ArtifactStore) -> bool:
+    """Return whether an engine has finished a row of this run, so that the last few rows may all be poison rows."""
+    return any(row.error is None for row in journal.read(journals))
 
 
 def _replica_config(
