@@ -44,9 +44,10 @@ check: $(VENV)/.dev  ## lint, format, types and the layers of imports
 lock:  ## pin requirements/cpu.txt, dev.txt and gpu.txt from pyproject.toml (needs uv)
 	$(LOCK_CPU) --extra cpu -o requirements/cpu.txt
 	$(LOCK_CPU) --extra cpu --extra dev -o requirements/dev.txt
-	grep -v '^torch' requirements/cpu.txt > requirements/gpu.txt
-	env -u UV_EXTRA_INDEX_URL -u UV_INDEX -u UV_FIND_LINKS $(LOCK) --extra gpu -o requirements/gpu.txt
-	sed -E -i 's/^(torch[a-z]*)==/\1===/' requirements/gpu.txt
+	grep -vE '^(torch|cuda-)' requirements/cpu.txt > requirements/gpu.txt
+	env -u UV_EXTRA_INDEX_URL -u UV_INDEX -u UV_FIND_LINKS $(LOCK) --extra gpu \
+		--constraint requirements/gpu.constraints.txt -o requirements/gpu.txt
+	sed -E -i 's/^(torch[a-z]*|vllm)==/\1===/' requirements/gpu.txt
 
 clean:  ## remove the virtual environments, the outputs and all caches
 	rm -rf $(VENV) .venv-gpu .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

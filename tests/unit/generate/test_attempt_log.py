@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generate.attempt_log import MAX_ISOLATED_CRASHES, AttemptLog, RowStatus, Suspicion
+from pipeline.generate.attempt_log import MAX_ISOLATED_CRASHES, WITHOUT_REASON, AttemptLog, RowStatus, Suspicion
 
 
 @pytest.fixture
@@ -163,3 +163,28 @@ def test_a_poison_row_that_is_recorded_shows_nothing(file: Path) -> None:
     log.start("b", Suspicion.NONE)
     log.crash("E: x")
     assert AttemptLog(file).crashes_alike
+
+
+def test_poison_rows_one_after_another_are_not_the_engines_once_it_has_worked(file: Path) -> None:
+    crash(file, "E: x", "good", "a", "b", finished="good")
+    crash(file, "E: x", "a")
+    crash(file, "E: x", "a")
+    log = AttemptLog(file)
+    log.end("a", RowStatus(failed=True, num_output_tokens=0))
+    log.start("b", log.suspicion("b"))
+    log.crash("E: x")
+    assert not AttemptLog(file).crashes_alike
+
+
+def test_an_engine_that_breaks_after_it_has_worked_is_noticed(file: Path) -> None:
+    crash(file, "E: x", "good", finished="good")
+    crash(file, "E: x", "a")
+    crash(file, "E: x", "b")
+    assert AttemptLog(file).crashes_alike
+
+
+@pytest.mark.parametrize("cause", ["EngineDeadError: EngineCore encountered an issue.", WITHOUT_REASON[1]])
+def test_engines_that_end_without_a_reason_are_not_alike(file: Path, cause: str) -> None:
+    crash(file, cause, "a")
+    crash(file, cause, "b")
+    assert not AttemptLog(file).crashes_alike

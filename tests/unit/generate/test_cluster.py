@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from importlib import import_module
 from types import ModuleType
 
@@ -117,11 +117,16 @@ def test_vllm_starts_its_workers_on_the_nodes_of_the_replica(
     config = compose(["conf=mera", *overrides])
     factory = engine_factory(config, place(config, nodes(*gpus)))
     arguments = ModuleType("vllm.engine.arg_utils")
-    arguments.AsyncEngineArgs = dict  # type: ignore[attr-defined]
+    names = (
+        *("model", "revision", "tokenizer_revision", "dtype", "max_model_len", "trust_remote_code", "seed"),
+        *("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "gpu_memory_utilization"),
+        *("disable_log_stats", "enable_log_requests", "distributed_executor_backend", *config.engine.extra),
+    )
+    arguments.AsyncEngineArgs = make_dataclass("AsyncEngineArgs", names)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", arguments)
     assert isinstance(factory, VllmFactory)
     passed = engine_arguments(config, spans_nodes=factory.spans_nodes)
-    assert (passed["distributed_executor_backend"], passed["tensor_parallel_size"]) == (executor, 4)
+    assert (passed.distributed_executor_backend, passed.tensor_parallel_size) == (executor, 4)
 
 
 def test_when_nodes_are_lost_fewer_replicas_fit() -> None:
