@@ -24,7 +24,7 @@ from pipeline.config.loading import dump as compose_dump
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, Prompt, to_table
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, Completion, Prompt, to_table
 from pipeline.runs.manifest import EngineInfo, load, write_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -139,6 +139,28 @@ def completions(run: ArtifactStore) -> list[dict[str, Any]]:
     table = artifact.dataset().to_table().sort_by([("id", "ascending"), ("repeat", "ascending")])
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
+
+
+def completed(number: int, text: str = "A", repeat: int = 0, prompt_sha256: str = "00") -> Completion:
+    """Return the completion of a question of agro_bench's test split."""
+    return Completion(
+        task="agro_bench",
+        split="test",
+        id=number,
+        repeat=repeat,
+        prompt_sha256=prompt_sha256,
+        completion=text,
+        reasoning=None,
+        content=text,
+        finish_reason="stop",
+        num_prompt_tokens=1,
+        num_output_tokens=1,
+        error=None,
+        attempts=1,
+        replica="r",
+        queued_s=0.0,
+        generated_s=0.0,
+    )
 
 
 def engine_infos(run: ArtifactStore) -> list[EngineInfo]:

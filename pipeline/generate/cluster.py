@@ -51,7 +51,6 @@ class Placement:
     num_replicas: int
     gpus_per_replica: int
     num_gpus: int
-    gpu_type: str | None
     num_held_gpus: int = 0
     spans_nodes: bool = False
 
@@ -242,15 +241,11 @@ def place(config: Config, nodes: list[Node]) -> Placement:
         ConfigError: The replicas do not fit; the message names the key and what the nodes have.
     """
     gpus = _gpus(nodes)
-    prefix = "accelerator_type:"
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    kinds = sorted({name.removeprefix(prefix) for each in resources for name in each if name.startswith(prefix)})
     size = config.engine.gpus_per_replica
     return Placement(
         num_replicas=_num_replicas(config.engine, gpus),
         gpus_per_replica=size if config.engine.kind == "vllm" and any(gpus) else 0,
         num_gpus=sum(gpus),
-        gpu_type=", ".join(kinds) or None,
         spans_nodes=config.engine.kind == "vllm" and any(gpus) and size > max(gpus),
     )
 

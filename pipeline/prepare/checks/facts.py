@@ -76,7 +76,7 @@ class Facts:
     """The input of the checks. None means unknown: checks that need such a value are skipped.
 
     `hub_commits` holds the commits of the data sets that come from the hub, by task; `model_commit` is the commit of a
-    hub model. `allows_long_context` is whether vLLM is told to start with a context beyond the model's.
+    hub model. `allows_long_context` is whether vLLM may start with a context beyond the model's.
     """
 
     config: Config

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import completed
 
 from pipeline.errors import DataError
 from pipeline.generate import journal
@@ -14,27 +15,6 @@ from pipeline.generate.journal import Journal
 from pipeline.records import Completion
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
-
-
-def completion(number: int, text: str = "A") -> Completion:
-    return Completion(
-        task="agro_bench",
-        split="test",
-        id=number,
-        repeat=0,
-        prompt_sha256="00",
-        completion=text,
-        reasoning=None,
-        content=text,
-        finish_reason="stop",
-        num_prompt_tokens=1,
-        num_output_tokens=1,
-        error=None,
-        attempts=1,
-        replica="r",
-        queued_s=0.0,
-        generated_s=0.0,
-    )
 
 
 def write(store: ArtifactStore, name: str, completions: list[Completion]) -> None:
@@ -48,7 +28,7 @@ def write(store: ArtifactStore, name: str, completions: list[Completion]) -> Non
 
 def test_every_appended_completion_is_read_back(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
-    write(store, "one", [completion(number, 'ответ\u2028\n"{x}"') for number in range(100)])
+    write(store, "one", [completed(number, 'ответ\u2028\n"{x}"') for number in range(100)])
     rows = list(journal.read(store))
     assert [row.id for row in rows] == list(range(100))
     assert {row.completion for row in rows} == {'ответ\u2028\n"{x}"'}
@@ -57,7 +37,7 @@ def test_every_appended_completion_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_bytes", [1, 40, 200])
 def test_a_truncated_last_line_is_dropped(tmp_path: Path, num_bytes: int) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
-    write(store, "one", [completion(number) for number in range(3)])
+    write(store, "one", [completed(number) for number in range(3)])
     file = tmp_path / "journal" / "one.jsonl"
     file.write_bytes(file.read_bytes()[:-num_bytes])
     assert [row.id for row in journal.read(store)] == [0, 1]
@@ -65,8 +45,8 @@ def test_a_truncated_last_line_is_dropped(tmp_path: Path, num_bytes: int) -> Non
 
 def test_a_damaged_line_ends_the_reading_of_its_file_only(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
-    write(store, "one", [completion(number) for number in range(3)])
-    write(store, "two", [completion(9)])
+    write(store, "one", [completed(number) for number in range(3)])
+    write(store, "two", [completed(9)])
     file = tmp_path / "journal" / "one.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b'"id":1', b'"id":7')
@@ -81,7 +61,7 @@ def test_append_raises_on_a_full_disk(tmp_path: Path) -> None:
         writer._file.close()
         writer._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
         with pytest.raises(OSError, match="No space left"):
-            await writer.append(completion(1))
+            await writer.append(completed(1))
         writer.close()
 
     asyncio.run(append())
@@ -89,15 +69,15 @@ def test_append_raises_on_a_full_disk(tmp_path: Path) -> None:
 
 def test_errors_of_a_past_session_are_skipped_and_its_completions_are_kept(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
-    write(store, "one", [replace(completion(1), error="then"), completion(2)])
-    write(store, "two", [replace(completion(3), error="now")])
+    write(store, "one", [replace(completed(1), error="then"), completed(2)])
+    write(store, "two", [replace(completed(3), error="now")])
     assert [row.id for row in journal.read(store, without_errors_of={"one.jsonl"})] == [2, 3]
 
 
 def test_kept_completions_are_read_like_any_other(tmp_path: Path) -> None:
     store = ArtifactStore.open(str(tmp_path / "journal"))
-    journal.keep(store, (completion(number, "\n\u2028") for number in range(3)))
-    assert list(journal.read(store)) == [completion(number, "\n\u2028") for number in range(3)]
+    journal.keep(store, (completed(number, "\n\u2028") for number in range(3)))
+    assert list(journal.read(store)) == [completed(number, "\n\u2028") for number in range(3)]
     assert len(store.files()) == 1
 
 

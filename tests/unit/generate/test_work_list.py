@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from builders import make_prompt, publish_past_run, settings
+from builders import completed, make_prompt, publish_past_run, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.generate import length_estimates, work_list
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.work_list import Work, write_work
-from pipeline.records import PROMPT_SCHEMA, Completion, Prompt
+from pipeline.records import PROMPT_SCHEMA, Prompt
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
 Make = Callable[[list[Prompt]], ArtifactStore]
@@ -47,27 +47,6 @@ def known(run: ArtifactStore, tokens: dict[int, int]) -> Lengths:
 
 def questions(*lengths: int) -> list[Prompt]:
     return [make_prompt(number, question="x" * length) for number, length in enumerate(lengths)]
-
-
-def completion(number: int, repeat: int, prompt_sha256: str) -> Completion:
-    return Completion(
-        task="agro_bench",
-        split="test",
-        id=number,
-        repeat=repeat,
-        prompt_sha256=prompt_sha256,
-        completion="A",
-        reasoning=None,
-        content="A",
-        finish_reason="stop",
-        num_prompt_tokens=1,
-        num_output_tokens=1,
-        error=None,
-        attempts=1,
-        replica="r",
-        queued_s=0.0,
-        generated_s=0.0,
-    )
 
 
 @pytest.mark.usefixtures("at_root")
@@ -134,9 +113,9 @@ def test_finished_rows_and_prompts_that_cannot_be_sent_are_left_out(run_with_pro
     prompts[2] = replace(prompts[2], error="too long")
     run = run_with_prompts(prompts)
     finished = [
-        completion(0, 0, prompts[0].prompt_sha256),
-        completion(1, 1, "another prompt that had this id"),
-        completion(3, 1, prompts[3].prompt_sha256),
+        completed(0, repeat=0, prompt_sha256=prompts[0].prompt_sha256),
+        completed(1, repeat=1, prompt_sha256="another prompt that had this id"),
+        completed(3, repeat=1, prompt_sha256=prompts[3].prompt_sha256),
     ]
     found = rows(run, write_work(run, prompts_of(run), iter(finished), 2))
     assert [(row["id"], row["repeat"]) for row in found] == [(0, 1), (1, 0), (1, 1), (3, 0)]
