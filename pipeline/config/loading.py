@@ -10,21 +10,26 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from pipeline.config.schema import Config, TaskConfig
+from pipeline.config.values import read_override, read_yaml
 from pipeline.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 
-OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the run records the resolved keys
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ConfFile(Config):
+    """What a conf file may hold: the keys of a configuration, and the files that it builds on."""
+
+    base: tuple[str, ...] = ()
 
 
 def compose(arguments: Sequence[str]) -> Config:
@@ -36,11 +41,19 @@ def compose(arguments: Sequence[str]) -> Config:
     return _resolved([layer for _, layer in _layers_of(arguments)])
 
 
-def _resolved(layers: Sequence[DictConfig]) -> Config:
-    try:
-        return cast("Config", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *layers)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+def _resolved(layers: Sequence[Mapping[str, Any]]) -> Config:
+    """Return the configuration that the layers make: a later one wins, mappings are merged, lists replaced."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), *map(_literal, layers))
+    return cast("Config", OmegaConf.to_object(merged))
+
+
+def _literal(value: Any) -> Any:
+    """Return the values with each `${` escaped: OmegaConf would replace `${x}` by the value of a key x."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, list) else value
 
 
 def origins(arguments: Sequence[str]) -> dict[str, str]:
@@ -53,7 +66,7 @@ def origins(arguments: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for origin, layer in _layers_of(arguments):
-        found |= dict.fromkeys(flat(cast("dict[str, Any]", OmegaConf.to_container(layer))), origin)
+        found |= dict.fromkeys(flat(layer), origin)
     return found
 
 
@@ -68,7 +81,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _layers_of(arguments: Sequence[str]) -> list[tuple[str, DictConfig]]:
+def _layers_of(arguments: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Return (source, layer) pairs in order of precedence: a later layer overrides an earlier one."""
     confs = [argument.removeprefix("conf=") for argument in arguments if argument.startswith("conf=")]
     overrides = _overrides([argument for argument in arguments if not argument.startswith("conf=")])
@@ -76,41 +89,27 @@ def _layers_of(arguments: Sequence[str]) -> list[tuple[str, DictConfig]]:
         raise ConfigError(f"conf= must be given once; there are: {', '.join(conf_names())}")
     path = find_conf(confs[0])
     layers = [(_display_path(file), layer) for file, layer in _layers(path, ())]
-    from_arguments = [*overrides, OmegaConf.create({"conf": path.stem})]
+    from_arguments = [*overrides, {"conf": path.stem}]
     return [*layers, *((COMMAND_LINE, layer) for layer in from_arguments)]
 
 
-def _overrides(arguments: Sequence[str]) -> list[DictConfig]:
+def _overrides(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the values of `key=value` arguments, a layer each."""
+    found: list[dict[str, Any]] = []
     for argument in arguments:
-        name, separator, _ = argument.partition("=")
+        name, separator, value = argument.partition("=")
         if not separator or not name:
             raise ConfigError(f"{argument!r} is not key=value: write for instance limit=10")
-    try:
-        return [_override(argument) for argument in arguments]
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{' '.join(arguments)!r} cannot be read as YAML values: {error}") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+        if not value:
+            raise ConfigError(f"{name}= has no value: give one, or null for none")
+        found.append(read_override(name, value, Config))
+    return found
 
 
 def _display_path(path: Path) -> str:
     """Return the path of a conf file for display, relative to the project's directory if it is inside it."""
     whole = path.resolve()
     return str(whole.relative_to(PROJECT)) if whole.is_relative_to(PROJECT) else str(path)
-
-
-def _override(argument: str) -> DictConfig:
-    """Return one override as a configuration. The value of a text key is taken literally, not parsed as YAML."""
-    name, _, value = argument.partition("=")
-    if value in ("", "???"):
-        raise ConfigError(f"{name}= has no value: give one, or null for none")
-    schema_name = re.sub(r"^tasks\.[^.]+\.", "tasks.<name>.", name)
-    kind = next((kind for known, kind, _, _ in describe() if known == schema_name), "")
-    if kind in ("str", "str | null") and value != "null" and "${" not in value:
-        literal = OmegaConf.create()
-        OmegaConf.update(literal, name, value)
-        return literal
-    return OmegaConf.from_dotlist([argument])
 
 
 def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
@@ -125,24 +124,12 @@ def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
         ConfigError: The text is not a resolved configuration, or an override is invalid.
     """
     overrides = _overrides(arguments)
-    recorded = _parsed(text, where)
+    recorded = read_yaml(text, Config, where)
     try:
         _resolved([recorded])
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     return _resolved([recorded, *overrides])
-
-
-def _parsed(text: str, where: str) -> DictConfig:
-    try:
-        parsed = OmegaConf.create(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {error}") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_one_line(error)}") from error
-    if not isinstance(parsed, DictConfig):
-        raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
-    return parsed
 
 
 def dump(config: Config) -> str:
@@ -180,32 +167,19 @@ def find_conf(name: str) -> Path:
     raise ConfigError(f"conf={name!r}: no such configuration. {hint}")
 
 
-def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, DictConfig]]:
+def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
     """Return the file's bases, deepest first, then the file itself, each with its path."""
     if path in above:
         raise ConfigError(f"{path}: base: goes round in a circle: {' -> '.join(map(str, (*above, path)))}")
     try:
-        own = _parsed(path.read_text(encoding="utf-8"), str(path))
+        own = read_yaml(path.read_text(encoding="utf-8"), _ConfFile, _display_path(path))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     bases = own.pop("base", [])
-    if not isinstance(bases, (list, ListConfig)):
-        raise ConfigError(f"{path}: base={bases!r} must be a list of names in conf/, for instance [model/demo]")
-    layers = [layer for base in bases for layer in _layers(find_conf(str(base)), (*above, path))]
+    layers = [layer for base in bases for layer in _layers(find_conf(base), (*above, path))]
     return [*layers, (path, own)]
-
-
-def _one_line(error: OmegaConfBaseException) -> str:
-    """Return OmegaConf's error as `key: what is wrong`, with the nearest keys when the key is unknown."""
-    what = str(error.msg or error).strip().splitlines()[0]
-    name = error.full_key or ""
-    if "Did you mean" not in what and what.startswith("Key "):
-        near = difflib.get_close_matches(name, [row[0] for row in describe()], n=1, cutoff=0.5)
-        hint = f"Did you mean: {near[0]!r}?" if near else "the keys are listed by: python -m pipeline.run --help"
-        what = f"{what}. {hint}"
-    return f"{name}: {what}" if name else what
 
 
 def describe() -> list[tuple[str, str, str, str]]:
