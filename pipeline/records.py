@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-FinishReason: TypeAlias = Literal["stop", "length", "error"]
+FinishReason: TypeAlias = str
+"""`stop`, `length` (cut at the token limit), `error` (failed), or a server's own word for another regular end."""
 
 KEY_COLUMNS = ("task", "split", "id", "repeat")
 """The columns that identify a completion: a question of a split of a task, and which repeat of it."""

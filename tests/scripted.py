@@ -77,5 +77,8 @@ class ScriptedEngine:
             num_output_tokens=len(text),
         )
 
+    async def is_serving(self) -> bool:
+        return True
+
     def close(self) -> None:
         return None

@@ -136,14 +136,18 @@ class GenerationConfig:
 class EndpointConfig:
     """The OpenAI-compatible server of engine.kind=endpoint."""
 
-    base_url: str | None = key(None, "the server's address; ends in /v1")
-    model: str | None = key(None, "the model's name on the server (null: the one it serves)")
+    base_url: str | None = key(None, "the server's address with the path of its API, usually /v1")
+    model: str | None = key(None, "the model's name on the server (null: the only one it serves)")
     api_key_env: str | None = key(None, "environment variable that holds the key (null: no key)")
     concurrency: int = key(64, "requests under way at once", at_least=1)
     timeout_s: float = key(
-        3600.0, "longest wait for one answer", above=0, at_most=1e6, fix="must be above 0 and at most 1e6 seconds"
+        3600.0,
+        "longest wait for one answer, its retries included; the row then fails",
+        above=0,
+        at_most=1e6,
+        fix="must be above 0 and at most 1e6 seconds",
     )
-    max_retries: int = key(8, "repeats of a request that failed for a passing reason, with back-off", at_least=0)
+    max_retries: int = key(8, "repeats of a request that failed for a reason that may pass, with back-off", at_least=0)
 
     def __post_init__(self) -> None:
         if self.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(self.api_key_env):
@@ -155,7 +159,9 @@ class EndpointConfig:
             name, url = "engine.endpoint.base_url", self.base_url
             require_no_credentials(name, url)
             require(_is_http(url), name, url, "must be http(s)://<host>[:port]/v1")
-            require(url.rstrip("/").endswith("/v1"), name, url, "must end in /v1")
+            path = urlsplit(url).path.rstrip("/")
+            require(bool(path), name, url, "has no path: add that of the API, usually /v1")
+            require(not path.endswith("/chat/completions"), name, url, "leave /chat/completions out")
 
 
 def _is_http(url: str) -> bool:
@@ -247,6 +253,13 @@ class RunConfig:
         at_least=0,
         at_most=86400,
         fix="must be from 0 to 86400 seconds",
+    )
+    max_alike_failures: int | None = key(
+        20,
+        "rows that fail for the same reason, with no other row answered meanwhile, after which the run ends; it can be "
+        "resumed (null: never)",
+        at_least=1,
+        fix="must be null or at least 1",
     )
     restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
     retry_failed: bool = key(False, "of a complete run, generate the rows that failed again, those in noise/ too")

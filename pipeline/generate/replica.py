@@ -26,7 +26,8 @@ from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
 from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
-from pipeline.generate.journal import Journal, write_engine_info
+from pipeline.generate.failures import FailureJudge
+from pipeline.generate.journal import Journal, read_engine_info, write_engine_info
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
@@ -78,6 +79,7 @@ class ReplicaConfig:
     slots: int
     seed: int
     max_restarts: int
+    max_alike_failures: int | None
     ends_when_alike: bool
     log_dir: str
 
@@ -112,7 +114,8 @@ class Replica:
                 journal=self._journal,
                 replica=self._name,
                 seed=config.seed,
-                is_ending=lambda: self._stopping or self._closed.is_set(),
+                is_ending=self._is_ending,
+                judge=FailureJudge(config.max_alike_failures, self._is_ending),
             )
             config.control.begins(actor)
             self._start()
@@ -121,6 +124,9 @@ class Replica:
         except OSError as error:
             self._fatal = self._unwritable(error)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def _is_ending(self) -> bool:
+        return self._stopping or self._closed.is_set()
 
     def _start(self) -> None:
         """Start the engine, or give this replica up: the other replicas continue, and the driver is sent the reason."""
@@ -142,6 +148,7 @@ class Replica:
         started_at = time.monotonic()
         try:
             self._engine = self._started_engine()
+            self._compare(self._engine.info)
         except PipelineError as error:
             logger.exception("The engine does not start")
             self._give_up(error)
@@ -150,6 +157,23 @@ class Replica:
         info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
         write_engine_info(self._config.journal, self._name, info)
         self._config.control.ready(self._actor)
+
+    def _compare(self, info: EngineInfo) -> None:
+        """Compare what the server reports with what it reported for the rows that this run has already.
+
+        Raises:
+            RunError: It is another model.
+        """
+        for earlier in read_engine_info(self._config.journal).values():
+            if earlier.served_model not in (None, info.served_model):
+                raise RunError(
+                    f"engine.endpoint.model: {earlier.served_model!r} answered rows of this run, and the server "
+                    f"now serves {info.served_model!r}: serve the same model, or choose another run_id"
+                )
+            for name in ("base_url", "server", "max_model_len"):
+                then, now = getattr(earlier, name), getattr(info, name)
+                if info.served_model is not None and then != now and self._config.session != earlier.session:
+                    self._report(f"the server's {name} is {now}; rows of this run were answered by one with {then}")
 
     def _reason_to_give_up(self) -> str | None:
         """Return why the engine is not started another time, or None."""

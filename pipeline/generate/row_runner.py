@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
+from pipeline.generate.failures import FailureJudge
 from pipeline.generate.journal import Journal
 from pipeline.records import Completion
 from pipeline.terminal.text import replace_surrogates
@@ -48,7 +49,7 @@ class WorkRow:
 class RowRunner:
     """Runs the rows of one replica. Used on one event loop.
 
-    `is_ending` returns whether no row may start any more.
+    `is_ending` returns whether no row may start any more; `judge` decides whether a failure is the row's.
     """
 
     admission: AdmissionQueue
@@ -57,6 +58,7 @@ class RowRunner:
     replica: str
     seed: int
     is_ending: Callable[[], bool]
+    judge: FailureJudge
 
     async def generate(self, row: WorkRow, received_at: float, engine: Engine | None) -> RowStatus | None:
         """Return the status of a row, or None when it was not started because the replica ends.
@@ -79,9 +81,11 @@ class RowRunner:
                 return None
             started_at = time.monotonic()
             num_crashes = self.attempt_log.attempts(row.key)
+            token = self.judge.begin()
+            result: Output | RowError
             if self.attempt_log.is_poison(row.key):
                 attempts = num_crashes
-                result: Output | str = f"the engine died {num_crashes} times with this row in it"
+                result = RowError(f"the engine died {num_crashes} times with this row in it")
             else:
                 attempts = num_crashes + 1
                 self.attempt_log.start(row.key, level)
@@ -90,7 +94,14 @@ class RowRunner:
             durations = {"queued_s": started_at - received_at, "generated_s": time.monotonic() - started_at}
             completion = completion_of(row, result, attempts=attempts, replica=self.replica, **durations)
             if level:  # the next suspicious row must not start, and perhaps crash, before this one is cleared
+                self.judge.abandon(token)
                 return await self._persist(row, completion)
+        if isinstance(result, RowError):
+            assert engine is not None, "it has failed this row"
+            if not await self.judge.is_of_row(token, result, engine.is_serving):
+                return None
+        else:
+            self.judge.answered(token)
         return await self._persist(row, completion)
 
     async def _persist(self, row: WorkRow, completion: Completion) -> RowStatus:
@@ -99,8 +110,8 @@ class RowRunner:
         self.attempt_log.end(row.key, status)
         return status
 
-    async def _request(self, row: WorkRow, engine: Engine | None) -> Output | str:
-        """Return the engine's output, or the reason why this row has none."""
+    async def _request(self, row: WorkRow, engine: Engine | None) -> Output | RowError:
+        """Return the engine's output, or why this row has none."""
         assert engine is not None
         request = Request(
             request_id=f"{row.key}/{uuid.uuid4().hex[:8]}",
@@ -111,7 +122,7 @@ class RowRunner:
         try:
             return await engine.generate(request)
         except RowError as error:
-            return str(error)
+            return error
         except EngineCrashed as error:
             # An exception would fail only this block, and the crashed engine would fail every row of the queue. When
             # the process exits, Ray restarts the actor and resubmits its rows; a clean exit is not retried.
@@ -124,13 +135,13 @@ class RowRunner:
             raise
         except Exception as error:
             logger.exception("%s fails in a way that is its own", row.key)
-            return f"{type(error).__name__}: {error}"
+            return RowError(f"{type(error).__name__}: {error}")
 
 
 def completion_of(
-    row: WorkRow, result: Output | str, *, attempts: int, replica: str, queued_s: float, generated_s: float
+    row: WorkRow, result: Output | RowError, *, attempts: int, replica: str, queued_s: float, generated_s: float
 ) -> Completion:
-    """Return a row's completion; `result` is the engine's output, or the reason why there is none."""
+    """Return a row's completion; `result` is the engine's output, or why there is none."""
     output = result if isinstance(result, Output) else None
     return Completion(
         task=row.task,

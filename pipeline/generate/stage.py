@@ -164,6 +164,7 @@ def _replica_config(
         slots=config.engine.slots,
         seed=config.seed,
         max_restarts=config.engine.max_restarts,
+        max_alike_failures=config.run.max_alike_failures,
         ends_when_alike=ends_when_alike,
         log_dir=str(run.local / "logs") if run.local else f"{tempfile.gettempdir()}/pipeline-logs",
     )

@@ -44,6 +44,10 @@ class RowError(Exception):
     """One row cannot be generated; other rows are not affected. The message becomes the row's `error`."""
 
 
+class ServerUnavailable(RowError):
+    """The server did not answer this request. The row is the cause only if the server answers others meanwhile."""
+
+
 class EngineCrashed(Exception):
     """The engine crashed, and with it every request in flight; only a new process helps. The message is the cause."""
 
@@ -74,6 +78,9 @@ class Engine(Protocol):
             EngineCrashed: The engine crashed.
             PipelineError: No request can succeed, and the user can fix it.
         """
+
+    async def is_serving(self) -> bool:
+        """Return whether the engine would answer another request; asked after one failed, while none is in flight."""
 
     def close(self) -> None:
         """End the engine and its processes."""

@@ -1,29 +1,47 @@
 """An OpenAI-compatible server as the engine: the messages that the harness sends, one request a row.
 
-In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. The client
-retries transient failures (429, 5xx, a lost connection) with back-off; permanent ones (401, 404) end the run.
+In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. Failures that
+may pass (429, 5xx, a lost connection) are retried with back-off; a timeout is not. `openai_failures.py` says what
+each failure means.
 Try it: `python -m pipeline.run conf=demo engine.kind=endpoint engine.endpoint.base_url=http://127.0.0.1:8000/v1`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+import httpx2
 import openai
 
+from pipeline.config.fields import require
 from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
 from pipeline.generate.engines.base import Engine, Output, Request, RowError
+from pipeline.generate.engines.http_client import async_client, client
+from pipeline.generate.engines.openai_failures import Classifier, Failure
+from pipeline.records import FinishReason
 from pipeline.runs.manifest import EngineInfo
-from pipeline.terminal.text import one_line
+from pipeline.terminal.text import listed, replace_surrogates
 
-UNAVAILABLE = (502, 503, 504)
-"""A proxy's status codes for a server that is down: no row is the cause, and the run can be resumed later."""
+NO_KEY = "none"
+"""What the client sends without a key, since it requires a value; servers without a key ignore it."""
+LIST_S = 30.0
+"""Longest wait for the list of models, in seconds."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+"""Pauses before a request is sent again: doubled from the first to the longest."""
+MOST_LISTED = 20
+
+CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "token_limit", "model_length"}
+FAILED = {"error", "abort", "content_filter", "safety", "recitation", "blocklist", "prohibited_content", "blacklist"}
+LONGEST_WORD = 32
 
 VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,64}")
 
@@ -40,24 +58,29 @@ class EndpointFactory:
         Raises:
             EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
         """
-        return EndpointEngine(self.config, served(self.config.engine.endpoint))
+        return EndpointEngine(self.config, served(self.config))
 
 
-def api_key(endpoint: EndpointConfig) -> str:
-    """Return the key from the environment variable that the configuration names.
+def api_key(endpoint: EndpointConfig) -> str | None:
+    """Return the key from the environment variable that the configuration names; None without one.
 
     Raises:
-        EndpointError: The variable is not set.
+        EndpointError: The variable is not set, or an HTTP header cannot hold its value.
     """
-    if endpoint.api_key_env is None:
-        return "none"  # the client requires a value; servers without a key ignore it
-    value = os.environ.get(endpoint.api_key_env, "")
+    name = endpoint.api_key_env
+    if name is None:
+        return None
+    value = os.environ.get(name, "")
     if not value:
-        raise EndpointError(f"engine.endpoint.api_key_env={endpoint.api_key_env!r} is not set: export it with the key")
+        raise EndpointError(f"engine.endpoint.api_key_env={name!r} is not set: export it with the key")
+    if not (value.isascii() and value.isprintable() and value == value.strip()):
+        # A pasted key often ends in a line break. The value is a secret, so the message does not repeat it.
+        fix = "has a space at an end, a line break or a character that is not ASCII: export it again"
+        raise EndpointError(f"engine.endpoint.api_key_env={name!r}: the key in it {fix}")
     return value
 
 
-def served(endpoint: EndpointConfig) -> EngineInfo:
+def served(config: Config) -> EngineInfo:
     """Return what the server reports about itself, after checking that it has the model.
 
     Returns:
@@ -65,29 +88,64 @@ def served(endpoint: EndpointConfig) -> EngineInfo:
         `server`.
 
     Raises:
-        EndpointError: The server cannot be reached, refuses the request, or does not serve the model.
+        EndpointError: The server cannot be reached, refuses the request, does not serve the model, serves several of
+            which none is named, or has a context that is not longer than the completions.
     """
-    client = openai.OpenAI(base_url=endpoint.base_url, api_key=api_key(endpoint), max_retries=1, timeout=30.0)
-    with client:
+    endpoint = config.engine.endpoint
+    key = api_key(endpoint)
+    classifier = Classifier(endpoint, key)
+    with client(endpoint, key or NO_KEY, LIST_S) as connected:
         try:
-            models = {model.id: model for model in client.models.list()}
-        except openai.OpenAIError as error:
-            raise _permanent(endpoint, error) from error
+            listed_models = list(connected.models.list())
+            models = {model.id: model for model in listed_models if isinstance(model.id, str) and model.id}
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            raise _of_models(endpoint, classifier.of_exception(error).error) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
-        if not models:
-            raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
-        name = endpoint.model or next(iter(models))
-        if name not in models:
-            known = ", ".join(models)
-            raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: choose of {known}")
+        name = _choose(endpoint, models, classifier)
         info = EngineInfo(base_url=endpoint.base_url, served_model=name)
         context_size = (models[name].model_extra or {}).get("max_model_len")
         if _is_count(context_size):
             info = replace(info, max_model_len=context_size)
+            max_tokens, fix = (
+                config.generation.max_gen_toks,
+                f"must be below the server's context of {context_size} tokens",
+            )
+            require(max_tokens < context_size, "generation.max_gen_toks", max_tokens, fix)
         if getattr(models[name], "owned_by", None) == "vllm":
-            info = replace(info, server=_vllm_version(client))
+            info = replace(info, server=_vllm_version(connected))
         return info
+
+
+def _of_models(endpoint: EndpointConfig, error: Exception) -> EndpointError:
+    """Return the error for the user when /models is not answered."""
+    return error if isinstance(error, EndpointError) else EndpointError(_with_place(endpoint, str(error)))
+
+
+def _with_place(endpoint: EndpointConfig, text: str) -> str:
+    return text if _where(endpoint) in text else f"{_where(endpoint)}: {text}"
+
+
+def _choose(endpoint: EndpointConfig, models: Mapping[str, Any], classifier: Classifier) -> str:
+    """Return the name of the model to request.
+
+    Raises:
+        EndpointError: There is none, it is not served, or several are served and none is named.
+    """
+    known = listed([classifier.hide(each) for each in list(models)[:MOST_LISTED]], len(models))
+    if endpoint.model in models:
+        return str(endpoint.model)
+    if not models:
+        raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
+    if endpoint.model is not None:
+        raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: there are {known}")
+    if len(models) > 1:
+        place = _where(endpoint)
+        raise EndpointError(f"engine.endpoint.model=None: {place} serves several models, name one of {known}")
+    (name,) = models
+    if name != replace_surrogates(name):
+        raise EndpointError(f"{_where(endpoint)} serves a model whose name is not Unicode text: {known}")
+    return name
 
 
 def _vllm_version(client: openai.OpenAI) -> str | None:
@@ -126,7 +184,7 @@ def request_body(config: Config, messages: str) -> dict[str, Any]:
         config: The run's configuration.
         messages: The row's messages, JSON.
     """
-    arguments = request_arguments(config, config.engine.endpoint.model or "<the first that /models names>")
+    arguments = request_arguments(config, config.engine.endpoint.model or "<the only one that /models names>")
     extra = arguments.pop("extra_body", {})
     return {"messages": json.loads(messages), "seed": config.seed, "stream": False, **arguments, **extra}
 
@@ -136,14 +194,10 @@ class EndpointEngine:
 
     def __init__(self, config: Config, info: EngineInfo) -> None:
         self.info = info
-        endpoint = config.engine.endpoint
-        self._endpoint = endpoint
-        self._client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=api_key(endpoint),
-            max_retries=endpoint.max_retries,
-            timeout=endpoint.timeout_s,
-        )
+        self._endpoint = config.engine.endpoint
+        key = api_key(self._endpoint)
+        self._classifier = Classifier(self._endpoint, key)
+        self._client = async_client(self._endpoint, key or NO_KEY)
         self._arguments = request_arguments(config, str(info.served_model))
 
     async def generate(self, request: Request) -> Output:
@@ -151,57 +205,112 @@ class EndpointEngine:
 
         Raises:
             RowError: The server fails this request, or its response is not a chat completion.
+            ServerUnavailable: The server did not answer.
             EndpointError: No request can succeed.
         """
         assert request.messages is not None, "a prompt that a server renders has its messages"
-        messages = json.loads(request.messages)
+        messages: Any = json.loads(request.messages)
+        endpoint = self._endpoint
+        try:
+            async with asyncio.timeout(endpoint.timeout_s):
+                for attempt in range(endpoint.max_retries + 1):
+                    result = await self._request(messages, request.seed)
+                    if isinstance(result, Output):
+                        return result
+                    if not result.is_passing or attempt == endpoint.max_retries:
+                        raise result.error
+                    pause_s = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
+                    await asyncio.sleep(pause_s * random.uniform(0.75, 1))  # noqa: S311, no secret
+        except TimeoutError as error:
+            raise RowError(
+                f"no answer within engine.endpoint.timeout_s={endpoint.timeout_s:g}, retries included"
+            ) from error
+        raise AssertionError("the last attempt raises")
+
+    async def _request(self, messages: Any, seed: int) -> Output | Failure:
         try:
             response = await self._client.chat.completions.create(
-                messages=messages, seed=request.seed, stream=False, **self._arguments
+                messages=messages, seed=seed, stream=False, **self._arguments
             )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise _permanent(self._endpoint, error) from error
-        except openai.APITimeoutError as error:
-            raise RowError(f"no answer within engine.endpoint.timeout_s={self._endpoint.timeout_s}") from error
-        except openai.OpenAIError as error:
-            if isinstance(error, openai.APIConnectionError) or getattr(error, "status_code", None) in UNAVAILABLE:
-                raise _permanent(self._endpoint, error) from error
-            raise RowError(_describe(error)) from error
-        except ValueError as error:
-            raise RowError(f"the server's answer is no JSON: {error}") from error
-        return _output(response)
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
+            return self._classifier.of_exception(error)
+        error_body = (getattr(response, "model_extra", None) or {}).get("error")
+        if error_body and not getattr(response, "choices", None):
+            return self._classifier.of_error_body(error_body)
+        return _output(response, self._classifier)
+
+    async def is_serving(self) -> bool:
+        """Return whether the server answers a request for its models."""
+        try:
+            async with asyncio.timeout(LIST_S):
+                await self._client.models.list()
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError):
+            return False
+        return True
 
     def close(self) -> None:
         """Leave the connections to the end of the process: closing them needs the event loop, which has ended."""
 
 
-def _output(response: Any) -> Output:
+def _output(response: Any, classifier: Classifier) -> Output:
     """Return the output of a chat completion.
 
     Raises:
-        RowError: The response is not one, or did not end with stop or length.
+        RowError: The response is not one, or did not end regularly.
     """
     try:
         choice = response.choices[0]
-        content, finish_reason = choice.message.content, choice.finish_reason
+        content, thoughts = _texts(choice.message.content)
+        extra = choice.message.model_extra or {}
+        reasoning = extra.get("reasoning") or extra.get("reasoning_content") or thoughts
         num_prompt_tokens = _tokens(response, "prompt_tokens")
         num_output_tokens = _tokens(response, "completion_tokens")
-        extra = choice.message.model_extra or {}
-        reasoning = extra.get("reasoning") or extra.get("reasoning_content")
     except (AttributeError, LookupError, TypeError) as error:
-        raise RowError(f"the server's answer is no chat completion: {str(response)[:200]!r}") from error
-    if finish_reason not in ("stop", "length"):
-        raise RowError(f"the server ended the request with finish_reason={finish_reason!r}")
-    if not isinstance(content, (str, type(None))) or not isinstance(reasoning, (str, type(None))):
-        raise RowError("the server's answer holds content that is not text")
+        raise RowError(f"the server's answer is no chat completion: {classifier.hide(str(response))}") from error
+    if not isinstance(reasoning, (str, type(None))):
+        raise RowError("the server's answer holds reasoning that is not text")
     return Output(
         completion=(reasoning or "") + (content or ""),
         reasoning=reasoning,
         content=content,
-        finish_reason=finish_reason,
+        finish_reason=_finish_reason(choice.finish_reason, classifier),
         num_prompt_tokens=num_prompt_tokens,
         num_output_tokens=num_output_tokens,
     )
+
+
+def _texts(content: object) -> tuple[str | None, str | None]:
+    """Return the text and the thoughts of a message's content: a text, or a list of parts.
+
+    Raises:
+        RowError: It is neither.
+    """
+    if content is None or isinstance(content, str):
+        return content, None
+    found: dict[str, list[str]] = {"text": [], "thinking": []}
+    if not isinstance(content, list):
+        raise RowError("the server's answer holds content that is not text")
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        value = part.get(kind) if kind in found else None
+        if isinstance(value, list):  # thoughts may be parts themselves
+            value = _texts(value)[0]
+        if not isinstance(value, str):
+            raise RowError(f"the server's answer holds a part that is not text: {str(kind)[:40]!r}")
+        found[str(kind)].append(value)
+    return "".join(found["text"]), "".join(found["thinking"]) or None
+
+
+def _finish_reason(word: object, classifier: Classifier) -> FinishReason:
+    """Return `length` for the words of a token limit, `stop` for none or OpenAI's, else the server's own word.
+
+    Raises:
+        RowError: The word says that the answer is not the model's own, or not whole.
+    """
+    text = classifier.hide(str(word if word is not None else "stop")).lower()[:LONGEST_WORD]
+    if text in FAILED:
+        raise RowError(f"the server ended the request with finish_reason={text!r}")
+    return "length" if text in CUT else text
 
 
 def _tokens(response: Any, name: str) -> int | None:
@@ -216,24 +325,3 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 def _where(endpoint: EndpointConfig) -> str:
     return f"engine.endpoint.base_url={endpoint.base_url!r}"
-
-
-def _permanent(endpoint: EndpointConfig, error: openai.OpenAIError) -> EndpointError:
-    """Return the error for the user when no request can succeed."""
-    match error:
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
-            fix = f"the key is refused ({_describe(error)}): put a valid one where engine.endpoint.api_key_env points"
-        case openai.NotFoundError():
-            fix = f"not found ({_describe(error)}): check the address and engine.endpoint.model"
-        case openai.APIConnectionError():
-            fix = "cannot be reached: start the server or mend the address"
-        case _:
-            fix = f"answers with an error ({_describe(error)}): look at the server's log"
-    return EndpointError(f"{_where(endpoint)}: {fix}")
-
-
-def _describe(error: openai.OpenAIError) -> str:
-    """Return a short description of a client's error; never the request's headers, which hold the key."""
-    status = getattr(error, "status_code", None)
-    text = one_line(str(error), 300)
-    return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"

@@ -201,6 +201,10 @@ class VllmEngine:
     def _has_crashed(self) -> bool:
         return self._engine is None or bool(self._engine.errored)
 
+    async def is_serving(self) -> bool:
+        """Return True: an engine that cannot answer has crashed, which is an error of its own."""
+        return True
+
     def close(self) -> None:
         """End vLLM's own processes; those that take longer than `LONGEST_CLOSE_S` are left to end on their own.
 

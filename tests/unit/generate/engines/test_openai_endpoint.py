@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 
 from pipeline.config.loading import compose
 from pipeline.config.schema import Config
-from pipeline.errors import EndpointError
-from pipeline.generate.engines.base import Output, Request, RowError
+from pipeline.errors import ConfigError, EndpointError
+from pipeline.generate.engines import http_client
+from pipeline.generate.engines.base import Output, Request, RowError, ServerUnavailable
 from pipeline.generate.engines.openai_endpoint import EndpointFactory
 
 MODELS = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
@@ -37,7 +40,10 @@ def answer(message: dict[str, Any], finish_reason: str = "stop") -> tuple[int, d
 
 @contextmanager
 def server(
-    *replies: tuple[int, Any], models: tuple[int, Any] = MODELS, version: tuple[int, Any] = (404, {})
+    *replies: tuple[int, Any],
+    models: tuple[int, Any] = MODELS,
+    version: tuple[int, Any] = (404, {}),
+    encoding: str = "",
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Serve the replies in order, the last one forever; yield the address and the received requests."""
     waiting, seen = list(replies), []
@@ -50,16 +56,31 @@ def server(
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({"path": self.path, "authorization": self.headers["Authorization"], "body": body})
+            seen.append(
+                {
+                    "path": self.path,
+                    "authorization": self.headers["Authorization"],
+                    "body": body,
+                    "headers": dict(self.headers),
+                }
+            )
             self.reply(*(waiting.pop(0) if len(waiting) > 1 else waiting[0]))
 
         def reply(self, status: int, content: Any) -> None:
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            slow = isinstance(content, list) and content and isinstance(content[0], bytes)
+            pieces = content if slow else [content if isinstance(content, bytes) else json.dumps(content).encode()]
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Length", str(sum(map(len, pieces))))
+            if encoding and self.command == "POST":
+                self.send_header("Content-Encoding", encoding)
+            if 300 <= status < 400:
+                self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(OSError):  # the client may be gone
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    time.sleep(0.05 * slow)
 
         def log_message(self, *_: object) -> None:
             return
@@ -131,7 +152,7 @@ class TestEndpoint:
             assert complete(config(url)).content == "A"
         assert len(seen) == 2
 
-    @pytest.mark.parametrize("status", [400, 429, 500])
+    @pytest.mark.parametrize("status", [400, 418, 500])
     def test_a_persistent_error_fails_the_row(self, status: int) -> None:
         with (
             server((status, {"error": {"message": "no"}})) as (url, _),
@@ -148,7 +169,9 @@ class TestEndpoint:
             (200, {"choices": []}),
             (200, {"choices": {"a": 1}}),
             answer({"content": 5}),
-            answer({"content": "A"}, "odd"),
+            answer({"content": [{"type": "image", "image": "x"}]}),
+            answer({"content": "A"}, "content_filter"),
+            answer({"content": "A"}, "abort"),
         ],
     )
     def test_a_malformed_response_fails_the_row(self, reply: tuple[int, Any]) -> None:
@@ -164,7 +187,13 @@ class TestEndpoint:
             output = complete(config(url))
         assert (output.content, output.num_prompt_tokens, output.num_output_tokens) == ("A", None, None)
 
-    @pytest.mark.parametrize("status", [401, 403, 404, 502, 503, 504])
+    @pytest.mark.parametrize("status", [502, 503, 504])
+    def test_a_server_that_does_not_answer_is_told_from_a_row_that_fails(self, status: int) -> None:
+        with server((status, {"error": {"message": "no"}})) as (url, seen), pytest.raises(ServerUnavailable):
+            complete(config(url))
+        assert len(seen) == 2
+
+    @pytest.mark.parametrize("status", [401, 402, 403, 404, 429, 529])
     def test_a_rejected_request_fails_the_run(self, status: int) -> None:
         with (
             server((status, {"error": {"message": "no"}})) as (url, _),
@@ -186,13 +215,13 @@ class TestEndpoint:
             complete(config(url))
 
     def test_an_unreachable_server_is_a_one_line_error(self) -> None:
-        with pytest.raises(EndpointError, match="cannot be reached: start the server or mend the address"):
+        with pytest.raises(EndpointError, match=r"base_url=.*: cannot be reached \(.*refused"):
             complete(config("http://127.0.0.1:9/v1"))
 
     def test_a_model_that_is_not_served_is_a_one_line_error(self) -> None:
         with (
             server(answer({"content": "A"})) as (url, _),
-            pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: choose of tiny"),
+            pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: there are tiny"),
         ):
             complete(config(url, "engine.endpoint.model=huge"))
 
@@ -237,3 +266,109 @@ class TestEndpoint:
         monkeypatch.delenv("MY_KEY", raising=False)
         with server(answer({"content": "A"})) as (url, _), pytest.raises(EndpointError, match="'MY_KEY' is not set"):
             complete(config(url, "engine.endpoint.api_key_env=MY_KEY"))
+
+    def test_several_models_and_no_name_are_refused_with_the_list(self) -> None:
+        models = (200, {"data": [{"id": "embedder"}, {"id": "chat\x1b[2J"}, {"id": None}, {}]})
+        with (
+            server(answer({"content": "A"}), models=models) as (url, _),
+            pytest.raises(EndpointError, match=r"several models, name one of embedder, chat⟨U\+001B⟩\[2J$"),
+        ):
+            complete(config(url))
+
+    @pytest.mark.parametrize("models", [{"data": [{"id": None}]}, {"data": [{}]}, {"data": [{"id": "a\ud800"}]}])
+    def test_a_model_without_a_name_that_can_be_requested_is_refused(self, models: Any) -> None:
+        with server(answer({"content": "A"}), models=(200, models)) as (url, _), pytest.raises(EndpointError):
+            complete(config(url))
+
+    def test_a_context_that_is_not_longer_than_the_completions_is_refused(self) -> None:
+        models = (200, {"data": [{**OF_VLLM, "max_model_len": 192}]})
+        with server(models=models) as (url, _), pytest.raises(ConfigError, match=r"max_gen_toks=192: .* 192 tokens"):
+            complete(config(url))
+
+    @pytest.mark.parametrize(
+        ("word", "kept"),
+        [
+            (None, "stop"),
+            ("eos_token", "eos_token"),
+            ("END_TURN", "end_turn"),
+            ("max_tokens", "length"),
+            ("x" * 99, "x" * 32),
+        ],
+    )
+    def test_another_finish_reason_keeps_the_text(self, word: str | None, kept: str) -> None:
+        with server(answer({"content": "A"}, word)) as (url, _):
+            output = complete(config(url))
+        assert (output.content, output.finish_reason) == ("A", kept)
+
+    def test_content_in_parts_is_joined(self) -> None:
+        parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "A"}]
+        with server(answer({"content": [*parts, {"type": "text", "text": ", C"}]})) as (url, _):
+            output = complete(config(url))
+        assert (output.reasoning, output.content) == ("hm", "A, C")
+
+    def test_an_error_with_status_200_is_an_error_by_its_message_and_its_code(self) -> None:
+        busy = (200, {"error": {"message": "slow down", "code": 503}})
+        with server(busy, answer({"content": "A"})) as (url, seen):
+            assert complete(config(url)).content == "A"
+            assert len(seen) == 2
+        with (
+            server((200, {"error": {"message": "the prompt is too long", "code": "context"}})) as (url, seen),
+            pytest.raises(RowError, match=r"^HTTP 200 with an error: the prompt is too long$"),
+        ):
+            complete(config(url))
+        assert len(seen) == 1
+
+    def test_a_redirect_is_not_followed(self) -> None:
+        with server((307, {})) as (url, seen), pytest.raises(EndpointError, match="redirects to"):
+            complete(config(url))
+        assert len(seen) == 1
+
+    def test_the_timeout_covers_the_whole_answer_and_is_not_retried(self) -> None:
+        slow = (200, [b"{"] + [b" "] * 600)  # a byte every 50 ms
+        with server(slow) as (url, seen), pytest.raises(RowError, match=r"timeout_s=0.5"):
+            complete(config(url, "engine.endpoint.timeout_s=0.5", "engine.endpoint.max_retries=3"))
+        assert len(seen) == 1
+
+    def test_a_compressed_answer_is_read_and_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        packed = gzip.compress(json.dumps(answer({"content": "A"})[1]).encode())
+        with server((200, packed), encoding="gzip") as (url, _):
+            assert complete(config(url)).content == "A"
+        monkeypatch.setattr(http_client, "MAX_BODY_BYTES", 1 << 20)
+        bomb = gzip.compress(b" " * (64 << 20))
+        with server((200, bomb), encoding="gzip") as (url, seen), pytest.raises(RowError, match="larger than 1 MB"):
+            complete(config(url))
+        assert len(seen) == 1
+        with server((200, packed), encoding="br") as (url, _), pytest.raises(RowError, match="compressed as 'br'"):
+            complete(config(url))
+
+    def test_no_message_holds_the_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MY_KEY", "sesame-7")
+        for status in (400, 401, 200):
+            with (
+                server((status, {"error": {"message": "no sesame-7 here"}})) as (url, _),
+                pytest.raises((RowError, EndpointError), match="no <the key> here"),
+            ):
+                complete(config(url, "engine.endpoint.api_key_env=MY_KEY"))
+
+    @pytest.mark.parametrize("value", ["sesame\n", " sesame", "сезам", "a\tb"])
+    def test_a_key_that_no_header_can_hold_is_refused_without_its_value(
+        self, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MY_KEY", value)
+        with pytest.raises(EndpointError, match=r"MY_KEY.*line break or a character that is not ASCII") as caught:
+            complete(config("http://127.0.0.1:9/v1", "engine.endpoint.api_key_env=MY_KEY"))
+        assert value.strip() not in str(caught.value)
+
+    def test_the_cause_of_a_failed_connection_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with server(answer({"content": "A"})) as (url, _), pytest.raises(EndpointError, match=r"no TLS.*write http://"):
+            complete(config(url.replace("http://", "https://")))
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        with pytest.raises(EndpointError, match="through the proxy of http_proxy"):
+            complete(config("http://192.0.2.1/v1"))
+
+    def test_openais_own_variables_reach_no_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+        monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
+        with server(answer({"content": "A"})) as (url, seen):
+            complete(config(url))
+        assert not {name.lower() for name in seen[0]["headers"]} & {"openai-organization", "openai-project"}
