@@ -6,7 +6,10 @@ downloaded and read, never weights. With engine.kind=endpoint the server renders
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ModelError
 from pipeline.runs.model_files import read_template, require_directory, sha256_of
 from pipeline.storage.hub import fetch
+from pipeline.terminal.text import replace_surrogates
 
 Messages = list[dict[str, Any]]
 
@@ -41,6 +45,9 @@ RESERVED_KWARGS = frozenset(
     }
 )
 """Arguments of `apply_chat_template` that the pipeline sets itself; all others are passed to the template."""
+
+MAX_RENDER_S = 20.0
+"""Longest time that a template may take for one prompt, in seconds of processor time."""
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
@@ -72,10 +79,29 @@ class Chat:
         """Return the prompt with the generation prompt at its end.
 
         Raises:
-            TemplateFailed: The template raised.
+            TemplateFailed: The template raised, or took too long.
             ModelError: The template is not valid Jinja.
         """
         return self.apply(messages, add_generation_prompt=True, **self.template_kwargs)
+
+    def render_question(self, messages: Messages) -> str:
+        """Return the prompt of messages whose contents are texts, after checking that it holds the user's.
+
+        Raises:
+            TemplateFailed: As by `render`; or the template left text of the user's message out.
+            ModelError: The template is not valid Jinja.
+        """
+        text = self.render(messages)
+        whole = "".join(text.split())  # a template may trim a message, and nothing else
+        for message in messages:
+            if message["role"] == "user" and "".join(message["content"].split()) not in whole:
+                raise TemplateFailed(
+                    "the prompt does not hold the text of the user's message: the template is written for messages in "
+                    "parts, or cuts them; take another one by prompt.chat_template"
+                )
+        if replace_surrogates(text) != text:
+            raise TemplateFailed("the prompt is not Unicode text: the template writes half of a character")
+        return text
 
     def apply(self, messages: Messages, *, add_generation_prompt: bool, **variables: Any) -> str:
         """Return the text that the template renders from `messages`, the special tokens and these variables.
@@ -85,15 +111,16 @@ class Chat:
             ModelError: The template is not valid Jinja; the message names the line.
         """
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    chat_template=self.template,
-                    **variables,
+            with _deadline():
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        messages,
+                        tokenize=False,
+                        add_generation_prompt=add_generation_prompt,
+                        chat_template=self.template,
+                        **variables,
+                    )
                 )
-            )
         except TemplateSyntaxError as error:
             raise ModelError(f"{self.origin} is not Jinja: line {error.lineno}: {error.message}") from error
         except Exception as error:  # a template can raise any exception
@@ -111,6 +138,25 @@ class Chat:
             verbose=False,
         )["input_ids"]
         return ids
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Raise `TimeoutError` after `MAX_RENDER_S` seconds of this process's time, where a signal can be received."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it takes longer than {MAX_RENDER_S:g} s")
+
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_RENDER_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 def check_template_kwargs(config: Config) -> None:

@@ -17,13 +17,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+import yaml
+
 from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
 from pipeline.storage.hub import fetch
+from pipeline.terminal.text import one_line
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 HUB_PATTERNS = ["README.md", *(f"*{suffix}" for suffix in SUFFIXES)]
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev")
+MAX_README_BYTES = 1 << 20
 LOCAL = re.compile(r"^(~|\.{0,2}/|data/)|[*?\[]|\.(jsonl?|parquet)$")
 
 
@@ -88,16 +93,85 @@ def _hub_directory(at: str, name: str, task: TaskConfig) -> Path:
 
 def _files_of_directory(at: str, directory: Path) -> dict[str, tuple[Path, ...]]:
     """Return the files by the data set's own split names, as `datasets` infers them from README.md and the layout."""
+    declares = _check_readme(at, directory)
+    has_script = next(directory.glob("*.py"), None) is not None
+    if not declares and (has_script or glob.has_magic(str(directory))):  # `datasets` refuses both
+        return _files_of_names(at, directory)
     datasets = quiet_datasets()
     try:
         with tempfile.TemporaryDirectory() as cache:
             builder = datasets.load_dataset_builder(str(directory), cache_dir=cache)
-            return {str(s): tuple(map(Path, files)) for s, files in (builder.config.data_files or {}).items()}
+            found = {str(s): tuple(map(Path, files)) for s, files in (builder.config.data_files or {}).items()}
     except Exception as error:  # `datasets` does not wrap the exceptions of its README.md and metadata readers
         raise DataError(
-            f"{at}: `datasets` finds no splits in {directory} ({error}). Name the files <split>.jsonl or "
-            "<split>.parquet, or give a glob"
+            f"{at}: `datasets` finds no splits in {directory} ({one_line(str(error), 300)}). Name the files "
+            "<split>.jsonl or <split>.parquet, or give a glob"
         ) from error
+    for file in (file for files in found.values() for file in files):
+        # A hub's snapshot holds links to files elsewhere, so they are not resolved.
+        if "://" in str(file) or not file.absolute().is_relative_to(directory.absolute()) or ".." in file.parts:
+            raise DataError(f"{at}: README.md names {one_line(str(file), 200)}, which is not below {directory}")
+    if not declares:
+        for split, files in found.items():
+            _require_one_name(at, split, files)
+    return found
+
+
+def _check_readme(at: str, directory: Path) -> bool:
+    """Return whether README.md declares the files; check it first, because `datasets` would open what it names.
+
+    Raises:
+        DataError: It is too large, uses YAML's aliases, or names a file that is not below the directory.
+    """
+    file = directory / "README.md"
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        head = stream.read(MAX_README_BYTES + 1)
+    if len(head) > MAX_README_BYTES:
+        raise DataError(f"{at}: {file} is larger than {MAX_README_BYTES:,} bytes: shorten it")
+    match = re.match(rb"(?:\xef\xbb\xbf)?---\r?\n(.*?)\n---", head, re.DOTALL)
+    if match is None:
+        return False
+    try:
+        events = list(yaml.parse(match[1].decode("utf-8"), Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{at}: the head of {file} is not YAML: {one_line(str(error), 200)}") from error
+    if any(isinstance(event, yaml.AliasEvent) for event in events):
+        raise DataError(f"{at}: the head of {file} has YAML aliases: write the values out")
+    texts = [event.value for event in events if isinstance(event, yaml.ScalarEvent)]
+    if "data_files" not in texts and "data_dir" not in texts:
+        return False
+    for text in texts[texts.index("configs") if "configs" in texts else 0 :]:
+        if "://" in text or text.startswith(("/", "~")) or ".." in Path(text).parts:
+            raise DataError(f"{at}: {file} names {one_line(text, 200)}: name files below {directory}")
+    return True
+
+
+def _files_of_names(at: str, directory: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files below a directory by the first split's name that is a word of their path."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix in SUFFIXES):
+        words = re.split(r"[^a-z0-9]+", str(file.relative_to(directory).with_suffix("")).lower())
+        split = next((word for word in words if word in SPLIT_WORDS), None)
+        if split is not None:
+            found.setdefault(split, []).append(file)
+    for split, files in found.items():
+        _require_one_name(at, split, files)
+    return {split: tuple(files) for split, files in found.items()}
+
+
+def _require_one_name(at: str, split: str, files: Sequence[Path]) -> None:
+    """Check that the files of a split differ in numbers only: test_old.jsonl is no part of test.jsonl.
+
+    Raises:
+        DataError: They have different names.
+    """
+    named = [file for file in files if file.suffix in SUFFIXES and split in re.split(r"[^a-z0-9]+", file.stem.lower())]
+    names = {re.sub(r"\d+", "#", file.stem.lower()): file.name for file in named}
+    if len(names) > 1:
+        both = " and ".join(sorted(names.values())[:2])
+        raise DataError(f"{at}: {both} both name the split {split!r}: move one away, or give a glob of one of them")
 
 
 def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -114,7 +188,10 @@ def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[st
             f"{at}: no file's name says its split ({examples}): name it after {' or '.join(sorted(names))}, "
             "for instance test.jsonl"
         )
-    return {name: tuple(file for file in files if name in words[file]) for name in names}
+    by_name = {name: tuple(file for file in files if name in words[file]) for name in names}
+    for name, of_split in by_name.items():
+        _require_one_name(at, name, of_split)
+    return by_name
 
 
 def _files_of_split(at: str, by_name: Mapping[str, tuple[Path, ...]], own_name: str, split: str) -> tuple[Path, ...]:
@@ -124,10 +201,10 @@ def _files_of_split(at: str, by_name: Mapping[str, tuple[Path, ...]], own_name: 
     if not files:
         there = ", ".join(sorted(name for name, found in by_name.items() if found))
         raise DataError(f"{at}: there is no split {own_name!r}, only {there}: add it, or take {split} out of splits")
-    for file in files:
-        if file.suffix not in SUFFIXES:
-            raise DataError(f"{at}: {file} is none of {', '.join(SUFFIXES)}")
-    return files
+    readable = tuple(file for file in files if file.suffix in SUFFIXES)
+    if not readable:
+        raise DataError(f"{at}: {files[0]} is none of {', '.join(SUFFIXES)}")
+    return readable
 
 
 def _digest(files: Mapping[str, tuple[Path, ...]]) -> str:

@@ -1,25 +1,26 @@
 """Reads the rows of a split one at a time: memory does not grow with the size of a JSON Lines or Parquet file.
 
-`read_rows` takes a `Source` and yields each row unchanged. Parquet is read through `datasets`. JSON is not: `datasets`
-infers one Arrow type per column from the first 10 MB of a file, which turns an answer of digits into a number and a
-date into a timestamp, cuts floats to 10 digits, and fails on an option that only later rows have.
+`read_rows` takes a `Source` and yields each row unchanged. `datasets` is not used: it infers one Arrow type per column
+from the first 10 MB of a JSON file, which turns an answer of digits into a number and a date into a timestamp, cuts
+floats to 10 digits, and fails on an option that only later rows have; of Parquet it decodes image and audio columns.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-import tempfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
-from pipeline.prepare.dataset import Source, find_source, quiet_datasets
+from pipeline.prepare.dataset import Source, find_source
 from pipeline.prepare.question import read_question
+from pipeline.terminal.text import one_line
 
 ROWS_PER_READ = 1024
 
@@ -39,9 +40,9 @@ def read_rows(source: Source, split: str) -> Iterator[dict[str, Any]]:
                         f"tasks.{source.task}.dataset: {path} holds {type(row).__name__}s where rows belong"
                     )
                 yield row
-        except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError, KeyError, pa.ArrowException) as error:
             at = f"tasks.{source.task}.dataset: {path}"
-            raise DataError(f"{at} cannot be read: {error}: copy or make it again") from error
+            raise DataError(f"{at} cannot be read: {one_line(str(error), 300)}: copy or make it again") from error
 
 
 def read_test_ids(name: str, task: TaskConfig) -> frozenset[int]:
@@ -55,30 +56,41 @@ def read_test_ids(name: str, task: TaskConfig) -> frozenset[int]:
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
-    """Yield the items of a JSON list, otherwise one object per line. A list is read into memory whole."""
+    """Yield one object per line; or the items of a list, bare or under the key `data`, which is read into memory."""
     with path.open(encoding="utf-8-sig") as file:
         while (head := file.read(1)).isspace():
             pass
         file.seek(0)
-        if head == "[":
-            yield from json.load(file)
+        if head == "[" or (head == "{" and _is_one_object(file)):
+            content = _loads(file.read())
+            yield from content["data"] if isinstance(content, dict) else content
             return
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield _loads(line)
                 except ValueError as error:
                     raise ValueError(f"line {number} is not a JSON object on one line ({error})") from error
 
 
+def _is_one_object(file: TextIO) -> bool:
+    """Return whether a file holds `{"data": [...]}` and not an object per line; its position is its begin again."""
+    head = file.read(1_000)
+    file.seek(0)
+    return re.match(r"\s*\{\s*\"data\"\s*:\s*\[", head) is not None
+
+
+def _loads(text: str) -> Any:
+    """Return a JSON value; Python's NaN and Infinity are not JSON."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON: leave the key out, or give null")
+
+
 def _parquet_rows(path: Path) -> Iterator[Any]:
-    # One call per file: otherwise the keys of one file's `inputs` become the schema of all.
-    with tempfile.TemporaryDirectory() as cache:
-        yield from quiet_datasets().load_dataset(
-            "parquet",
-            data_files={"rows": [glob.escape(str(path))]},
-            split="rows",
-            streaming=True,
-            batch_size=ROWS_PER_READ,
-            cache_dir=cache,
-        )
+    """Yield the rows as they are stored: `datasets` would open the path or URL of an image column."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS_PER_READ):
+            yield from batch.to_pylist(maps_as_pydicts="strict")

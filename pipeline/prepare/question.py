@@ -7,6 +7,7 @@ An invalid row is an error of the data set: it raises `DataError` with the task,
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
 from pipeline.records import without_nulls
-from pipeline.terminal.text import truncate
+from pipeline.terminal.text import one_line, truncate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,11 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
     Raises:
         DataError: A field is missing or of the wrong type, or the instruction cannot be filled in.
     """
-    row = without_nulls(row)
     at = f"{name} {split} row {number}"
+    try:
+        row = without_nulls(row)
+    except RecursionError as error:
+        raise DataError(f"{at} is nested too deep: give a flat object") from error
     meta = _field(at, row, "meta", dict, "an object with the row's id")
     row_id = meta.get("id")
     if isinstance(row_id, bool) or not isinstance(row_id, int) or not -(2**63) <= row_id < 2**63:
@@ -61,6 +65,9 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
     categories = meta.get("categories", {})
     if not isinstance(categories, dict):
         raise DataError(f"{at}: meta.categories is {_as_text(categories)}: give an object of texts")
+    for key, value in categories.items():
+        if not isinstance(value, (str, int)) and not (isinstance(value, float) and math.isfinite(value)):
+            raise DataError(f"{at}: meta.categories.{truncate(str(key))} is {_as_text(value)}: give a text")
     text = fill(at, instruction, inputs, meta if "meta" in task.prompt_fields else {})
     return Question(
         task=name,
@@ -69,7 +76,7 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
         categories={key: str(value) for key, value in categories.items()},
         doc=_json(at, row),
         text=text.strip() if task.strip else text,
-        gold=outputs or None,
+        gold=outputs if outputs.strip() else None,
     )
 
 
@@ -126,14 +133,19 @@ def _json(at: str, row: Mapping[str, Any]) -> str:
     """Return the row as JSON that can be encoded as UTF-8; values that JSON cannot represent become strings.
 
     Raises:
-        DataError: The row contains a lone surrogate.
+        DataError: The row contains a lone surrogate, NaN or an infinite number, or is nested too deep.
     """
-    doc = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        doc = json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise DataError(
+            f"{at} cannot be written as JSON ({one_line(str(error), 200)}): correct or drop the value"
+        ) from error
     try:
         doc.encode("utf-8")
     except UnicodeEncodeError as error:
         broken = ascii(doc[error.start])
-        raise DataError(f"{at}: {broken} is half of a character (a lone surrogate): mend or drop it") from error
+        raise DataError(f"{at}: {broken} is half of a character (a lone surrogate): correct or drop it") from error
     return doc
 
 

@@ -180,7 +180,7 @@ def _with_text(prompts: Sequence[Prompt], config: Config, chat: Chat, is_first: 
     rendered: list[Prompt] = []
     for prompt in prompts:
         try:
-            text = chat.render(json.loads(prompt.messages))
+            text = chat.render_question(json.loads(prompt.messages))
             rendered.append(replace(prompt, prompt=text, prompt_sha256=sha256_of(text)))
         except TemplateFailed as failure:
             if is_first and not rendered:

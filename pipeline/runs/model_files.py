@@ -69,7 +69,7 @@ def read_template(prompt: PromptConfig) -> str | None:
         return None
     at = f"prompt.chat_template={prompt.chat_template!r}"
     try:
-        template = Path(prompt.chat_template).expanduser().read_text(encoding="utf-8")
+        template = Path(prompt.chat_template).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ModelError(f"{at} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -30,6 +30,7 @@ CHECKS: Sequence[Callable[[Facts], CheckResult | None]] = (
     template.no_generation_prompt,
     template.switch_without_effect,
     template.system_dropped,
+    template.template_with_date,
     template.turn_never_ends,
     thinking.stop_in_reasoning,
     thinking.stop_never_matches,

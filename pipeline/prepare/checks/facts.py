@@ -58,6 +58,7 @@ class ModelFacts:
     tail: str
     has_generation_prompt: bool
     has_system: bool
+    has_date: bool
     idle_kwargs: tuple[str, ...]
     begin: str | None
     num_begins: int
@@ -123,6 +124,7 @@ def _model_facts(config: Config, chat: Chat) -> ModelFacts:
         tail=prompt.rpartition(QUESTION)[2],
         has_generation_prompt=_without_generation_prompt(chat, question) != prompt,
         has_system=not system or system[0]["content"].strip() in prompt,
+        has_date=_reads_clock(chat, question, prompt),
         idle_kwargs=tuple(name for name in chat.template_kwargs if _is_idle(chat, name, question, prompt)),
         begin=None if begin is None else special.get(begin),
         num_begins=_num_leading(ids, begin),
@@ -176,6 +178,17 @@ def _num_leading(ids: Sequence[int], token: int | None) -> int:
 
 def _without_generation_prompt(chat: Chat, messages: Messages) -> str:
     return chat.apply(messages, add_generation_prompt=False, **chat.template_kwargs)
+
+
+def _reads_clock(chat: Chat, messages: Messages, prompt: str) -> bool:
+    """Return whether the prompt depends on `strftime_now`, by which transformers gives a template the date."""
+    if "strftime_now" not in chat.template:
+        return False
+    fixed = replace(chat, template_kwargs={**chat.template_kwargs, "strftime_now": lambda form: "another day"})
+    try:
+        return fixed.render(messages) != prompt
+    except TemplateFailed:
+        return True
 
 
 def _is_idle(chat: Chat, name: str, messages: Messages, prompt: str) -> bool:

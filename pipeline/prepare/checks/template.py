@@ -65,6 +65,20 @@ def system_dropped(facts: Facts) -> CheckResult | None:
     )
 
 
+def template_with_date(facts: Facts) -> CheckResult | None:
+    """The template writes today's date into the prompt."""
+    model = facts.model
+    if model is None or not model.has_date:
+        return None
+    return CheckResult(
+        "template-with-date",
+        f"{model.origin}: a prompt holds the date of the day, so no two nights have the same prompts: they cannot be "
+        "compared, and a run cannot be resumed after midnight",
+        "fix the date by the template's own argument in prompt.template_kwargs, such as date_string, or by a copy of "
+        "the template in prompt.chat_template",
+    )
+
+
 def turn_never_ends(facts: Facts) -> CheckResult | None:
     """The token that ends a turn does not end a completion."""
     model = facts.model

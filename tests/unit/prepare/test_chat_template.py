@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.config.loading import compose
 from pipeline.errors import ConfigError, ModelError
-from pipeline.prepare.chat_template import RESERVED_KWARGS, check_template_kwargs, open_chat
+from pipeline.prepare import chat_template
+from pipeline.prepare.chat_template import RESERVED_KWARGS, TemplateFailed, check_template_kwargs, open_chat
 
 HELLO = [{"role": "user", "content": "Привет"}]
 
@@ -41,6 +42,33 @@ def test_a_template_file_replaces_the_models_own(opened, tmp_path):
     chat = opened(f"prompt.chat_template={file}")
     assert chat.render(HELLO) == "Привет!"
     assert chat.template_sha256 != opened().template_sha256
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}",
+            "does not hold the text",
+        ),
+        ("{{ messages[0].content[:3] }}", "does not hold the text"),
+        ("{{ messages[0].content }}{{ '\\ud800' }}", "not Unicode text"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes longer than 0.2 s"),
+    ],
+)
+def test_a_prompt_that_cannot_be_the_question_is_refused(opened, tmp_path, monkeypatch, template, reason):
+    monkeypatch.setattr(chat_template, "MAX_RENDER_S", 0.2)
+    file = tmp_path / "t.jinja"
+    file.write_text(template)
+    with pytest.raises(TemplateFailed, match=reason):
+        opened(f"prompt.chat_template={file}").render_question(HELLO)
+
+
+def test_white_space_of_the_question_may_change_and_a_byte_order_mark_is_no_part_of_a_template(opened, tmp_path):
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ messages[0].content | trim }}", encoding="utf-8-sig")
+    chat = opened(f"prompt.chat_template={file}")
+    assert chat.render_question([{"role": "user", "content": " a\n b "}]) == "a\n b"
 
 
 def test_special_tokens_of_the_template_are_single_tokens_and_no_others_are_added(opened):

@@ -157,6 +157,13 @@ def test_a_system_message_that_the_template_leaves_out(names):
     assert "system-dropped" not in names("prompt.system=Отвечай буквой.")
 
 
+def test_a_template_that_writes_the_date_is_reported_unless_an_argument_fixes_it(names):
+    template = "{{ date_string or strftime_now('%d %b %Y') }}" + PLAIN
+    assert "template-with-date" in names(template="{% set date_string = date_string or '' %}" + template)
+    fixed = names("prompt.template_kwargs.date_string=2026-01-01", template=template)
+    assert "template-with-date" not in fixed
+
+
 def test_a_turn_whose_last_token_ends_no_completion(names, make_model, tokenizer_dir):
     model = make_model(eos_token="<|im_start|>")
     assert "turn-never-ends" in names(model=model)

@@ -210,9 +210,10 @@ def test_an_unsupported_format_is_rejected(tmp_path):
         ),
         (
             "test.json",
-            b'{\n "data": []}',
-            "cannot be read: line 1 is not a JSON object on one line (Expecting property",
+            b'{"data": 5}\n{"a": ',
+            "cannot be read: line 2 is not a JSON object on one line (Expecting value",
         ),
+        ("test.jsonl", b'{"a": NaN}', "cannot be read: line 1 is not a JSON object on one line (NaN is not JSON"),
         ("test.json", b'[{"a": 1},', "cannot be read: Expecting value: line 1 column 11"),
         ("test.json", b"[1, 2]", "holds ints where rows belong"),
         ("test.jsonl", b"\xff\xfe{}", "cannot be read: 'utf-8' codec can't decode byte 0xff"),
@@ -276,3 +277,81 @@ def test_code_in_a_hub_data_set_is_not_even_downloaded(tmp_path, hub, make_row, 
     hub.files["test.jsonl"] = write_rows(tmp_path / "test.jsonl", [make_row(1)]).read_bytes()
     assert ids(find("org/set", ("test",)), "test") == [1]
     assert not [path for path in hub.paths if path.endswith(".py")]
+
+
+def test_a_directory_whose_name_has_glob_characters_is_read(tmp_path, make_row, write_rows):
+    write_rows(tmp_path / "dir[1]*?" / "test.jsonl", [make_row(2)])
+    assert ids(find(tmp_path / "dir[1]*?", ("test",)), "test") == [2]
+
+
+def test_files_of_other_kinds_beside_the_rows_are_passed_over(tmp_path, make_row, write_rows):
+    write_rows(tmp_path / "test.jsonl", [make_row(2)])
+    for name in ("test.jsonl.bak", "test.jsonl.gz", "test.csv"):
+        (tmp_path / name).write_text("x")
+    assert ids(find(tmp_path, ("test",)), "test") == [2]
+
+
+def test_a_clone_with_a_loading_script_is_read_by_the_files_names(tmp_path, make_row, write_rows):
+    write_rows(tmp_path / "set" / "data" / "test-00000-of-00001.parquet", [make_row(2)])
+    (tmp_path / "set" / "set.py").write_text("raise SystemExit('ran')")
+    assert ids(find(tmp_path / "set", ("test",)), "test") == [2]
+
+
+def test_a_list_under_the_key_data_is_read(tmp_path, make_row):
+    (tmp_path / "test.json").write_text(json.dumps({"data": [make_row(1), make_row(2)]}, indent=1))
+    assert ids(find(tmp_path, ("test",)), "test") == [1, 2]
+
+
+def test_two_files_that_name_the_same_split_are_refused(tmp_path, make_row, write_rows):
+    for name in ("test.jsonl", "test_old.jsonl"):
+        write_rows(tmp_path / name, [make_row(1)])
+    for where in (tmp_path, f"{tmp_path}/*.jsonl"):
+        assert "test.jsonl and test_old.jsonl both name the split 'test'" in message(where, ("test",))
+
+
+def test_a_map_of_parquet_is_an_object_and_an_image_is_not_opened(tmp_path, make_row):
+    row = make_row(1)
+    table = pa.table(
+        {
+            "instruction": [row["instruction"]],
+            "inputs": pa.array([list(row["inputs"].items())], pa.map_(pa.string(), pa.string())),
+            "outputs": ["A"],
+            "meta": [{"id": 1, "picture": {"bytes": None, "path": "http://127.0.0.1:9/x.png"}}],
+        }
+    )
+    features = {
+        "info": {"features": {"meta": {"picture": {"_type": "Image"}, "id": {"dtype": "int64", "_type": "Value"}}}}
+    }
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "test.parquet")
+    (found,) = read_rows(find(tmp_path, ("test",)), "test")
+    assert found["inputs"] == row["inputs"]
+    assert found["meta"]["picture"]["path"].startswith("http://")
+
+
+def test_dates_beyond_the_year_9999_are_one_line(tmp_path):
+    table = pa.table({"meta": pa.array([4 * 10**17], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "test.parquet")
+    assert "cannot be read" in message(tmp_path, ("test",))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../secret.jsonl", "README.md names ../secret.jsonl: name files below"),
+        ("/etc/test.jsonl", "README.md names /etc/test.jsonl: name files below"),
+        ("http://127.0.0.1:9/test.jsonl", "README.md names http://127.0.0.1:9/test.jsonl: name files below"),
+        ("hf://datasets/org/set/test.jsonl", "README.md names hf://"),
+        ("a/../../test.jsonl", "README.md names a/../../test.jsonl: name files below"),
+        ("'*.jsonl'\n    x: &a [1]\n    y: *a", "has YAML aliases: write the values out"),
+        ("[", "README.md is not YAML"),
+        ("x" * (1 << 20), "README.md is larger than"),
+    ],
+)
+def test_a_readme_that_names_anything_else_is_refused(tmp_path, make_row, write_rows, path, reason):
+    write_rows(tmp_path / "secret.jsonl", [make_row(1)])
+    write_rows(tmp_path / "set" / "test.jsonl", [make_row(1)])
+    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: {path}\n---\n"
+    (tmp_path / "set" / "README.md").write_text(head)
+    text = message(tmp_path / "set", ("test",))
+    assert reason in text
+    assert len(text) < 700

@@ -48,7 +48,9 @@ def test_rows_that_do_not_fit_are_counted_with_the_first_ids(make_prompts):
 
 def test_rows_on_which_the_template_fails_are_distinguished_from_those_that_do_not_fit(make_prompts, tmp_path):
     template = tmp_path / "picky.jinja"
-    template.write_text("{% if 'xxxx' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}ok")
+    template.write_text(
+        "{% if 'xxxx' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}{{ messages[0]['content'] }}"
+    )
     found, _ = make_prompts(f"prompt.chat_template={template}")
     train, test = sorted(lengths(found, in_tokens=True), key=lambda each: each.split == "test")
     assert (train.num_rows, train.num_failed, train.num_unfit) == (40, 37, 0)

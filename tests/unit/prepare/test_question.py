@@ -57,6 +57,10 @@ def test_an_empty_answer_is_a_hidden_gold(make_row):
     assert (read(make_row(outputs="")).gold, read(make_row(outputs="B, C")).gold) == (None, "B, C")
 
 
+def test_a_blank_answer_is_a_hidden_gold(make_row):
+    assert read(make_row(5, outputs=" \n")).gold is None
+
+
 def test_a_key_with_the_value_none_counts_as_absent_and_is_not_in_the_doc(make_row):
     row = make_row(inputs={"question": "q", "option_a": "a", "option_e": None}, meta={"id": 1, "categories": None})
     question = read(row)
@@ -75,7 +79,18 @@ def test_the_doc_is_the_whole_row_without_ascii_escapes(make_row):
     assert "ещё поле" in question.doc
 
 
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 BAD_ROWS = [
+    ({"meta": {"id": 5, "categories": {"a": float("nan")}}}, "id=5: meta.categories.a is nan: give a text"),
+    ({"meta": {"id": 5, "categories": {"a": ["b"]}}}, "id=5: meta.categories.a is ['b']: give a text"),
+    ({"meta": {"id": 5, "x": float("inf")}}, "id=5 cannot be written as JSON"),
+    ({"meta": {"id": 5, "x": nested(5000)}}, "row 7 is nested too deep"),
     ({"instruction": ...}, "id=5: instruction is missing: give a text with {placeholders}"),
     ({"instruction": 3}, "id=5: instruction is 3: give a text with {placeholders}"),
     ({"inputs": ...}, "id=5: inputs is missing: give an object of texts"),
@@ -104,7 +119,7 @@ BAD_ROWS = [
     ({"instruction": "question}"}, "id=5: instruction has unbalanced braces (Single '}' encountered in format "),
     (
         {"inputs": {"question": "a\ud800", "option_a": ""}},
-        "id=5: '\\ud800' is half of a character (a lone surrogate): mend or drop it",
+        "id=5: '\\ud800' is half of a character (a lone surrogate): correct or drop it",
     ),
     ({"instruction": "{" + "x" * 99 + "}"}, "id=5: placeholder {" + "x" * 57 + "...} is unknown: the row has "),
 ]

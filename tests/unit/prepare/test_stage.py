@@ -14,7 +14,9 @@ from pipeline.prepare import prepare
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.storage.artifacts import ArtifactStore
 
-FAILS_ON_BAD = "{% if 'плохо' in messages[0]['content'] %}{{ raise_exception('слово') }}{% endif %}ok"
+FAILS_ON_BAD = (
+    "{% if 'плохо' in messages[0]['content'] %}{{ raise_exception('слово') }}{% endif %}{{ messages[0]['content'] }}"
+)
 
 
 def rejection(prepared, kind, *overrides):
@@ -140,7 +142,7 @@ def test_a_template_that_fails_on_a_later_row_makes_that_row_an_error(
     write_rows(dataset / "train.jsonl", [make_row(1), make_row(5, instruction="плохо")])
     write_rows(dataset / "test.jsonl", [make_row(2, instruction="плохо"), make_row(3)])
     rows = prepared(f"prompt.chat_template={tmp_path}/t.jinja")
-    assert [row["prompt"] for row in rows] == ["ok", None, None, "ok"]
+    assert [row["prompt"] is None for row in rows] == [False, True, True, False]
     assert rows[1]["error"] == (f"prompt.chat_template='{tmp_path}/t.jinja' fails on this row: TemplateError: слово")
     assert rows[1]["prompt_sha256"] == hashlib.sha256(rows[1]["messages"].encode()).hexdigest()
 
