@@ -184,7 +184,7 @@ def _reads_clock(chat: Chat, messages: Messages, prompt: str) -> bool:
     """Return whether the prompt depends on `strftime_now`, by which transformers gives a template the date."""
     if "strftime_now" not in chat.template:
         return False
-    fixed = replace(chat, template_kwargs={**chat.template_kwargs, "strftime_now": lambda form: "another day"})
+    fixed = replace(chat, template_kwargs={**chat.template_kwargs, "strftime_now": lambda _: "another day"})
     try:
         return fixed.render(messages) != prompt
     except TemplateFailed:
