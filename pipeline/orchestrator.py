@@ -34,7 +34,7 @@ from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import environment, installation
+from pipeline.runs import environment, index, installation
 from pipeline.runs.counts import count_samples
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
@@ -85,6 +85,7 @@ def execute(
         manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
         write_manifest(run, manifest)
         with _log(run) as console:
+            _print(console, _update_index(run, manifest))
             console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
             stages = Orchestrator(
                 config=config,
@@ -147,6 +148,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
             manifest = None
         else:  # until both samples and metrics are rewritten; `run` can resume from here
             write_manifest(run, replace(manifest, status="running"))
+            lines = _update_index(run, replace(manifest, status="running"))
         publish_stage.remove_products(run, config)
         score(run, config)
         counts = count_samples(run)
@@ -155,7 +157,8 @@ def rescore(run: ArtifactStore, config: Config) -> None:
             if manifest.noise is not None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
-            manifest, lines = finish(run, config, replace(manifest, rescored_at=environment.now()))
+            manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
+            lines = [*lines, *finished]
     console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width
     print_summary(run, config, counts, console)
     _print(console, lines)
@@ -184,8 +187,10 @@ def pack(run: ArtifactStore, config: Config) -> None:
         if reason is not None:
             raise reason
         products = publish_stage.publish(run, config, manifest)
-        write_manifest(run, replace(manifest, published=products.published))
-    _print(Console(highlight=False), products.lines)
+        manifest = replace(manifest, published=products.published)
+        write_manifest(run, manifest)
+        lines = [*products.lines, *_update_index(run, manifest)]
+    _print(Console(highlight=False), lines)
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
@@ -258,7 +263,22 @@ def finish(
         timings.end()
         manifest = replace(manifest, ended_at=environment.now(), timings_s=timings.rounded())
     write_manifest(run, manifest)
-    return manifest, [*products.lines, *(verdict.lines if verdict else ())]
+    return manifest, [*products.lines, *(verdict.lines if verdict else ()), *_update_index(run, manifest)]
+
+
+def _update_index(run: ArtifactStore, manifest: Manifest) -> list[str]:
+    """Write the index entry of a complete run, or remove that of another; return the reason if it cannot be written.
+
+    The run does not depend on it: an absent entry is made by the next run that looks for it.
+    """
+    try:
+        if manifest.is_complete:
+            index.record(run, manifest)
+        else:
+            index.remove(run)
+    except PipelineError as error:
+        return [f"index: {error}"]
+    return []
 
 
 @dataclass(slots=True, kw_only=True)

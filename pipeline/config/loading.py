@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config import plain_yaml
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import ConfigError
 
@@ -125,6 +126,7 @@ def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
         ConfigError: The text is not a resolved configuration, or an override is invalid.
     """
     overrides = _overrides(arguments)
+    plain_yaml.check(text, where)
     recorded = _parsed(text, where)
     try:
         _resolved([recorded])
@@ -140,6 +142,10 @@ def _parsed(text: str, where: str) -> DictConfig:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deep") from error
+    except (ValueError, AssertionError):  # a date that does not exist; OmegaConf's assertion for a single number
+        parsed = None
     if not isinstance(parsed, DictConfig):
         raise ConfigError(f"{where} must hold keys and values, not a list or a single value")
     return parsed

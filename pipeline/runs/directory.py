@@ -14,9 +14,11 @@ from itertools import count
 from typing import Any
 
 from pipeline.config import loading
+from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
 from pipeline.errors import RunError
 from pipeline.runs.identity import identity
+from pipeline.runs.lock import is_held
 from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template
 from pipeline.storage.artifacts import ArtifactStore
@@ -142,9 +144,18 @@ def require_complete(run: ArtifactStore) -> Manifest:
     """
     manifest = read_manifest(run)
     if manifest is None or not manifest.is_complete:
-        state = f"without a {FILE}" if manifest is None else manifest.status
+        state = f"without a {FILE}" if manifest is None else status(run, manifest)
         raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
     return manifest
+
+
+def status(run: ArtifactStore, manifest: Manifest) -> str:
+    """Return a run's status to show: that of its manifest, or `crashed` if it is `running` and no process holds it.
+
+    Raises:
+        RunError: The storage does not respond.
+    """
+    return "crashed" if manifest.status == "running" and not is_held(run) else manifest.status
 
 
 def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
@@ -154,7 +165,7 @@ def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
         DataError: Its config.yaml cannot be read.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
-    return loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), arguments)
+    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.path(CONFIG_FILE), arguments)
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
