@@ -64,7 +64,7 @@ from pipeline.terminal.text import counted, escape_control
 def execute(
     config: Config, factory: EngineFactory | None = None, reproduction: Reproduction | None = None
 ) -> ArtifactStore:
-    """Run every stage and return the run's directory.
+    """Run every stage and return the run's directory. A run that is complete only prints its summary again.
 
     Args:
         config: The configuration to run.
@@ -74,6 +74,9 @@ def execute(
     Raises:
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
+    finished = run_directory.finished(config)
+    if finished is not None:
+        return _show_again(*finished)
     installation.check(config.engine)
     _check_named_runs(config)
     run, config = run_directory.place(config)
@@ -105,6 +108,35 @@ def execute(
                     raise signals.ended from error
                 raise
     _require_good(run, config, stages.manifest)
+    return run
+
+
+def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> ArtifactStore:
+    """Print the summary that a complete run ended with, and end with the same exit code. Nothing is written.
+
+    Args:
+        run: The run's directory.
+        config: The configuration that it recorded.
+        manifest: Its manifest.
+
+    Raises:
+        TooManyFailedRows: As the run did.
+        GateFailed: As the run did.
+        DataError: Its metrics are missing or damaged.
+    """
+    console = _console()
+    retry = f"; {manifest.num_failed} rows failed: run.retry_failed=true tries these again"
+    _print(
+        console,
+        [f"run {config.run_id} is complete in {run.root}: nothing is generated{retry if manifest.num_failed else ''}"],
+    )
+    counts = manifest.counts
+    if counts is None or counts.num_samples is None or counts.num_output_tokens is None:  # of an older version
+        counts = count_samples(run)
+    print_summary(run, config, counts, console, manifest.timings_s)
+    products = publish_stage.lines(run, manifest.published) if manifest.published is not None else ()
+    _print(console, [*products, *(gate.lines(manifest.gate) if manifest.gate is not None else ())])
+    _require_good(run, config, manifest)
     return run
 
 
@@ -159,7 +191,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
             lines = [*lines, *finished]
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width
+    console = _console()
     print_summary(run, config, counts, console)
     _print(console, lines)
     if manifest is not None:
@@ -181,7 +213,9 @@ def pack(run: ArtifactStore, config: Config) -> None:
     with locked(run):
         manifest = read_manifest(run)
         if manifest is None or not manifest.is_complete:
-            status = "has no manifest" if manifest is None else f"is {manifest.status}"
+            status = "has no manifest"
+            if manifest is not None:  # the lock is this process's, so that no other writes a running one
+                status = f"is {'crashed' if manifest.status == 'running' else manifest.status}"
             raise RunError(f"run={run.root} {status}: only a complete run is packed; run it again to its end")
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
@@ -317,7 +351,7 @@ class Orchestrator:
             with self.timings.stage("noise"):
                 self._measure_noise()
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
-        print_summary(self.run, self.config, counts, self.console, self.timings.seconds)
+        print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
         _print(self.console, lines)
 
     def _prepare(self) -> None:
@@ -467,6 +501,11 @@ def _log(run: ArtifactStore) -> Iterator[Console]:
     store = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
     with quiet(store / "driver.log") as console:
         yield console
+
+
+def _console() -> Console:
+    """Return a console on standard output, where nothing but the summary is printed."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)  # a file has no width
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:

@@ -64,17 +64,20 @@ class Verdict:
 
     @property
     def lines(self) -> list[str]:
-        """Lines to print: the notes, then the rules."""
-        printed = [f"gate: {note}" for note in self.notes]
-        return printed + [
-            f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in self.rules
-        ]
+        """Lines to print."""
+        return lines(self.result)
 
     @property
     def result(self) -> GateResult:
         """What the manifest records under `gate`."""
         rules, notes = tuple(self.rules), tuple(self.notes)
         return GateResult(baseline=self.baseline, broken=tuple(self.broken), rules=rules, notes=notes)
+
+
+def lines(result: GateResult) -> list[str]:
+    """Return the lines to print for the gate's result: the notes, then the rules."""
+    rules = [f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in result.rules]
+    return [*(f"gate: {note}" for note in result.notes), *rules]
 
 
 def check(config: Config) -> None:
