@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
+from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
 from pipeline.generate import length_estimates
@@ -62,7 +63,10 @@ from pipeline.terminal.text import counted, escape_control
 
 
 def execute(
-    config: Config, factory: EngineFactory | None = None, reproduction: Reproduction | None = None
+    config: Config,
+    factory: EngineFactory | None = None,
+    reproduction: Reproduction | None = None,
+    directory_of: Callable[[str], Path | None] = lambda _: None,
 ) -> ArtifactStore:
     """Run every stage and return the run's directory. A run that is complete only prints its summary again.
 
@@ -70,6 +74,7 @@ def execute(
         config: The configuration to run.
         factory: Starts the engine; by default the engine that the configuration names.
         reproduction: The run that this one reproduces; differences from it are printed and recorded.
+        directory_of: Returns the directory of the conf file that sets a key, for the message of a path that is wrong.
 
     Raises:
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
@@ -77,6 +82,7 @@ def execute(
     finished = run_directory.finished(config)
     if finished is not None:
         return _show_again(*finished)
+    require_found(config, directory_of)
     installation.check(config.engine)
     _check_named_runs(config)
     run, config = run_directory.place(config)
@@ -140,7 +146,13 @@ def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> Artif
     return run
 
 
-def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:
+def preview(
+    config: Config,
+    origins: Mapping[str, str],
+    options: PreviewOptions,
+    console: Console,
+    directory_of: Callable[[str], Path | None] = lambda _: None,
+) -> None:
     """Print the prompts that a run of the configuration would send, and the findings of the preflight checks.
 
     Args:
@@ -148,11 +160,13 @@ def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions,
         origins: The source of each key's value, as `pipeline.config.loading.origins` returns it.
         options: What to print.
         console: Where to print.
+        directory_of: As for `execute`.
 
     Raises:
         PipelineError: The run would fail with this error before its engine starts, or the requested question does not
             exist.
     """
+    require_found(config, directory_of)
     installation.check(config.engine)
     _check_named_runs(config)
     show_preview(config, origins, options, console)

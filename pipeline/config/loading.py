@@ -18,11 +18,11 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import plain_yaml
+from pipeline.config import paths, plain_yaml
+from pipeline.config.paths import HOME
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import ConfigError
 
-PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 
 OmegaConf.clear_resolver("oc.env")  # an environment variable may be a secret, and the run records the resolved keys
@@ -54,8 +54,26 @@ def origins(arguments: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for origin, layer in _layers_of(arguments):
-        found |= dict.fromkeys(flat(cast("dict[str, Any]", OmegaConf.to_container(layer))), origin)
+        found |= dict.fromkeys(flat(_values(layer)), origin)
     return found
+
+
+def directory_of(arguments: Sequence[str], name: str) -> Path | None:
+    """Return the directory of the conf file that sets a dotted key; None if the command line or no file sets it.
+
+    Raises:
+        ConfigError: As `compose` does.
+    """
+    confs = [argument.removeprefix("conf=") for argument in arguments if argument.startswith("conf=")]
+    if len(confs) != 1 or any(argument.startswith(f"{name}=") for argument in arguments):
+        return None
+    found = [file for file, layer in _layers(find_conf(confs[0]), ()) if name in flat(_values(layer))]
+    return found[-1].parent.absolute() if found else None
+
+
+def _values(layer: DictConfig) -> dict[str, Any]:
+    """Return a layer as plain values, with interpolations as text."""
+    return cast("dict[str, Any]", OmegaConf.to_container(layer))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -95,9 +113,9 @@ def _overrides(arguments: Sequence[str]) -> list[DictConfig]:
 
 
 def _display_path(path: Path) -> str:
-    """Return the path of a conf file for display, relative to the project's directory if it is inside it."""
+    """Return the path of a conf file for display, relative to the directory of the project's conf/ if it is in that."""
     whole = path.resolve()
-    return str(whole.relative_to(PROJECT)) if whole.is_relative_to(PROJECT) else str(path)
+    return str(whole.relative_to(HOME)) if whole.is_relative_to(HOME) else str(path)
 
 
 def _override(argument: str) -> DictConfig:
@@ -164,7 +182,7 @@ def plain(config: Config) -> dict[str, Any]:
 
 def conf_names() -> list[str]:
     """Return the names that `conf=` accepts, from ./conf and from the project's own conf/."""
-    directories = {Path("conf").resolve(), PROJECT / "conf"}
+    directories = {Path("conf").resolve(), HOME / "conf"}
     return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
 
 
@@ -175,9 +193,9 @@ def find_conf(name: str) -> Path:
         ConfigError: There is no such file.
     """
     if name.endswith((".yaml", ".yml")):
-        places = [Path(name), Path("conf", name), PROJECT / "conf" / name]
+        places = [Path(name), Path("conf", name), HOME / "conf" / name]
     else:
-        places = [Path("conf", f"{name}.yaml"), PROJECT / "conf" / f"{name}.yaml"]
+        places = [Path("conf", f"{name}.yaml"), HOME / "conf" / f"{name}.yaml"]
     for place in places:
         if place.is_file():
             return place
@@ -199,8 +217,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, DictConfig]
     bases = own.pop("base", [])
     if not isinstance(bases, (list, ListConfig)):
         raise ConfigError(f"{path}: base={bases!r} must be a list of names in conf/, for instance [model/demo]")
+    values = _values(own)
+    paths.locate(values, path.parent)
     layers = [layer for base in bases for layer in _layers(find_conf(str(base)), (*above, path))]
-    return [*layers, (path, own)]
+    return [*layers, (path, OmegaConf.create(values))]
 
 
 def _one_line(error: OmegaConfBaseException) -> str:

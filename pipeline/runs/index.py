@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter
 
 from pipeline.config import loading, plain_yaml
+from pipeline.config.paths import portable_path
 from pipeline.config.plain_yaml import value
 from pipeline.config.schema import RUN_ID, Config
 from pipeline.errors import DataError, GateFailed, RunError, TooManyFailedRows, UserError
@@ -247,7 +248,7 @@ def model_key(config: Config | Mapping[str, Any]) -> ModelKey:
     """Return what identifies the model of a configuration, or of the plain values of a config.yaml."""
     values = loading.plain(config) if isinstance(config, Config) else config
     if value(values, "engine", "kind", default="vllm") == "vllm":
-        return "vllm", value(values, "model", "path")
+        return "vllm", portable_path(value(values, "model", "path"))
     endpoint = value(values, "engine", "endpoint")
     return "endpoint", value(endpoint, "base_url"), value(endpoint, "model")
 
