@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
+from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
 from pipeline.generate import length_estimates
@@ -34,7 +35,7 @@ from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import environment, installation
+from pipeline.runs import environment, index, installation
 from pipeline.runs.counts import count_samples
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
@@ -62,18 +63,26 @@ from pipeline.terminal.text import counted, escape_control
 
 
 def execute(
-    config: Config, factory: EngineFactory | None = None, reproduction: Reproduction | None = None
+    config: Config,
+    factory: EngineFactory | None = None,
+    reproduction: Reproduction | None = None,
+    directory_of: Callable[[str], Path | None] = lambda _: None,
 ) -> ArtifactStore:
-    """Run every stage and return the run's directory.
+    """Run every stage and return the run's directory. A run that is complete only prints its summary again.
 
     Args:
         config: The configuration to run.
         factory: Starts the engine; by default the engine that the configuration names.
         reproduction: The run that this one reproduces; differences from it are printed and recorded.
+        directory_of: Returns the directory of the conf file that sets a key, for the message of a path that is wrong.
 
     Raises:
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
+    finished = run_directory.finished(config)
+    if finished is not None:
+        return _show_again(*finished)
+    require_found(config, directory_of)
     installation.check(config.engine)
     _check_named_runs(config)
     run, config = run_directory.place(config)
@@ -85,6 +94,7 @@ def execute(
         manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
         write_manifest(run, manifest)
         with _log(run) as console:
+            _print(console, _update_index(run, manifest))
             console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
             stages = Orchestrator(
                 config=config,
@@ -107,7 +117,42 @@ def execute(
     return run
 
 
-def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:
+def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> ArtifactStore:
+    """Print the summary that a complete run ended with, and end with the same exit code. Nothing is written.
+
+    Args:
+        run: The run's directory.
+        config: The configuration that it recorded.
+        manifest: Its manifest.
+
+    Raises:
+        TooManyFailedRows: As the run did.
+        GateFailed: As the run did.
+        DataError: Its metrics are missing or damaged.
+    """
+    console = _console()
+    retry = f"; {manifest.num_failed} rows failed: run.retry_failed=true tries these again"
+    _print(
+        console,
+        [f"run {config.run_id} is complete in {run.root}: nothing is generated{retry if manifest.num_failed else ''}"],
+    )
+    counts = manifest.counts
+    if counts is None or counts.num_samples is None or counts.num_output_tokens is None:  # of an older version
+        counts = count_samples(run)
+    print_summary(run, config, counts, console, manifest.timings_s)
+    products = publish_stage.lines(run, manifest.published) if manifest.published is not None else ()
+    _print(console, [*products, *(gate.lines(manifest.gate) if manifest.gate is not None else ())])
+    _require_good(run, config, manifest)
+    return run
+
+
+def preview(
+    config: Config,
+    origins: Mapping[str, str],
+    options: PreviewOptions,
+    console: Console,
+    directory_of: Callable[[str], Path | None] = lambda _: None,
+) -> None:
     """Print the prompts that a run of the configuration would send, and the findings of the preflight checks.
 
     Args:
@@ -115,11 +160,13 @@ def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions,
         origins: The source of each key's value, as `pipeline.config.loading.origins` returns it.
         options: What to print.
         console: Where to print.
+        directory_of: As for `execute`.
 
     Raises:
         PipelineError: The run would fail with this error before its engine starts, or the requested question does not
             exist.
     """
+    require_found(config, directory_of)
     installation.check(config.engine)
     _check_named_runs(config)
     show_preview(config, origins, options, console)
@@ -147,6 +194,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
             manifest = None
         else:  # until both samples and metrics are rewritten; `run` can resume from here
             write_manifest(run, replace(manifest, status="running"))
+            lines = _update_index(run, replace(manifest, status="running"))
         publish_stage.remove_products(run, config)
         score(run, config)
         counts = count_samples(run)
@@ -155,8 +203,9 @@ def rescore(run: ArtifactStore, config: Config) -> None:
             if manifest.noise is not None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
-            manifest, lines = finish(run, config, replace(manifest, rescored_at=environment.now()))
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width
+            manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
+            lines = [*lines, *finished]
+    console = _console()
     print_summary(run, config, counts, console)
     _print(console, lines)
     if manifest is not None:
@@ -178,14 +227,18 @@ def pack(run: ArtifactStore, config: Config) -> None:
     with locked(run):
         manifest = read_manifest(run)
         if manifest is None or not manifest.is_complete:
-            status = "has no manifest" if manifest is None else f"is {manifest.status}"
+            status = "has no manifest"
+            if manifest is not None:  # the lock is this process's, so that no other writes a running one
+                status = f"is {'crashed' if manifest.status == 'running' else manifest.status}"
             raise RunError(f"run={run.root} {status}: only a complete run is packed; run it again to its end")
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
         products = publish_stage.publish(run, config, manifest)
-        write_manifest(run, replace(manifest, published=products.published))
-    _print(Console(highlight=False), products.lines)
+        manifest = replace(manifest, published=products.published)
+        write_manifest(run, manifest)
+        lines = [*products.lines, *_update_index(run, manifest)]
+    _print(Console(highlight=False), lines)
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
@@ -258,7 +311,22 @@ def finish(
         timings.end()
         manifest = replace(manifest, ended_at=environment.now(), timings_s=timings.rounded())
     write_manifest(run, manifest)
-    return manifest, [*products.lines, *(verdict.lines if verdict else ())]
+    return manifest, [*products.lines, *(verdict.lines if verdict else ()), *_update_index(run, manifest)]
+
+
+def _update_index(run: ArtifactStore, manifest: Manifest) -> list[str]:
+    """Write the index entry of a complete run, or remove that of another; return the reason if it cannot be written.
+
+    The run does not depend on it: an absent entry is made by the next run that looks for it.
+    """
+    try:
+        if manifest.is_complete:
+            index.record(run, manifest)
+        else:
+            index.remove(run)
+    except PipelineError as error:
+        return [f"index: {error}"]
+    return []
 
 
 @dataclass(slots=True, kw_only=True)
@@ -297,7 +365,7 @@ class Orchestrator:
             with self.timings.stage("noise"):
                 self._measure_noise()
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
-        print_summary(self.run, self.config, counts, self.console, self.timings.seconds)
+        print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
         _print(self.console, lines)
 
     def _prepare(self) -> None:
@@ -447,6 +515,11 @@ def _log(run: ArtifactStore) -> Iterator[Console]:
     store = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
     with quiet(store / "driver.log") as console:
         yield console
+
+
+def _console() -> Console:
+    """Return a console on standard output, where nothing but the summary is printed."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)  # a file has no width
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:

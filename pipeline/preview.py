@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from pipeline.cli import command, parse
 from pipeline.config.fields import require
-from pipeline.config.loading import COMMAND_LINE, compose, origins
+from pipeline.config.loading import COMMAND_LINE, compose, directory_of, origins
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     from pipeline.preflight.preview import PreviewOptions
     from pipeline.terminal.console import plain
 
-    preview(config, found, PreviewOptions(**own), plain())
+    preview(config, found, PreviewOptions(**own), plain(), lambda name: directory_of(overrides, name))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cli import command, parse
-from pipeline.config.loading import compose
+from pipeline.config.loading import compose, directory_of
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     config, reproduction = resolve(arguments)
     from pipeline.orchestrator import execute
 
-    execute(config, reproduction=reproduction)
+    execute(config, reproduction=reproduction, directory_of=lambda name: directory_of(arguments, name))
 
 
 def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:

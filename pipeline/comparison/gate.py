@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline.comparison.compare_runs import compare
 from pipeline.comparison.pairing import ComparedRun
@@ -28,6 +27,7 @@ from pipeline.metrics.paired_tests import holm
 from pipeline.metrics.weights import weights_of
 from pipeline.records import Counts, MetricChange
 from pipeline.runs import past_runs
+from pipeline.runs.index import IndexEntry
 from pipeline.runs.manifest import GateResult, GateRule, Manifest
 from pipeline.runs.past_runs import PastRun
 from pipeline.storage.artifacts import ArtifactStore
@@ -64,17 +64,20 @@ class Verdict:
 
     @property
     def lines(self) -> list[str]:
-        """Lines to print: the notes, then the rules."""
-        printed = [f"gate: {note}" for note in self.notes]
-        return printed + [
-            f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in self.rules
-        ]
+        """Lines to print."""
+        return lines(self.result)
 
     @property
     def result(self) -> GateResult:
         """What the manifest records under `gate`."""
         rules, notes = tuple(self.rules), tuple(self.notes)
         return GateResult(baseline=self.baseline, broken=tuple(self.broken), rules=rules, notes=notes)
+
+
+def lines(result: GateResult) -> list[str]:
+    """Return the lines to print for the gate's result: the notes, then the rules."""
+    rules = [f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in result.rules]
+    return [*(f"gate: {note}" for note in result.notes), *rules]
 
 
 def check(config: Config) -> None:
@@ -122,8 +125,9 @@ def _compared(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict
         if found is None:
             note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
             return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
-        name = found.run_id
-        base = ComparedRun.of(found.store, found.config, found.manifest)
+        past, past_config = found
+        name = past.run_id
+        base = ComparedRun.of(past.store, past_config, past.manifest)
         comparison = compare(base, new, run.child(DIRECTORY))
     except (Incomparable, DataError, ConfigError) as error:  # DataError and ConfigError: of the baseline
         rule = GateRule(
@@ -220,25 +224,23 @@ def _shares(config: Config, counts: Counts | None) -> Iterator[GateRule]:
             yield GateRule(name=name, value=share, limit=limit, broken=share > limit, line=line)
 
 
-def _named(config: Config) -> PastRun:
+def _named(config: Config) -> tuple[PastRun, Config]:
     name = str(config.gate.baseline)
     if name == config.run_id:
         raise ConfigError(f"{KEY}={name!r} is the run itself: give an earlier run_id, or latest")
-    return past_runs.named(config, KEY, name)
+    found = past_runs.named(config, KEY, name)
+    return found, found.config()
 
 
-def _latest(config: Config, manifest: Manifest, notes: list[str]) -> PastRun | None:
+def _latest(config: Config, manifest: Manifest, notes: list[str]) -> tuple[PastRun, Config] | None:
     """Return the newest run of the same model, tasks, splits and limit that ended before this one started."""
     unread: list[str] = []
-    started_at = manifest.started_at or ""
 
-    def suits(run: PastRun) -> bool:
-        return (run.manifest.ended_at or "") <= started_at and _questions_of(run.config) == _questions_of(config)
+    def suits(run: IndexEntry) -> bool:
+        questions = set(config.active_tasks), set(config.splits), config.limit
+        return (set(run.tasks), set(run.splits), run.limit) == questions
 
-    found = next(past_runs.of_model(config, unread, suits), None)
+    runs = past_runs.of_model(config, unread, suits, before=manifest.started_at or "")
+    found = next(past_runs.each(runs, lambda run: (run, run.config()), unread), None)
     notes += unread
     return found
-
-
-def _questions_of(config: Config) -> tuple[Any, ...]:
-    return set(config.active_tasks), set(config.splits), config.limit

@@ -17,11 +17,12 @@ from typing import Any, cast, get_type_hints
 import yaml
 from omegaconf import OmegaConf
 
+from pipeline.config import paths, plain_yaml
+from pipeline.config.paths import HOME
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.config.values import read_override, read_yaml
 from pipeline.errors import ConfigError
 
-PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 
 
@@ -70,6 +71,19 @@ def origins(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def directory_of(arguments: Sequence[str], name: str) -> Path | None:
+    """Return the directory of the conf file that sets a dotted key; None if the command line or no file sets it.
+
+    Raises:
+        ConfigError: As `compose` does.
+    """
+    confs = [argument.removeprefix("conf=") for argument in arguments if argument.startswith("conf=")]
+    if len(confs) != 1 or any(argument.startswith(f"{name}=") for argument in arguments):
+        return None
+    found = [file for file, layer in _layers(find_conf(confs[0]), ()) if name in flat(layer)]
+    return found[-1].parent.absolute() if found else None
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a nested mapping to dotted keys. An empty inner mapping counts as a value."""
     found: dict[str, Any] = {}
@@ -107,9 +121,9 @@ def _overrides(arguments: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _display_path(path: Path) -> str:
-    """Return the path of a conf file for display, relative to the project's directory if it is inside it."""
+    """Return the path of a conf file for display, relative to the directory of the project's conf/ if it is in that."""
     whole = path.resolve()
-    return str(whole.relative_to(PROJECT)) if whole.is_relative_to(PROJECT) else str(path)
+    return str(whole.relative_to(HOME)) if whole.is_relative_to(HOME) else str(path)
 
 
 def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
@@ -124,6 +138,7 @@ def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
         ConfigError: The text is not a resolved configuration, or an override is invalid.
     """
     overrides = _overrides(arguments)
+    plain_yaml.check(text, where)
     recorded = read_yaml(text, Config, where)
     try:
         _resolved([recorded])
@@ -145,7 +160,7 @@ def plain(config: Config) -> dict[str, Any]:
 
 def conf_names() -> list[str]:
     """Return the names that `conf=` accepts, from ./conf and from the project's own conf/."""
-    directories = {Path("conf").resolve(), PROJECT / "conf"}
+    directories = {Path("conf").resolve(), HOME / "conf"}
     return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
 
 
@@ -156,9 +171,9 @@ def find_conf(name: str) -> Path:
         ConfigError: There is no such file.
     """
     if name.endswith((".yaml", ".yml")):
-        places = [Path(name), Path("conf", name), PROJECT / "conf" / name]
+        places = [Path(name), Path("conf", name), HOME / "conf" / name]
     else:
-        places = [Path("conf", f"{name}.yaml"), PROJECT / "conf" / f"{name}.yaml"]
+        places = [Path("conf", f"{name}.yaml"), HOME / "conf" / f"{name}.yaml"]
     for place in places:
         if place.is_file():
             return place
@@ -178,6 +193,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     bases = own.pop("base", [])
+    paths.locate(own, path.parent)
     layers = [layer for base in bases for layer in _layers(find_conf(base), (*above, path))]
     return [*layers, (path, own)]
 

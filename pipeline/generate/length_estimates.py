@@ -86,8 +86,8 @@ def find(config: Config, prompts: Artifact) -> tuple[Lengths | None, list[str]]:
         case None:
             return None, unread
         case config_fields.LATEST:
-            runs = [run for run in past_runs.of_model(config, unread) if run.shares_tasks(config)]
-            runs.sort(key=lambda run: not run.covers(config))
+            runs = list(past_runs.of_model(config, unread, lambda entry: entry.shares_tasks(config)))
+            runs.sort(key=lambda run: not run.entry.covers(config))
             found = past_runs.each(runs, lambda run: _read(run, max_tokens), unread)
             return past_runs.best_of(found, lambda each: _has_one_of(prompts, each), _has_lengths), unread
         case run_id:

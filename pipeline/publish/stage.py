@@ -43,8 +43,20 @@ def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
         raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
     submission, card = _submission(run, config, manifest), _card(run, config, manifest)
     made = report.write(run, config, manifest)
-    lines = (_archive_line(run, submission), _card_line(run, card), _report_line(run, made))
-    return Products(published=Published(submission=submission, card=card, report=made), lines=lines)
+    published = Published(submission=submission, card=card, report=made)
+    return Products(published=published, lines=lines(run, published))
+
+
+def lines(run: ArtifactStore, published: Published) -> tuple[str, ...]:
+    """Return a line to print for each product that was made."""
+    made: list[str] = []
+    if published.submission is not None:
+        made.append(_archive_line(run, published.submission))
+    if published.card is not None:
+        made.append(_card_line(run, published.card))
+    if published.report is not None:
+        made.append(_report_line(run, published.report))
+    return tuple(made)
 
 
 def remove_products(run: ArtifactStore, config: Config) -> None:

@@ -14,9 +14,11 @@ from itertools import count
 from typing import Any
 
 from pipeline.config import loading
+from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
 from pipeline.errors import RunError
 from pipeline.runs.identity import identity
+from pipeline.runs.lock import is_held
 from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template
 from pipeline.storage.artifacts import ArtifactStore
@@ -48,6 +50,27 @@ def place(config: Config) -> tuple[ArtifactStore, Config]:
     return run, replace(config, run_id=run_id)
 
 
+def finished(config: Config) -> tuple[ArtifactStore, Config, Manifest] | None:
+    """Return the complete run that the configuration names, with what it recorded, or None if there is work to do.
+
+    There is work to do if the run is new or not complete, or has failed rows that `run.retry_failed` retries. Nothing
+    is written, and the run's lock is not needed.
+
+    Raises:
+        RunError: The run is complete, and was begun with another configuration, model or template file.
+        ModelError: The template file cannot be read.
+        DataError: The run's manifest or configuration is damaged.
+    """
+    if not config.run_id or config.run.restart:
+        return None
+    run = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
+    manifest = read_manifest(run)
+    if manifest is None or not manifest.is_complete or (manifest.num_failed and config.run.retry_failed):
+        return None
+    _require_unchanged(run, config, manifest)
+    return run, recorded(run), manifest
+
+
 def begin(run: ArtifactStore, config: Config) -> None:
     """Record the configuration in a run's directory, or check that it matches the recorded one.
 
@@ -68,9 +91,25 @@ def begin(run: ArtifactStore, config: Config) -> None:
                 f"run_id={config.run_id!r} is complete in {run.root}, and {manifest.num_failed} rows failed: "
                 "run.retry_failed=true tries these again, or choose another run_id"
             )
+    _require_unchanged(run, config, manifest)
+    if run.exists("completions/_stage.json") and not run.exists("prompts/_stage.json"):
+        raise RunError(
+            f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
+        )
+    _remove_leftovers(run)
+    run.write_text(CONFIG_FILE, loading.dump(config))
+
+
+def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | None) -> None:
+    """Check that a run was begun with this configuration, model and template file, as far as it has begun.
+
+    Raises:
+        RunError: One of them differs, or the run's configuration is missing.
+        ModelError: The template file cannot be read.
+        DataError: What the run recorded is damaged.
+    """
     if run.exists(CONFIG_FILE):
-        before = loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE))
-        difference = _difference(identity(before), identity(config))
+        difference = _difference(identity(recorded(run)), identity(config))
         if difference is not None:
             name, was, comes = difference
             raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
@@ -78,15 +117,11 @@ def begin(run: ArtifactStore, config: Config) -> None:
         raise RunError(f"{run.path(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
-    recorded = made_with.model_fingerprint if made_with is not None else None
-    if recorded is not None and recorded != model_fingerprint(config.model):
+    fingerprint = made_with.model_fingerprint if made_with is not None else None
+    if fingerprint is not None and fingerprint != model_fingerprint(config.model):
         raise RunError(
             f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
             f"{NEW_ID}"
-        )
-    if run.exists("completions/_stage.json") and not run.exists("prompts/_stage.json"):
-        raise RunError(
-            f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
         )
     template = read_template(config.prompt)
     if template is not None and run.exists(TEMPLATE_FILE) and run.read_text(TEMPLATE_FILE) != template:
@@ -95,8 +130,6 @@ def begin(run: ArtifactStore, config: Config) -> None:
             f"run_id={config.run_id!r} was begun: give back that one, kept in {run.path(TEMPLATE_FILE)}, "
             "choose another run_id, or run.restart=true"
         )
-    _remove_leftovers(run)
-    run.write_text(CONFIG_FILE, loading.dump(config))
 
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -142,9 +175,18 @@ def require_complete(run: ArtifactStore) -> Manifest:
     """
     manifest = read_manifest(run)
     if manifest is None or not manifest.is_complete:
-        state = f"without a {FILE}" if manifest is None else manifest.status
+        state = f"without a {FILE}" if manifest is None else status(run, manifest)
         raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
     return manifest
+
+
+def status(run: ArtifactStore, manifest: Manifest) -> str:
+    """Return a run's status to show: that of its manifest, or `crashed` if it is `running` and no process holds it.
+
+    Raises:
+        RunError: The storage does not respond.
+    """
+    return "crashed" if manifest.status == "running" and not is_held(run) else manifest.status
 
 
 def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
@@ -154,7 +196,7 @@ def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
         DataError: Its config.yaml cannot be read.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
-    return loading.load(run.read_text(CONFIG_FILE), run.path(CONFIG_FILE), arguments)
+    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.path(CONFIG_FILE), arguments)
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:

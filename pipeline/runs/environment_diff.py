@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.config.loading import flat
+from pipeline.config.paths import portable
 from pipeline.config.schema import Config
 from pipeline.runs.identity import MECHANICS
 from pipeline.runs.manifest import EngineInfo, Manifest, dump
@@ -82,7 +83,7 @@ def _flat_parts(stored: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
 def _configuration(base: Config, new: Config) -> list[Difference]:
     def keys(config: Config) -> dict[str, Any]:
         plain = {name: value for name, value in asdict(config).items() if name not in (*MECHANICS, "tasks")}
-        return flat(plain | {"tasks": {name: asdict(task) for name, task in config.active_tasks.items()}})
+        return portable(flat(plain | {"tasks": {name: asdict(task) for name, task in config.active_tasks.items()}}))
 
     kinds = {"model": "model", "prompt": "template", "generation": "sampling", "seed": "sampling"}
     kinds |= {"tasks": "data sets", "engine": "engine"}

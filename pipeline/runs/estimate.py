@@ -99,7 +99,7 @@ def _has_lengths(expected: Expected) -> bool:
 
 
 def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
-    past_config, manifest = run.config, run.manifest
+    entry, manifest = run.entry, run.manifest
     samples = run.store.require_artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
@@ -112,11 +112,11 @@ def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
     return Expected(
         run_id=run.run_id,
         ended_at=manifest.ended_at or "",
-        max_gen_toks=past_config.generation.max_gen_toks,
+        max_gen_toks=entry.max_gen_toks,
         tasks=[TaskTokens(**row) for row in rows],
         num_replicas=len(engines) or None,
         engine_start_s=start_s,
-        tokens_per_s=_rate(manifest, start_s, busy[0] if busy else None, len(engines) * past_config.engine.slots),
+        tokens_per_s=_rate(manifest, start_s, busy[0] if busy else None, len(engines) * entry.num_slots),
     )
 
 

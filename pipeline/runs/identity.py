@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.config.loading import flat
+from pipeline.config.paths import portable
 from pipeline.config.schema import Config
 
 MECHANICS = (
@@ -29,7 +30,7 @@ def identity(config: Config) -> dict[str, Any]:
     found |= flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
     found["engine.endpoint.model"] = config.engine.endpoint.model
     found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    return {name: value for name, value in found.items() if name not in COMPARED_ONLY}
+    return portable({name: value for name, value in found.items() if name not in COMPARED_ONLY})
 
 
 def settings_hash(config: Config) -> str:

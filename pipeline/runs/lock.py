@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from pipeline.errors import PipelineError, RunError
+from pipeline.errors import DataError, PipelineError, RunError
 from pipeline.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ BEAT_S = 10.0
 
 STALE_S = 45.0
 """Seconds without a heartbeat after which a lock in object storage may be taken over."""
+
+ATTEMPTS, PAUSE_S = 5, 0.1
+"""Attempts to lock a file, and seconds between them: `is_held` of another process holds the lock for an instant."""
 
 
 @contextmanager
@@ -46,6 +49,33 @@ def locked(run: ArtifactStore) -> Iterator[None]:
         yield
 
 
+def is_held(run: ArtifactStore) -> bool:
+    """Return whether a driver holds the run's lock now; True where that cannot be told.
+
+    Raises:
+        RunError: The storage does not respond.
+    """
+    if run.local is None:
+        try:
+            holder = _holder(run)
+        except (RunError, DataError):  # damaged, or removed since
+            return run.exists(REMOTE_FILE)
+        return holder is not None and holder.is_beating
+    try:
+        descriptor = os.open(run.path(LOCAL_FILE), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for an instant: see `ATTEMPTS`
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _refuse(run: ArtifactStore, owner: str) -> RunError:
     return RunError(f"{run.root} is being written by another process ({owner}): wait for it, or choose another run_id")
 
@@ -56,12 +86,7 @@ def _locked_file(run: ArtifactStore) -> Iterator[None]:
     with run.writing():
         descriptor = os.open(run.path(LOCAL_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _refuse(run, os.pread(descriptor, 200, 0).decode(errors="replace")) from error
-        except OSError as error:
-            raise RunError(f"{run.root} cannot be locked ({error.strerror}): use another file system") from error
+        _lock(run, descriptor)
         with run.writing():
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _owner().encode(), 0)
@@ -70,11 +95,24 @@ def _locked_file(run: ArtifactStore) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _lock(run: ArtifactStore, descriptor: int) -> None:
+    for attempt in range(ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if attempt == ATTEMPTS - 1:
+                raise _refuse(run, os.pread(descriptor, 200, 0).decode(errors="replace")) from error
+            time.sleep(PAUSE_S)
+        except OSError as error:
+            raise RunError(f"{run.root} cannot be locked ({error.strerror}): use another file system") from error
+
+
 @contextmanager
 def _heartbeat(run: ArtifactStore) -> Iterator[None]:
     token = uuid.uuid4().hex
     holder = _holder(run)
-    if holder is not None and time.time() - holder.at < STALE_S:
+    if holder is not None and holder.is_beating:
         raise _refuse(run, holder.owner)
     ending = threading.Event()
 
@@ -109,6 +147,11 @@ class _Holder:
     owner: str
     token: str
     at: float
+
+    @property
+    def is_beating(self) -> bool:
+        """Whether the last heartbeat is recent."""
+        return time.time() - self.at < STALE_S
 
 
 def _holder(run: ArtifactStore) -> _Holder | None:

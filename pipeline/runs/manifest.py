@@ -8,6 +8,7 @@ last, so a reader that accepts only runs with the status `complete` never sees a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
@@ -20,6 +21,8 @@ from pipeline.records import Counts, MetricChange
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
 
 FILE = "manifest.json"
+MOST_BYTES = 1 << 24
+"""Maximum size of a manifest. A run of many sessions and replicas writes some 100 KB."""
 T = TypeVar("T")
 Status: TypeAlias = Literal["running", "complete", "failed"]
 Json: TypeAlias = dict[str, Any]
@@ -40,6 +43,14 @@ def _nullable() -> Any:
 def _time(text: str) -> str:
     datetime.strptime(text, TIME_FORMAT)  # noqa: DTZ007  # checks the text alone
     return text
+
+
+def _counts(counts: Counts) -> Counts:
+    for item in fields(counts):
+        value = getattr(counts, item.name)
+        if value is not None and not 0 <= value < 2**63:  # a larger one would overflow what is computed from it
+            raise ValueError(f"{item.name} is no count")
+    return counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,7 +344,7 @@ class Manifest:
     engine: Engines = field(default_factory=dict)
     again: ReproductionRecord | None = None
     schedule: Schedule | None = _nullable()
-    counts: Counts | None = None
+    counts: Annotated[Counts, AfterValidator(_counts)] | None = None
     noise: Noise | None = None
     gate: GateResult | None = None
     compare: tuple[MetricChange, ...] | None = None
@@ -400,18 +411,30 @@ def write_manifest(run: ArtifactStore, manifest: Manifest) -> None:
     run.write_text(FILE, json.dumps(dump(manifest), ensure_ascii=False, indent=2) + "\n")
 
 
-def read_manifest(run: ArtifactStore) -> Manifest | None:
+def read_manifest(run: ArtifactStore, *, finite: bool = False) -> Manifest | None:
     """Return a run's manifest, or None if it does not exist yet.
+
+    Args:
+        run: The run's directory.
+        finite: Whether a number that is infinite or not a number makes the manifest damaged.
 
     Raises:
         DataError: The manifest is damaged.
     """
     if not run.exists(FILE):
         return None
+    number = _finite if finite else float
     try:
-        return load(json.loads(run.read_text(FILE)))
+        return load(json.loads(run.read_text(FILE, MOST_BYTES), parse_float=number, parse_constant=number))
     except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
         raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
 
 
 def prompt_metadata(store: ArtifactStore, stored: Mapping[str, Any]) -> PromptMetadata:

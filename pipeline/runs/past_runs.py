@@ -1,7 +1,8 @@
 """Past runs: the complete runs in output_dir that a run can estimate from or be compared with.
 
-In: a configuration. Out: runs with their configuration and manifest, newest first. Only manifest.json and config.yaml
-of a run are read here; a run that cannot be read is reported and left out.
+In: a configuration. Out: runs with their index entry and manifest, newest first. The entries are searched
+(pipeline/runs/index.py), and only the manifests of those that are yielded are read; a run that cannot be read is
+reported and left out.
 """
 
 from __future__ import annotations
@@ -12,38 +13,46 @@ from typing import TypeVar
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, UserError
+from pipeline.runs import index
 from pipeline.runs.directory import recorded, require_complete
+from pipeline.runs.index import IndexEntry, left_out, model_key
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 Found = TypeVar("Found")
 
-MOST_RUNS = 20
-"""Maximum number of runs of one model to read; older ones do not improve an estimate."""
+MOST_RUNS = index.MOST_RUNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRun:
-    """A complete run: its directory, its recorded configuration, and its manifest."""
+    """A complete run: its index entry, its directory, and its manifest."""
 
-    run_id: str
+    entry: IndexEntry
     store: ArtifactStore
-    config: Config
     manifest: Manifest
 
-    def shares_tasks(self, config: Config) -> bool:
-        """Return whether the run has a task of `config`."""
-        return bool(set(self.config.active_tasks) & set(config.active_tasks))
+    @property
+    def run_id(self) -> str:
+        """The run's id: the name of its directory."""
+        return self.entry.run_id
 
-    def covers(self, config: Config) -> bool:
-        """Return whether the run has at least the tasks, splits and rows of `config`."""
-        mine = self.config
-        rows = mine.limit is None or (config.limit is not None and config.limit <= mine.limit)
-        return rows and set(config.active_tasks) <= set(mine.active_tasks) and set(config.splits) <= set(mine.splits)
+    def config(self) -> Config:
+        """Return the recorded configuration, which takes a tenth of a second to load; `entry` has what is often needed.
+
+        Raises:
+            DataError: Its config.yaml cannot be read.
+            ConfigError: Its config.yaml is not of this version.
+        """
+        return recorded(self.store)
 
 
 def of_model(
-    config: Config, unread: list[str], is_match: Callable[[PastRun], bool] = lambda _: True
+    config: Config,
+    unread: list[str],
+    is_match: Callable[[IndexEntry], bool] = lambda _: True,
+    *,
+    before: str | None = None,
 ) -> Iterator[PastRun]:
     """Yield the complete runs of the same model that match, newest first, at most `MOST_RUNS`.
 
@@ -51,34 +60,41 @@ def of_model(
         config: The configuration to run; its own run is left out.
         unread: Receives a line for each run that cannot be read.
         is_match: Another condition for a run.
+        before: Only runs that ended at this time or earlier, in the manifest's format.
 
     Raises:
         RunError: output_dir cannot be reached.
     """
     output = ArtifactStore.open(config.output_dir)
-    complete: list[tuple[str, str, Manifest]] = []
-    for name in output.directories():
-        if not name.startswith("run=") or name == f"run={config.run_id}":
-            continue
+    found = index.newest(
+        output, model=model_key(config), before=before, without=config.run_id, is_match=is_match, unread=unread
+    )
+    yield from opened(output, found, unread)
+
+
+def of_other_models(
+    config: Config, unread: list[str], is_match: Callable[[IndexEntry], bool] = lambda _: True
+) -> Iterator[PastRun]:
+    """Yield the complete runs of other models that match, newest first, at most `MOST_RUNS`; see `of_model`."""
+    output = ArtifactStore.open(config.output_dir)
+    found = index.newest(output, other_than=model_key(config), without=config.run_id, is_match=is_match, unread=unread)
+    yield from opened(output, found, unread)
+
+
+def opened(output: ArtifactStore, entries: Iterable[IndexEntry], unread: list[str]) -> Iterator[PastRun]:
+    """Yield the runs of these entries that are still complete; `unread` receives a line for one that is damaged."""
+    for entry in entries:
+        store = output.child(f"{index.RUN_PREFIX}{entry.run_id}")
         try:
-            manifest = read_manifest(output.child(name))
+            manifest = read_manifest(store, finite=True)
         except UserError as error:
-            unread.append(f"{output.path(name)} is left out: {error}")
+            unread.append(left_out(store.root, error))
             continue
-        if manifest is not None and manifest.is_complete:
-            complete.append((manifest.ended_at or "", name, manifest))
-    num_found = 0
-    for _, name, manifest in sorted(complete, key=lambda each: each[:2], reverse=True):
-        try:
-            found = _open(output.child(name), name.removeprefix("run="), manifest)
-        except UserError as error:
-            unread.append(f"{output.path(name)} is left out: {error}")
-            continue
-        if _model(found.config) == _model(config) and is_match(found):
-            yield found
-            num_found += 1
-            if num_found == MOST_RUNS:
-                return
+        if manifest is None or not manifest.is_complete:
+            continue  # reopened since
+        current = entry if entry.is_of(manifest) else index.make(output, entry.run_id, unread)
+        if current is not None:
+            yield PastRun(entry=current, store=store, manifest=manifest)
 
 
 def named(config: Config, key: str, run_id: str) -> PastRun:
@@ -92,7 +108,9 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
     if not store.exists():
         raise ConfigError(f"{key}={run_id!r}: there is no run {store.root}: name a complete one of output_dir")
     try:
-        return _open(store, run_id, require_complete(store))
+        manifest = require_complete(store)
+        recorded(store)
+        return PastRun(entry=index.entry_of(store, run_id, manifest), store=store, manifest=manifest)
     except UserError as error:
         raise ConfigError(f"{key}={run_id!r}: {error}") from error
 
@@ -103,7 +121,7 @@ def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list
         try:
             found = read(run)
         except UserError as error:
-            unread.append(f"{run.store.root} is left out: {error}")
+            unread.append(left_out(run.store.root, error))
             continue
         yield found
 
@@ -119,14 +137,3 @@ def best_of(
         if second_best is None and is_informative(one):
             second_best = one
     return second_best
-
-
-def _open(store: ArtifactStore, run_id: str, manifest: Manifest) -> PastRun:
-    return PastRun(run_id=run_id, store=store, config=recorded(store), manifest=manifest)
-
-
-def _model(config: Config) -> tuple[str | None, ...]:
-    """Return what identifies the model, without its revision: the next checkpoint's answers have similar lengths."""
-    if config.engine.kind == "vllm":
-        return "vllm", config.model.path
-    return "endpoint", config.engine.endpoint.base_url, config.engine.endpoint.model

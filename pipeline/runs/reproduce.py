@@ -19,7 +19,7 @@ from pipeline.config.loading import flat, load
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.runs.directory import CONFIG_FILE, TEMPLATE_FILE, open_finished
+from pipeline.runs.directory import CONFIG_FILE, TEMPLATE_FILE, open_finished, status
 from pipeline.runs.environment_diff import as_text, changed_names, engine_values
 from pipeline.runs.manifest import FILE, EngineInfo, Manifest, PromptMetadata, dump, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template, require_directory
@@ -127,7 +127,7 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
     source, recorded = open_finished(_directory(directory), argument="from")
     manifest = read_manifest(source)
     if manifest is None or not manifest.is_complete:
-        state = "has no manifest.json" if manifest is None else f"is {manifest.status}"
+        state = "has no manifest.json" if manifest is None else f"is {status(source, manifest)}"
         raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id goes on with it")
     # `restart` would start a new run each time that the reproduction is to be resumed.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))

@@ -108,7 +108,7 @@ class ArtifactStore(Directory):
         try:
             record = json.loads(store.read_text(ARTIFACT_FILE))
             return {str(name): int(rows) for name, rows in record["files"].items()}, dict(record["facts"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again") from error
 
     def require_artifact(self, artifact: str, schema: pa.Schema) -> Artifact:
@@ -129,6 +129,7 @@ class ArtifactStore(Directory):
             DataError: The file is missing, is not Parquet, or has other columns than `schema`.
         """
         try:
+            self.require_regular(name)
             with self.fs.open_input_file(self.path(name)) as source:
                 footer = pq.ParquetFile(source)
                 names, rows = footer.schema_arrow.names, footer.metadata.num_rows

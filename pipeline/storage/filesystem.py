@@ -20,6 +20,8 @@ import pyarrow.fs as pafs
 
 from pipeline.errors import DataError, RunError
 
+_IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
+
 
 def without_credentials(uri: str) -> str:
     """Return a path or URI without its query and user information, which may hold keys: safe to print."""
@@ -116,17 +118,36 @@ class Directory:
             elif kind == pafs.FileType.Directory:
                 self.fs.delete_dir(self.path(name))
 
-    def read_text(self, name: str) -> str:
+    def read_text(self, name: str, most_bytes: int | None = None) -> str:
         """Return the text of a UTF-8 file.
 
+        Args:
+            name: The file.
+            most_bytes: A file that is larger is not read.
+
         Raises:
-            DataError: It does not exist, cannot be read, or is not UTF-8.
+            DataError: It does not exist, is no regular file, is too large, cannot be read, or is not UTF-8.
         """
         try:
+            self.require_regular(name)
             with self.fs.open_input_stream(self.path(name)) as stream:
-                return bytes(stream.read()).decode("utf-8")
+                data = bytes(stream.read(None if most_bytes is None else most_bytes + 1))
+            text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path(name)} cannot be read: {error}") from error
+        if most_bytes is not None and len(data) > most_bytes:
+            raise DataError(f"{self.path(name)} is larger than {most_bytes:,} bytes")
+        return text
+
+    def require_regular(self, name: str) -> None:
+        """Check that a local file, if it exists, is a regular one: opening a FIFO waits for its writer without end.
+
+        Raises:
+            DataError: It is something else, such as a directory, a FIFO or a device.
+            OSError: Its directory cannot be read.
+        """
+        if self.local is not None and self.fs.get_file_info(self.path(name)).type in _IRREGULAR:
+            raise DataError(f"{self.path(name)} cannot be read: it is no regular file")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a UTF-8 file atomically: a reader sees the old file or the new one.

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.schema import Config
+from pipeline.errors import DataError
 from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import SCORES
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, Counts
@@ -31,6 +33,8 @@ TASKS_SQL = """
     SELECT * FROM scores LEFT JOIN tokens USING (task, split) ORDER BY level DESC, split, task
 """
 
+NO_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())]).empty_table()
+
 REPEATS_SQL = """
     SELECT task, split, metric, value, ci_low, ci_high FROM metrics
     WHERE group_by IS NULL AND level <> 'run' AND NOT list_contains($scores, metric)
@@ -43,14 +47,22 @@ def print_summary(
 ) -> None:
     """Print the scores, the counts and the output paths of a scored run.
 
-    `timings` holds seconds by stage and their `total`; without it no rates are printed.
+    `timings` holds seconds by stage and their `total`; without it no rates are printed. A complete run may have lost
+    its samples to save space; then the tokens of a task are unknown.
+
+    Raises:
+        DataError: metrics.parquet is missing, or it or the samples are damaged.
     """
     import pyarrow.parquet as pq
 
+    if not run.exists("metrics.parquet"):
+        raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
+    run.num_rows("metrics.parquet", METRIC_SCHEMA)
     metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA)
+    samples = run.artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("metrics", metrics)
-        database.register("samples", run.require_artifact("samples", SAMPLE_SCHEMA).dataset())
+        database.register("samples", NO_SAMPLES if samples is None else samples.dataset())
         rows = query.rows(database, TASKS_SQL)
         of_repeats = query.rows(database, REPEATS_SQL, {"scores": list(SCORES)})
     console.print(_table(rows))
@@ -60,9 +72,11 @@ def print_summary(
     for row in filter(is_wide, rows):
         console.print(_bounds_line(row), soft_wrap=True)
     parts = [f"{counts.num_samples:,} samples", f"{counts.num_output_tokens:,} output tokens"]
-    if timings and counts.num_output_tokens is not None:
-        rate = counts.num_output_tokens / timings["generate"]
-        parts += [f"{timings['total']:.1f} s in all", f"{rate:,.0f} tokens/s with the engine's start"]
+    if timings and "total" in timings:
+        parts.append(f"{timings['total']:.1f} s in all")
+        if counts.num_output_tokens is not None and timings.get("generate"):
+            rate = counts.num_output_tokens / timings["generate"]
+            parts.append(f"{rate:,.0f} tokens/s with the engine's start")
     console.print(", ".join(parts))
     for name, what in (
         ("samples/", "every question and answer"),

@@ -125,10 +125,16 @@ def test_a_retry_that_cannot_start_leaves_the_completions_unchanged(
     assert file.read_bytes() == before
 
 
-def test_a_complete_run_is_not_repeated(tmp_path: Path) -> None:
+def test_a_complete_run_prints_the_same_summary_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     execute(settings(tmp_path), ScriptedFactory())
-    with pytest.raises(RunError, match="run_id='one' is complete"):
-        execute(settings(tmp_path), ScriptedFactory())
+    first = capfd.readouterr().out.splitlines()
+    execute(settings(tmp_path), ScriptedFactory(raise_on=""))
+    title, *summary = capfd.readouterr().out.splitlines()
+    assert title == f"run one is complete in {tmp_path}/run=one: nothing is generated"
+    assert len(summary) > 10
+    assert first[-len(summary) :] == summary
+    (entry,) = (tmp_path / "index").glob("*/*__one.json")
+    assert json.loads(entry.read_text())["num_rows"] == 18
 
 
 def test_a_failed_run_resumes_once_its_error_is_fixed(tmp_path: Path) -> None:

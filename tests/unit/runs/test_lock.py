@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -69,6 +71,30 @@ def test_a_process_started_under_the_lock_does_not_keep_it(tmp_path: Path) -> No
     finally:
         child.kill()
         child.wait()
+
+
+def test_looking_at_the_lock_neither_takes_it_nor_refuses_a_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ArtifactStore.open(str(tmp_path))
+    assert not lock.is_held(run)
+    with locked(run):
+        assert lock.is_held(run)
+    assert not lock.is_held(run)
+    looks = os.open(tmp_path / ".lock", os.O_RDONLY)  # as `is_held` of another process, at the same instant
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: os.close(looks))
+    with locked(run):
+        assert lock.is_held(run)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "link"])
+def test_what_is_no_lock_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+    if kind == "FIFO":
+        os.mkfifo(tmp_path / ".lock")
+    else:
+        (tmp_path / ".lock").symlink_to("/dev/zero")
+    assert lock.is_held(ArtifactStore.open(str(tmp_path))) == (kind == "link")
 
 
 @pytest.fixture(scope="module")
