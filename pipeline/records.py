@@ -129,6 +129,7 @@ FLIP_SCHEMA = pa.schema(
         pa.field("id", pa.int64(), nullable=False),
         pa.field("metric", pa.string(), nullable=False),
         pa.field("flip", pa.string(), nullable=False),
+        pa.field("question", pa.string()),
         pa.field("gold", pa.string()),
         pa.field("base_value", pa.float64(), nullable=False),
         pa.field("new_value", pa.float64(), nullable=False),
@@ -145,7 +146,8 @@ FLIP_SCHEMA = pa.schema(
 """One row per flipped question and metric, em or correct.
 
 A question is flipped if it is right, that is, its mean over the repeats is at least one half, in only one of the two
-runs. `flip` is `lost` or `gained`, the values are means over the repeats, the texts are those of the first repeat.
+runs. `question` is the user's message, `flip` is `lost` or `gained`, the values are means over the repeats, the texts
+are those of the first repeat.
 """
 
 

@@ -1,4 +1,4 @@
-"""Compares two runs and writes compare.parquet, flips.parquet and compare.html.
+"""Compares two runs and writes compare.parquet, flips.parquet, compare.json and compare.html.
 
 Memory does not grow with the questions: tasks and splits are paired one at a time, and flips are written as they are
 read. compare.parquet and flips.parquet replace those of a previous comparison together, as the files of an artifact do.
@@ -6,6 +6,7 @@ read. compare.parquet and flips.parquet replace those of a previous comparison t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 import duckdb
@@ -21,6 +22,7 @@ from pipeline.comparison.pairing import (
     require_same,
 )
 from pipeline.comparison.significance import Comparison, changes
+from pipeline.comparison.verdict import as_json
 from pipeline.records import CHANGE_SCHEMA, FLIP_SCHEMA, to_table
 from pipeline.runs.directory import open_finished, require_complete
 from pipeline.runs.environment_diff import Difference, differences
@@ -30,6 +32,7 @@ from pipeline.storage.artifacts import ArtifactStore
 CHANGES_FILE = "compare.parquet"
 FLIPS_FILE = "flips.parquet"
 PAGE_FILE = "compare.html"
+JSON_FILE = "compare.json"
 
 MOST_ON_PAGE = 500
 """Maximum number of flipped questions on the page; flips.parquet has all."""
@@ -92,8 +95,9 @@ def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparis
             flipped=pa.Table.from_batches(first, schema=FLIP_SCHEMA).slice(0, MOST_ON_PAGE),
             num_flips=num_flips,
         )
-        page_text = html.render(comparison)
+        page_text = html.render(comparison, out)
     out.write_text(PAGE_FILE, page_text)
+    out.write_text(JSON_FILE, json.dumps(as_json(comparison), ensure_ascii=False, indent=1))
     return comparison
 
 

@@ -5,21 +5,29 @@ jinja2 escapes every text from a run, and the page's Content Security Policy for
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.comparison.pairing import ComparedRun
 from pipeline.comparison.significance import Comparison
+from pipeline.comparison.verdict import is_significant, is_worth_showing, verdict
 from pipeline.metrics.names import higher_is_better
 from pipeline.records import MetricChange
+from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import truncate
+
+REPORT_FILE = "report.html"
 
 MOST_CHARACTERS = 600
 """Maximum number of characters of a response on the page."""
 
 
-def render(comparison: Comparison) -> str:
-    """Return the HTML page of a comparison."""
+def render(comparison: Comparison, out: ArtifactStore) -> str:
+    """Return the HTML page of a comparison, whose links are relative to the directory `out`."""
     environment = Environment(
         loader=PackageLoader("pipeline.comparison", "."),
         autoescape=True,
@@ -28,14 +36,20 @@ def render(comparison: Comparison) -> str:
     )
     base, new = comparison.base, comparison.new
     return environment.get_template("compare.html.jinja").render(
+        verdict=verdict(comparison),
         base=base.config.run_id,
         new=new.config.run_id,
         base_root=base.store.root,
         new_root=new.store.root,
         num_questions=f"{sum(each.num_questions for each in comparison.split_questions):,}",
         differences=comparison.differences,
-        rows=[cells(row) for row in comparison.rows],
-        flipped=[{name: _cut(value) for name, value in row.items()} for row in comparison.flipped.to_pylist()],
+        rows=[cells(row) for row in comparison.rows if is_worth_showing(row)],
+        num_rows=len(comparison.rows),
+        flipped=[
+            {name: _cut(value) for name, value in row.items()}
+            | {f"{name}_link": link(run, out, row) for name, run in (("base", base), ("new", new))}
+            for row in comparison.flipped.to_pylist()
+        ],
         num_flips=comparison.num_flips,
     )
 
@@ -48,9 +62,8 @@ def cells(row: MetricChange) -> dict[str, str]:
     def number(value: float | None, sign: str = "") -> str:
         return "-" if value is None else f"{value:{sign},.{digits}f}"
 
-    is_significant = row.p_holm < 0.05 and row.difference != 0
     sign = ""
-    if is_significant and not is_count:
+    if is_significant(row) and not is_count:
         sign = "better" if (row.difference > 0) == higher_is_better(row.metric) else "worse"
     return {
         "task": row.task,
@@ -68,6 +81,14 @@ def cells(row: MetricChange) -> dict[str, str]:
         "detectable": number(row.detectable),
         "sign": sign,
     }
+
+
+def link(run: ComparedRun, out: ArtifactStore, row: Mapping[str, Any]) -> str | None:
+    """Return the address of a question in a run's report, relative to `out`; None without one on the same disk."""
+    if run.store.local is None or out.local is None or not run.store.exists(REPORT_FILE):
+        return None
+    place = "/".join(quote(str(part), safe="") for part in (row["task"], row["split"], row["id"], 0))
+    return f"{quote(os.path.relpath(run.store.local / REPORT_FILE, out.local))}#{place}"
 
 
 def probability(value: float) -> str:

@@ -66,7 +66,7 @@ FROM samples GROUP BY id
 """
 
 _READ = ["id", *SAMPLE_METRICS, "num_output_tokens", "finish_reason", "answer", "error"]
-_TEXTS = ["id", "repeat", "gold", "answer", "extraction", "finish_reason", "response"]
+_TEXTS = ["id", "repeat", "messages", "gold", "answer", "extraction", "finish_reason", "response"]
 
 _OUTCOMES = """
 SELECT base.{m}_total AS base_total, base.{m}_scored::DOUBLE AS base_scored,
@@ -89,7 +89,8 @@ FROM (
 """
 
 _FLIPS = """
-SELECT $task AS task, $split AS split, flipped.id, metric, if(base < new, 'gained', 'lost') AS flip, new_texts.gold,
+SELECT $task AS task, $split AS split, flipped.id, metric, if(base < new, 'gained', 'lost') AS flip,
+    json_extract_string(new_texts.messages, '$[#-1].content') AS question, new_texts.gold,
     base AS base_value, new AS new_value,
     base_texts.answer AS base_answer, new_texts.answer AS new_answer,
     base_texts.extraction AS base_extraction, new_texts.extraction AS new_extraction,

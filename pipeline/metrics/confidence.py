@@ -37,6 +37,9 @@ A task with more outcomes has at least as many questions. The distribution of it
 (Berry and Esseen), so the normal approximation replaces the bootstrap.
 """
 
+FEW_QUESTIONS = 50
+"""Questions below which the percentiles of a bootstrap cover less than they say: .91 to .94 at 20."""
+
 _CELLS = 1_000_000
 """Counts in memory at a time, 8 MB."""
 
@@ -77,9 +80,10 @@ class Estimate:
 def bootstrap(totals: Floats, scored: Floats, num: Counts, rng: np.random.Generator) -> Estimate:
     """Return the mean of a task's rows with its percentile interval over resamples of the questions.
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. For a few dozen questions the
-    interval is somewhat too narrow. Where all questions have the same score, or there is only one question, all
-    resamples are equal and the function returns Wilson's interval.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. Below `FEW_QUESTIONS` questions the
+    percentiles are too close together, and the interval is Wilson's for the effective number of questions: the number
+    of independent binary questions whose mean has the same standard error (Kish 1965, Survey Sampling, on the design
+    effect). Where all questions have the same score, or there is only one question, it is Wilson's for their number.
 
     Args:
         totals: Sum of the values of a question's repeats, one entry per distinct outcome.
@@ -93,7 +97,16 @@ def bootstrap(totals: Floats, scored: Floats, num: Counts, rng: np.random.Genera
         return Estimate(mean=mean, low=float(ends[0]), high=float(ends[1]), draws=None)
     draws = np.concatenate([(drawn @ totals) / (drawn @ scored) for drawn in resamples(num, rng)])
     low, high = interval(draws)
+    if num.sum() < FEW_QUESTIONS:
+        low, high = (float(end) for end in wilson(mean, _effective_questions(mean, totals, scored, num)))
     return Estimate(mean=mean, low=low, high=high, draws=draws)
+
+
+def _effective_questions(mean: float, totals: Floats, scored: Floats, num: Counts) -> float:
+    """Return the number of independent binary questions with the standard error of this mean, which is not 0."""
+    num_questions, num_rows = num.sum(), num @ scored
+    squares = float(num @ (totals - mean * scored) ** 2) * num_questions / (num_questions - 1)
+    return max(1.0, float(mean * (1 - mean) * num_rows**2 / squares))
 
 
 def normal(mean: float, stderr: float, rng: np.random.Generator) -> Estimate:

@@ -12,32 +12,18 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pipeline.metrics.confidence import MOST_OUTCOMES, NUM_RESAMPLES, Counts, Floats, interval, resamples
+from pipeline.metrics.confidence import MOST_OUTCOMES, NUM_RESAMPLES, Counts, Floats, Z, interval, resamples
 
 ALPHA = 0.05
 """Significance level: the accepted share of false positives among comparisons of equal models."""
 POWER = 0.8
 
+MOST_SUMS = 300_000
+"""Distinct sums of sign flips up to which their distribution is computed exactly."""
+
 _NORMAL = NormalDist()
-
-
-def mcnemar(num_lost: int, num_gained: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test, 1.0 when no question has flipped.
-
-    Under the null hypothesis a flipped question is lost or gained with equal probability. Source: McNemar 1947,
-    Psychometrika 12:153, with the binomial distribution instead of chi-squared.
-
-    Args:
-        num_lost: Questions that are right in the base run and wrong in the new run.
-        num_gained: Questions that are wrong in the base run and right in the new run.
-    """
-    if num_lost + num_gained == 0:
-        return 1.0
-    from scipy.stats import binomtest  # takes most of a second to import
-
-    return float(binomtest(num_lost, num_lost + num_gained).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -83,13 +69,25 @@ class Pairs:
         return float(new / (self.num @ self.new_scored) - base / (self.num @ self.base_scored))
 
     @property
-    def has_changed(self) -> NDArray[np.bool_]:
-        """Whether the mean of a question's repeats differs between the runs; shape [outcomes]."""
-        return np.abs(self.new_totals / self.new_scored - self.base_totals / self.base_scored) > 1e-12
+    def changes(self) -> Floats:
+        """The change of the mean of a question's repeats; shape [outcomes]."""
+        return np.asarray(self.new_totals / self.new_scored - self.base_totals / self.base_scored, float)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each question has one value in both runs, which is 0 or 1."""
+        ones = np.all(self.base_scored == 1) and np.all(self.new_scored == 1)
+        return bool(ones and np.all(np.isin(np.concatenate([self.base_totals, self.new_totals]), (0.0, 1.0))))
+
+    @property
+    def num_flipped(self) -> tuple[int, int]:
+        """Numbers of questions whose mean has fallen and risen."""
+        changes = self.changes
+        return int(self.num[changes < -1e-12].sum()), int(self.num[changes > 1e-12].sum())
 
     @property
     def stderr(self) -> float | None:
-        """Standard error of the difference, clustered by question; None for a single question.
+        """Standard error of the difference, clustered by question; None for a single question or one change of all.
 
         Source: Miller 2024, arXiv:2411.00640, on paired differences: the spread of the per-question differences.
         """
@@ -97,7 +95,8 @@ class Pairs:
         if num < 2:
             return None
         spread = self._residuals(self.new_totals, self.new_scored) - self._residuals(self.base_totals, self.base_scored)
-        return math.sqrt(float(self.num @ spread**2) * num / (num - 1))
+        squares = float(self.num @ spread**2) * num / (num - 1)
+        return math.sqrt(squares) if squares > 1e-20 else None
 
     def _residuals(self, totals: Floats, scored: Floats) -> Floats:
         num_rows = self.num @ scored
@@ -128,16 +127,109 @@ class Change:
     p_value: float
 
 
+def sign_flips(values: Floats, num: Counts, observed: float) -> float:
+    """Return the two-sided mid-p value of the sum of differences, when each of them is as likely with the other sign.
+
+    Of the observed sum's own probability half is counted. For binary questions this is McNemar's test (McNemar 1947,
+    Psychometrika 12:153); its mid-p value is closer to the level than the exact one (Fagerland, Lydersen and Laake
+    2013, BMC Medical Research Methodology 13:91).
+
+    The value is exact for few distinct sums, and else Lugannani and Rice's saddlepoint approximation, whose relative
+    error stays small far in the tails, where a Monte Carlo test has no resolution. Sources: Fisher 1935, The Design of
+    Experiments, section 21; Lugannani and Rice 1980, Advances in Applied Probability 12:475.
+
+    Args:
+        values: Distinct absolute differences above 0.
+        num: Questions with each of them; same shape.
+        observed: The sum of the questions' differences.
+    """
+    total = float(values @ num)
+    if not total or abs(observed) < 1e-9 * total:
+        return 1.0
+    if float(np.log1p(num).sum()) <= math.log(MOST_SUMS):
+        return _exact_sign_flips(values, num, abs(observed), total)
+    return _saddlepoint(values, num, min(abs(observed), total))
+
+
+def _exact_sign_flips(values: Floats, num: Counts, observed: float, total: float) -> float:
+    from scipy.stats import binom
+
+    sums, probabilities = np.zeros(1), np.ones(1)
+    for value, count in zip(values, num, strict=True):
+        positive = np.arange(count + 1)
+        sums = np.add.outer(sums, value * (2.0 * positive - count)).ravel()
+        probabilities = np.multiply.outer(probabilities, binom.pmf(positive, count, 0.5)).ravel()
+    sums = np.abs(sums)
+    is_equal = np.abs(sums - observed) <= 1e-9 * total
+    return min(1.0, float(probabilities[(sums > observed) & ~is_equal].sum() + probabilities[is_equal].sum() / 2))
+
+
+def _saddlepoint(values: Floats, num: Counts, observed: float) -> float:
+    from scipy.optimize import brentq
+
+    largest = float(values @ num)
+    if observed > largest * (1 - 1e-9):  # all differences have one sign: half of the two points' probability
+        return float(0.5 ** num.sum())
+
+    def slope(at: float) -> float:
+        return float(num @ (values * np.tanh(values * at)))
+
+    high = 1.0 / float(values.max())
+    while slope(high) < observed:
+        high *= 2
+    at = float(brentq(lambda point: slope(point) - observed, 0.0, high, xtol=1e-14, rtol=1e-12))
+    scaled = values * at
+    log_cosh = np.logaddexp(scaled, -scaled) - math.log(2)
+    signed = math.sqrt(2 * (at * observed - float(num @ log_cosh)))
+    curved = at * math.sqrt(float(num @ (values / np.cosh(np.minimum(scaled, 300.0))) ** 2))
+    if signed < 1e-6:
+        return 1.0
+    density = math.exp(-(signed**2) / 2) / math.sqrt(2 * math.pi)
+    return min(1.0, max(0.0, 2 * (_NORMAL.cdf(-signed) + density * (1 / curved - 1 / signed))))
+
+
+def tango(num_lost: int, num_gained: int, num_questions: int) -> tuple[float, float]:
+    """Return the 95% score interval of the change of a share over paired binary questions.
+
+    Source: Tango 1998, Statistics in Medicine 17:891: the differences that a score test does not reject, with the
+    constrained estimate in closed form. It has a width where no question has flipped.
+
+    Args:
+        num_lost: Questions that are right in the base run only.
+        num_gained: Questions that are right in the new run only.
+        num_questions: All questions, at least 1.
+    """
+    from scipy.optimize import brentq
+
+    difference = (num_gained - num_lost) / num_questions
+
+    def distance(delta: float) -> float:
+        """Return the squared score statistic minus that of the level."""
+        middle = -num_gained - num_lost + (2 * num_questions - num_gained + num_lost) * delta
+        root = math.sqrt(max(0.0, middle**2 + 8 * num_questions * num_lost * delta * (1 - delta)))
+        share_lost = max(0.0, (root - middle) / (4 * num_questions))
+        variance = max(0.0, num_questions * (2 * share_lost + delta * (1 - delta)))
+        score = num_gained - num_lost - num_questions * delta
+        return score**2 / variance - Z**2 if variance > 1e-12 else (math.inf if abs(score) > 1e-9 else -(Z**2))
+
+    def end(at: float) -> float:
+        outside = at * (1 - 1e-12)
+        return at if distance(outside) <= 0 else float(brentq(distance, difference, outside, xtol=1e-10))
+
+    return end(-1.0), end(1.0)
+
+
 def paired_bootstrap(
     tasks: Sequence[Pairs], rng: np.random.Generator, weights: Sequence[float] | None = None
 ) -> Change:
     """Return how a score has changed, by resampling the questions of each task, each with both runs' responses.
 
-    The p-value is the share of resamples at least as far from the difference as the difference is from 0, with the
-    observed difference counted as one more resample. Sources: Efron and Tibshirani 1993, An Introduction to the
-    Bootstrap, section 16.4; the added one, Davison and Hinkley 1997, section 4.2. Where no resample is that far, it
-    only shows that p is below 1 in `NUM_RESAMPLES`; Holm's adjustment and a small alpha need smaller values, which come
-    from `_t_test`. The p-value is never below that of the sign test, `_sign_test`.
+    The interval has the percentiles of the resamples (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
+    chapter 13). A single task of binary questions has Tango's interval; where a task's resamples are all equal, because
+    no question or every question has changed, so has each task, and they are combined by MOVER, as in
+    `pipeline.metrics.confidence.interval_of_mean`. The p-value is that of `sign_flips`: the questions' differences,
+    weighted as in the score, are independent and symmetric around 0 for equal models. For different numbers of repeats
+    they have mean 0 and are not symmetric, so the p-value is then approximate.
 
     Args:
         tasks: One entry for a task's score; several for a domain or run.
@@ -146,86 +238,74 @@ def paired_bootstrap(
     """
     shares = np.full(len(tasks), 1 / len(tasks)) if weights is None else np.asarray(weights, float)
     difference = float(sum(share * task.difference for share, task in zip(shares, tasks, strict=True)))
-    draws = np.sum([share * task.resampled(rng) for share, task in zip(shares, tasks, strict=True)], axis=0)
-    errors = [task.stderr for task in tasks]
-    known = [share * error for share, error in zip(shares, errors, strict=True) if error is not None]
-    low, high = interval(draws)
-    num_beyond = np.count_nonzero(np.abs(draws - difference) >= abs(difference) - 1e-12)
-    p_value = float(1 + num_beyond) / (NUM_RESAMPLES + 1)
-    stderr = float(np.linalg.norm(known)) if len(known) == len(errors) else None
-    if difference and float(np.ptp(draws)) < 1e-12:  # all questions changed alike, so all resamples are equal
-        p_value = _sign_test(tasks)
-    elif num_beyond == 0 and stderr:
-        p_value = min(p_value, _t_test(tasks, known, difference, stderr))
-    p_value = max(p_value, _sign_test(tasks))
+    errors = [share * error for share, task in zip(shares, tasks, strict=True) if (error := task.stderr)]
+    low, high = _interval(tasks, shares, difference, rng)
     return Change(
         difference=difference,
-        stderr=stderr,
+        stderr=float(np.linalg.norm(errors)) if len(errors) == len(tasks) else None,
         ci_low=low,
         ci_high=high,
-        p_value=p_value,
+        p_value=_sign_flips_of(tasks, shares),
     )
 
 
-def _t_test(tasks: Sequence[Pairs], errors: Sequence[float], difference: float, stderr: float) -> float:
-    """Return the p-value, by Student's t, of a difference beyond the reach of the resamples.
+def _interval(
+    tasks: Sequence[Pairs], shares: Floats, difference: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    if len(tasks) == 1 and tasks[0].is_binary:
+        return tango(*tasks[0].num_flipped, int(tasks[0].num.sum()))
+    if all(task.stderr for task in tasks):
+        return interval(
+            np.sum([share * task.resampled(rng) for share, task in zip(shares, tasks, strict=True)], axis=0)
+        )
+    ends = np.array([_wide_interval(task) for task in tasks])
+    below, above = (np.linalg.norm(shares * (end - [task.difference for task in tasks])) for end in ends.T)
+    return difference - float(below), difference + float(above)
 
-    Source: the t-test of paired differences; for several tasks, degrees of freedom by Satterthwaite 1946, Biometrics
-    Bulletin 2:110.
+
+def _wide_interval(task: Pairs) -> tuple[float, float]:
+    """Return Tango's interval, widened to the difference: a changed question counts as a whole one.
+
+    A metric that is not from 0 to 1, such as a length, has no such interval: both ends are the difference.
+    """
+    if max(float(np.max(task.base_totals / task.base_scored)), float(np.max(task.new_totals / task.new_scored))) > 1:
+        return task.difference, task.difference
+    low, high = tango(*task.num_flipped, int(task.num.sum()))
+    return min(low, task.difference), max(high, task.difference)
+
+
+def _sign_flips_of(tasks: Sequence[Pairs], shares: Floats) -> float:
+    weighted = [share / task.num.sum() * task.changes for share, task in zip(shares, tasks, strict=True)]
+    changes, num = np.concatenate(weighted), np.concatenate([task.num for task in tasks])
+    size = np.abs(changes)
+    digits = np.round(size / max(float(size.max()), 1e-300), 9)  # equal but for rounding
+    values, place = np.unique(digits, return_inverse=True)
+    counts = np.bincount(place, weights=num).astype(np.int64)
+    return sign_flips(values[values > 0], counts[values > 0], float(changes @ num) / max(float(size.max()), 1e-300))
+
+
+def detectable(
+    variance: float, share: float, *, num_tests: int = 1, alpha: float = ALPHA, power: float = POWER
+) -> float:
+    """Return the smallest true change that is significant with this power after adjustment for the number of tests.
+
+    It solves d = (z(1 - alpha / 2m) + z(power)) sqrt(v + (d - d^2) c). For one task of n binary questions of which a
+    share s flips between equal models, v = s / n and c = 1 / n: a true change adds its own flips, so d is above 0 also
+    where no question has flipped. Sources: Connor 1987, Biometrics 43:207; Miller 2024, arXiv:2411.00640, on power.
 
     Args:
-        tasks: The tasks' questions.
-        errors: Each task's contribution to the standard error, which is the root of the sum of their squares.
-        difference: The change of the score.
-        stderr: Its standard error, above 0.
+        variance: v, the variance of the score's change between equal models: the squared weights of the tasks, each
+            times the mean squared change of a question and divided by the task's number of questions.
+        share: c, the sum of the squared weights divided by the numbers of questions.
+        num_tests: m, the tests that are adjusted together, by Bonferroni, which is at most Holm's first step.
+        alpha: Significance level of the two-sided tests.
+        power: Probability that the test detects a true change of this size.
     """
-    from scipy.stats import t
+    from scipy.optimize import brentq
 
-    variances = np.square(errors)
-    freedom = variances.sum() ** 2 / sum(variances**2 / [float(task.num.sum()) - 1 for task in tasks])
-    return float(2 * t.sf(abs(difference) / stderr, freedom))
+    distance = _NORMAL.inv_cdf(1 - alpha / 2 / num_tests) + _NORMAL.inv_cdf(power)
 
+    def excess(change: float) -> float:
+        return change - distance * math.sqrt(variance + max(0.0, change - change**2) * share)
 
-def _sign_test(tasks: Sequence[Pairs]) -> float:
-    """Return the smallest two-sided p-value of a sign test: all changed questions fell, or all rose."""
-    num_changed = sum(int(task.num[task.has_changed].sum()) for task in tasks)
-    return min(1.0, 2 * 0.5**num_changed)
-
-
-def detectable(stderr: float | None, alpha: float = ALPHA, power: float = POWER) -> float | None:
-    """Return the smallest true difference that a paired test detects with this power; None when `stderr` is 0 or None.
-
-    Source: Miller 2024, arXiv:2411.00640, on power analysis.
-
-    Args:
-        stderr: Standard error of the difference. It is 0 when no question has flipped, and then gives no estimate of
-            the variance between runs.
-        alpha: Significance level of the two-sided test.
-        power: Probability that the test detects a true difference of this size.
-    """
-    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr if stderr else None
-
-
-def power_of_mcnemar(base: float, new: float, correlation: float, num_questions: int, alpha: float = ALPHA) -> float:
-    """Return the power of McNemar's test: the probability that it detects the difference of two proportions.
-
-    Source: Connor 1987, Biometrics 43:207, solved for the power: with d = new - base and s the share of questions that
-    flip, (|d| sqrt(n) - z sqrt(s)) / sqrt(s - d^2) is the standard normal quantile of the power.
-
-    Args:
-        base: Share of questions that the base model answers correctly, above 0 and below 1.
-        new: Share of questions that the new model answers correctly, above 0 and below 1.
-        correlation: Correlation between the models of answering a question correctly, from -1 to 1.
-        num_questions: Number of questions.
-        alpha: Significance level of the two-sided test.
-
-    Raises:
-        ValueError: No two binary variables with these proportions have this correlation.
-    """
-    both = base * new + correlation * math.sqrt(base * (1 - base) * new * (1 - new))
-    if not max(0, base + new - 1) <= both <= min(base, new) + 1e-12:
-        raise ValueError(f"shares of {base} and {new} cannot have a correlation of {correlation}")
-    difference, flipped = abs(new - base), base + new - 2 * both
-    spread = math.sqrt(max(flipped - difference**2, 0))
-    distance = difference * math.sqrt(num_questions) - _NORMAL.inv_cdf(1 - alpha / 2) * math.sqrt(flipped)
-    return _NORMAL.cdf(distance / spread) if spread else float(distance > 0)
+    return float(brentq(excess, 1e-9, 1.0)) if excess(1.0) > 0 else 1.0

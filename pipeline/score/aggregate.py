@@ -35,7 +35,9 @@ WITH centred AS (
     FROM outcomes WINDOW cell AS (PARTITION BY task, split, group_by, "group", metric)
 ), summed AS (
     SELECT task, split, group_by, "group", metric, any_value(mean) AS value,
-        sum(low) / nullif(sum(possible), 0) AS bound_low, sum(high) / nullif(sum(possible), 0) AS bound_high,
+        -- Of several repeats a metric of questions may have a value for fewer of them than its bounds count.
+        least(sum(low) / nullif(sum(possible), 0), value) AS bound_low,
+        greatest(sum(high) / nullif(sum(possible), 0), value) AS bound_high,
         sum(num_questions * (total - mean * scored) ** 2) AS squares,
         coalesce(sum(num_questions) FILTER (scored > 0), 0) AS questions,
         count(*) FILTER (scored > 0) AS different_outcomes,
@@ -44,8 +46,10 @@ WITH centred AS (
     FROM centred GROUP BY task, split, group_by, "group", metric
 )
 -- Cluster-robust standard error of a mean: Cameron and Miller 2015, Journal of Human Resources 50:317;
--- with one row per question it is the standard deviation divided by the square root of their number.
-SELECT * EXCLUDE squares, sqrt(squares * questions / nullif(questions - 1, 0)) / nullif(num_scored, 0) AS stderr
+-- with one row per question it is the standard deviation divided by the square root of their number. Questions are
+-- taken as independent. Where all have the same value the sample says nothing about the error: it is null, not 0.
+SELECT * EXCLUDE squares,
+    if(squares > 1e-12, sqrt(squares * questions / nullif(questions - 1, 0)) / nullif(num_scored, 0), NULL) AS stderr
 FROM summed
 """
 

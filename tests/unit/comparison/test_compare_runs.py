@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from pairs import train, wrong
 from pipeline.compare import main
 from pipeline.comparison.pairing import FLIP_SCHEMA
 from pipeline.errors import ConfigError, RunError, UserError
-from pipeline.metrics.paired_tests import mcnemar
 from pipeline.records import CHANGE_SCHEMA
 
 
@@ -45,11 +45,11 @@ def test_flips_are_the_lost_and_the_gained_questions(make_run: MakeRun, tmp_path
     assert (em["base"], em["new"], em["num_questions"]) == (0.9, 0.8, 20)
     assert (em["num_lost"], em["num_gained"], em["test"]) == (3, 1, "mcnemar")
     assert em["difference"] == pytest.approx(-0.1)
-    assert em["p_value"] == mcnemar(3, 1)
+    assert em["p_value"] == pytest.approx(2 * (1 + 4 / 2) / 16)  # mid-p: 1 + 4 / 2 of the 16 signs of 4 flips
     assert em["ci_low"] < -0.1 < em["ci_high"]
 
 
-def test_holms_family_is_all_rows_with_the_same_metric(make_run: MakeRun, tmp_path: Path) -> None:
+def test_holms_family_is_the_different_tests_of_a_metric(make_run: MakeRun, tmp_path: Path) -> None:
     prompts = train(20) + train(10, "med_bench")
     base = make_run("base", prompts)
     new = make_run("new", prompts, reply=wrong(1, 2, 3, 4, 5, 6, 7))
@@ -59,7 +59,12 @@ def test_holms_family_is_all_rows_with_the_same_metric(make_run: MakeRun, tmp_pa
     domains = [("domain", "agriculture"), ("domain", "medicine")]
     assert levels == [("run", "all"), *domains, ("task", "agro_bench"), ("task", "med_bench")]
     least = min(family, key=lambda row: row["p_value"])
-    assert least["p_holm"] == pytest.approx(min(1, 5 * least["p_value"]))
+    assert least["p_holm"] == pytest.approx(min(1, 3 * least["p_value"]))  # two tasks and the run
+    by_name = {row["task"]: row for row in family}
+    for domain, task in (("agriculture", "agro_bench"), ("medicine", "med_bench")):
+        names = CHANGE_SCHEMA.names
+        same = [name for name in names if name not in ("level", "task")]
+        assert [by_name[domain][name] for name in same] == [by_name[task][name] for name in same]
 
 
 def test_identical_runs_have_no_differences(make_run: MakeRun, tmp_path: Path) -> None:
@@ -68,7 +73,42 @@ def test_identical_runs_have_no_differences(make_run: MakeRun, tmp_path: Path) -
     assert flips == []
     assert {row["difference"] for row in rows} == {0.0}
     assert {row["p_holm"] for row in rows} == {1.0}
-    assert {row["detectable"] for row in rows} == {None}
+    assert all(row["ci_low"] < 0 < row["ci_high"] for row in rows if row["metric"] != "output_tokens")
+    assert all(0 < row["detectable"] < 1 for row in rows if row["metric"] != "output_tokens")
+
+
+def test_identical_runs_print_two_lines_and_different_ones_the_verdict_first(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = train(40)
+    base, same = make_run("base", prompts), make_run("same", prompts)
+    main([f"base={base.store.root}", f"new={same.store.root}", f"out={tmp_path}/same"])
+    verdict, place = capsys.readouterr().out.splitlines()
+    assert verdict == "no change: 40 questions, and every metric of both runs is the same"
+    assert place.strip() == f"{tmp_path}/same/compare.html"
+    for wrong_ids, words in (
+        ([1, 2], "no significant change: score train 1.000 -> 0.950 (-0.050, 95% "),
+        (range(20), "significantly worse: score train 1.000 -> 0.500 (-0.500, 95% "),
+    ):
+        new = make_run(f"new{len(wrong_ids)}", prompts, reply=wrong(*wrong_ids))
+        main([f"base={base.store.root}", f"new={new.store.root}", f"out={tmp_path}/{len(wrong_ids)}"])
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first.startswith(words)
+        assert first.endswith(f"; {len(wrong_ids)} flips of correct: {len(wrong_ids)} lost, 0 gained")
+        stored = json.loads((tmp_path / f"{len(wrong_ids)}/compare.json").read_text())
+        assert stored["verdict"] == first
+        assert first.split(" (")[0] in (tmp_path / f"{len(wrong_ids)}/compare.html").read_text().replace("&gt;", ">")
+
+
+def test_a_flip_has_its_question_and_links_into_both_reports(make_run: MakeRun, tmp_path: Path) -> None:
+    base, new = make_run("base", train(3)), make_run("new", train(3), reply=wrong(1))
+    (Path(new.store.root) / "report.html").write_text("report")
+    _, flips = compared(base, new, tmp_path / "out")
+    assert {row["question"] for row in flips} == {json.loads(train(3)[1]["messages"])[-1]["content"]}
+    page = (tmp_path / "out/compare.html").read_text()
+    target = os.path.relpath(f"{new.store.root}/report.html", tmp_path / "out")
+    assert f'href="{target}#agro_bench/train/1/0"' in page
+    assert "base</a>" not in page  # it has no report
 
 
 def test_truncated_responses_and_lengths_are_compared_without_a_gold(make_run: MakeRun, tmp_path: Path) -> None:
@@ -95,7 +135,7 @@ def test_runs_with_different_repeats_are_compared_by_the_questions_means(make_ru
     base, new = make_run("base", prompts), make_run("new", prompts, "generation.repeats=4", reply=half)
     rows, flips = compared(base, new, tmp_path / "out")
     correct = the(rows, level="task", metric="correct")
-    assert (correct["base"], correct["new"], correct["test"]) == (1.0, 0.7, "bootstrap")
+    assert (correct["base"], correct["new"], correct["test"]) == (1.0, 0.7, "sign_flips")
     assert (correct["num_lost"], correct["num_gained"]) == (4, 0)
     assert {row["new_value"] for row in flips} == {0.25}
 
@@ -215,6 +255,7 @@ def test_the_command_writes_next_to_the_new_run_and_exits_with_0(make_run: MakeR
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in Path(new.store.root).with_name("compare=base..new").iterdir()) == [
         "compare.html",
+        "compare.json",
         "compare.parquet",
         "flips.parquet",
     ]

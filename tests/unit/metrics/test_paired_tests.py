@@ -5,32 +5,66 @@ from math import comb, sqrt
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_ind, ttest_rel
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import permutation_test, ttest_ind, ttest_rel
 
+from pipeline.metrics import paired_tests
 from pipeline.metrics.confidence import MOST_OUTCOMES, generator
-from pipeline.metrics.paired_tests import Pairs, detectable, holm, mcnemar, paired_bootstrap, power_of_mcnemar
+from pipeline.metrics.paired_tests import Pairs, detectable, holm, paired_bootstrap, sign_flips, tango
+
+
+def mcnemar(num_lost, num_gained):
+    return sign_flips(np.ones(1), np.array([num_lost + num_gained]), float(num_gained - num_lost))
 
 
 @pytest.mark.parametrize(
-    ("num_lost", "num_gained", "p_value"),
+    ("num_lost", "num_gained", "exact"),
     [
         (150, 86, 3.716e-05),  # approval ratings, Agresti 1990, Categorical Data Analysis, p. 350; statsmodels' exact
         (28, 35, 0.45),  # as R's binom.test prints it
     ],
 )
-def test_mcnemar_gives_the_published_p_values(num_lost, num_gained, p_value):
-    assert mcnemar(num_lost, num_gained) == pytest.approx(p_value, rel=2e-4)
-
-
-@pytest.mark.parametrize(("num_lost", "num_gained"), [(0, 1), (0, 6), (3, 9), (7, 7), (12, 2)])
-def test_mcnemar_is_the_binomial_tail_counted_by_hand(num_lost, num_gained):
+def test_the_test_of_binary_questions_is_mcnemars_with_half_of_the_observed_probability(num_lost, num_gained, exact):
     num = num_lost + num_gained
-    tail = sum(comb(num, count) for count in range(min(num_lost, num_gained) + 1))
-    assert mcnemar(num_lost, num_gained) == pytest.approx(float(min(1, Fraction(2 * tail, 2**num))))
+    own = comb(num, num_lost) / 2**num
+    assert mcnemar(num_lost, num_gained) == pytest.approx(exact - own, rel=3e-3)
 
 
-def test_runs_in_which_no_question_flipped_do_not_differ():
-    assert mcnemar(0, 0) == 1.0
+@pytest.mark.parametrize(("num_lost", "num_gained"), [(0, 1), (0, 6), (3, 9), (12, 2)])
+def test_the_test_of_binary_questions_is_the_binomial_tail_counted_by_hand(num_lost, num_gained):
+    num = num_lost + num_gained
+    tail = sum(Fraction(comb(num, count), 2**num) for count in range(min(num_lost, num_gained)))
+    own = Fraction(comb(num, min(num_lost, num_gained)), 2**num)
+    assert mcnemar(num_lost, num_gained) == pytest.approx(float(2 * tail + own))
+
+
+@pytest.mark.parametrize("num", [0, 7])
+def test_runs_that_lost_as_many_questions_as_they_gained_do_not_differ(num):
+    assert mcnemar(num, num) == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1.0]), st.integers(-6, 6)), min_size=3, max_size=8),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_saddlepoint_is_close_to_the_exact_value(found):
+    values, counts = np.unique([value for value, _ in found], return_counts=True)
+    num = counts * 12
+    observed = abs(sum(value * sign for value, sign in found))
+    total = float(values @ num)
+    exact = paired_tests._exact_sign_flips(values, num, observed, total)
+    assume(0 < observed < 0.6 * total and exact > 1e-12)
+    assert paired_tests._saddlepoint(values, num, observed) == pytest.approx(exact, rel=0.2, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("num_lost", "num_gained", "num", "ends"),
+    [(0, 0, 20, (-0.1611, 0.1611)), (12, 0, 12, (-1.0, -0.5150))],
+)
+def test_tangos_interval_has_a_width_where_nothing_or_everything_has_changed(num_lost, num_gained, num, ends):
+    assert tango(num_lost, num_gained, num) == pytest.approx(ends, abs=1e-3)
+    assert tango(num_gained, num_lost, num) == pytest.approx((-ends[1], -ends[0]), abs=1e-3)
 
 
 def test_holm_gives_the_values_of_statsmodels():
@@ -77,13 +111,16 @@ def test_identical_repeats_add_no_information():
         num=once.num,
     )
     assert (four.difference, four.stderr) == pytest.approx((once.difference, once.stderr))
-    assert paired_bootstrap([four], generator("a")) == paired_bootstrap([once], generator("a"))
+    repeated, single = (paired_bootstrap([each], generator("a")) for each in (four, once))
+    assert (repeated.p_value, repeated.stderr) == pytest.approx((single.p_value, single.stderr))
+    assert (repeated.ci_low, repeated.ci_high) == pytest.approx((single.ci_low, single.ci_high), abs=0.01)
 
 
-def test_equal_runs_do_not_differ():
+def test_equal_runs_do_not_differ_and_their_interval_has_a_width():
     values = np.array([0.0, 1.0, 1.0, 0.5])
     change = paired_bootstrap([Pairs.of(values, values)], generator("a"))
-    assert (change.difference, change.ci_low, change.ci_high, change.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert (change.difference, change.stderr, change.p_value) == (0.0, None, 1.0)
+    assert (change.ci_low, change.ci_high) == pytest.approx(tango(0, 0, 4))
 
 
 def test_a_single_question_has_no_standard_error():
@@ -102,41 +139,33 @@ def test_a_domains_change_is_the_weighted_mean_of_its_tasks():
     assert uneven.ci_high - uneven.ci_low == pytest.approx(2 * 1.96 * uneven.stderr, rel=0.06)
 
 
-def test_a_p_value_beyond_the_resamples_is_that_of_the_t_test():
+def test_a_small_p_value_is_close_to_that_of_the_t_test():
     """The values are those of SciPy's `ttest_rel` and, for two tasks, of Welch's test of their differences."""
     rng = np.random.default_rng(11)
     base, drops, others = rng.random(300), rng.normal(0.03, 0.1, 300), rng.normal(0.05, 0.1, 40)
     one = Pairs.of(base, base - drops)
     expected = ttest_rel(base, base - drops).pvalue
     assert 1e-9 < expected < 1e-5
-    assert paired_bootstrap([one], generator("a")).p_value == pytest.approx(expected, rel=1e-6, abs=0)
+    assert paired_bootstrap([one], generator("a")).p_value == pytest.approx(expected, rel=0.5, abs=0)
     two = [one, Pairs.of(np.zeros(40), -others)]
     expected = ttest_ind(drops, -others, equal_var=False).pvalue  # half of the sum has the same p-value as the sum
     assert 1e-9 < expected < 1e-4
-    assert paired_bootstrap(two, generator("a")).p_value == pytest.approx(expected, rel=1e-6, abs=0)
+    assert paired_bootstrap(two, generator("a")).p_value == pytest.approx(expected, rel=0.8, abs=0)
 
 
-def test_the_p_value_of_questions_that_changed_almost_alike_is_that_of_the_sign_test():
-    base = np.zeros(16)
-    new = np.where(np.arange(16) < 14, -0.5 + 1e-4 * np.arange(16), 0)
-    change = paired_bootstrap([Pairs.of(base, new)], generator("a"))
-    assert change.p_value == pytest.approx(2 * 0.5**14)
-    assert ttest_rel(base, new).pvalue < change.p_value < 1 / 5_001
+def test_a_p_value_is_that_of_scipys_permutations_of_signs():
+    rng = np.random.default_rng(12)
+    changes = rng.normal(0.03, 0.1, 60)
+    change = paired_bootstrap([Pairs.of(np.zeros(60), changes)], generator("a"))
+    theirs = permutation_test((changes,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1)
+    assert change.p_value == pytest.approx(theirs.pvalue, rel=0.15)
 
 
-@pytest.mark.parametrize("num_changed", [2, 3, 8])
-def test_the_p_value_of_a_few_questions_that_changed_almost_alike_is_that_of_the_sign_test(num_changed):
+@pytest.mark.parametrize("num_changed", [2, 3, 8, 40])
+def test_the_p_value_of_questions_that_all_fell_is_that_of_their_signs(num_changed):
     fell = np.where(np.arange(num_changed) == 0, 0.9, 1.0)
     change = paired_bootstrap([Pairs.of(np.ones(num_changed), 1 - fell)], generator("a"))
-    assert change.p_value == pytest.approx(2 * 0.5**num_changed)
-
-
-def test_a_p_value_within_the_resamples_is_their_share():
-    rng = np.random.default_rng(12)
-    base = rng.random(100)
-    change = paired_bootstrap([Pairs.of(base, base + rng.normal(0.03, 0.1, 100))], generator("a"))
-    assert change.p_value > 1 / 5_001
-    assert change.p_value * 5_001 == pytest.approx(round(change.p_value * 5_001))
+    assert change.p_value == pytest.approx(0.5**num_changed)
 
 
 def test_5_of_100_paired_bootstraps_of_equal_models_are_significant():
@@ -156,40 +185,19 @@ def test_the_normal_approximation_for_many_outcomes_has_the_same_interval():
     assert change.ci_high - change.ci_low == pytest.approx(2 * 1.96 * pairs.stderr, rel=0.05)
 
 
-def test_the_power_is_the_published_one():
-    """155 pairs of which 30% change one way and 15% the other: 80.1% by Connor 1987."""
-    base, new, both = 0.45, 0.60, 0.30
-    correlation = (both - base * new) / sqrt(base * (1 - base) * new * (1 - new))
-    assert power_of_mcnemar(base, new, correlation, 155) == pytest.approx(0.801, abs=5e-4)
-    assert power_of_mcnemar(new, base, correlation, 155) == pytest.approx(0.801, abs=5e-4)
-
-
-def test_a_drop_of_3_points_on_2000_questions_is_detected_with_the_power_of_the_formula():
-    rng = np.random.default_rng(7)
+def test_the_detectable_change_is_found_8_times_in_10_also_after_adjustment():
+    rng, num = np.random.default_rng(7), 510
+    flips = 0.07
+    size = detectable(flips / num, 1 / num, num_tests=6)
+    lost, gained = (flips + size) / 2 + size / 2, (flips + size) / 2 - size / 2
     found = 0
-    for _ in range(600):
-        base, new = right_answers(rng, 2_000, 0.65, 0.62, 0.5)
-        found += mcnemar(int(np.sum(base > new)), int(np.sum(base < new))) < 0.05
-    expected = power_of_mcnemar(0.65, 0.62, 0.5, 2_000)
-    assert 0.7 < expected < 0.9
-    assert found / 600 == pytest.approx(expected, abs=0.05)
+    for _ in range(2_000):
+        numbers = rng.multinomial(num, [lost, gained, 1 - lost - gained])
+        found += 6 * mcnemar(int(numbers[0]), int(numbers[1])) < 0.05
+    assert found / 2_000 == pytest.approx(0.8, abs=0.04)
 
 
-def test_without_correlation_the_power_is_lower():
-    assert power_of_mcnemar(0.65, 0.62, 0.0, 2_000) < power_of_mcnemar(0.65, 0.62, 0.5, 2_000) - 0.2
-
-
-def test_shares_with_an_impossible_correlation_are_rejected():
-    with pytest.raises(ValueError, match=r"0\.9 and 0\.2 cannot have a correlation of 0\.8"):
-        power_of_mcnemar(0.9, 0.2, 0.8, 100)
-
-
-def test_a_difference_of_the_detectable_size_is_found_8_times_in_10():
-    base, new = right_answers(np.random.default_rng(8), 2_000, 0.65, 0.62, 0.5)
-    smallest = detectable(Pairs.of(base, new).stderr)
-    assert power_of_mcnemar(0.65, 0.65 - smallest, 0.5, 2_000) == pytest.approx(0.8, abs=0.02)
-
-
-@pytest.mark.parametrize("stderr", [None, 0.0])
-def test_without_a_flipped_question_the_detectable_difference_is_unknown(stderr):
-    assert detectable(stderr) is None
+def test_the_detectable_change_is_above_0_where_no_question_has_flipped():
+    size = detectable(0.0, 1 / 20)
+    assert size == pytest.approx(2.8016**2 / (20 + 2.8016**2), rel=1e-3)
+    assert detectable(0.0, 1.0, num_tests=1_000) < 1.0
