@@ -104,7 +104,7 @@ def test_a_flip_has_its_question_and_links_into_both_reports(make_run: MakeRun, 
     base, new = make_run("base", train(3)), make_run("new", train(3), reply=wrong(1))
     (Path(new.store.root) / "report.html").write_text("report")
     _, flips = compared(base, new, tmp_path / "out")
-    assert {row["question"] for row in flips} == {json.loads(train(3)[1]["messages"])[-1]["content"]}
+    assert {row["question"] for row in flips} == {json.loads(train(3)[1].messages)[-1]["content"]}
     page = (tmp_path / "out/compare.html").read_text()
     target = os.path.relpath(f"{new.store.root}/report.html", tmp_path / "out")
     assert f'href="{target}#agro_bench/train/1/0"' in page
