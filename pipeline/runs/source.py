@@ -25,14 +25,14 @@ COMMIT = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/+-]{0,127}")
 def identify(package: Path) -> tuple[str, bool]:
     """Return the commit of the code in `package`, and whether files differ from it.
 
-    The sources are, in this order: what a build recorded; the environment variable; the Git checkout that holds the
-    package; without them `sha256:` and a hash of the package's files, which differs whenever they do.
+    The sources are, in this order: what a build recorded; the Git checkout that holds the package; the environment
+    variable; without them `sha256:` and a hash of the package's files, which differs whenever they do.
     """
-    return _built(package) or _from_environment() or _from_git(package.parent) or (_hash(package), False)
+    return _built(package) or _from_git(package.parent) or _from_environment() or (_hash(package), False)
 
 
 def record(package: Path, target: Path) -> None:
-    """Write what `identify` returns for `package` into the package's copy `target`, which is being built."""
+    """Write what `package` is into its copy `target`, which is being built; here the environment variable wins."""
     commit, modified = _from_environment() or _built(package) or _from_git(package.parent) or (_hash(package), False)
     text = json.dumps({"commit": commit, "modified": modified})
     (target / BUILT_FILE).write_text(text + "\n", encoding="utf-8")

@@ -33,7 +33,7 @@ TASKS_SQL = """
     SELECT * FROM scores LEFT JOIN tokens USING (task, split) ORDER BY level DESC, split, task
 """
 
-NO_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())]).empty_table()
+NO_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())])
 
 REPEATS_SQL = """
     SELECT task, split, metric, value, ci_low, ci_high FROM metrics
@@ -62,7 +62,7 @@ def print_summary(
     samples = run.artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("metrics", metrics)
-        database.register("samples", NO_SAMPLES if samples is None else samples.dataset())
+        database.register("samples", NO_SAMPLES.empty_table() if samples is None else samples.dataset())
         rows = query.rows(database, TASKS_SQL)
         of_repeats = query.rows(database, REPEATS_SQL, {"scores": list(SCORES)})
     console.print(_table(rows))
