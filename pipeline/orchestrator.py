@@ -6,7 +6,6 @@ In: a configuration, or the directory of a run. Out: the run's directory with it
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -54,6 +53,7 @@ from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
+from pipeline.terminal.console import plain as plain_console
 from pipeline.terminal.console import quiet
 from pipeline.terminal.progress import GenerateProgress
 from pipeline.terminal.run_summary import print_summary
@@ -85,7 +85,7 @@ def execute(
         manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
         write_manifest(run, manifest)
         with _log(run) as console:
-            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
+            _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
             stages = Orchestrator(
                 config=config,
                 run=run,
@@ -156,7 +156,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, lines = finish(run, config, replace(manifest, rescored_at=environment.now()))
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width
+    console = plain_console()
     print_summary(run, config, counts, console)
     _print(console, lines)
     if manifest is not None:
@@ -179,13 +179,13 @@ def pack(run: ArtifactStore, config: Config) -> None:
         manifest = read_manifest(run)
         if manifest is None or not manifest.is_complete:
             status = "has no manifest" if manifest is None else f"is {manifest.status}"
-            raise RunError(f"run={run.root} {status}: only a complete run is packed; run it again to its end")
+            raise RunError(f"run={run.shown()} {status}: only a complete run is packed; run it again to its end")
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
         products = publish_stage.publish(run, config, manifest)
         write_manifest(run, replace(manifest, published=products.published))
-    _print(Console(highlight=False), products.lines)
+    _print(plain_console(), products.lines)
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
@@ -379,9 +379,9 @@ class Orchestrator:
     def _begin_reproduction(self) -> None:
         if self.reproduction is None:
             return
-        source, overridden = self.reproduction.source.root, self.reproduction.overridden
-        self._record(again=ReproductionRecord(run=source, overridden=overridden, differences=()))
-        self._print_reproduction([source, *(f"overridden: {line}" for line in overridden)])
+        source, overridden = self.reproduction.source, self.reproduction.overridden
+        self._record(again=ReproductionRecord(run=source.root, overridden=overridden, differences=()))
+        self._print_reproduction([source.shown(), *(f"overridden: {line}" for line in overridden)])
         self._add_differences(self.reproduction.environment(self.manifest))
 
     def _compare_reproduction(self) -> None:
@@ -465,6 +465,6 @@ def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> Non
     if num_failed is not None and num_failed > config.max_failed_rows:
         raise TooManyFailedRows(
             f"{num_failed} rows failed, max_failed_rows={config.max_failed_rows}: "
-            f"their reasons are in the column error of {run.path('samples')}"
+            f"their reasons are in the column error of {run.shown('samples')}"
         )
     gate.require_kept(manifest)

@@ -30,8 +30,8 @@ def render(comparison: Comparison) -> str:
     return environment.get_template("compare.html.jinja").render(
         base=base.config.run_id,
         new=new.config.run_id,
-        base_root=base.store.root,
-        new_root=new.store.root,
+        base_root=base.store.shown(),
+        new_root=new.store.shown(),
         num_questions=f"{sum(each.num_questions for each in comparison.split_questions):,}",
         differences=comparison.differences,
         rows=[cells(row) for row in comparison.rows],

@@ -50,7 +50,7 @@ def show(comparison: Comparison, out: ArtifactStore, console: Console) -> None:
         line = f"  {row['flip']:<6} {row['task']} {row['split']} {row['id']} {row['metric']}: {answers}"
         console.print(escape_control(line), soft_wrap=True)
     for name, what in ((CHANGES_FILE, "every change"), (FLIPS_FILE, "every flipped question"), (PAGE_FILE, "the page")):
-        console.print(f"  {out.path(name)}  {what}", soft_wrap=True)
+        console.print(escape_control(f"  {out.shown(name)}  {what}"), soft_wrap=True)
 
 
 def _short(text: str | None) -> str:

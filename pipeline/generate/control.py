@@ -64,7 +64,7 @@ class Control:
         while self.store.local is not None and not self.store.exists():
             if time.monotonic() > until:
                 raise ConfigError(
-                    f"output_dir: host {os.uname().nodename} does not see {self.store.root}, which the driver has "
+                    f"output_dir: host {os.uname().nodename} does not see {self.store.shown()}, which the driver has "
                     "made: set it to a directory that all hosts share, or to object storage (s3://...)"
                 )
             time.sleep(POLL_S)

@@ -184,5 +184,5 @@ def read_engine_info(store: ArtifactStore) -> dict[str, EngineInfo]:
         try:
             found[name.removesuffix(INFO_SUFFIX)] = EngineInfo.from_flat(json.loads(store.read_text(name)))
         except (ValueError, AttributeError) as error:
-            raise DataError(f"{store.path(name)} is damaged: delete it and run the same run_id again") from error
+            raise DataError(f"{store.shown(name)} is damaged: delete it and run the same run_id again") from error
     return found

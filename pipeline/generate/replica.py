@@ -227,7 +227,7 @@ class Replica:
         return finished
 
     def _unwritable(self, error: OSError) -> RunError:
-        where = error.filename or self._config.journal.root
+        where = error.filename or self._config.journal.shown()
         reason = error.strerror or str(error)
         return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
 

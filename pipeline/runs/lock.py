@@ -47,7 +47,9 @@ def locked(run: ArtifactStore) -> Iterator[None]:
 
 
 def _refuse(run: ArtifactStore, owner: str) -> RunError:
-    return RunError(f"{run.root} is being written by another process ({owner}): wait for it, or choose another run_id")
+    return RunError(
+        f"{run.shown()} is being written by another process ({owner}): wait for it, or choose another run_id"
+    )
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def _locked_file(run: ArtifactStore) -> Iterator[None]:
         except BlockingIOError as error:
             raise _refuse(run, os.pread(descriptor, 200, 0).decode(errors="replace")) from error
         except OSError as error:
-            raise RunError(f"{run.root} cannot be locked ({error.strerror}): use another file system") from error
+            raise RunError(f"{run.shown()} cannot be locked ({error.strerror}): use another file system") from error
         with run.writing():
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _owner().encode(), 0)
@@ -86,7 +88,9 @@ def _heartbeat(run: ArtifactStore) -> Iterator[None]:
             with suppress(PipelineError):  # a transient storage error: the next beat comes before the lock is stale
                 now = _holder(run)
                 if now is not None and now.token != token:
-                    logger.error("%s was taken over by %s while this machine slept; this run ends", run.root, now.owner)
+                    logger.error(
+                        "%s was taken over by %s while this machine slept; this run ends", run.shown(), now.owner
+                    )
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 beat()
@@ -123,7 +127,7 @@ def _holder(run: ArtifactStore) -> _Holder | None:
         record = json.loads(run.read_text(REMOTE_FILE))
         return _Holder(str(record["owner"]), str(record["token"]), float(record["at"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{run.path(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
+        raise RunError(f"{run.shown(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
 
 
 def _owner() -> str:

@@ -411,7 +411,7 @@ def read_manifest(run: ArtifactStore) -> Manifest | None:
     try:
         return load(json.loads(run.read_text(FILE)))
     except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
-        raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
+        raise DataError(f"{run.shown(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
 
 
 def prompt_metadata(store: ArtifactStore, stored: Mapping[str, Any]) -> PromptMetadata:
@@ -437,7 +437,7 @@ def _validated(store: ArtifactStore, stored: Mapping[str, Any], read: Callable[[
         return read(stored)
     except ValueError as error:
         raise DataError(
-            f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again{_where(error)}"
+            f"{store.shown(ARTIFACT_FILE)} is damaged: delete {store.shown()} and run again{_where(error)}"
         ) from error
 
 

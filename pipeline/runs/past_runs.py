@@ -63,7 +63,7 @@ def of_model(
         try:
             manifest = read_manifest(output.child(name))
         except UserError as error:
-            unread.append(f"{output.path(name)} is left out: {error}")
+            unread.append(f"{output.shown(name)} is left out: {error}")
             continue
         if manifest is not None and manifest.is_complete:
             complete.append((manifest.ended_at or "", name, manifest))
@@ -72,7 +72,7 @@ def of_model(
         try:
             found = _open(output.child(name), name.removeprefix("run="), manifest)
         except UserError as error:
-            unread.append(f"{output.path(name)} is left out: {error}")
+            unread.append(f"{output.shown(name)} is left out: {error}")
             continue
         if _model(found.config) == _model(config) and is_match(found):
             yield found
@@ -90,7 +90,7 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
     """
     store = ArtifactStore.open(config.output_dir).child(f"run={run_id}")
     if not store.exists():
-        raise ConfigError(f"{key}={run_id!r}: there is no run {store.root}: name a complete one of output_dir")
+        raise ConfigError(f"{key}={run_id!r}: there is no run {store.shown()}: name a complete one of output_dir")
     try:
         return _open(store, run_id, require_complete(store))
     except UserError as error:
@@ -103,7 +103,7 @@ def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list
         try:
             found = read(run)
         except UserError as error:
-            unread.append(f"{run.store.root} is left out: {error}")
+            unread.append(f"{run.store.shown()} is left out: {error}")
             continue
         yield found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import DataError, RunError
+
+SCHEMES = {"s3": "s3://", "gcs": "gs://", "abfs": "abfs://", "hdfs": "hdfs://"}
+"""How a URI begins, by pyarrow's `type_name` of the file system; others are shown as a bare path."""
 
 
 def without_credentials(uri: str) -> str:
@@ -57,6 +61,13 @@ class Directory:
     def path(self, name: str = "") -> str:
         """Return the full path of a file in this directory, for the file system."""
         return f"{self.root}/{name}" if name else self.root
+
+    def shown(self, name: str = "") -> str:
+        """Return the path, or in object storage the URI, of a file for the user to paste: quoted for a shell if needed.
+
+        It holds no credentials: they are not in the path. A quoted path is safe inside a message too.
+        """
+        return shlex.quote(f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}")
 
     def child(self, name: str) -> Self:
         """Return a subdirectory; it need not exist yet."""
@@ -126,7 +137,7 @@ class Directory:
             with self.fs.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read()).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path(name)} cannot be read: {error}") from error
+            raise DataError(f"{self.shown(name)} cannot be read: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
         """Write a UTF-8 file atomically: a reader sees the old file or the new one.
@@ -145,7 +156,9 @@ class Directory:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be reached: {reason}. Run the same run_id again when it can") from error
+            raise RunError(
+                f"{self.shown()} cannot be reached: {reason}. Run the same run_id again when it can"
+            ) from error
 
     @contextmanager
     def partial_files(self, *names: str) -> Iterator[tuple[str, ...]]:
@@ -214,7 +227,7 @@ class Directory:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be written: {reason}. Make room or write elsewhere") from error
+            raise RunError(f"{self.shown()} cannot be written: {reason}. Make room or write elsewhere") from error
 
 
 def _move(partial: Path, target: Path) -> None:

@@ -40,8 +40,8 @@ def quiet(log: Path) -> Iterator[Console]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     try:
         with open(os.dup(saved[0]), "w", encoding="utf-8", errors="backslashreplace") as terminal:
-            # A file has no width, and rich would cut tables to 80 columns.
-            yield Console(file=terminal, width=None if terminal.isatty() else 120, highlight=False)
+            width = None if terminal.isatty() else 120  # a file has no width, and rich would cut tables to 80 columns
+            yield Console(file=terminal, width=width, highlight=False, markup=False, emoji=False)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
