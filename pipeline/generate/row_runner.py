@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -36,6 +35,7 @@ class WorkRow:
     prompt_sha256: str
     messages: str | None
     prompt_token_ids: list[int] | None
+    expected_tokens: float | None
     place: int
 
     @property
@@ -48,7 +48,7 @@ class WorkRow:
 class RowRunner:
     """Runs the rows of one replica. Used on one event loop.
 
-    `is_ending` returns whether no row may start any more.
+    `is_ending` returns whether no row may start any more; `end_process` does not return.
     """
 
     admission: AdmissionQueue
@@ -57,6 +57,7 @@ class RowRunner:
     replica: str
     seed: int
     is_ending: Callable[[], bool]
+    end_process: Callable[[], None]
 
     async def generate(self, row: WorkRow, received_at: float, engine: Engine | None) -> RowStatus | None:
         """Return the status of a row, or None when it was not started because the replica ends.
@@ -117,9 +118,8 @@ class RowRunner:
             # the process exits, Ray restarts the actor and resubmits its rows; a clean exit is not retried.
             logger.exception("The engine is dead; this process ends")
             self.attempt_log.crash(str(error))
-            await asyncio.to_thread(self.journal.close)  # persists the rows that have finished and wait to be written
-            logging.shutdown()
-            os._exit(1)
+            await asyncio.to_thread(self.end_process)
+            raise AssertionError("the process has ended") from error
         except PipelineError:
             raise
         except Exception as error:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
@@ -28,6 +29,24 @@ SCHEMES = {"s3": "s3://", "gcs": "gs://", "abfs": "abfs://", "hdfs": "hdfs://"}
 def without_credentials(uri: str) -> str:
     """Return a path or URI without its query and user information, which may hold keys: safe to print."""
     return re.sub(r"://[^/?]*@", "://", uri).partition("?")[0] if "://" in uri else uri
+
+
+def private_directory(name: str) -> Path:
+    """Return a directory in the temporary one that only this user can enter; make it if it is not there.
+
+    Raises:
+        RunError: It cannot be made, or another user made something of this name.
+    """
+    path = Path(tempfile.gettempdir(), name)
+    try:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()  # of a link itself
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}. Make room, or set TMPDIR") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
+    return path
 
 
 @dataclass(frozen=True, slots=True)

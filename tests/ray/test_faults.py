@@ -54,8 +54,8 @@ class Killing(Counting):
         super().__init__()
         self._run, self._requests, self.num_in_flight = run, requests, 0
 
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        super().advance(num_rows, num_failed, num_output_tokens)
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int, expected_tokens: float | None) -> None:
+        super().advance(num_rows, num_failed, num_output_tokens, expected_tokens)
         if not self.num_in_flight and self.num_done:
             wait_until(self._rows_in_flight)
             self.num_in_flight = self._rows_in_flight()
@@ -94,8 +94,8 @@ def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_star
         generate_stage.generate(config, run, placement, script, progress, progress)
     assert ended.value.exit_code == 2
     assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
-    assert len(progress.lines) == num_starts - 1
-    assert re.fullmatch(r"replica \S+: the engine crashed: told to die; restart 1 of 10 in 1 s", progress.lines[0])
+    assert len(progress.failures) == num_starts - 1
+    assert re.fullmatch(r"replica \S+: the engine crashed: told to die; restart 1 of 10 in 1 s", progress.failures[0])
 
 
 def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_ones_to_fail(
@@ -111,7 +111,7 @@ def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_on
     generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.05), progress, progress)
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
     assert {row["completion"] for row in completions(run) if not row["error"]} == {"A"}
-    assert 4 <= len(progress.lines) <= 6
+    assert 4 <= len(progress.failures) <= 6
 
 
 def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
@@ -134,5 +134,5 @@ def test_a_start_that_fails_for_a_passing_reason_is_repeated(
     made = generate_stage.generate(settings(), run, placement, script, progress, progress)
     assert [row["completion"] for row in completions(run)] == ["A"]
     assert [info.restarts for info in made.engine.values()] == [0]
-    (line,) = progress.lines
+    (line,) = progress.failures
     assert line.endswith(": the engine does not start now: the memory is not free yet; retry 1 of 5 in 3 s")

@@ -88,7 +88,8 @@ def test_a_replica_without_the_runs_directory_ends_the_run_and_writes_nothing(tm
         slots=1,
         seed=1,
         max_restarts=0,
-        log_dir=f"{tmp_path}/run=test/logs",
+        ends_when_alike=True,
+        logs=run.child("logs"),
     )
     replica = ray.remote(Replica).remote(config)  # what Ray starts on a host that has joined since
     (status,) = ray.get(replica.__call__.remote(pa.table({"id": pa.array([], pa.int64())}))).to_pylist()

@@ -18,7 +18,7 @@ import openai
 from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
-from pipeline.generate.engines.base import Engine, Output, Request, RowError
+from pipeline.generate.engines.base import Engine, EngineStats, Output, Request, RowError
 from pipeline.runs.manifest import EngineInfo
 from pipeline.terminal.text import one_line
 
@@ -145,6 +145,11 @@ class EndpointEngine:
             timeout=endpoint.timeout_s,
         )
         self._arguments = request_arguments(config, str(info.served_model))
+
+    @property
+    def stats(self) -> EngineStats:
+        """Nothing: the server's counters are its own."""
+        return EngineStats()
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's response.
