@@ -162,6 +162,7 @@ class DispatchPass:
             self._gave_up += event.kind == "gave_up"
             is_last = event.kind == "gave_up" and self._gave_up >= self._placement.num_replicas
             self._progress.report(replace(event, line=None) if is_last else event)
+            self._next_update = 0.0  # its state has changed with it
 
     def _update(self) -> None:
         """Pass on what the replicas are doing, now and then."""

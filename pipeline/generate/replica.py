@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
 from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
 from pipeline.generate.journal import Journal, write_engine_info
-from pipeline.generate.reports import ReplicaReports
+from pipeline.generate.reports import IMPORTING, ReplicaReports
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.runs.logs import LogFile
 from pipeline.runs.manifest import EngineInfo
@@ -95,6 +95,7 @@ class Replica:
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
+        self._log: LogFile | None = None
         self._num_in_flight = self._num_received = 0  # blocks
         self._num_held = 0  # rows
         self._stopping = self._has_ended = False
@@ -135,9 +136,8 @@ class Replica:
         cause = self._attempt_log.last_cause or "its process ended without a message"
         reason = self._reason_to_give_up()
         if reason is not None:
-            self._give_up(
-                RunError(f"{reason}: {cause} ({self._log.name}). Fix the cause and run the same run_id again")
-            )
+            log = self._log.name if self._log is not None else ""
+            self._give_up(RunError(f"{reason}: {cause} ({log}). Fix the cause and run the same run_id again"))
             return
         if num_crashes:
             backoff_s = min(2.0 ** (num_crashes - 1), LONGEST_BACKOFF_S)
@@ -182,7 +182,7 @@ class Replica:
             PipelineError: It does not start.
         """
         for number, pause_s in enumerate(START_PAUSES_S, 1):
-            self._reports.begins("starting")
+            self._reports.begins(IMPORTING)
             try:
                 return self._config.factory()
             except TransientStartError as error:
@@ -192,7 +192,7 @@ class Replica:
                 self._reports.event("start_failed", line, cause=str(error), retry=number, pause_s=pause_s)
             self._reports.begins("waiting before a retry")
             time.sleep(pause_s)
-        self._reports.begins("starting")
+        self._reports.begins(IMPORTING)
         try:
             return self._config.factory()
         except TransientStartError as error:
@@ -205,12 +205,15 @@ class Replica:
         )
         self._reports.ends("gave up")
         self._reports.event("gave_up", f"gave up: {reason}", reason=str(reason))
-        self._store_log(self._log.copy)
+        self._store_log()
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
 
-    def _store_log(self, store: Callable[[], None]) -> None:
+    def _store_log(self, *, last: bool = False) -> None:
+        """Copy the log to object storage, where the run is there."""
+        if self._log is None:
+            return
         try:
-            store()
+            self._log.close() if last else self._log.copy()
         except PipelineError:
             logger.exception("%s cannot be stored", self._log.name)
 
@@ -219,7 +222,7 @@ class Replica:
         with self._ending:  # every row in flight sees the crash; the first of them ends the process
             self._journal.close()  # persists the rows that have finished and wait to be written
             self._reports.ends("restarting")
-            self._store_log(self._log.copy)
+            self._store_log()
             logging.shutdown()
             os._exit(1)
 
@@ -234,6 +237,7 @@ class Replica:
             fatal = self._unwritable(error)
         if self._fatal is None:
             await self._journal.flush()  # this status ends the run, and other rows may have finished just now
+            await asyncio.to_thread(self._store_log)
         return fatal_status(fatal)
 
     async def _block(self, rows: list[WorkRow]) -> list[RowStatus | None]:
@@ -295,6 +299,7 @@ class Replica:
                     break
                 self._stopping = self._stopping or self._config.control.received(STOP)
                 if self._stopping and not drained and not self._num_in_flight:
+                    self._store_log()  # the driver ends this process as soon as all have drained
                     self._config.control.drained(self._actor)
                     drained = True
             except (OSError, PipelineError):
@@ -324,7 +329,7 @@ class Replica:
                 self._engine = None
             if self._fatal is None:
                 self._journal.close()
-                self._store_log(self._log.close)
+                self._store_log(last=True)
 
 
 def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> pa.Table:

@@ -22,6 +22,9 @@ from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import LogPosition
 
+IMPORTING = "importing the engine"
+"""What a start is at until the engine's log tells more: its libraries take seconds to import."""
+
 RECORD_S = 30.0
 """Seconds between two records of the engine's counters: so much is lost of them when the process is killed."""
 
@@ -34,7 +37,7 @@ class ReplicaReports:
     def __init__(self, control: Control, journals: ArtifactStore, actor: str, name: str) -> None:
         self._control, self._journals, self._actor, self._name = control, journals, actor, name
         self._engine: Engine | None = None
-        self._phase: str | None = "starting"
+        self._phase: str | None = IMPORTING
         self._log = LogPosition.now()
         self._since = self._recorded_at = time.monotonic()
         self._counted_before = journal.engine_info_of(journals, name)

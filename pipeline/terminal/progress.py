@@ -97,7 +97,8 @@ class GenerateProgress:
 
     def end(self) -> None:
         """Remove the bar, and print how far the pass has come."""
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
         with self._lock:
             if self._pace is None or self._pace.begun_at is None:
                 return

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.config.schema import Config
 from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import HEADLINE_METRICS
+from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
@@ -67,6 +68,7 @@ class ReportData:
     warnings: list[str]
     speed: list[dict[str, Any]]
     totals: list[tuple[str, str]]
+    engines: EngineTable | None
     compare: dict[str, Any] | None
     manifest: str
     plots: dict[str, Any]
@@ -98,6 +100,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         warnings=_warnings(whole, counts, manifest),
         speed=query.rows(database, _SPEED_SQL),
         totals=_totals(counts, manifest),
+        engines=engine_table(manifest.engine),
         compare=_compare(manifest),
         manifest=json.dumps(dump(manifest), ensure_ascii=False, indent=2),
         plots={
