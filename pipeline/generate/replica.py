@@ -213,7 +213,10 @@ class Replica:
         if self._log is None:
             return
         try:
-            self._log.close() if last else self._log.copy()
+            if last:
+                self._log.close()
+            else:
+                self._log.copy()
         except PipelineError:
             logger.exception("%s cannot be stored", self._log.name)
 

@@ -173,6 +173,9 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
                 f"{name}: the score {row['value']:.3f} could be {row['bound_low']:.3f} to {row['bound_high']:.3f}: "
                 f"{row['num_doubtful']:,} rows were cut, empty or failed"
             )
+    num_preempted = sum(info.num_preempted_rows or 0 for info in manifest.engine.values())
+    if num_preempted:
+        lines.append(f"{num_preempted:,} rows were preempted and computed again: the KV cache was full")
     if counts["num_scored"] == 0:
         lines.append("no sample has a score: the golds are hidden, or every row failed")
     return lines
