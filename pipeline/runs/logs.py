@@ -52,7 +52,7 @@ class LogFile:
         self.path = directory / file
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o644)  # kept: the file can be copied when its name is gone
-        self._num_copied = 0
+        self._num_copied = -1  # an empty log is copied too
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._copy_often, name="log", daemon=True)

@@ -132,10 +132,7 @@ def check_logs(run: ArtifactStore) -> None:
     assert not [each for each in sessions if Path(tempfile.gettempdir(), f"pipeline-{each}").exists()]
 
 
-def test_a_run_in_object_storage_that_is_killed_leaves_its_events_there(
-    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_a_run_in_object_storage_that_is_killed_leaves_its_events_there(tmp_path: Path, s3: str) -> None:
     run = ArtifactStore.open(f"s3://runs/{tmp_path.name}?{s3}").child("run=one")
     job = Started({"seconds": 60}, f"output_dir=s3://runs/{tmp_path.name}?{s3}", "run_id=one", "limit=1")
     try:
