@@ -5,13 +5,15 @@ In: a configuration, or the directory of a run. Out: the run's directory with it
 
 from __future__ import annotations
 
+import os
 import re
-import sys
-import tempfile
+import socket
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +21,7 @@ from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
-from pipeline.errors import DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
+from pipeline.errors import DataError, Interrupted, InvalidArchive, PipelineError, RunError, TooManyFailedRows
 from pipeline.generate import length_estimates
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster, load
@@ -35,8 +37,9 @@ from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import environment, index, installation
+from pipeline.runs import environment, index, installation, logs
 from pipeline.runs.counts import count_samples
+from pipeline.runs.events import EventLog
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
 from pipeline.runs.manifest import (
@@ -45,6 +48,7 @@ from pipeline.runs.manifest import (
     Manifest,
     PromptMetadata,
     ReproductionRecord,
+    dump,
     prompt_metadata,
     read_manifest,
     write_manifest,
@@ -55,6 +59,7 @@ from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
+from pipeline.terminal.console import plain as plain_console
 from pipeline.terminal.console import quiet
 from pipeline.terminal.progress import GenerateProgress
 from pipeline.terminal.run_summary import print_summary
@@ -95,7 +100,9 @@ def execute(
         write_manifest(run, manifest)
         with _log(run) as console:
             _print(console, _update_index(run, manifest))
-            console.print(f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.root}", soft_wrap=True)
+            events = EventLog(run.child(logs.DIRECTORY), config.run_id)
+            events.write("begin", **_beginning(config, run, before))
+            _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
             stages = Orchestrator(
                 config=config,
                 run=run,
@@ -104,12 +111,17 @@ def execute(
                 signals=signals,
                 reproduction=reproduction,
                 manifest=manifest,
+                events=events,
             )
             try:
                 stages.run_stages()
+                events.write("end", **_ending(stages.manifest))
             except BaseException as error:
                 # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
-                _record_failure(run, stages.manifest, signals.ended or error, stages.timings)
+                reason = signals.ended or error
+                _record_failure(run, stages.manifest, reason, stages.timings)
+                status = "interrupted" if isinstance(reason, Interrupted) else "failed"
+                events.write("end", status=status, reason=_reason(reason))
                 if signals.ended is not None and signals.ended is not error:
                     raise signals.ended from error
                 raise
@@ -130,7 +142,7 @@ def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> Artif
         GateFailed: As the run did.
         DataError: Its metrics are missing or damaged.
     """
-    console = _console()
+    console = plain_console()
     retry = f"; {manifest.num_failed} rows failed: run.retry_failed=true tries these again"
     _print(
         console,
@@ -205,7 +217,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
             lines = [*lines, *finished]
-    console = _console()
+    console = plain_console()
     print_summary(run, config, counts, console)
     _print(console, lines)
     if manifest is not None:
@@ -230,7 +242,7 @@ def pack(run: ArtifactStore, config: Config) -> None:
             status = "has no manifest"
             if manifest is not None:  # the lock is this process's, so that no other writes a running one
                 status = f"is {'crashed' if manifest.status == 'running' else manifest.status}"
-            raise RunError(f"run={run.root} {status}: only a complete run is packed; run it again to its end")
+            raise RunError(f"run={run.shown()} {status}: only a complete run is packed; run it again to its end")
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
@@ -238,7 +250,7 @@ def pack(run: ArtifactStore, config: Config) -> None:
         manifest = replace(manifest, published=products.published)
         write_manifest(run, manifest)
         lines = [*products.lines, *_update_index(run, manifest)]
-    _print(Console(highlight=False), lines)
+    _print(plain_console(), lines)
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
@@ -334,7 +346,7 @@ class Orchestrator:
     """Runs the stages in one session of a run.
 
     `factory` starts the engine, by default the one that the configuration names; `reproduction` is the run that this
-    one reproduces. `manifest` and `timings` are filled in as the stages run.
+    one reproduces. `manifest` and `timings` are filled in as the stages run; `events` is logs/events.jsonl.
     """
 
     config: Config
@@ -344,6 +356,7 @@ class Orchestrator:
     signals: Signals
     reproduction: Reproduction | None
     manifest: Manifest
+    events: EventLog
     timings: Timings = field(default_factory=Timings)
 
     def run_stages(self) -> None:
@@ -410,7 +423,7 @@ class Orchestrator:
             (None, []) if shuffled else length_estimates.find(config, run.require_artifact("prompts", PROMPT_SCHEMA))
         )
         _print(self.console, [f"{length_estimates.KEY}={config.schedule.history}: {line}" for line in unread])
-        progress = GenerateProgress(self.console)
+        progress = GenerateProgress(self.console, self.events.write, "noise pass" if shuffled else "generate")
         with cluster(config) as placement:
             self.signals.take()
             factory = self.factory or generate_stage.engine_factory(config, placement)
@@ -431,6 +444,10 @@ class Orchestrator:
         self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
         num_restarts = sum(info.restarts or 0 for info in engines.values())
         lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
+        num_preempted = sum(info.num_preempted_rows or 0 for info in engines.values())
+        if num_preempted:
+            fix = "fewer sequences (engine.max_num_seqs) or more GPUs a replica (engine.tensor_parallel_size)"
+            lines.append(f"generate: {counted(num_preempted, 'row')} were preempted and computed again: {fix}")
         gave_up = {name: info.gave_up for name, info in engines.items() if info.gave_up is not None}
         lines += [f"generate: replica {name} gave up: {reason}" for name, reason in gave_up.items()]
         _print(self.console, lines)
@@ -447,9 +464,9 @@ class Orchestrator:
     def _begin_reproduction(self) -> None:
         if self.reproduction is None:
             return
-        source, overridden = self.reproduction.source.root, self.reproduction.overridden
-        self._record(again=ReproductionRecord(run=source, overridden=overridden, differences=()))
-        self._print_reproduction([source, *(f"overridden: {line}" for line in overridden)])
+        source, overridden = self.reproduction.source, self.reproduction.overridden
+        self._record(again=ReproductionRecord(run=source.root, overridden=overridden, differences=()))
+        self._print_reproduction([source.shown(), *(f"overridden: {line}" for line in overridden)])
         self._add_differences(self.reproduction.environment(self.manifest))
 
     def _compare_reproduction(self) -> None:
@@ -493,6 +510,26 @@ def _begun(config: Config) -> Manifest:
     )
 
 
+def _beginning(config: Config, run: ArtifactStore, before: Manifest | None) -> dict[str, Any]:
+    """Return what belongs to the event `begin`."""
+    return {
+        "run": run.shown(),
+        "conf": config.conf,
+        "model": config.model.path or config.engine.endpoint.model,
+        "tasks": list(config.active_tasks),
+        "resumed": before is not None,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def _ending(manifest: Manifest) -> dict[str, Any]:
+    """Return what belongs to the event `end` of a complete run."""
+    counts = dump(manifest.counts) if manifest.counts is not None else None
+    broken = list(manifest.gate.broken) if manifest.gate is not None else None
+    return {"status": manifest.status, "counts": counts, "gate_broken": broken, "timings_s": manifest.timings_s}
+
+
 def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException, timings: Timings) -> None:
     """Record in the manifest that the run failed and why, unless it is already complete."""
     with suppress(PipelineError):  # the disk may be full, in which case `error` already reports it
@@ -511,15 +548,21 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _log(run: ArtifactStore) -> Iterator[Console]:
-    """Yield a console on the terminal; send all other output to a log in the run's directory, or in a temporary one."""
-    store = run.local / "logs" if run.local else Path(tempfile.mkdtemp(prefix="pipeline-logs-"))
-    with quiet(store / "driver.log") as console:
-        yield console
+    """Yield a console on the terminal; send all other output to logs/driver.log.
 
-
-def _console() -> Console:
-    """Return a console on standard output, where nothing but the summary is printed."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)  # a file has no width
+    Raises:
+        RunError: The log cannot be written.
+    """
+    with run.writing():
+        log = logs.LogFile(run.child(logs.DIRECTORY), "driver.log", f"pipeline-{uuid.uuid4().hex[:12]}")
+    with quiet(log.path) as console:
+        try:
+            yield console
+        finally:
+            try:
+                log.close()
+            except PipelineError as error:
+                _print(console, [f"warning: {error}: the driver's log is {log.path}"])
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:
@@ -538,6 +581,6 @@ def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> Non
     if num_failed is not None and num_failed > config.max_failed_rows:
         raise TooManyFailedRows(
             f"{num_failed} rows failed, max_failed_rows={config.max_failed_rows}: "
-            f"their reasons are in the column error of {run.path('samples')}"
+            f"their reasons are in the column error of {run.shown('samples')}"
         )
     gate.require_kept(manifest)

@@ -6,9 +6,9 @@ never "" or 0. Times are UTC instants; durations are in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -288,3 +288,39 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaEvent:
+    """Something that has happened to a replica.
+
+    `kind` is its name in logs/events.jsonl, where `details` is written with it; `line` is for the terminal, None if
+    that shows it anyway.
+    """
+
+    kind: Literal["engine_starting", "start_failed", "replica_ready", "server_changed", "restart", "gave_up"]
+    replica: str
+    line: str | None
+    details: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """What a replica is doing at a moment.
+
+    `phase` is what its start is at, with `percent` of it where the engine reports that, for `phase_s` seconds; None
+    once its engine is ready. With `is_final` the replica will not generate again. The rest are counters of its engine:
+    requests running and waiting now, tokens generated and requests preempted since it started, the used fraction of
+    the KV cache; None is unknown.
+    """
+
+    replica: str
+    phase: str | None = None
+    percent: int | None = None
+    phase_s: float = 0.0
+    is_final: bool = False
+    num_running: int | None = None
+    num_waiting: int | None = None
+    num_output_tokens: int | None = None
+    num_preemptions: int | None = None
+    kv_cache_usage: float | None = None

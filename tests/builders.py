@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,16 @@ from pipeline.config.loading import dump as compose_dump
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, Completion, Prompt, to_table
+from pipeline.records import (
+    COMPLETION_SCHEMA,
+    PROMPT_SCHEMA,
+    SAMPLE_SCHEMA,
+    Completion,
+    Prompt,
+    ReplicaEvent,
+    ReplicaState,
+    to_table,
+)
 from pipeline.runs.manifest import EngineInfo, load, write_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -115,21 +124,38 @@ class Counting:
 
     def __init__(self) -> None:
         self.num_rows = self.num_left = self.num_done = self.num_failed = self.num_tokens = 0
-        self.lines: list[str] = []
+        self.expected_tokens_done = 0.0
+        self.events: list[ReplicaEvent] = []
+        self.num_ready = 0
 
     def end_now(self, reason: PipelineError) -> None:
         raise AssertionError(f"nobody interrupts: {reason}")
 
-    def begin(self, num_rows: int, num_left: int, order: str) -> None:
-        self.num_rows, self.num_left, self.order = num_rows, num_left, order
+    @property
+    def failures(self) -> list[str]:
+        """What has been shown of crashes, restarts and starts that failed."""
+        return [str(event.line) for event in self.events if event.kind in ("restart", "start_failed")]
 
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+    def begin(self, num_rows: int, num_left: int, order: str, expected_tokens: float | None) -> None:
+        self.num_rows, self.num_left, self.order = num_rows, num_left, order
+        self.expected_tokens = expected_tokens
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int, expected_tokens: float | None) -> None:
         self.num_done += num_rows
         self.num_failed += num_failed
         self.num_tokens += num_output_tokens
 
-    def report(self, line: str) -> None:
-        self.lines.append(line)
+        self.expected_tokens_done += expected_tokens or 0.0
+
+    def update(self, states: Sequence[ReplicaState], num_replicas: int) -> None:
+        self.num_replicas = num_replicas
+        self.num_ready = max(self.num_ready, sum(state.phase is None for state in states))
+
+    def report(self, event: ReplicaEvent) -> None:
+        self.events.append(event)
+
+    def stop(self) -> None:
+        self.has_stopped = True
 
 
 def completions(run: ArtifactStore) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.generate.engines.base import EngineCrashed, Output, Request, RowError, TransientStartError
+from pipeline.generate.engines.base import EngineCrashed, EngineStats, Output, Request, RowError, TransientStartError
 from pipeline.runs.manifest import EngineInfo
 
 
@@ -54,6 +54,10 @@ class ScriptedEngine:
     def info(self) -> EngineInfo:
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return EngineInfo(other={"engine": "scripted", "pid": os.getpid(), "gpus": gpus})
+
+    @property
+    def stats(self) -> EngineStats:
+        return EngineStats()
 
     async def generate(self, request: Request) -> Output:
         if self._script.requests:

@@ -173,8 +173,8 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
             reasons += _reasons(f"{task} {split}", row)
     if reasons:
         raise Incomparable(
-            f"base={base.store.root} and new={new.store.root} do not ask the same questions: {'; '.join(reasons)}. "
-            "Compare runs of the same data sets, tasks, splits and limit"
+            f"base={base.store.shown()} and new={new.store.shown()} do not ask the same questions: "
+            f"{'; '.join(reasons)}. Compare runs of the same data sets, tasks, splits and limit"
         )
     return found
 

@@ -25,7 +25,7 @@ def show(comparison: Comparison, out: ArtifactStore, console: Console) -> None:
     """Print a comparison and the paths of its files in `out`, the verdict first."""
     console.print(escape_control(verdict(comparison)), soft_wrap=True, style="bold")
     if is_identical(comparison) and not comparison.differences:
-        console.print(f"  {out.path(PAGE_FILE)}", soft_wrap=True)
+        console.print(f"  {out.shown(PAGE_FILE)}", soft_wrap=True)
         return
     for each in comparison.differences:
         console.print(f"warning: {escape_control(each.line)}", soft_wrap=True)
@@ -35,7 +35,7 @@ def show(comparison: Comparison, out: ArtifactStore, console: Console) -> None:
     _show_flips(comparison, console)
     files = ((CHANGES_FILE, "every change"), (FLIPS_FILE, "every flipped question"), (JSON_FILE, "for programs"))
     for name, what in (*files, (PAGE_FILE, "the page")):
-        console.print(f"  {out.path(name)}  {what}", soft_wrap=True)
+        console.print(f"  {out.shown(name)}  {what}", soft_wrap=True)
 
 
 def _show_changes(rows: Sequence[MetricChange], console: Console) -> None:

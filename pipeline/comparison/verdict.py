@@ -59,8 +59,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return what compare.json holds."""
     return {
         "verdict": verdict(comparison),
-        "base": {"run_id": comparison.base.config.run_id, "path": comparison.base.store.root},
-        "new": {"run_id": comparison.new.config.run_id, "path": comparison.new.store.root},
+        "base": {"run_id": comparison.base.config.run_id, "path": comparison.base.store.shown()},
+        "new": {"run_id": comparison.new.config.run_id, "path": comparison.new.store.shown()},
         "num_questions": sum(each.num_questions for each in comparison.split_questions),
         "num_flips": comparison.num_flips,
         "changes": [{**asdict(row), "significant": is_significant(row)} for row in comparison.rows],

@@ -94,7 +94,7 @@ def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mappin
             )
             num_rows += target.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
         if num_rows != expected:
-            raise RuntimeError(f"{expected} completions expected, {num_rows} found in the journals of {run.root}")
+            raise RuntimeError(f"{expected} completions expected, {num_rows} found in the journals of {run.shown()}")
 
 
 def _tables(completions: Iterator[Completion]) -> Iterator[pa.Table]:

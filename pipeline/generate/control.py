@@ -2,10 +2,10 @@
 
 The driver sends `stop` (start no row, finish those in flight) or `close` (all work is done: end the engine). A replica
 sends `ready` (its engine is up), `drained` (nothing is in flight here after `stop`), `gave_up` (it will not generate
-again, and why), how many rows it holds back, and lines for the terminal. Files work on a disk and in object storage
-alike, and need no process that could itself be lost. Each session has a directory of its own: a driver never reads
-messages of a previous session. A replica is named by its Ray actor's id, which it keeps when Ray restarts it on another
-machine.
+again, and why), how many rows it holds back, what has happened to it (events), and what it is doing (its state). Files
+work on a disk and in object storage alike, and need no process that could itself be lost. Each session has a directory
+of its own: a driver never reads messages of a previous session. A replica is named by its Ray actor's id, which it
+keeps when Ray restarts it on another machine.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.records import ReplicaEvent, ReplicaState
 from pipeline.storage.artifacts import ArtifactStore
 
 POLL_S = 0.25
@@ -29,7 +30,10 @@ LONGEST_UNSEEN_S = 5.0
 
 STOP, CLOSE = "stop", "close"
 
-_LINE = ".line"
+STATE_S = 3.0
+"""Seconds between two reports of a replica's state, and between two readings of them."""
+
+_EVENT, _STATE = ".event", ".state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Control:
         while self.store.local is not None and not self.store.exists():
             if time.monotonic() > until:
                 raise ConfigError(
-                    f"output_dir: host {os.uname().nodename} does not see {self.store.root}, which the driver has "
+                    f"output_dir: host {os.uname().nodename} does not see {self.store.shown()}, which the driver has "
                     "made: set it to a directory that all hosts share, or to object storage (s3://...)"
                 )
             time.sleep(POLL_S)
@@ -78,16 +82,24 @@ class Control:
         """Report that the replica's engine is up."""
         self.store.write_text(f"{replica}.ready", "")
 
-    def report(self, replica: str, line: str) -> None:
-        """Report a line for the terminal."""
-        self.store.write_text(f"{replica}-{time.time_ns()}{_LINE}", line)
+    def report(self, replica: str, event: ReplicaEvent) -> None:
+        """Report what has happened to the replica."""
+        self.store.write_text(f"{replica}-{time.time_ns()}{_EVENT}", json.dumps(asdict(event)))
 
-    def new_lines(self, seen: set[str]) -> list[str]:
-        """Return the lines that are not in `seen`, oldest first, and add them to it."""
-        names = sorted(set(self.store.files(suffix=_LINE)) - seen, key=lambda name: name.rpartition("-")[2])
-        lines = [self.store.read_text(name) for name in names]
+    def new_events(self, seen: set[str]) -> list[ReplicaEvent]:
+        """Return the events that are not in `seen`, oldest first, and add them to it."""
+        names = sorted(set(self.store.files(suffix=_EVENT)) - seen, key=lambda name: name.rpartition("-")[2])
+        events = [ReplicaEvent(**json.loads(self.store.read_text(name))) for name in names]
         seen.update(names)
-        return lines
+        return events
+
+    def update(self, replica: str, state: ReplicaState) -> None:
+        """Report what the replica is doing now."""
+        self.store.write_text(f"{replica}{_STATE}", json.dumps(asdict(state)))
+
+    def states(self) -> list[ReplicaState]:
+        """Return what each replica reported last."""
+        return [ReplicaState(**json.loads(self.store.read_text(name))) for name in self.store.files(suffix=_STATE)]
 
     def drained(self, replica: str) -> None:
         """Report that the replica has nothing in flight after `stop`."""

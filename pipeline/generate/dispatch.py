@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import threading
 import time
 import warnings
 from contextlib import closing, suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
@@ -21,10 +20,12 @@ from pipeline.errors import CAN_BE_RESUMED, Interrupted, PipelineError, RunError
 from pipeline.generate import blocks as work_blocks
 from pipeline.generate.blocks import BlockPlan
 from pipeline.generate.cluster import Placement, remove_groups
-from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP
+from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STATE_S, STOP
 from pipeline.generate.replica import Replica, ReplicaConfig
 from pipeline.generate.work_list import Work
+from pipeline.records import ReplicaState
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import private_directory
 
 if TYPE_CHECKING:
     from pipeline.generate.progress import Interruptions, Progress
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 COUNT_S = 5.0
 """Seconds between two counts of the cluster's nodes."""
+
+LONGEST_SILENCE_S = 60.0
+"""Seconds without a change of a replica's state after which the user is told: its machine may be gone."""
 
 LONGEST_STRANDED_S = 300.0
 """Seconds that a pass waits for a node, when all of them are lost or hold replicas that have given up."""
@@ -55,6 +59,10 @@ class DispatchPass:
         self._stranded_since: float | None = None
         self._groups: list[Any] = []
         self._reported: set[str] = set()
+        self._gave_up = 0
+        self._next_update = 0.0
+        self._states: dict[str, tuple[ReplicaState, float]] = {}
+        self._has_stopped = False
 
     def run(self, run: ArtifactStore) -> int:
         """Generate the rows of the run's work list; return how many replicas gave up meanwhile.
@@ -81,7 +89,8 @@ class DispatchPass:
             with suppress(PipelineError):  # however the pass ends, no replica waits for a message that never comes
                 self._config.control.send(CLOSE)
             # On other machines the attempt logs stay in the temporary directory: a few bytes a row.
-            shutil.rmtree(Path(tempfile.gettempdir()) / f"pipeline-{self._config.session}", ignore_errors=True)
+            with suppress(PipelineError):
+                shutil.rmtree(private_directory(f"pipeline-{self._config.session}"), ignore_errors=True)
             remove_groups(self._groups)  # the next pass makes its own
         if self._reason_to_end is not None:
             raise self._reason_to_end
@@ -130,7 +139,9 @@ class DispatchPass:
         self._num_returned += len(columns["done"])
         num_done = sum(columns["done"])
         self.num_done += num_done
-        self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]))
+        expected = columns["expected_tokens"]
+        expected_tokens = None if None in expected else sum(expected)
+        self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]), expected_tokens)
 
     def _monitor(self, ended: threading.Event) -> None:
         """Check until the pass has ended; after a storage error the next check follows soon."""
@@ -139,20 +150,46 @@ class DispatchPass:
             try:
                 if self._check():
                     return
-                self._report()  # last: a line that cannot be read must not keep a message from the replicas
+                # Last: a report that cannot be read must not keep a message from the replicas.
+                self._report()
+                self._update()
             except Exception:  # if the thread ended, no message would end the pass
                 logger.exception("Looking around has failed; looking again")
 
     def _report(self) -> None:
-        """Pass on what the replicas report for the terminal."""
-        for line in self._config.control.new_lines(self._reported):
-            self._progress.report(line)
+        """Pass on what has happened to the replicas; why the last one gave up is the error that ends the run."""
+        for event in self._config.control.new_events(self._reported):
+            self._gave_up += event.kind == "gave_up"
+            is_last = event.kind == "gave_up" and self._gave_up >= self._placement.num_replicas
+            self._progress.report(replace(event, line=None) if is_last else event)
+            self._next_update = 0.0  # its state has changed with it
+
+    def _update(self) -> None:
+        """Pass on what the replicas are doing, now and then."""
+        now = time.monotonic()
+        if now < self._next_update:
+            return
+        self._next_update = now + STATE_S
+        before, self._states = self._states, {}
+        for state in self._config.control.states():
+            known = before.get(state.replica)
+            self._states[state.replica] = known if known is not None and known[0] == state else (state, now)
+        found = [
+            replace(state, phase="no sign of life", phase_s=now - at, percent=None)
+            if now - at > LONGEST_SILENCE_S and not state.is_final
+            else state
+            for state, at in self._states.values()
+        ]
+        self._progress.update(found, self._placement.num_replicas)
 
     def _check(self) -> bool:
         """Stop on the user's signal, close when all rows left are held back; return whether no check is left to do."""
         control = self._config.control
         if self._interruptions.count:
             control.send(STOP)
+            if not self._has_stopped:
+                self._has_stopped = True
+                self._progress.stop()
             if control.all_drained():
                 self._reason_to_end = Interrupted(CAN_BE_RESUMED)
                 self._interruptions.end_now(self._reason_to_end)

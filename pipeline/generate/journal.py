@@ -179,10 +179,20 @@ def read_engine_info(store: ArtifactStore) -> dict[str, EngineInfo]:
     Raises:
         DataError: One of the files is damaged.
     """
-    found: dict[str, EngineInfo] = {}
-    for name in store.files(suffix=INFO_SUFFIX):
-        try:
-            found[name.removesuffix(INFO_SUFFIX)] = EngineInfo.from_flat(json.loads(store.read_text(name)))
-        except (ValueError, AttributeError) as error:
-            raise DataError(f"{store.path(name)} is damaged: delete it and run the same run_id again") from error
-    return found
+    names = [name.removesuffix(INFO_SUFFIX) for name in store.files(suffix=INFO_SUFFIX)]
+    return {name: engine_info_of(store, name) for name in names}
+
+
+def engine_info_of(store: ArtifactStore, replica: str) -> EngineInfo:
+    """Return what a replica reported; nothing is known of one that has not reported yet.
+
+    Raises:
+        DataError: Its file is damaged.
+    """
+    file = f"{replica}{INFO_SUFFIX}"
+    if not store.exists(file):
+        return EngineInfo()
+    try:
+        return EngineInfo.from_flat(json.loads(store.read_text(file)))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{store.shown(file)} is damaged: delete it and run the same run_id again") from error

@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -28,9 +26,12 @@ from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control,
 from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
 from pipeline.generate.failures import FailureJudge
 from pipeline.generate.journal import Journal, read_engine_info, write_engine_info
+from pipeline.generate.reports import IMPORTING, ReplicaReports
 from pipeline.generate.row_runner import RowRunner, WorkRow
+from pipeline.runs.logs import LogFile
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import private_directory
 from pipeline.terminal.console import redirect_output
 
 LONGEST_BACKOFF_S = 30.0
@@ -50,6 +51,7 @@ STATUS_SCHEMA = pa.schema(
         pa.field("done", pa.bool_(), nullable=False),
         pa.field("failed", pa.bool_(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),
+        pa.field("expected_tokens", pa.float32()),
         pa.field("fatal_kind", pa.string()),
         pa.field("fatal", pa.string()),
     ]
@@ -67,8 +69,7 @@ class ReplicaConfig:
     """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
     `slots` is how many rows are in flight in an engine. `ends_when_alike` is whether a replica gives up when its engine
-    crashes alike with different rows. `log_dir` is a directory of the replica's own machine;
-    `session` identifies this driver's attempt at the run.
+    crashes alike with different rows. `logs` is the run's logs/; `session` identifies this driver's attempt at the run.
     """
 
     factory: EngineFactory
@@ -81,7 +82,7 @@ class ReplicaConfig:
     max_restarts: int
     max_alike_failures: int | None
     ends_when_alike: bool
-    log_dir: str
+    logs: ArtifactStore
 
 
 class Replica:
@@ -96,17 +97,19 @@ class Replica:
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
         self._fatal: PipelineError | None = None
+        self._log: LogFile | None = None
         self._num_in_flight = self._num_received = 0  # blocks
         self._num_held = 0  # rows
         self._stopping = self._has_ended = False
         self._idle = threading.Event()
         self._closed = threading.Event()
-        self._closing = threading.Lock()
+        self._closing, self._ending = threading.Lock(), threading.Lock()
         try:
             config.control.require_visible()  # on a host that has joined since
-            self._log = Path(config.log_dir) / f"{self._name}.log"
-            redirect_output(self._log)
-            self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
+            private = f"pipeline-{config.session}"
+            self._log = LogFile(config.logs, f"{self._name}.log", private)
+            redirect_output(self._log.path, self._log.name)
+            self._attempt_log = AttemptLog(private_directory(private) / actor)
             self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
             self._runner = RowRunner(
                 admission=AdmissionQueue(config.slots, unproven=self._attempt_log.is_unproven),
@@ -116,8 +119,10 @@ class Replica:
                 seed=config.seed,
                 is_ending=self._is_ending,
                 judge=FailureJudge(config.max_alike_failures, self._is_ending),
+                end_process=self._end_process,
             )
             config.control.begins(actor)
+            self._reports = ReplicaReports(config.control, config.journal, actor, self._name)
             self._start()
         except PipelineError as error:
             self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
@@ -137,14 +142,19 @@ class Replica:
         cause = self._attempt_log.last_cause or "its process ended without a message"
         reason = self._reason_to_give_up()
         if reason is not None:
-            self._give_up(RunError(f"{reason}: {cause} ({self._log}). Fix the cause and run the same run_id again"))
+            log = self._log.name if self._log is not None else ""
+            self._give_up(RunError(f"{reason}: {cause} ({log}). Fix the cause and run the same run_id again"))
             return
         if num_crashes:
             backoff_s = min(2.0 ** (num_crashes - 1), LONGEST_BACKOFF_S)
             logger.warning("Start %d of this replica, after a pause of %.0f s", num_crashes + 1, backoff_s)
             restart = f"restart {num_crashes} of {self._config.max_restarts} in {backoff_s:.0f} s"
-            self._report(f"the engine crashed: {cause}; {restart}")
+            line = f"the engine crashed: {cause}; {restart}"
+            self._reports.event("restart", line, cause=cause, restart=num_crashes, pause_s=backoff_s)
+            self._reports.begins("waiting before a restart")
             time.sleep(backoff_s)
+        else:
+            self._reports.event("engine_starting", "the engine is starting")
         started_at = time.monotonic()
         try:
             self._engine = self._started_engine()
@@ -157,6 +167,10 @@ class Replica:
         info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
         write_engine_info(self._config.journal, self._name, info)
         self._config.control.ready(self._actor)
+        self._reports.ready(self._engine)
+        self._reports.event(
+            "replica_ready", f"ready after {start_s:.0f} s", engine_start_s=start_s, restart=num_crashes
+        )
 
     def _compare(self, info: EngineInfo) -> None:
         """Compare what the server reports with what it reported for the rows that this run has already.
@@ -173,7 +187,8 @@ class Replica:
             for name in ("base_url", "server", "max_model_len"):
                 then, now = getattr(earlier, name), getattr(info, name)
                 if info.served_model is not None and then != now and self._config.session != earlier.session:
-                    self._report(f"the server's {name} is {now}; rows of this run were answered by one with {then}")
+                    line = f"the server's {name} is {now}; rows of this run were answered by one with {then}"
+                    self._reports.event("server_changed", line, name=name, before=str(then), now=str(now))
 
     def _reason_to_give_up(self) -> str | None:
         """Return why the engine is not started another time, or None."""
@@ -192,41 +207,65 @@ class Replica:
             PipelineError: It does not start.
         """
         for number, pause_s in enumerate(START_PAUSES_S, 1):
+            self._reports.begins(IMPORTING)
             try:
                 return self._config.factory()
             except TransientStartError as error:
                 logger.warning("The engine does not start now", exc_info=True)
                 retry = f"retry {number} of {len(START_PAUSES_S)} in {pause_s:.0f} s"
-                self._report(f"the engine does not start now: {error}; {retry}")
+                line = f"the engine does not start now: {error}; {retry}"
+                self._reports.event("start_failed", line, cause=str(error), retry=number, pause_s=pause_s)
+            self._reports.begins("waiting before a retry")
             time.sleep(pause_s)
+        self._reports.begins(IMPORTING)
         try:
             return self._config.factory()
         except TransientStartError as error:
             raise error.error from error
-
-    def _report(self, line: str) -> None:
-        try:
-            self._config.control.report(self._actor, f"replica {self._name}: {line}")
-        except (OSError, PipelineError):  # the run's disk may be what fails; a line for the terminal ends nothing
-            logger.exception("A line for the terminal cannot be written")
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
         write_engine_info(
             self._config.journal, self._name, EngineInfo(gave_up=str(reason), restarts=self._attempt_log.num_crashes)
         )
+        self._reports.ends("gave up")
+        self._reports.event("gave_up", f"gave up: {reason}", reason=str(reason))
+        self._store_log()
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
+
+    def _store_log(self, *, last: bool = False) -> None:
+        """Copy the log to object storage, where the run is there."""
+        if self._log is None:
+            return
+        try:
+            if last:
+                self._log.close()
+            else:
+                self._log.copy()
+        except PipelineError:
+            logger.exception("%s cannot be stored", self._log.name)
+
+    def _end_process(self) -> None:
+        """End this process abnormally, so that Ray starts it again; what has finished and its log are kept."""
+        with self._ending:  # every row in flight sees the crash; the first of them ends the process
+            self._journal.close()  # persists the rows that have finished and wait to be written
+            self._reports.ends("restarting")
+            self._store_log()
+            logging.shutdown()
+            os._exit(1)
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; return their statuses, `STATUS_SCHEMA`, when all are journaled."""
         try:
-            return statuses(await self._block([WorkRow(**row) for row in block.to_pylist()]))
+            rows = [WorkRow(**row) for row in block.to_pylist()]
+            return statuses(rows, await self._block(rows))
         except PipelineError as error:
             fatal = error
         except OSError as error:
             fatal = self._unwritable(error)
         if self._fatal is None:
             await self._journal.flush()  # this status ends the run, and other rows may have finished just now
+            await asyncio.to_thread(self._store_log)
         return fatal_status(fatal)
 
     async def _block(self, rows: list[WorkRow]) -> list[RowStatus | None]:
@@ -239,7 +278,7 @@ class Replica:
         if self._closed.is_set() and not self._config.control.received(CLOSE):
             # Closed while idle, and there is work after all: Ray restarts the actor and resubmits the block.
             self._attempt_log.leave()
-            os._exit(1)
+            await asyncio.to_thread(self._end_process)
         self._num_in_flight += 1
         self._num_received += 1
         try:
@@ -251,7 +290,7 @@ class Replica:
         return finished
 
     def _unwritable(self, error: OSError) -> RunError:
-        where = error.filename or self._config.journal.root
+        where = error.filename or self._config.journal.shown()
         reason = error.strerror or str(error)
         return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
 
@@ -288,6 +327,7 @@ class Replica:
                     break
                 self._stopping = self._stopping or self._config.control.received(STOP)
                 if self._stopping and not drained and not self._num_in_flight:
+                    self._store_log()  # the driver ends this process as soon as all have drained
                     self._config.control.drained(self._actor)
                     drained = True
             except (OSError, PipelineError):
@@ -310,22 +350,26 @@ class Replica:
             if self._has_ended:
                 return
             self._has_ended = True
+            if self._fatal is None:
+                self._reports.ends("done")
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
             if self._fatal is None:
                 self._journal.close()
+                self._store_log(last=True)
 
 
-def statuses(rows: Sequence[RowStatus | None]) -> pa.Table:
+def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> pa.Table:
     """Return the status of each row of a block; None is a row that was not started."""
     found = [
         {
-            "done": row is not None,
-            "failed": row is not None and row.failed,
-            "num_output_tokens": row.num_output_tokens if row is not None else 0,
+            "done": status is not None,
+            "failed": status is not None and status.failed,
+            "num_output_tokens": status.num_output_tokens if status is not None else 0,
+            "expected_tokens": row.expected_tokens if status is not None else 0.0,
         }
-        for row in rows
+        for row, status in zip(rows, finished, strict=True)
     ]
     return pa.Table.from_pylist(found, schema=STATUS_SCHEMA)
 

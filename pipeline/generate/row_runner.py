@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -37,6 +36,7 @@ class WorkRow:
     prompt_sha256: str
     messages: str | None
     prompt_token_ids: list[int] | None
+    expected_tokens: float | None
     place: int
 
     @property
@@ -49,7 +49,8 @@ class WorkRow:
 class RowRunner:
     """Runs the rows of one replica. Used on one event loop.
 
-    `is_ending` returns whether no row may start any more; `judge` decides whether a failure is the row's.
+    `is_ending` returns whether no row may start any more; `judge` decides whether a failure is the row's; `end_process`
+    does not return.
     """
 
     admission: AdmissionQueue
@@ -59,6 +60,7 @@ class RowRunner:
     seed: int
     is_ending: Callable[[], bool]
     judge: FailureJudge
+    end_process: Callable[[], None]
 
     async def generate(self, row: WorkRow, received_at: float, engine: Engine | None) -> RowStatus | None:
         """Return the status of a row, or None when it was not started because the replica ends.
@@ -128,9 +130,8 @@ class RowRunner:
             # the process exits, Ray restarts the actor and resubmits its rows; a clean exit is not retried.
             logger.exception("The engine is dead; this process ends")
             self.attempt_log.crash(str(error))
-            await asyncio.to_thread(self.journal.close)  # persists the rows that have finished and wait to be written
-            logging.shutdown()
-            os._exit(1)
+            await asyncio.to_thread(self.end_process)
+            raise AssertionError("the process has ended") from error
         except PipelineError:
             raise
         except Exception as error:

@@ -8,7 +8,6 @@ up; then the next pass continues without those.
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +27,7 @@ from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
 from pipeline.generate.work_list import Work
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion
+from pipeline.runs import logs
 from pipeline.runs.manifest import CompletionMetadata, Schedule, completion_metadata, dump
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
 
@@ -124,7 +124,7 @@ def generate(
         return work_list.write_work(run, prompts, finished, repeats, lengths, shuffled=shuffled)
 
     work = remaining_work()
-    progress.begin(prompts.num_rows * repeats, work.num_rows, work.order)
+    progress.begin(prompts.num_rows * repeats, work.num_rows, work.order, work.expected_tokens)
     schedule = Schedule(history=work.history, num_known=work.num_known, num_rows=work.num_rows)
     while work.num_rows:
         few = work.num_rows <= placement.num_replicas * config.engine.slots
@@ -166,5 +166,5 @@ def _replica_config(
         max_restarts=config.engine.max_restarts,
         max_alike_failures=config.run.max_alike_failures,
         ends_when_alike=ends_when_alike,
-        log_dir=str(run.local / "logs") if run.local else f"{tempfile.gettempdir()}/pipeline-logs",
+        logs=run.child(logs.DIRECTORY),
     )

@@ -44,8 +44,10 @@ WORK_SCHEMA = pa.schema(
         pa.field("prompt_sha256", pa.string(), nullable=False),
         pa.field("messages", pa.string()),
         pa.field("prompt_token_ids", pa.list_(pa.int32())),
+        pa.field("expected_tokens", pa.float32()),
     ]
 )
+"""`expected_tokens` is the length of the completion by the past run, for the estimate of the time that is left."""
 
 RANKED_SCHEMA = pa.schema([*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64())])
 
@@ -58,22 +60,27 @@ _TODO = """
     WITH todo AS (
         SELECT p.*, CAST(r.repeat AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
             coalesce(p.num_prompt_tokens, length(p.messages))::BIGINT AS length,
-            if($shuffled, hash(p.task, p.split, p.id, r.repeat) % 100_000, round(coalesce(
-                known.tokens, same.tokens, task.tokens, (SELECT max(tokens) FROM by_task WHERE task IS NULL), length
-            )))::BIGINT AS rank
+            coalesce(known.tokens, same.tokens, task.tokens, whole.tokens) AS expected_tokens,
+            if($shuffled, hash(p.task, p.split, p.id, r.repeat) % 100_000, round(coalesce(expected_tokens, length))
+            )::BIGINT AS rank
         FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
         LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
         LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
         LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
+        LEFT JOIN by_task whole ON whole.task IS NULL
         ANTI JOIN finished f ON f.task = p.task AND f.split = p.split AND f.id = p.id
             AND f.repeat = r.repeat AND f.prompt = hash(p.prompt_sha256)
         WHERE p.error IS NULL
     )
 """
-_RANKS = "SELECT rank, count(*), count(*) FILTER (is_known) FROM todo GROUP BY rank ORDER BY rank DESC"
+_RANKS = """
+    SELECT rank, count(*), count(*) FILTER (is_known),
+        CASE WHEN count(expected_tokens) = count(*) THEN sum(expected_tokens) END
+    FROM todo GROUP BY rank ORDER BY rank DESC
+"""
 _RANKED = """
     SELECT task, split, id, repeat, prompt_sha256, CASE WHEN prompt_token_ids IS NULL THEN messages END AS messages,
-        prompt_token_ids, rank, length FROM todo
+        prompt_token_ids, expected_tokens, rank, length FROM todo
 """
 _UNSORTED = "SELECT * EXCLUDE (rank, length) FROM spilled"
 _SORTED = f"{_UNSORTED} ORDER BY rank DESC, length DESC, task, split, id, repeat"
@@ -87,20 +94,21 @@ class Work:
     """The work list: its files, relative to the run, in the order of the work.
 
     `history` is the run whose lengths determine the order, or None; it has completions for the prompts of `num_known`
-    of the `num_rows` rows.
+    of the `num_rows` rows, and its lengths let expect `expected_tokens` output tokens of all (None: unknown).
     """
 
     files: Sequence[str]
     num_rows: int
     history: str | None
     num_known: int
+    expected_tokens: float | None = None
     is_shuffled: bool = False
 
     @property
     def order(self) -> str:
         """A description of the order, for the user."""
         if self.is_shuffled:
-            return "in an order that has nothing to do with their lengths"
+            return f"{self.num_rows:,} rows, in another order"
         if self.history is None:
             return "no earlier run tells their lengths: longest prompts first"
         return f"longest first by run {self.history}, which has answered {self.num_known} of {self.num_rows}"
@@ -135,7 +143,7 @@ def write_work(
         database.register("prompts", query.scanner(prompts, _NARROW))
         parameters = {"repeats": repeats, "shuffled": shuffled}
         ranks = database.execute(_TODO + _RANKS, parameters).fetchall()
-        lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, _ in ranks])
+        lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, *_ in ranks])
         database.register("prompts", query.scanner(prompts, _WIDE))
         _spill(query.batches(database, _TODO + _RANKED, parameters, rows=query.BATCH_ROWS), lowest, partitions)
         for number, num_rows in enumerate(lowest.values()):
@@ -148,7 +156,8 @@ def write_work(
         files=names,
         num_rows=sum(lowest.values()),
         history=lengths.run_id if lengths else None,
-        num_known=sum(num_known for _, _, num_known in ranks),
+        num_known=sum(num_known for _, _, num_known, _ in ranks),
+        expected_tokens=None if any(rank[3] is None for rank in ranks) else float(sum(rank[3] for rank in ranks)),
         is_shuffled=shuffled,
     )
 

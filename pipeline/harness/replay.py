@@ -97,13 +97,13 @@ def replay(
             tallies[task] = _compare(both, config, differences, extracted)
     found = parquet_files(out, [DIFFERENCES], DIFFERENCE_SCHEMA)
     print_report(console, tallies, found, with_run=samples is not None)
-    console.print(f"  {out.path(DIFFERENCES)}  every difference", soft_wrap=True, markup=False)
+    console.print(f"  {out.shown(DIFFERENCES)}  every difference", soft_wrap=True, markup=False)
     console.print(
-        f"  {out.path(EXTRACTED)}  responses that their letters judge otherwise", soft_wrap=True, markup=False
+        f"  {out.shown(EXTRACTED)}  responses that their letters judge otherwise", soft_wrap=True, markup=False
     )
     num_differences = found.count_rows()
     if num_differences:
-        raise Differs(f"{num_differences:,} differences between the harness and us: {out.path(DIFFERENCES)}")
+        raise Differs(f"{num_differences:,} differences between the harness and us: {out.shown(DIFFERENCES)}")
 
 
 def _write_logs(work: ArtifactStore, logs: Mapping[str, LogFile]) -> Artifact:

@@ -40,7 +40,7 @@ def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
         DataError: The run has no samples or no metrics, or they are damaged.
     """
     if not run.exists("metrics.parquet"):  # checked before any product is replaced
-        raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
+        raise DataError(f"{run.shown('metrics.parquet')} is missing: python -m pipeline.rescore run={run.shown()}")
     submission, card = _submission(run, config, manifest), _card(run, config, manifest)
     made = report.write(run, config, manifest)
     published = Published(submission=submission, card=card, report=made)
@@ -86,7 +86,7 @@ def _archive_line(run: ArtifactStore, made: ArchiveRecord | NoArchive) -> str:
     what = f"the leaderboard's archive: {counted(made.num_tasks, 'task')}, {counted(made.num_answers, 'answer')}"
     if made.mode == "extracted":
         what += f", {made.num_extracted:,} of them the letters alone"
-    return f"  {run.path(made.file)}  {what}"
+    return f"  {run.shown(made.file)}  {what}"
 
 
 def _card(run: ArtifactStore, config: Config, manifest: Manifest) -> CardRecord:
@@ -95,11 +95,11 @@ def _card(run: ArtifactStore, config: Config, manifest: Manifest) -> CardRecord:
 
 def _card_line(run: ArtifactStore, made: CardRecord) -> str:
     left = f"; still to do: {', '.join(made.todo)}" if made.todo else ""
-    return f"  {run.path(made.file)}  the submission form, filled in{left}"
+    return f"  {run.shown(made.file)}  the submission form, filled in{left}"
 
 
 def _report_line(run: ArtifactStore, made: ReportRecord) -> str:
     what = f"the report: scores, plots and {counted(made.num_samples, 'sample')}"
     if made.chunks is not None:
         what += f", whose texts are in {made.chunks}/: keep the two together"
-    return f"  {run.path(made.file)}  {what}"
+    return f"  {run.shown(made.file)}  {what}"

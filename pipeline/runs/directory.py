@@ -85,10 +85,12 @@ def begin(run: ArtifactStore, config: Config) -> None:
     manifest = read_manifest(run)
     if manifest is not None and manifest.is_complete:
         if not manifest.num_failed:
-            raise RunError(f"run_id={config.run_id!r} is complete in {run.root}: choose another run_id, or rescore it")
+            raise RunError(
+                f"run_id={config.run_id!r} is complete in {run.shown()}: choose another run_id, or rescore it"
+            )
         if not config.run.retry_failed:
             raise RunError(
-                f"run_id={config.run_id!r} is complete in {run.root}, and {manifest.num_failed} rows failed: "
+                f"run_id={config.run_id!r} is complete in {run.shown()}, and {manifest.num_failed} rows failed: "
                 "run.retry_failed=true tries these again, or choose another run_id"
             )
     _require_unchanged(run, config, manifest)
@@ -114,7 +116,7 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
             name, was, comes = difference
             raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
     elif run.exists("journal") or run.exists("completions"):
-        raise RunError(f"{run.path(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
+        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
@@ -127,7 +129,7 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
     if template is not None and run.exists(TEMPLATE_FILE) and run.read_text(TEMPLATE_FILE) != template:
         raise RunError(
             f"prompt.chat_template={config.prompt.chat_template!r} holds another template than when "
-            f"run_id={config.run_id!r} was begun: give back that one, kept in {run.path(TEMPLATE_FILE)}, "
+            f"run_id={config.run_id!r} was begun: give back that one, kept in {run.shown(TEMPLATE_FILE)}, "
             "choose another run_id, or run.restart=true"
         )
 
@@ -176,7 +178,7 @@ def require_complete(run: ArtifactStore) -> Manifest:
     manifest = read_manifest(run)
     if manifest is None or not manifest.is_complete:
         state = f"without a {FILE}" if manifest is None else status(run, manifest)
-        raise RunError(f"{run.root} is {state}, not complete: its own run_id goes on with it to its end")
+        raise RunError(f"{run.shown()} is {state}, not complete: its own run_id goes on with it to its end")
     return manifest
 
 
@@ -196,7 +198,7 @@ def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
         DataError: Its config.yaml cannot be read.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
-    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.path(CONFIG_FILE), arguments)
+    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.shown(CONFIG_FILE), arguments)
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:

@@ -25,7 +25,8 @@ RECORDED = {
 
 PER_SESSION = (
     *("engine_start_s", "restarts", "pid", "gave_up", "session"),
-    *("num_kv_blocks", "num_kv_tokens", "kv_concurrency"),
+    *("num_kv_blocks", "num_kv_tokens", "kv_concurrency", "num_preemptions", "num_preempted_rows"),
+    *("peak_running", "peak_waiting", "peak_kv_cache_usage"),
 )
 """Engine information about one session rather than the engine; the KV cache takes the memory that is free."""
 

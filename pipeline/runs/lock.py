@@ -77,7 +77,9 @@ def is_held(run: ArtifactStore) -> bool:
 
 
 def _refuse(run: ArtifactStore, owner: str) -> RunError:
-    return RunError(f"{run.root} is being written by another process ({owner}): wait for it, or choose another run_id")
+    return RunError(
+        f"{run.shown()} is being written by another process ({owner}): wait for it, or choose another run_id"
+    )
 
 
 @contextmanager
@@ -124,7 +126,9 @@ def _heartbeat(run: ArtifactStore) -> Iterator[None]:
             with suppress(PipelineError):  # a transient storage error: the next beat comes before the lock is stale
                 now = _holder(run)
                 if now is not None and now.token != token:
-                    logger.error("%s was taken over by %s while this machine slept; this run ends", run.root, now.owner)
+                    logger.error(
+                        "%s was taken over by %s while this machine slept; this run ends", run.shown(), now.owner
+                    )
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 beat()
@@ -166,7 +170,7 @@ def _holder(run: ArtifactStore) -> _Holder | None:
         record = json.loads(run.read_text(REMOTE_FILE))
         return _Holder(str(record["owner"]), str(record["token"]), float(record["at"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{run.path(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
+        raise RunError(f"{run.shown(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
 
 
 def _owner() -> str:

@@ -118,10 +118,14 @@ class EngineInfo:
 
     The model's shape is as the engine read it from config.json. `num_kv_blocks`, of `kv_block_size` tokens each, are
     the KV cache of one replica, and `kv_concurrency` is the number of sequences of `max_model_len` that fit into it.
-    `largest_cuda_graph` is in sequences. `gpu_names` and `gpu_uuids` are comma-separated, in the same order;
-    `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the number of starts
-    after a crash, `gave_up` the reason why the replica stopped for good. `other` keeps the keys that have no field in
-    this version.
+    `largest_cuda_graph` and the comma-separated `cuda_graph_sizes` are in sequences. `moe_config` is the file that
+    tunes the MoE kernel, or `default` if there is none for the GPU. `gpu_names` and `gpu_uuids` are comma-separated, in
+    the same order; `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the
+    number of starts after a crash, `gave_up` the reason why the replica stopped for good.
+
+    `num_preemptions` counts how often a row lost its place in the KV cache and was computed again, and
+    `num_preempted_rows` the rows to which that happened. The peaks are of the rows that run and wait in the engine, and
+    of the fraction of the KV cache in use. `other` keeps the keys that have no field in this version.
     """
 
     vllm: str | None = None
@@ -136,6 +140,9 @@ class EngineInfo:
     prefix_caching: bool | None = None
     async_scheduling: bool | None = None
     largest_cuda_graph: int | None = None
+    cuda_graph_mode: str | None = None
+    cuda_graph_sizes: str | None = None
+    moe_config: str | None = None
     kv_cache_dtype: str | None = None
     kv_block_size: int | None = None
     num_kv_blocks: int | None = None
@@ -162,6 +169,11 @@ class EngineInfo:
     server: str | None = None
     engine_start_s: float | None = None
     restarts: int | None = None
+    num_preemptions: int | None = None
+    num_preempted_rows: int | None = None
+    peak_running: int | None = None
+    peak_waiting: int | None = None
+    peak_kv_cache_usage: float | None = None
     session: str | None = None
     gave_up: str | None = None
     other: Mapping[str, bool | str | int | float | None] = field(default_factory=dict)
@@ -427,7 +439,7 @@ def read_manifest(run: ArtifactStore, *, finite: bool = False) -> Manifest | Non
     try:
         return load(json.loads(run.read_text(FILE, MOST_BYTES), parse_float=number, parse_constant=number))
     except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
-        raise DataError(f"{run.path(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
+        raise DataError(f"{run.shown(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
 
 
 def _finite(text: str) -> float:
@@ -460,7 +472,7 @@ def _validated(store: ArtifactStore, stored: Mapping[str, Any], read: Callable[[
         return read(stored)
     except ValueError as error:
         raise DataError(
-            f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again{_where(error)}"
+            f"{store.shown(ARTIFACT_FILE)} is damaged: delete {store.shown()} and run again{_where(error)}"
         ) from error
 
 

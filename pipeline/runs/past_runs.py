@@ -88,7 +88,7 @@ def opened(output: ArtifactStore, entries: Iterable[IndexEntry], unread: list[st
         try:
             manifest = read_manifest(store, finite=True)
         except UserError as error:
-            unread.append(left_out(store.root, error))
+            unread.append(left_out(store.shown(), error))
             continue
         if manifest is None or not manifest.is_complete:
             continue  # reopened since
@@ -106,7 +106,7 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
     """
     store = ArtifactStore.open(config.output_dir).child(f"run={run_id}")
     if not store.exists():
-        raise ConfigError(f"{key}={run_id!r}: there is no run {store.root}: name a complete one of output_dir")
+        raise ConfigError(f"{key}={run_id!r}: there is no run {store.shown()}: name a complete one of output_dir")
     try:
         manifest = require_complete(store)
         recorded(store)
@@ -121,7 +121,7 @@ def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list
         try:
             found = read(run)
         except UserError as error:
-            unread.append(left_out(run.store.root, error))
+            unread.append(left_out(run.store.shown(), error))
             continue
         yield found
 

@@ -76,7 +76,7 @@ class Reproduction:
             if then != now and then is not None and not self._reads_other_rows(config, name):
                 raise DataError(
                     f"tasks.{name}.dataset={config.tasks[name].dataset!r} holds other rows than when "
-                    f"{self.source.root} was made ({now}, recorded {then}): give a copy of those, "
+                    f"{self.source.shown()} was made ({now}, recorded {then}): give a copy of those, "
                     f"tasks.{name}.dataset=<dir>, or make a new run with conf={self.recorded.conf}"
                 )
         compared = [*(f"dataset_revision.{name}" for name in config.active_tasks), "model_revision"]
@@ -131,7 +131,7 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
         raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id goes on with it")
     # `restart` would start a new run each time that the reproduction is to be resumed.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
-    config = load(dump_config(base), source.path(CONFIG_FILE), overrides)
+    config = load(dump_config(base), source.shown(CONFIG_FILE), overrides)
     overridden = _overridden(base, config)
     config = _pinned(config, base, manifest.datasets)
     reproduction = Reproduction(
@@ -190,7 +190,7 @@ def _refuse_same_directory(reproduction: Reproduction, config: Config) -> None:
     place = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
     if place.root == reproduction.source.root and not config.run.restart:
         raise RunError(
-            f"run_id={config.run_id!r} is the run that is made again, in {place.root}: choose another run_id"
+            f"run_id={config.run_id!r} is the run that is made again, in {place.shown()}: choose another run_id"
         )
 
 
@@ -202,7 +202,7 @@ def _refuse_another_model(reproduction: Reproduction, config: Config) -> None:
     if now != then:
         what = "is no directory" if now is None else f"holds another model ({now}, recorded {then})"
         raise ModelError(
-            f"model.path={path!r} {what}: give the directory of the model that {reproduction.source.root} was made "
+            f"model.path={path!r} {what}: give the directory of the model that {reproduction.source.shown()} was made "
             f"with, model.path=<dir>, or make a new run with conf={reproduction.recorded.conf}"
         )
 
@@ -219,7 +219,7 @@ def _require_model_directory(config: Config) -> None:
 
 def _refuse_another_template(reproduction: Reproduction, config: Config) -> None:
     """Compare a template file with the copy in the recorded run."""
-    path, kept = config.prompt.chat_template, reproduction.source.path(TEMPLATE_FILE)
+    path, kept = config.prompt.chat_template, reproduction.source.shown(TEMPLATE_FILE)
     if (
         path is None
         or path != reproduction.recorded.prompt.chat_template
@@ -234,4 +234,4 @@ def _refuse_another_template(reproduction: Reproduction, config: Config) -> None
     except ModelError as error:
         raise ModelError(f"{error}: {fix}") from error
     if now != reproduction.source.read_text(TEMPLATE_FILE):
-        raise ModelError(f"prompt.chat_template={path!r} is not what it was in {reproduction.source.root}: {fix}")
+        raise ModelError(f"prompt.chat_template={path!r} is not what it was in {reproduction.source.shown()}: {fix}")

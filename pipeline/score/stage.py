@@ -71,5 +71,5 @@ def _require_configured(run: ArtifactStore, metrics: pa.Table, domains: dict[str
     unconfigured = sorted(set(tasks) - set(domains))
     if unconfigured:
         raise DataError(
-            f"{run.root} has rows of {', '.join(unconfigured)}, which its config.yaml does not run: restore it"
+            f"{run.shown()} has rows of {', '.join(unconfigured)}, which its config.yaml does not run: restore it"
         )

@@ -89,7 +89,9 @@ class ArtifactStore(Directory):
         for name, rows in files.items():
             found = store.num_rows(name, schema)
             if found != rows:
-                raise DataError(f"{store.path(name)} holds {found} rows, not {rows}: delete {store.root} and run again")
+                raise DataError(
+                    f"{store.shown(name)} holds {found} rows, not {rows}: delete {store.shown()} and run again"
+                )
         return Artifact(store, schema, files, metadata)
 
     def metadata(self, artifact: str) -> Mapping[str, Any] | None:
@@ -109,7 +111,7 @@ class ArtifactStore(Directory):
             record = json.loads(store.read_text(ARTIFACT_FILE))
             return {str(name): int(rows) for name, rows in record["files"].items()}, dict(record["facts"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise DataError(f"{store.path(ARTIFACT_FILE)} is damaged: delete {store.root} and run again") from error
+            raise DataError(f"{store.shown(ARTIFACT_FILE)} is damaged: delete {store.shown()} and run again") from error
 
     def require_artifact(self, artifact: str, schema: pa.Schema) -> Artifact:
         """Return a published artifact.
@@ -119,7 +121,7 @@ class ArtifactStore(Directory):
         """
         found = self.artifact(artifact, schema)
         if found is None:
-            raise DataError(f"{self.path(artifact)} is missing: run again with the same run_id, it goes on from there")
+            raise DataError(f"{self.shown(artifact)} is missing: run again with the same run_id, it goes on from there")
         return found
 
     def num_rows(self, name: str, schema: pa.Schema) -> int:
@@ -134,9 +136,9 @@ class ArtifactStore(Directory):
                 footer = pq.ParquetFile(source)
                 names, rows = footer.schema_arrow.names, footer.metadata.num_rows
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{self.path(name)} is missing or damaged: delete {self.root} and run again") from error
+            raise DataError(f"{self.shown(name)} is missing or damaged: delete {self.shown()} and run again") from error
         if names != schema.names:
-            raise DataError(f"{self.path(name)} has not the columns of this version: choose another run_id")
+            raise DataError(f"{self.shown(name)} has not the columns of this version: choose another run_id")
         return int(rows)
 
     def write_parquet(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:

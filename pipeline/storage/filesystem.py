@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
@@ -21,11 +23,31 @@ import pyarrow.fs as pafs
 from pipeline.errors import DataError, RunError
 
 _IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
+SCHEMES = {"s3": "s3://", "gcs": "gs://", "abfs": "abfs://", "hdfs": "hdfs://"}
+"""How a URI begins, by pyarrow's `type_name` of the file system; others are shown as a bare path."""
 
 
 def without_credentials(uri: str) -> str:
     """Return a path or URI without its query and user information, which may hold keys: safe to print."""
     return re.sub(r"://[^/?]*@", "://", uri).partition("?")[0] if "://" in uri else uri
+
+
+def private_directory(name: str) -> Path:
+    """Return a directory in the temporary one that only this user can enter; make it if it is not there.
+
+    Raises:
+        RunError: It cannot be made, or another user made something of this name.
+    """
+    path = Path(tempfile.gettempdir(), name)
+    try:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()  # of a link itself
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}. Make room, or set TMPDIR") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +81,13 @@ class Directory:
     def path(self, name: str = "") -> str:
         """Return the full path of a file in this directory, for the file system."""
         return f"{self.root}/{name}" if name else self.root
+
+    def shown(self, name: str = "") -> str:
+        """Return the path, or in object storage the URI, of a file for the user to paste: quoted for a shell if needed.
+
+        It holds no credentials: they are not in the path. A quoted path is safe inside a message too.
+        """
+        return shlex.quote(f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}")
 
     def child(self, name: str) -> Self:
         """Return a subdirectory; it need not exist yet."""
@@ -134,9 +163,9 @@ class Directory:
                 data = bytes(stream.read(None if most_bytes is None else most_bytes + 1))
             text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path(name)} cannot be read: {error}") from error
+            raise DataError(f"{self.shown(name)} cannot be read: {error}") from error
         if most_bytes is not None and len(data) > most_bytes:
-            raise DataError(f"{self.path(name)} is larger than {most_bytes:,} bytes")
+            raise DataError(f"{self.shown(name)} is larger than {most_bytes:,} bytes")
         return text
 
     def require_regular(self, name: str) -> None:
@@ -147,7 +176,7 @@ class Directory:
             OSError: Its directory cannot be read.
         """
         if self.local is not None and self.fs.get_file_info(self.path(name)).type in _IRREGULAR:
-            raise DataError(f"{self.path(name)} cannot be read: it is no regular file")
+            raise DataError(f"{self.shown(name)} cannot be read: it is no regular file")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a UTF-8 file atomically: a reader sees the old file or the new one.
@@ -166,7 +195,9 @@ class Directory:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be reached: {reason}. Run the same run_id again when it can") from error
+            raise RunError(
+                f"{self.shown()} cannot be reached: {reason}. Run the same run_id again when it can"
+            ) from error
 
     @contextmanager
     def partial_files(self, *names: str) -> Iterator[tuple[str, ...]]:
@@ -235,7 +266,7 @@ class Directory:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise RunError(f"{self.root} cannot be written: {reason}. Make room or write elsewhere") from error
+            raise RunError(f"{self.shown()} cannot be written: {reason}. Make room or write elsewhere") from error
 
 
 def _move(partial: Path, target: Path) -> None:

@@ -23,6 +23,9 @@ LONGEST_LOG_TEXT = 1_000_000
 _log: Path | None = None
 """The log that this process's output was last redirected to."""
 
+_log_name = ""
+"""How messages name that log."""
+
 
 def plain() -> Console:
     """Return a console on standard output that interprets no markup. Without a terminal it is 120 columns wide."""
@@ -34,14 +37,18 @@ def plain() -> Console:
 
 @contextmanager
 def quiet(log: Path) -> Iterator[Console]:
-    """Redirect standard output and error of this process and its children to `log`; yield a console on the terminal."""
+    """Redirect standard output and error of this process and its children to `log`; yield a console on the terminal.
+
+    Raises:
+        OSError: The log cannot be written, or is a link.
+    """
     saved = [os.dup(1), os.dup(2)]
     redirect_output(log)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     try:
         with open(os.dup(saved[0]), "w", encoding="utf-8", errors="backslashreplace") as terminal:
-            # A file has no width, and rich would cut tables to 80 columns.
-            yield Console(file=terminal, width=None if terminal.isatty() else 120, highlight=False)
+            width = None if terminal.isatty() else 120  # a file has no width, and rich would cut tables to 80 columns
+            yield Console(file=terminal, width=width, highlight=False, markup=False, emoji=False)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -50,35 +57,43 @@ def quiet(log: Path) -> Iterator[Console]:
             os.close(copy)
 
 
-def redirect_output(log: Path) -> None:
+def redirect_output(log: Path, name: str | None = None) -> None:
     """Append everything that this process and its children print to a file.
 
+    Args:
+        log: The file.
+        name: How messages name it, where that is not its path.
+
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or is a link.
     """
-    global _log
+    global _log, _log_name
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
-    _log = log
+    _log, _log_name = log, str(log) if name is None else name
 
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """A position in the log that `redirect_output` selected; `path` is None where output is not redirected."""
+    """A position in the log that `redirect_output` selected; `path` is None where output is not redirected.
+
+    `name` is how messages name the log.
+    """
 
     path: Path | None
     offset: int
+    name: str
 
     @classmethod
     def now(cls) -> LogPosition:
         """Return the end of the log."""
         sys.stderr.flush()
-        return cls(_log, _log.stat().st_size) if _log is not None else cls(None, 0)
+        return cls(_log, _log.stat().st_size, _log_name) if _log is not None else cls(None, 0, "")
 
     def text(self) -> str:
         """Return what was printed since, at most the last `LONGEST_LOG_TEXT` bytes; "" if the file is gone."""

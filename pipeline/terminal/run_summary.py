@@ -20,6 +20,7 @@ from pipeline.metrics.names import SCORES
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, Counts
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import escape_control
 
 TASKS_SQL = """
     WITH tokens AS (SELECT task, split, sum(num_output_tokens)::BIGINT AS num_tokens FROM samples GROUP BY task, split),
@@ -84,7 +85,7 @@ def print_summary(
         ("logs/", "logs"),
     ):
         if run.exists(name.rstrip("/")):
-            console.print(f"  {run.path(name)}  {what}", soft_wrap=True)
+            console.print(escape_control(f"  {run.shown(name)}  {what}"), soft_wrap=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.questions import read
 
-from pipeline.generate.engines.base import Output, Request
+from pipeline.generate.engines.base import EngineStats, Output, Request
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.runs.manifest import EngineInfo
 
@@ -58,6 +58,11 @@ class ForcedEngine:
     def info(self) -> EngineInfo:
         info: EngineInfo = self._engine.info
         return info
+
+    @property
+    def stats(self) -> EngineStats:
+        stats: EngineStats = self._engine.stats
+        return stats
 
     async def generate(self, request: Request) -> Output:
         if "started" not in self._found:

@@ -93,6 +93,10 @@ def test_the_manifest_records_the_run(demo_run: ArtifactStore) -> None:
     assert engine["kv_concurrency"] == pytest.approx(engine["num_kv_tokens"] / 1024, rel=0.02)
     assert isinstance(engine["prefix_caching"], bool)
     assert engine["max_num_batched_tokens"] >= 64
+    assert engine["cuda_graph_mode"] == "NONE"
+    assert (engine["num_preemptions"], engine["num_preempted_rows"]) == (0, 0)
+    assert 1 <= engine["peak_running"] <= 64
+    assert 0 < engine["peak_kv_cache_usage"] < 1
     assert (engine["architecture"], engine["num_layers"], engine["num_parameters"]) == ("Qwen3ForCausalLM", 3, 572_864)
     assert manifest["hardware"]["gpus"] == []
     assert manifest["timings_s"]["generate"] > 0
@@ -127,9 +131,27 @@ def test_the_terminal_shows_scores_and_paths_and_no_logs(demo_run: ArtifactStore
         "card.md",
     ):
         assert name in text
+    assert re.search(r"^generate: replica \S+: the engine is starting$", text, re.MULTILINE)
+    assert re.search(r"the engine is starting, \d+ s: [a-z].+ \(\d+ s\)$", text, re.MULTILINE)
+    assert re.search(r"^generate: replica \S+: ready after \d+ s$", text, re.MULTILINE)
+    pace = r"^generate: \d+ of 214 rows \(\d+%\), [\d,]+ tokens/s, 0 failed, ETA \d:\d\d:\d\d, 1 of 1 replicas ready$"
+    assert re.search(pace, text, re.MULTILINE)
+    assert re.search(r"^generate: 214 of 214 rows \(100%\) in \d:\d\d:\d\d, ", text, re.MULTILINE)
     for unwanted in ("INFO", "WARNING", "Traceback", "raylet", "pid="):
         assert unwanted not in text
     assert (Path(demo_run.root) / "logs" / "driver.log").is_file()
+
+
+def test_the_events_tell_the_run(demo_run: ArtifactStore) -> None:
+    events = [json.loads(line) for line in demo_run.read_text("logs/events.jsonl").splitlines()]
+    kinds = [event["event"] for event in events]
+    assert [kind for kind in kinds if kind != "progress"] == ["begin", "engine_starting", "replica_ready", "end"]
+    assert {event["run_id"] for event in events} == {"demo"}
+    phases = [phase for event in events if event["event"] == "progress" for phase in event["phases"]]
+    assert any(phase.startswith(("reading the model", "starting the engine", "loading weights")) for phase in phases)
+    last = [event for event in events if event["event"] == "progress"][-1]
+    assert (last["num_done"], last["percent"], last["num_failed"]) == (NUM_ROWS, 100.0, 0)
+    assert last["num_output_tokens"] == sum(row["num_output_tokens"] for row in samples(demo_run).values())
 
 
 def test_the_logs_of_a_successful_run_contain_no_traceback(demo_run: ArtifactStore) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config.loading import compose
 from pipeline.errors import TooManyFailedRows
-from pipeline.generate.engines.base import Engine, Output, Request
+from pipeline.generate.engines.base import Engine, EngineStats, Output, Request
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.orchestrator import execute
 from pipeline.records import SAMPLE_SCHEMA
@@ -35,6 +35,10 @@ class Killed:
     @property
     def info(self) -> EngineInfo:
         return self._engine.info
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
 
     async def generate(self, request: Request) -> Output:
         key = request.request_id.rpartition("/")[0]

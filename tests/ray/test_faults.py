@@ -6,10 +6,12 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from builders import Counting, completions, engine_infos, make_prompt, settings, wait_until
+from rich.console import Console
 from scripted import ScriptedFactory
 
 from pipeline.errors import RunError
@@ -18,6 +20,7 @@ from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.records import Prompt
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.progress import GenerateProgress
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -54,8 +57,8 @@ class Killing(Counting):
         super().__init__()
         self._run, self._requests, self.num_in_flight = run, requests, 0
 
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        super().advance(num_rows, num_failed, num_output_tokens)
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int, expected_tokens: float | None) -> None:
+        super().advance(num_rows, num_failed, num_output_tokens, expected_tokens)
         if not self.num_in_flight and self.num_done:
             wait_until(self._rows_in_flight)
             self.num_in_flight = self._rows_in_flight()
@@ -86,16 +89,28 @@ def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placem
 def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_starts(
     run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int, num_starts: int
 ) -> None:
-    run, progress = run_with_prompts([make_prompt(number, question="DIE") for number in range(num_rows)]), Counting()
+    run, out, events = run_with_prompts([make_prompt(n, question="DIE") for n in range(num_rows)]), StringIO(), []
+
+    def record(event: str, **details: object) -> None:
+        events.append({"event": event, **details})
+
+    progress = GenerateProgress(Console(file=out, width=120), record)
     config, script = settings(f"engine.endpoint.concurrency={slots}"), ScriptedFactory(starts=str(tmp_path / "starts"))
     with pytest.raises(
         RunError, match=r"started \d times and crashed alike.+: told to die \(/.+\.log\)\. Fix"
     ) as ended:
-        generate_stage.generate(config, run, placement, script, progress, progress)
+        generate_stage.generate(config, run, placement, script, progress, Counting())
+    progress.end()
     assert ended.value.exit_code == 2
     assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
-    assert len(progress.lines) == num_starts - 1
-    assert re.fullmatch(r"replica \S+: the engine crashed: told to die; restart 1 of 10 in 1 s", progress.lines[0])
+    restarts = [line for line in out.getvalue().splitlines() if "crashed" in line]
+    assert len(restarts) == num_starts - 1
+    for number, line in enumerate(restarts, 1):
+        restart = f"restart {number} of 10 in {number} s"
+        assert re.fullmatch(rf"generate: replica \S+: the engine crashed: told to die; {restart}", line)
+    kinds = [event["event"] for event in events if event["event"] != "progress"]
+    crashes = ["restart", "replica_ready"] * (num_starts - 1)
+    assert kinds == ["engine_starting", "replica_ready", *crashes, "gave_up"]
 
 
 def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_ones_to_fail(
@@ -111,7 +126,7 @@ def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_on
     generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.05), progress, progress)
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
     assert {row["completion"] for row in completions(run) if not row["error"]} == {"A"}
-    assert 4 <= len(progress.lines) <= 6
+    assert 4 <= len(progress.failures) <= 6
 
 
 def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
@@ -134,5 +149,5 @@ def test_a_start_that_fails_for_a_passing_reason_is_repeated(
     made = generate_stage.generate(settings(), run, placement, script, progress, progress)
     assert [row["completion"] for row in completions(run)] == ["A"]
     assert [info.restarts for info in made.engine.values()] == [0]
-    (line,) = progress.lines
+    (line,) = progress.failures
     assert line.endswith(": the engine does not start now: the memory is not free yet; retry 1 of 5 in 3 s")

@@ -68,6 +68,11 @@ def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, num
     assert manifest["status"] == "failed"
     assert "interrupted" in manifest["reason"]
     assert not (run / "samples").exists()
+    events = [json.loads(line) for line in (run / "logs/events.jsonl").read_text().splitlines()]
+    assert [each["event"] for each in events if each["event"] != "progress"] == [
+        "begin", "engine_starting", "replica_ready", "stop", "end",
+    ]  # fmt: skip
+    assert events[-1]["status"] == "interrupted"
     code, out, err = Started({"requests": str(requests)}, *overrides).end(90)
     assert code == 0, err
     assert f"{len(begun)} of {NUM_ROWS} rows are there already" in out

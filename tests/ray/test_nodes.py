@@ -66,8 +66,8 @@ class Removing(Counting):
         super().__init__()
         self._nodes, self.removed = nodes, False
 
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        super().advance(num_rows, num_failed, num_output_tokens)
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int, expected_tokens: float | None) -> None:
+        super().advance(num_rows, num_failed, num_output_tokens, expected_tokens)
         if not self.removed and self.num_done > self.num_rows // 4:
             self.removed = True
             self._nodes.remove_node(next(iter(self._nodes.worker_nodes)), allow_graceful=False)
@@ -128,8 +128,8 @@ class RecordingPlacement(Counting):
         super().__init__()
         self.gpus_of_replicas: list[dict[str, int]] = []
 
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
-        super().advance(num_rows, num_failed, num_output_tokens)
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int, expected_tokens: float | None) -> None:
+        super().advance(num_rows, num_failed, num_output_tokens, expected_tokens)
         if not self.gpus_of_replicas:
             groups = [each for each in placement_group_table().values() if each["state"] == "CREATED"]
             self.gpus_of_replicas = [dict(Counter(each["bundles_to_node_id"].values())) for each in groups]

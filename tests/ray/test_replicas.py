@@ -90,7 +90,7 @@ def test_a_replica_without_the_runs_directory_ends_the_run_and_writes_nothing(tm
         max_restarts=0,
         max_alike_failures=None,
         ends_when_alike=True,
-        log_dir=f"{tmp_path}/run=test/logs",
+        logs=run.child("logs"),
     )
     replica = ray.remote(Replica).remote(config)  # what Ray starts on a host that has joined since
     (status,) = ray.get(replica.__call__.remote(pa.table({"id": pa.array([], pa.int64())}))).to_pylist()

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from builders import completions, settings
+from builders import Started, completions, settings, wait_until
 from scripted import ScriptedFactory
 
 from pipeline.config.schema import Config
@@ -84,6 +86,7 @@ def test_a_failed_run_resumes_and_completes_on_a_disk_and_in_object_storage(outp
     assert status(run) == "failed"
     assert run.files("samples") == run.files("completions") == []
     assert run.files("journal")
+    assert [event["event"] for event in events(run)] == ["begin", "engine_starting", "replica_ready", "end"]
 
     assert execute(configured(output), ScriptedFactory(answer="B")) == run
     assert status(run) == "complete"
@@ -102,9 +105,43 @@ def test_a_failed_run_resumes_and_completes_on_a_disk_and_in_object_storage(outp
         "config.yaml", "manifest.json", "prompts", "completions", "samples", "metrics.parquet",
         "card.md", "card.json", "report.html",
     }  # fmt: skip
+    check_logs(run)
     before = {name: run.fs.get_file_info(run.path(name)).mtime for name in run.files()}
     execute(configured(output), ScriptedFactory())  # prints its summary again
     assert {name: run.fs.get_file_info(run.path(name)).mtime for name in run.files()} == before
+
+
+def events(run: ArtifactStore) -> list[dict[str, Any]]:
+    """Return the events of a run but those of progress."""
+    found = [json.loads(line) for line in run.read_text("logs/events.jsonl").splitlines()]
+    return [event for event in found if event["event"] != "progress"]
+
+
+def check_logs(run: ArtifactStore) -> None:
+    """Check the logs of a run that failed and was resumed, and that no copy of them is left on this machine."""
+    assert {event["run_id"] for event in events(run)} == {"one"}
+    failed, resumed, complete = events(run)[3], events(run)[4], events(run)[-1]
+    assert (failed["status"], failed["reason"]) == ("failed", "EndpointError: the server is gone")
+    assert (resumed["event"], resumed["resumed"]) == ("begin", True)
+    assert (complete["event"], complete["status"]) == ("end", "complete")
+    assert complete["counts"]["num_samples"] == NUM_ROWS
+    replicas = {f"{event['replica']}.log" for event in events(run) if event["event"] == "replica_ready"}
+    names = {name.removeprefix("logs/") for name in run.files("logs")}
+    assert names == {"driver.log", "events.jsonl", *replicas}
+    assert len(replicas) == 2
+    sessions = {info["session"] for info in json.loads(run.read_text("manifest.json"))["engine"].values()}
+    assert not [each for each in sessions if Path(tempfile.gettempdir(), f"pipeline-{each}").exists()]
+
+
+def test_a_run_in_object_storage_that_is_killed_leaves_its_events_there(tmp_path: Path, s3: str) -> None:
+    run = ArtifactStore.open(f"s3://runs/{tmp_path.name}?{s3}").child("run=one")
+    job = Started({"seconds": 60}, f"output_dir=s3://runs/{tmp_path.name}?{s3}", "run_id=one", "limit=1")
+    try:
+        wait_until(lambda: run.exists("logs/events.jsonl") and len(events(run)) >= 3, within_s=120)
+    finally:
+        job.kill()
+    assert [event["event"] for event in events(run)] == ["begin", "engine_starting", "replica_ready"]
+    assert events(run)[0]["run"] == f"s3://runs/{tmp_path.name}/run=one"
 
 
 def test_a_missing_bucket_is_a_one_line_error(s3: str) -> None:

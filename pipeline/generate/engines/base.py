@@ -40,6 +40,26 @@ class Output:
     num_output_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Counters of a running engine since it started; None is unknown.
+
+    Requests running and waiting now, output tokens so far, the used fraction of the KV cache, and the peaks of these.
+    `num_preemptions` counts how often a request lost its place in the KV cache and was computed again,
+    `num_preempted_rows` the finished requests to which that happened.
+    """
+
+    num_running: int | None = None
+    num_waiting: int | None = None
+    num_output_tokens: int | None = None
+    kv_cache_usage: float | None = None
+    peak_running: int | None = None
+    peak_waiting: int | None = None
+    peak_kv_cache_usage: float | None = None
+    num_preemptions: int | None = None
+    num_preempted_rows: int | None = None
+
+
 class RowError(Exception):
     """One row cannot be generated; other rows are not affected. The message becomes the row's `error`."""
 
@@ -69,6 +89,10 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo:
         """What is in force and worth recording: versions, precision, device. No secrets."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The engine's counters; called from any thread."""
 
     async def generate(self, request: Request) -> Output:
         """Return the generation.

@@ -24,7 +24,7 @@ from pipeline.config.fields import require
 from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
-from pipeline.generate.engines.base import Engine, Output, Request, RowError
+from pipeline.generate.engines.base import Engine, EngineStats, Output, Request, RowError
 from pipeline.generate.engines.http_client import async_client, client
 from pipeline.generate.engines.openai_failures import Classifier, Failure
 from pipeline.records import FinishReason
@@ -199,6 +199,11 @@ class EndpointEngine:
         self._classifier = Classifier(self._endpoint, key)
         self._client = async_client(self._endpoint, key or NO_KEY)
         self._arguments = request_arguments(config, str(info.served_model))
+
+    @property
+    def stats(self) -> EngineStats:
+        """Nothing: the server's counters are its own."""
+        return EngineStats()
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's response.

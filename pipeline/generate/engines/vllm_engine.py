@@ -20,11 +20,13 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.cluster import require_whole_stages
-from pipeline.generate.engines.base import Engine, EngineCrashed, Output, Request, RowError
+from pipeline.generate.engines.base import Engine, EngineCrashed, EngineStats, Output, Request, RowError
 from pipeline.generate.engines.hardware import gpu_info, num_parameters
 from pipeline.generate.engines.reasoning import Parser, make_parser, parser_class_of
 from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
 from pipeline.generate.engines.vllm_failures import crash_cause, start_error
+from pipeline.generate.engines.vllm_start import moe_config
+from pipeline.generate.engines.vllm_stats import StatCounts, stat_logger
 from pipeline.runs.manifest import EngineInfo
 from pipeline.terminal.console import LogPosition
 
@@ -82,19 +84,21 @@ class VllmFactory:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        log = LogPosition.now()
+        log, counts = LogPosition.now(), StatCounts()
         try:
             engine = AsyncLLM.from_engine_args(
-                engine_arguments(self.config, spans_nodes=self.spans_nodes), start_engine_loop=True
+                engine_arguments(self.config, spans_nodes=self.spans_nodes),
+                start_engine_loop=True,
+                stat_loggers=[stat_logger(counts)],
             )
         except ConfigError:
             raise
         except Exception as error:  # whatever the cause, no row can be generated
-            raise start_error(self.config, error, log.text(), str(log.path or "")) from error
+            raise start_error(self.config, error, log.text(), log.name) from error
         try:
             parser = make_parser(self.config, parser_class, engine.get_tokenizer())
             sampling = sampling_arguments(self.config)
-            return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY, log)
+            return VllmEngine(engine, parser, sampling, SamplingParams, RequestOutputKind.FINAL_ONLY, log, counts)
         except BaseException:
             engine.shutdown(timeout=CLOSE_S)
             raise
@@ -111,9 +115,10 @@ class VllmEngine:
         sampling_params: Any,
         kind: Any,
         log: LogPosition | None = None,
+        counts: StatCounts | None = None,
     ) -> None:
         self._engine, self._parser = engine, parser
-        self._log = log or LogPosition.now()
+        self._log, self._counts = log or LogPosition.now(), counts
         self._sampling = {**sampling, "skip_special_tokens": parser.drops_special_tokens, "output_kind": kind}
         self._sampling_params = sampling_params
         self._watch = Watch(self._has_crashed)
@@ -137,6 +142,7 @@ class VllmEngine:
             device=device,
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=model.max_model_len,
+            moe_config=moe_config(self._log.text()),
         )
         if model.quantization is not None:
             info = replace(info, quantization=str(model.quantization))  # packed weights do not show their number
@@ -147,6 +153,11 @@ class VllmEngine:
             return info
         gpus = gpu_info(config.parallel_config.world_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
         return EngineInfo.from_flat(info.to_flat() | gpus.to_flat())
+
+    @property
+    def stats(self) -> EngineStats:
+        """What vLLM has counted so far."""
+        return self._counts.stats if self._counts is not None else EngineStats()
 
     def sampling(self, request: Request) -> Any:
         """Return vLLM's `SamplingParams` for one request."""
@@ -281,6 +292,8 @@ def _serving(config: Any) -> dict[str, Any]:
         "prefix_caching": cache.enable_prefix_caching,
         "async_scheduling": scheduler.async_scheduling,
         "largest_cuda_graph": max(graphs, default=None),
+        "cuda_graph_sizes": ", ".join(map(str, sorted(graphs))) or None,
+        "cuda_graph_mode": getattr(config.compilation_config.cudagraph_mode, "name", None),
         "kv_cache_dtype": str(cache.cache_dtype),
         "kv_block_size": cache.block_size,
         "num_kv_blocks": cache.num_gpu_blocks,

@@ -167,7 +167,7 @@ def question_ids(run: ArtifactStore, task: str) -> Iterator[int]:
         for batch in query.scanner(run.require_artifact("prompts", PROMPT_SCHEMA), ["id"], where).to_batches():
             yield from batch.column("id").to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{run.path('prompts')} is damaged: {error}. Delete it and run again") from error
+        raise DataError(f"{run.shown('prompts')} is damaged: {error}. Delete it and run again") from error
 
 
 def _places(prompts: Artifact, where: pc.Expression) -> Iterator[pa.RecordBatch]:

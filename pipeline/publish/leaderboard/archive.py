@@ -95,7 +95,7 @@ def reason_not_packable(run: ArtifactStore, config: Config) -> UserError | None:
         return None
     return RunError(
         f"the server refuses a task with a missing id: {'; '.join(filter(None, lacking))}. "
-        f"The reasons are in the column error of {run.path('samples')}"
+        f"The reasons are in the column error of {run.shown('samples')}"
     )
 
 

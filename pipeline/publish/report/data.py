@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.config.schema import Config
 from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import HEADLINE_METRICS
+from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
@@ -67,6 +68,7 @@ class ReportData:
     warnings: list[str]
     speed: list[dict[str, Any]]
     totals: list[tuple[str, str]]
+    engines: EngineTable | None
     compare: dict[str, Any] | None
     manifest: str
     plots: dict[str, Any]
@@ -98,6 +100,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         warnings=_warnings(whole, counts, manifest),
         speed=query.rows(database, _SPEED_SQL),
         totals=_totals(counts, manifest),
+        engines=engine_table(manifest.engine),
         compare=_compare(manifest),
         manifest=json.dumps(dump(manifest), ensure_ascii=False, indent=2),
         plots={
@@ -170,6 +173,9 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
                 f"{name}: the score {row['value']:.3f} could be {row['bound_low']:.3f} to {row['bound_high']:.3f}: "
                 f"{row['num_doubtful']:,} rows were cut, empty or failed"
             )
+    num_preempted = sum(info.num_preempted_rows or 0 for info in manifest.engine.values())
+    if num_preempted:
+        lines.append(f"{num_preempted:,} rows were preempted and computed again: the KV cache was full")
     if counts["num_scored"] == 0:
         lines.append("no sample has a score: the golds are hidden, or every row failed")
     return lines

@@ -33,7 +33,7 @@ def check_file(path: str, files: Mapping[str, str], ids: Mapping[str, frozenset[
             return check(place.root.rpartition("/")[2], stream, expected)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"archive={place.root}: cannot be read: {reason}: give a zip file") from error
+        raise ConfigError(f"archive={place.shown()}: cannot be read: {reason}: give a zip file") from error
 
 
 def ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:

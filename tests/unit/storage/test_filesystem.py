@@ -1,0 +1,55 @@
+"""How the files of a directory are named to the user, and directories that belong to one user."""
+
+from __future__ import annotations
+
+import shlex
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RunError
+from pipeline.storage.filesystem import Directory, private_directory
+
+S3 = "s3://key:secret@runs/c?endpoint_override=127.0.0.1:9&scheme=http&region=x"
+
+
+def test_a_path_is_shown_as_a_shell_takes_it(tmp_path: Path) -> None:
+    plain, odd = (Directory.open(str(tmp_path / name)).child("run=1") for name in ("a", "b c's [x]"))
+    assert plain.shown("report.html") == f"{tmp_path}/a/run=1/report.html"
+    assert shlex.split(f"less {odd.shown('report.html')}") == ["less", f"{tmp_path}/b c's [x]/run=1/report.html"]
+
+
+def test_an_object_is_shown_with_its_scheme_and_without_keys() -> None:
+    directory = Directory.open(S3).child("run=1")
+    assert directory.shown() == "s3://runs/c/run=1"
+    assert directory.shown("report.html") == "s3://runs/c/run=1/report.html"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_private_directory_is_this_users_alone_and_made_once(temporary: Path) -> None:
+    made = private_directory("pipeline-1")
+    assert made == temporary / "pipeline-1"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert private_directory("pipeline-1") == made
+
+
+@pytest.mark.parametrize("planted", ["link", "open to all", "file"])
+def test_what_another_user_may_have_planted_is_refused(temporary: Path, planted: str) -> None:
+    place = temporary / "pipeline-1"
+    (temporary / "elsewhere").mkdir(mode=0o700)
+    if planted == "link":
+        place.symlink_to(temporary / "elsewhere")
+    elif planted == "file":
+        place.touch(0o600)
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(RunError, match="pipeline-1 is not a directory of this user alone: remove it, or set TMPDIR"):
+        private_directory("pipeline-1")
