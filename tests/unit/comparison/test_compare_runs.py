@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
@@ -107,7 +108,7 @@ def test_a_flip_has_its_question_and_links_into_both_reports(make_run: MakeRun, 
     assert {row["question"] for row in flips} == {json.loads(train(3)[1].messages)[-1]["content"]}
     page = (tmp_path / "out/compare.html").read_text()
     target = os.path.relpath(f"{new.store.root}/report.html", tmp_path / "out")
-    assert f'href="{target}#agro_bench/train/1/0"' in page
+    assert f'href="{quote(target)}#agro_bench/train/1/0"' in page
     assert "base</a>" not in page  # it has no report
 
 

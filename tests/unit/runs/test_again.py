@@ -65,7 +65,7 @@ def test_a_complete_run_prints_its_summary_again_and_nothing_changes(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     place = good / "run=one"
     assert lines[0] == f"run one is complete in {place}: nothing is generated"
-    assert "agro_bench      train  4  0.750  0.750  0.750 ±0.38    0.750    0          0       0       4" in lines
+    assert "agro_bench      train  4  0.750  0.750  0.750 ±0.35    0.750    0          0       0       4" in lines
     assert "5 samples, 5 output tokens, 3.5 s in all, 2 tokens/s with the engine's start" in lines
     assert any(line.startswith(f"{place}/one_submission.zip  the leaderboard's archive: 1 task") for line in lines)
     assert any(line.startswith(f"{place}/report.html  the report") for line in lines)
@@ -101,7 +101,7 @@ def test_a_run_without_its_samples_prints_what_is_left(good: Path, capsys: pytes
     finally:
         for name, place in kept:
             place.rename(store.path(name))
-    assert "0.750 ±0.38    0.750    0          0       0       -" in capsys.readouterr().out
+    assert "0.750 ±0.35    0.750    0          0       0       -" in capsys.readouterr().out
 
 
 def test_missing_metrics_are_a_line(good: Path) -> None:
