@@ -202,7 +202,8 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
     if found is None:
         line(console, f"  unknown: no complete run of this model and these tasks in {config.output_dir}")
         return
-    line(console, f"  from run {found.run_id}, ended {found.ended_at}, generation.max_gen_toks={found.max_gen_toks}")
+    ended_at = escape_control(found.ended_at)
+    line(console, f"  from run {found.run_id}, ended {ended_at}, generation.max_gen_toks={found.max_gen_toks}")
     for task in found.tasks:
         if task.mean_tokens is None:
             line(console, f"  {task.task}: {task.num_rows:,} rows, unknown: that run has no such task")

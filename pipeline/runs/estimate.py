@@ -6,6 +6,7 @@ same model with the same prompts, else with the same tasks; None if there is non
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,8 @@ class Expected:
         tokens = self.num_tokens(repeats)
         if tokens is None or self.tokens_per_s is None:
             return None
-        return (self.engine_start_s or 0.0) + tokens / self.tokens_per_s
+        seconds = (self.engine_start_s or 0.0) + tokens / self.tokens_per_s
+        return seconds if 0 < seconds < math.inf else None  # a manifest may have any numbers
 
 
 def expect(config: Config, prompts: Artifact) -> tuple[Expected | None, list[str]]:

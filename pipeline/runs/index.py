@@ -409,13 +409,12 @@ def _scores(run: ArtifactStore) -> list[dict[str, Any]] | None:
         if run.num_rows(name, METRIC_SCHEMA) > MOST_METRIC_ROWS:
             return None
         with run.fs.open_input_file(run.path(name)) as source:
-            table = pq.ParquetFile(source).read(columns=columns).cast(pa.schema(map(METRIC_SCHEMA.field, columns)))
-    except (DataError, OSError, pa.ArrowException):
+            table = pq.ParquetFile(source, page_checksum_verification=True).read(columns=columns)
+        is_headline = pc.is_in(table["metric"], value_set=pa.array(HEADLINE_METRICS))
+        table = table.filter(pc.and_(pc.is_null(table["group_by"]), is_headline)).drop_columns(["group_by"])
+        found: list[dict[str, Any]] = table.to_pylist()
+    except (DataError, OSError, ValueError, pa.ArrowException):
         return None
-    is_headline = pc.is_in(table["metric"], value_set=pa.array(HEADLINE_METRICS))
-    found: list[dict[str, Any]] = (
-        table.filter(pc.and_(pc.is_null(table["group_by"]), is_headline)).drop_columns(["group_by"]).to_pylist()
-    )
     return found
 
 

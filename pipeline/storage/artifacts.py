@@ -135,7 +135,7 @@ class ArtifactStore(Directory):
             with self.fs.open_input_file(self.path(name)) as source:
                 footer = pq.ParquetFile(source)
                 names, rows = footer.schema_arrow.names, footer.metadata.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # a name of a column may be no UTF-8
             raise DataError(f"{self.shown(name)} is missing or damaged: delete {self.shown()} and run again") from error
         if names != schema.names:
             raise DataError(f"{self.shown(name)} has not the columns of this version: choose another run_id")

@@ -14,7 +14,7 @@ import pytest
 from archives import Reply, Scored, completion, question, reply_b, run_of
 from builders import ENDPOINT, ROOT, record_manifest
 
-from pipeline import pack, rescore, run
+from pipeline import compare, pack, rescore, run
 from pipeline.errors import GateFailed, PipelineError, RunError, TooManyFailedRows
 from pipeline.runs import directory as run_directory
 from pipeline.runs.lock import locked
@@ -151,9 +151,10 @@ def test_a_running_manifest_that_no_process_holds_is_shown_as_crashed(good: Path
     for main, argument, end in (
         (run.main, f"from={scored.root}", "the run is crashed"),
         (pack.main, f"run={scored.root}", "run=crashed is crashed: only a complete run is packed"),
+        (compare.main, f"base={scored.root}", "run=crashed is crashed, not complete"),
     ):
         with pytest.raises(RunError, match=end):
-            main([argument])
+            main([argument, *([f"new={good}/run=one"] if main is compare.main else [])])
     with pytest.raises(PipelineError, match=r"gate\.baseline='crashed': .*run=crashed is crashed, not complete"):
         run.main(words(good, "run_id=two", "gate.baseline=crashed"))
     with locked(scored), pytest.raises(RunError, match="run=crashed is running, not complete"):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from archives import question, run_of
-from builders import publish_past_run, record_manifest, settings
+from builders import ENDPOINT, publish_past_run, record_manifest, settings
 
+from pipeline import preview
 from pipeline.errors import PipelineError
 from pipeline.orchestrator import _require_good, pack, rescore
 from pipeline.records import SAMPLE_SCHEMA
@@ -186,7 +187,7 @@ def test_a_hostile_run_is_left_out_with_one_line(output: ArtifactStore, template
         assert "\n" not in lines[0]
 
 
-@pytest.mark.parametrize("name", ["FIFO", "nested"])
+@pytest.mark.parametrize("name", ["FIFO", "nested", "column"])
 def test_unreadable_scores_are_unknown_and_samples_are_left_out(
     output: ArtifactStore, template: Path, name: str
 ) -> None:
@@ -195,8 +196,11 @@ def test_unreadable_scores_are_unknown_and_samples_are_left_out(
     if name == "FIFO":
         _fifo(root, "metrics.parquet")
         _fifo(root, "samples/task=agro_bench/split=test/part-00000.parquet")
-    else:
+    elif name == "nested":
         hostile.write_text("samples/_stage.json", '{"facts": ' + NESTED + "}")
+    else:
+        file = root / "samples/task=agro_bench/split=test/part-00000.parquet"
+        file.write_bytes(file.read_bytes().replace(b"messages", b"\xe3essages"))
     entries = {entry.run_id: entry for entry in newest(output)}
     assert entries["z"].scores is None
     lines: list[str] = []
@@ -206,6 +210,18 @@ def test_unreadable_scores_are_unknown_and_samples_are_left_out(
     assert list(found) == [1, 1, 1]
     assert len(lines) == 1
     assert lines[0].startswith(f"{hostile.root} is left out: ")
+
+
+def test_a_preview_names_a_hostile_run_and_estimates_from_another(
+    output: ArtifactStore, template: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fifo(Path(copy(template, output, "z").root), "manifest.json")
+    copy(template, output, "y", timings_s={"generate": 1e308}, counts={"num_output_tokens": 1})
+    preview.main(["conf=demo", *ENDPOINT, f"output_dir={output.root}", "only=[agro_bench]", "limit=1", "n=0"])
+    printed = capsys.readouterr().out
+    assert f"run=z is left out: {output.root}/run=z/manifest.json cannot be read: it is no regular file" in printed
+    assert "from run y, ended y" in printed
+    assert "time: unknown" in printed
 
 
 @pytest.mark.parametrize("kind", ["file", "FIFO", "loop", "directories"])
