@@ -6,15 +6,20 @@ LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform 
 LOCK_CPU := $(LOCK) --index-strategy unsafe-best-match --override requirements/cpu.overrides.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo gpu test faults parity bench check lock clean
+.PHONY: help demo gpu gpu-check test faults parity bench check lock clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
 
 gpu: .venv-gpu/.gpu  ## install for NVIDIA GPUs, in an environment of its own: .venv-gpu
+
+# Every key=value of the command line is an argument: `make gpu-check model.path=... engine.tensor_parallel_size=1`.
+gpu-check: export PYTHONPATH = tests
+gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline beside plain vLLM, one JSON to send us
+	.venv-gpu/bin/python -m gpu_check $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
