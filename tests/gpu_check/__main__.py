@@ -53,10 +53,6 @@ def main(arguments: list[str]) -> int:
 def report(settings: Settings, config: Config, measured: Measured, checks: list[Check]) -> dict[str, Any]:
     """Return what is worth sending, without paths."""
     engine = next(iter(measured.run.engines.values()), None)
-    gpus = [
-        {"name": name, "memory_bytes": size}
-        for name, size in zip(settings.gpus.names, settings.gpus.memory_bytes, strict=True)
-    ]
     commit = environment.codebase()
     found = {
         "date": environment.now(),
@@ -64,7 +60,8 @@ def report(settings: Settings, config: Config, measured: Measured, checks: list[
         "codebase": commit and dump(commit),
         "hardware": dump(environment.hardware()),
         "driver": settings.gpus.driver,
-        "gpus": gpus,
+        "gpus": settings.gpus.names,
+        "smallest_gpu_bytes": settings.gpus.memory_bytes,
         "model": {"path": Path(str(config.model.path)).name, "context_size": config.model.context_size},
         "rows": settings.num_rows,
         "max_gen_toks": config.generation.max_gen_toks,

@@ -16,6 +16,7 @@ from bench.settings import ROOT
 from pipeline.config.loading import compose
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
+from pipeline.generate.engines.hardware import gpu_info
 from pipeline.planner.roofline import GPUS
 
 TASK = "check"
@@ -48,10 +49,13 @@ SHEETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpus:
-    """The NVIDIA GPUs of this machine that a run may use. `reason` is why there are none, as the driver reports it."""
+    """The NVIDIA GPUs of this machine that a run may use; `memory_bytes` is that of the smallest.
+
+    `reason` is why there are none, as the driver reports it.
+    """
 
     names: tuple[str, ...] = ()
-    memory_bytes: tuple[int, ...] = ()
+    memory_bytes: int | None = None
     driver: str | None = None
     reason: str | None = None
 
@@ -121,19 +125,12 @@ def find_gpus() -> Gpus:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return Gpus(reason=f"NVIDIA's driver does not answer: {error}")
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-        if visible is not None:
-            handles = handles[: len([each for each in visible.split(",") if each.strip()])]
-        return Gpus(
-            names=tuple(pynvml.nvmlDeviceGetName(handle) for handle in handles),
-            memory_bytes=tuple(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles),
-            driver=pynvml.nvmlSystemGetDriverVersion(),
-            reason=None if handles else "no GPU is visible",
-        )
-    except pynvml.NVMLError as error:
-        return Gpus(reason=f"NVIDIA's driver does not answer: {error}")
-    finally:
+        num_gpus = pynvml.nvmlDeviceGetCount() if visible is None else len([*filter(None, visible.split(","))])
         pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return Gpus(reason=f"NVIDIA's driver does not answer: {error}")
+    if not num_gpus:
+        return Gpus(reason="no GPU is visible")
+    info = gpu_info(num_gpus, visible)
+    names = tuple((info.gpu_names or "").split(", ")) if info.gpu_error is None else ()
+    return Gpus(names=names, memory_bytes=info.gpu_memory_bytes, driver=info.gpu_driver, reason=info.gpu_error)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,7 +27,7 @@ from pipeline.runs.manifest import EngineInfo
 pytestmark = pytest.mark.usefixtures("at_root")
 
 A100 = "NVIDIA A100-SXM4-80GB"
-TWO = Gpus(names=(A100, A100), memory_bytes=(85_000_000_000,) * 2, driver="580.65.06")
+TWO = Gpus(names=(A100, A100), memory_bytes=85_000_000_000, driver="580.65.06")
 NONE = Gpus(reason="NVIDIA's driver does not answer")
 NUM_ROWS, GPU_BYTES = 40, 80 << 30
 CUDA = ("conf=demo", "engine.extra.kv_cache_memory_bytes=null", "engine.extra.enforce_eager=false")
@@ -169,7 +172,7 @@ def test_nothing_is_judged_on_a_cpu_that_only_a_gpu_shows() -> None:
 
 
 def test_a_gpu_without_a_data_sheet_skips_the_step_and_names_the_argument() -> None:
-    other = Gpus(names=("NVIDIA B300",), memory_bytes=(1,), driver="590.1")
+    other = Gpus(names=("NVIDIA B300",), memory_bytes=1, driver="590.1")
     check = checks(measured(), gpus=other)["time of a step"]
     assert (check.verdict, check.reason[:58]) == ("skip", "the planner has no data sheet of NVIDIA B300: gpu=<one of ")
 
@@ -194,6 +197,16 @@ def test_what_is_sent_has_no_path_and_no_identifier(tmp_path: Path) -> None:
     assert [each for each in (str(tmp_path.parent), str(ROOT), "GPU-0") if each in text] == []
     assert sent["model"]["path"] == "mine"
     assert sent["checks"][9]["reason"] == "exit code 2: error: .../run=killed of Qwen/Qwen3 at https://hf.co/api/models"
+
+
+def test_the_gpus_are_those_that_the_driver_reports_and_the_environment_shows(driver: Path) -> None:
+    line = [sys.executable, "-c", "from gpu_check.settings import find_gpus; print(*find_gpus().names, sep='|')"]
+    found = {}
+    for visible in ("2,5", ""):
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(driver), "CUDA_VISIBLE_DEVICES": visible}
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+        found[visible] = done.stdout.strip()
+    assert found == {"2,5": f"{A100}|{A100}", "": ""}
 
 
 @pytest.mark.parametrize(("gpus", "size", "num_replicas"), [(NONE, 1, 1), (TWO, 2, 1)])
