@@ -9,10 +9,10 @@ TARGETS ?= cpu gpu
 COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain 2>/dev/null)" || echo -dirty)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo gpu image test faults parity bench check lock clean
+.PHONY: help demo gpu gpu-check image test faults parity bench check lock clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/.cpu  ## install for the CPU and run the demo end to end
 	$(BIN)/python -m pipeline.run conf=demo
@@ -23,6 +23,11 @@ image:  ## build the container images pipeline:gpu and pipeline:cpu (needs Docke
 	for target in $(TARGETS); do \
 		docker build --target $$target --build-arg PIPELINE_COMMIT=$(COMMIT) --tag pipeline:$$target . || exit 1; \
 	done
+
+# Every key=value of the command line is an argument: `make gpu-check model.path=... engine.tensor_parallel_size=1`.
+gpu-check: export PYTHONPATH = tests
+gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline beside plain vLLM, one JSON to send us
+	.venv-gpu/bin/python -m gpu_check $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -43,6 +43,17 @@ ENDPOINT = ("engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:9
 """Overrides for a run that needs neither a model nor a GPU; a scripted engine replaces the endpoint."""
 
 
+def printed_template() -> str | None:
+    """Return the chat template printed in the submission form, or None where the form is not beside the project.
+
+    It is the only line that begins and ends with a tag. The form prints the same template in both languages.
+    """
+    texts = [file.read_text(encoding="utf-8") for file in sorted((ROOT.parent / "shared" / "seeds").glob("*.txt"))]
+    lines = {line for text in texts for line in text.splitlines() if line.startswith("{%") and line.endswith("%}")}
+    assert len(lines) == (1 if texts else 0)
+    return lines.pop() if lines else None
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m` with these arguments in the project's directory; the caller checks the exit code."""
     line = [sys.executable, "-m", *arguments]

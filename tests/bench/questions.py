@@ -53,7 +53,7 @@ def lengths(size: Size, count: int) -> list[int]:
 def make_questions(bench: Bench) -> None:
     """Write the questions of every size and round."""
     per_round = max(size.num_questions + size.num_warm_up + size.num_alone for size in bench.sizes)
-    _write_data_set(bench.directory / "questions", per_round * bench.rounds)
+    write_data_set(bench.directory / "questions", per_round * bench.rounds)
     config = bench.config(bench.sizes[0], "output_dir=" + str(bench.directory))
     run = ArtifactStore.open(str(bench.directory / "prepared"))
     run.create()
@@ -65,7 +65,8 @@ def make_questions(bench: Bench) -> None:
             _write_round(bench.directory / size.name / f"round-{number}", size, part, random.Random(SEED + number))
 
 
-def _write_data_set(directory: Path, count: int) -> None:
+def write_data_set(directory: Path, count: int) -> None:
+    """Write a data set of `count` questions like the demo's, without a train split."""
     sys.path.insert(0, str(ROOT / "data" / "demo"))
     from generate import training_examples
 

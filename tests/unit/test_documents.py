@@ -59,8 +59,8 @@ def test_the_tree_has_a_caption_for_every_package() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
-    named = set(re.findall(r"(?m)(?:^ {4}|`)make ([a-z]+)", document.read_text(encoding="utf-8")))
-    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?m)(?:^ {4}|`)make ([a-z-]+)", document.read_text(encoding="utf-8")))
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert named <= targets
 
 
