@@ -130,7 +130,8 @@ def answer_kind(gold: str | None, options: str) -> str | None:
 
 @lru_cache(maxsize=2**12)
 def _letters_of_gold(gold: str, options: str) -> Letters | None:
-    return pure_letters(gold, options)
+    letters = pure_letters(gold, options)
+    return letters if letters is not None and letters <= set(options) else None
 
 
 @lru_cache(maxsize=2**12)
