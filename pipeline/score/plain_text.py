@@ -1,8 +1,8 @@
 """Turns a response into plain text, once, before the rules of `pipeline/score/extraction.py`.
 
-A response in, a `PlainText` out: its words without what stands around them, that is special tokens, control characters,
-tags, LaTeX and Markdown. What was bold or boxed stays known as spans. Only the letters metric uses it; the exact metrics
-compare the response itself. Time is linear in the length of the response, for any response.
+A response in, a `PlainText` out: its words without what stands around them, that is special tokens, control
+characters, tags, LaTeX and Markdown. What was bold or boxed stays known as spans. Only the letters metric uses it; the
+exact metrics compare the response itself. Time is linear in the length of the response, for any response.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ class PlainText:
 
 def plain_text(response: str) -> PlainText:
     """Return a response without markup, in Unicode's compatibility form (NFKC), with one kind of dash and quote."""
-    text = response.replace("\r\n", "\n")
+    text = response.replace("\r\n", "\n").rpartition(_LAST_CHANNEL)[2]
     text = _SPECIAL_TOKEN.sub("\n", _ANSI.sub("", text).translate(_CHARACTERS))
+    text = _CHINESE.sub(r" \g<0> ", text)  # it has no spaces between words and letters
     text = _without_latex(_TAG.sub(_without_tag, _STRUCK.sub(" ", text)))
+    text = _JSON_COMMA.sub(", ", _COMMA_LINE.sub(",", text))
     return _with_spans(_without_markdown(text).strip())
 
 
@@ -44,7 +46,10 @@ _REPLACED = {
     **dict.fromkeys("•▪◦‣●○■□►▶", "•"),
     **dict.fromkeys("✅✔☑✓", "✓"),
     **dict.fromkeys("❌✗✘✖☒", "✗"),
-    **{"\t": " ", "、": ",", "。": ".", "°": "°"},
+    "\t": " ",
+    "、": ",",
+    "。": ".",
+    "°": "°",
 }
 _DROPPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me")
 """Unicode categories of characters that have no width, or none of their own: control, format, unassigned, accents."""
@@ -76,6 +81,12 @@ class _Characters(dict[int, str]):
 _CHARACTERS = _Characters()
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]?|\][^\x07\x1b\n]{0,200}\x07?)?")
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?(?:s|bos|eos|pad|end_of_turn|start_of_turn)>|\[/?INST\]")
+_LAST_CHANNEL = "assistantfinal"
+"""What is left of the tokens between reasoning and answer where a server drops special tokens from their text."""
+_COMMA_LINE = re.compile(r"\n {0,80},")
+_JSON_COMMA = re.compile(r",[ \n]{1,200}(?=[\"])")
+"""The items of a list in JSON become one line."""
+_CHINESE = re.compile(r"[\u4e00-\u9fff]+")
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 
 _TAG = re.compile(r"<(/?)(ответ|[A-Z][A-Z0-9_-]{0,30})(?:\s{1,5}[\w:-]{1,30}=[^<>\n]{0,200})?\s?/?>", re.IGNORECASE)
@@ -102,7 +113,12 @@ _BOXES = ("boxed", "fbox")
 _BOLD_COMMANDS = ("textbf", "mathbf", "bf", "bm", "boldsymbol")
 _SIGNS = {
     **dict.fromkeys(("rightarrow", "Rightarrow", "to", "longrightarrow", "implies"), "—"),
-    **{"checkmark": "✓", "times": "×", "cdot": "·", "circ": "°", "degree": "°", "item": "\n• "},
+    "checkmark": "✓",
+    "times": "×",
+    "cdot": "·",
+    "circ": "°",
+    "degree": "°",
+    "item": "\n• ",
 }
 
 
@@ -146,7 +162,7 @@ def _escaped(character: str, in_formula: bool) -> str:
 
 _NO_TEXT = re.compile(r"^ {0,3}(?:\"\"\"|~~~)[^\n\"]{0,40}(?:\n|$)|^ {0,9}\|[ :|-]*\| {0,9}(?:\n|$)", re.MULTILINE)
 """Lines that begin or end a block of code, or divide a table."""
-_LINE_START = re.compile(r"^ {0,40}(?:> {0,3}){0,9}+(?:#{1,6} {1,9})?([*+•-] {1,9})?", re.MULTILINE)
+_LINE_START = re.compile(r"^ {0,40}(?:> {0,3}){0,9}+(?:#{1,6} {1,9})?([*+•—-] {1,9})?", re.MULTILINE)
 _RULE = re.compile(r"^ {0,3}(?:[-*_=] ?){3,200}+$", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^ {0,9}\|([^\n]*)\| {0,9}$", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*{1,3}|(?<![^\W_])_{1,3}|_{1,3}(?![^\W_])")

@@ -18,19 +18,19 @@ from pipeline.score.option_mentions import Mention, Place
 class Answer:
     """The letters of an answer, and the other options that may belong to it: if there are any, it is unclear.
 
+    Without letters it is none: every option is denied or, if it `is_vague`, the first one names no choice (`A или B`).
     `last` is the index of the last mention that was looked at; `is_cut` tells that the text ends within the answer.
     """
 
     letters: Letters
     others: Letters = frozenset()
-    last: int = -1
+    is_vague: bool = False
     is_cut: bool = False
+    last: int = -1
 
 
-def read(text: str, mentions: list[Mention], first: int, stop: int) -> Answer | None:
-    """Return the answer that begins with a mention, or None if there is no option that is not denied.
-
-    If the first mention names no choice (`A или B`), the answer has no letters.
+def read(text: str, mentions: list[Mention], first: int, stop: int) -> Answer:
+    """Return the answer that begins with a mention.
 
     Args:
         text: The whole text.
@@ -46,23 +46,24 @@ def read(text: str, mentions: list[Mention], first: int, stop: int) -> Answer | 
             break
         block.add(mention)
         last = index
-        if not block.is_choice:
-            return Answer(frozenset(), last=last)
-    if block.model is None:
-        return None
-    return Answer(frozenset(block.letters), frozenset(block.others - block.letters), last, block.is_cut)
+        if block.is_vague:
+            break
+    return Answer(frozenset(block.letters), frozenset(block.others - block.letters), block.is_vague, block.is_cut, last)
 
 
 _REASON = re.compile(
-    r"(?<!\w)(?:потому|так как|т\. ?к\.|поскольку|ибо|ведь|из-за|в отличие|тогда как|в то время как|по сравнению|чем"
+    r"(?<!\w)(?:потому|так как|т\. ?к\.|поскольку|ибо|ведь|из-за|в отличие|тогда как|в то время как|по сравнению"
+    r"|не путать|чем"
     r"|because|since|as|due|unlike|while|whereas|than)(?!\w)|\" ?, ?\"\w+\" ?:",  # the last: the next key in JSON
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
     r"(?<!\w)(?:или|либо|возможн|может|можно|тоже|также|хотя|or|maybe|possibly|perhaps|also|although)", re.IGNORECASE
 )
-_SENTENCE_BREAK = re.compile(r"(?:[^\W\d_]{2}|\d|[)\"])[\")]?[.!?…]\s|[!?]\s")
+SENTENCE_BREAK = re.compile(r"(?:[^\W\d_]{2}|\d|[)\"])[\")]?[.!?…]\s|[!?]\s")
 _PARENTHESES = re.compile(r"[\")\]]*[:—]? ?\([^()\n]{0,200}\)[\"]* ?(?:[,;] ?)?(?:(?:и|and|а также) )?", re.IGNORECASE)
+_NEXT_OBJECT = re.compile(r"\" ?, ?\"(?:letter|option|choice|answer|буква|вариант|ответ)\" ?: ?\Z")
+"""In JSON, the key of an option of the same list."""
 _NOTHING = re.compile(r"[ .,;\")(\]\[]*")
 _OPEN_END = re.compile(r"[ \")\]]*(?:[,;/&—:]|[ \n](?:и|and)|\n\s*(?:•|\d{1,2}[.)]))\s*", re.IGNORECASE)
 
@@ -72,7 +73,7 @@ class _Block:
     """The lines of an answer while they are read.
 
     `model` is the first mention that is not denied: those that stand like it belong to the answer. `is_aside` is True
-    from a reason or a further sentence to the end of its line. `is_choice` is False once the first mention names none.
+    from a reason or a further sentence to the end of its line. `is_vague` is True once the model names no choice.
     """
 
     text: str
@@ -82,11 +83,12 @@ class _Block:
     others: set[str] = field(default_factory=set)
     num_items: int = 0
     is_aside: bool = False
-    is_choice: bool = True
+    is_vague: bool = False
 
     def ends_before(self, mention: Mention) -> bool:
         """Return whether a mention is in other lines than the answer: after a line that does not begin with an option,
-        or after a blank one if it stands otherwise."""
+        or after a blank one if it stands otherwise.
+        """
         if self.previous is None:
             return False
         gap = self.text[self.previous.end : mention.start]
@@ -112,28 +114,32 @@ class _Block:
             return
         if self.model is None:
             self.model = mention
-            self.is_choice = mention.is_clear
+            self.is_vague = not mention.is_clear
+            if self.is_vague:
+                return
         if self.model is mention or (mention.is_clear and not self.is_aside and self._is_like(mention, gap)):
             self.letters |= mention.letters
             self.num_items += 1
-        else:
+        elif mention.is_known or mention.place is not Place.TEXT:
             self.others |= mention.letters
 
     def _leaves(self, mention: Mention, gap: str) -> bool:
         """Return whether a reason begins between two mentions, or a sentence that is not an option itself."""
-        if _DOUBT.search(gap):
+        if _DOUBT.search(gap) or _NEXT_OBJECT.search(gap):
             return False
         if _REASON.search(gap):
             return True
         if mention.place is Place.SENTENCE:
             return mention.has_noun and mention.mark == " "
-        return _SENTENCE_BREAK.search(gap) is not None
+        return SENTENCE_BREAK.search(gap) is not None
 
     def _is_like(self, mention: Mention, gap: str) -> bool:
         assert self.model is not None
         if "\n" in gap:
             is_list = self.model.place is Place.LINE or gap.count("\n") == 1
             return is_list and mention.mark == self.model.mark
+        if _NEXT_OBJECT.search(gap):
+            return True
         if _PARENTHESES.fullmatch(gap) or (not mention.mark and _NOTHING.fullmatch(gap)):
             return True
         is_ascending = not mention.mark or min(mention.letters) > max(self.letters)
