@@ -309,6 +309,9 @@ def _lists_all(response: Response, first: int, answer: Answer) -> bool:
 
 def _bold(response: Response) -> Answer | None:
     """`**B**`, `**B) text**`: options in bold."""
+    letters = pure_letters(response.text, response.options) if response.plain.bold else None
+    if letters:
+        return Answer(letters)
     return _agreed([answer for _, answer in _blocks(response, lambda mention: mention.is_bold)])
 
 

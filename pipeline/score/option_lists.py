@@ -38,7 +38,7 @@ class LetterList:
 
 
 _UPPER = f"A-Z{CYRILLIC}{OTHER_CYRILLIC}"
-_LETTER = re.compile(rf"(?<![\w°'])(?<!\w-)(?:[{_UPPER}]{{1,8}}(?![\w'])(?!-\w)|[a-z](?=\)))")
+_LETTER = re.compile(rf"(?<![\w°])(?<!\w[-'])(?:[{_UPPER}]{{1,8}}(?!\w|[-']\w)|[a-z](?=\)))")
 _GAP = re.compile(
     r"[\")\]>]{0,3}(?: {0,3}[,/&+|] {0,3}(?:(?:(?:так )?и|and|а также|а ещ[её]|плюс|(или|либо|or)) {1,3})?"
     r"| {1,3}(?:и|and|а также|плюс|(или|либо|or)) {1,3}|(?<!\)) {1,3}(?!\()|\) {1,3}(?=\())"
@@ -102,7 +102,7 @@ def _begin(match: re.Match[str], letters: Letters, before: str, after: str) -> L
 # ---- letters that are no options
 
 _NAMED_AFTER = re.compile(
-    r"\. ?[a-z]+(?:[aeiosrx]|um|ch)(?![a-z])"  # `E. coli`; most English words end otherwise
+    r"\. ?(?:[a-z]+(?:[aeiosrx]|um|ch)|Coli)(?![a-z])"  # `E. coli`; most English words end otherwise
     r"| ?[=≈×^%]|[+-](?=\s*(?:[,;.)]|$))"  # `C = 5`, `A+`
     r"| +(?!(?:is|are|was|and|or|because|since|as|only|not|but|than|seems|fits|correct|wrong|right|incorrect|true"
     r"|false)\b)[a-z]{2}"  # `A plant`
@@ -150,7 +150,7 @@ def _is_word(letter: str, before: str, after: str) -> bool:
 # ---- letters that name no choice
 
 _UNCLEAR_AFTER = re.compile(
-    rf"[\")]?\?|\. ?[A-ZА-ЯЁ]\. ?(?:[A-ZА-ЯЁ][а-яёa-z]|[а-яё]{{2}})| ?: ?{_ONE}"
+    rf"[\")]?\?| (?:тоже|также)\s*(?:$|[.!])|\. ?[A-ZА-ЯЁ]\. ?(?:[A-ZА-ЯЁ][а-яёa-z]|[а-яё]{{2}})| ?: ?{_ONE}"
     rf"| ?(?:—|\.\.+|-) ?{_ONE}(?=\s*(?:$|[,;)]|\.(?! ?[a-z])))"
 )
 """`B?`, `В. И. Вернадский`, `C: N`, `A — C`."""

@@ -59,30 +59,33 @@ def mentions(plain: PlainText, options: str) -> list[Mention]:
     """Return the mentions of options in a text, in order."""
     lists = list(letter_lists(plain.text, options))
     ends = [following.start for following in lists[1:]] + [len(plain.text)]
-    bold_start = _starts(plain.bold)
+    span_around = _around(plain.bold)
     made: list[Mention] = []
     line = position = 0
     for found, end in zip(lists, ends, strict=False):
         line, position = line + plain.text.count("\n", position, found.first), found.first
-        start = bold_start(found.first)
-        is_bold = start is not None and found.start - start <= _BOLD_LEAD
-        is_known = found.letters <= set(options)
-        made.append(replace(_mention(plain.text, found, end), line=line, is_bold=is_bold, is_known=is_known))
+        mention, bold = _mention(plain.text, found, end), span_around(found.first)
+        is_bold = (
+            bold is not None
+            and found.start - bold[0] <= _BOLD_LEAD
+            and (mention.mark != " " or bold[1] <= mention.end + 1)  # a sentence in bold is none
+        )
+        made.append(replace(mention, line=line, is_bold=is_bold, is_known=found.letters <= set(options)))
     if sum(mention.is_quotable for mention in made) > 1:
         made = [replace(mention, is_quotable=False) for mention in made]
     return made
 
 
-def _starts(spans: tuple[Span, ...]) -> Callable[[int], int | None]:
-    """Return a function from ascending positions to the start of the span that each is within, or None."""
+def _around(spans: tuple[Span, ...]) -> Callable[[int], Span | None]:
+    """Return a function from ascending positions to the span that each is within, or None."""
     rest = list(reversed(spans))
 
-    def start_of(position: int) -> int | None:
+    def around(position: int) -> Span | None:
         while rest and rest[-1][1] <= position:
             rest.pop()
-        return rest[-1][0] if rest and rest[-1][0] <= position else None
+        return rest[-1] if rest and rest[-1][0] <= position else None
 
-    return start_of
+    return around
 
 
 _REASON = r"(?:потому|так как|поскольку|ибо|because|since)"
@@ -121,7 +124,7 @@ def _mention(text: str, found: LetterList, unit_end: int) -> Mention:
 
 
 _LINE_LEAD = re.compile(
-    r"[ \"(\[<]*(?:• *)?(?:\(?\d{1,2} ?(?:[.):]|—) +)?(?:• *)?(?P<sign>[✓✗])? *[\"(\[<]*"
+    r"[ \"(\[<]*(?:[•—-] *)?(?:\(?\d{1,2} ?(?:[.):]|—) +)?(?:• *)?(?P<sign>[✓✗])? *[\"(\[<]*"
     r"(?:(?:только|лишь|именно|как|и|only|both|just) )?[\"(\[<]*",
     re.IGNORECASE,
 )

@@ -28,6 +28,7 @@ def plain_text(response: str) -> PlainText:
     """Return a response without markup, in Unicode's compatibility form (NFKC), with one kind of dash and quote."""
     text = response.replace("\r\n", "\n").rpartition(_LAST_CHANNEL)[2]
     text = _SPECIAL_TOKEN.sub("\n", _ANSI.sub("", text).translate(_CHARACTERS))
+    text = _APOSTROPHE.sub('"', text)
     text = _CHINESE.sub(r" \g<0> ", text)  # it has no spaces between words and letters
     text = _without_latex(_TAG.sub(_without_tag, _STRUCK.sub(" ", text)))
     text = _JSON_COMMA.sub(", ", _COMMA_LINE.sub(",", text))
@@ -86,6 +87,7 @@ _LAST_CHANNEL = "assistantfinal"
 _COMMA_LINE = re.compile(r"\n {0,80},")
 _JSON_COMMA = re.compile(r",[ \n]{1,200}(?=[\"])")
 """The items of a list in JSON become one line."""
+_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]+")
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 
