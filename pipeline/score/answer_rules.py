@@ -207,7 +207,8 @@ def _last_line(response: Response) -> Answer | None:
         if mention.place is Place.LINE and not mention.mark and _LINE_END.match(response.text, mention.end)
     )
     index, line_number = bisect_left(response.firsts, end), response.text.count("\n", 0, end + 1)
-    above = _above(response, response.num_repeated, index, line_number)
+    first = response.num_repeated if response.num_repeated <= index else 0
+    above = _above(response, first, index, line_number)
     return _with_others(Answer(letters), _letters(alone), above)
 
 
