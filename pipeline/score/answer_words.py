@@ -61,7 +61,8 @@ _ENDING = _any(
     *("таким образом,?", "то есть", "поэтому", r"(?:thus|therefore|hence|so),?"),
 )
 _WORDS = re.compile(
-    rf"(?<!\w)(?:(?P<last>{_LAST})|(?P<noun>{_NOUN})|(?P<short>{_SHORT})|(?P<ending>{_ENDING}))(?!\w)", re.IGNORECASE
+    rf"(?<!\w)(?=[авзикмопстфэabcfhirst\u4e00-\u9fff])(?:(?P<last>{_LAST})|(?P<noun>{_NOUN})|(?P<short>{_SHORT})|(?P<ending>{_ENDING}))(?!\w)",
+    re.IGNORECASE,
 )
 
 _LINK_WORDS = _any(

@@ -7,6 +7,7 @@ of a sentence stands for is the subject of `pipeline/score/option_mentions.py`.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TypeAlias
 
 Letters: TypeAlias = frozenset[str]
@@ -47,6 +48,7 @@ def pure_letters(text: str, options: str) -> Letters | None:
     return frozenset(found) or None
 
 
+@lru_cache(maxsize=2**12)
 def letters_of(token: str, options: str) -> Letters | None:
     """Return the letters of `B` or of an upper-case `BC`; None if the token is something else.
 

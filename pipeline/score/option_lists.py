@@ -15,8 +15,10 @@ from pipeline.score.option_letters import CYRILLIC, OTHER_CYRILLIC, Letters, let
 
 NOUN = r"(?:вариант|букв|пункт|утвержден|option|choice|letter|statement)[а-яёa-z]{0,4}"
 """A word for an option, in any case and number."""
-BEFORE, AFTER = 60, 60
+BEFORE, AFTER = 48, 60
 """Characters before and after a letter that are looked at."""
+_JUST_BEFORE = 24
+"""Of these, those that can make the letter part of a name."""
 
 
 @dataclass(slots=True)
@@ -53,11 +55,11 @@ def letter_lists(text: str, options: str) -> Iterator[LetterList]:
     current: LetterList | None = None
     name_end = -1
     for match in _LETTER.finditer(text):
-        before = text[max(0, match.start() - BEFORE) : match.start()]
-        after = text[match.end() : match.end() + AFTER]
         letters = letters_of(match[0], options)
         if letters is None:
             continue
+        before = text[max(0, match.start() - _JUST_BEFORE) : match.start()]
+        after = text[match.end() : match.end() + AFTER]
         gap = _GAP.fullmatch(text, current.end, match.start()) if current else None
         if _is_name(before, after, options) or (name_end >= 0 and _GAP.fullmatch(text, name_end, match.start())):
             name_end = match.end()  # of the last of several, as in `витамины A и D`
@@ -71,7 +73,7 @@ def letter_lists(text: str, options: str) -> Iterator[LetterList]:
         else:
             if current:
                 yield current
-            current = _begin(match, letters, before, after)
+            current = _begin(match, letters, text[max(0, match.start() - BEFORE) : match.start()], after)
     if current:
         yield current
 

@@ -64,13 +64,8 @@ def mentions(plain: PlainText, options: str) -> list[Mention]:
     line = position = 0
     for found, end in zip(lists, ends, strict=False):
         line, position = line + plain.text.count("\n", position, found.first), found.first
-        mention, bold = _mention(plain.text, found, end), span_around(found.first)
-        is_bold = (
-            bold is not None
-            and found.start - bold[0] <= _BOLD_LEAD
-            and (mention.mark != " " or bold[1] <= mention.end + 1)  # a sentence in bold is none
-        )
-        made.append(replace(mention, line=line, is_bold=is_bold, is_known=found.letters <= set(options)))
+        is_known = found.letters <= set(options)
+        made.append(_mention(plain.text, found, end, line, span_around(found.first), is_known=is_known))
     if sum(mention.is_quotable for mention in made) > 1:
         made = [replace(mention, is_quotable=False) for mention in made]
     return made
@@ -96,7 +91,7 @@ _MARK = re.compile(
 """What follows an option. A word with a capital after it begins the option's text, as after a full stop."""
 
 
-def _mention(text: str, found: LetterList, unit_end: int) -> Mention:
+def _mention(text: str, found: LetterList, unit_end: int, line: int, bold: Span | None, *, is_known: bool) -> Mention:
     end = found.end
     while found.is_enclosed and text[end : end + 1] in (")", "]", '"'):
         end += 1
@@ -106,20 +101,23 @@ def _mention(text: str, found: LetterList, unit_end: int) -> Mention:
     place, sign_before = _place(text[max(0, found.start - BEFORE) : found.start], is_start=found.start <= BEFORE)
     if sign_before or found.is_negated:
         verdict = sign_before == "✓" and not found.is_negated
+    is_bold = bold is not None and found.start - bold[0] <= _BOLD_LEAD
+    if bold and sign == " " and bold[1] > end + 1:  # a sentence in bold
+        is_bold = False
     return Mention(
         letters=found.letters,
         start=found.start,
         first=found.first,
         end=end,
-        line=0,
+        line=line,
         place=place,
         mark=")" if sign == " " and found.is_enclosed else sign,
         has_noun=found.has_noun,
         verdict=verdict,
         is_quotable=is_first and sign in (")", ".") and not (sign_before or found.is_negated),
         is_clear=found.is_clear,
-        is_known=True,
-        is_bold=False,
+        is_known=is_known,
+        is_bold=is_bold,
     )
 
 

@@ -164,19 +164,21 @@ def _escaped(character: str, in_formula: bool) -> str:
 
 _NO_TEXT = re.compile(r"^ {0,3}(?:\"\"\"|~~~)[^\n\"]{0,40}(?:\n|$)|^ {0,9}\|[ :|-]*\| {0,9}(?:\n|$)", re.MULTILINE)
 """Lines that begin or end a block of code, or divide a table."""
-_LINE_START = re.compile(r"^ {0,40}(?:> {0,3}){0,9}+(?:#{1,6} {1,9})?([*+•—-] {1,9})?", re.MULTILINE)
 _RULE = re.compile(r"^ {0,3}(?:[-*_=] ?){3,200}+$", re.MULTILINE)
+_LINE_START = re.compile(r"^(?=[ >#*+•—-]) {0,40}(?:> {0,3}){0,9}+(?:#{1,6} {1,9})?([*+•—-] {1,9})?", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^ {0,9}\|([^\n]*)\| {0,9}$", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*{1,3}|(?<![^\W_])_{1,3}|_{1,3}(?![^\W_])")
 
 
 def _without_markdown(text: str) -> str:
     """Return the text with bullets as `•`, rows of tables as cells with dashes between, and `_BOLD` at bold text."""
-    text = _LINE_START.sub(
-        lambda match: "• " if match[1] else "", _RULE.sub("", _NO_TEXT.sub("", text)).replace('"""', "")
-    )
-    text = _TABLE_ROW.sub(lambda row: " — ".join(cell.strip() for cell in row[1].split("|")), text)
-    return _EMPHASIS.sub(lambda match: _BOLD if len(match[0]) > 1 else "", text)
+    text = _RULE.sub("", _NO_TEXT.sub("", text)).replace('"""', "")
+    text = _LINE_START.sub(lambda match: "• " if match[1] else "", text)
+    if "|" in text:
+        text = _TABLE_ROW.sub(lambda row: " — ".join(cell.strip() for cell in row[1].split("|")), text)
+    if "*" in text or "_" in text:
+        text = _EMPHASIS.sub(lambda match: _BOLD if len(match[0]) > 1 else "", text)
+    return text
 
 
 _SIGN = re.compile(f"[{_BOX}{_BOX_END}{_BOLD}\n]")
