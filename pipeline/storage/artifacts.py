@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
+from pipeline.records import is_added_later
 from pipeline.storage.filesystem import Directory, fsync_directory
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ class ArtifactStore(Directory):
         """Return the number of rows of a Parquet file, read from its footer.
 
         Raises:
-            DataError: The file is missing, is not Parquet, or has other columns than `schema`.
+            DataError: The file is missing, is not Parquet, or has other columns than `schema`. The last ones may be
+                missing if they are `ADDED_LATER` (pipeline/records.py): they are read as null.
         """
         try:
             with self.fs.open_input_file(self.path(name)) as source:
@@ -134,7 +136,8 @@ class ArtifactStore(Directory):
                 names, rows = footer.schema_arrow.names, footer.metadata.num_rows
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{self.path(name)} is missing or damaged: delete {self.root} and run again") from error
-        if names != schema.names:
+        later = list(schema)[len(names) :]
+        if names != schema.names[: len(names)] or not all(is_added_later(field) for field in later):
             raise DataError(f"{self.path(name)} has not the columns of this version: choose another run_id")
         return int(rows)
 
