@@ -7,8 +7,8 @@ Each task is grouped by the rule that read the letters, or the reason why none d
     extraction.single    questions with one right answer, where the gold is known
     extraction.multiple  questions with several
 
-`num_total` counts the rows of a rule, each repeat one; divided by that of the whole task, or of its `answer_kind`, it is
-the rule's share. The values are the means over the rows of this rule. They say how this run's letters were read and
+`num_total` counts the rows of a rule, each repeat one. Divided by that of the whole task, or of its `answer_kind`, it
+is the rule's share. The values are the means over the rows of this rule. They say how this run's letters were read and
 estimate nothing, so they have no error, interval or bounds. A rule that read nothing has no row.
 """
 
