@@ -89,7 +89,7 @@ SELECT * FROM (
         NULL::VARCHAR AS answer, NULL::VARCHAR AS extraction, NULL::VARCHAR AS finish_reason,
         NULL::INTEGER AS num_output_tokens, NULL::DOUBLE AS em, NULL::DOUBLE AS f1, NULL::DOUBLE AS correct,
         NULL::VARCHAR AS error, NULL::INTEGER AS attempts, NULL::VARCHAR AS replica, NULL::DOUBLE AS queued_s,
-        NULL::DOUBLE AS generated_s
+        NULL::DOUBLE AS generated_s, NULL::VARCHAR AS seen_letters
     WHERE false
     UNION ALL BY NAME
     SELECT * FROM read_parquet(

@@ -18,6 +18,9 @@ FinishReason: TypeAlias = str
 KEY_COLUMNS = ("task", "split", "id", "repeat")
 """The columns that identify a completion: a question of a split of a task, and which repeat of it."""
 
+ADDED_LATER = {"added": "later"}
+"""Marks a column that files of older versions lack; it is read as null. It stands last and may be null."""
+
 PROMPT_SCHEMA = pa.schema(
     [
         pa.field("task", pa.string(), nullable=False),
@@ -84,6 +87,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("replica", pa.string()),
         pa.field("queued_s", pa.float64()),
         pa.field("generated_s", pa.float64()),
+        pa.field("seen_letters", pa.string(), metadata=ADDED_LATER),
     ]
 )
 """One row per question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
@@ -91,7 +95,8 @@ SAMPLE_SCHEMA = pa.schema(
 `instruction` names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction without
 its list of options (`wording_name` in score/row_scores.py). `num_options` counts the options that have text.
 `answer_kind` is `single` or `multiple`, null if the gold is hidden or is not letters. They are columns because metrics
-are grouped by them.
+are grouped by them. `extraction` is the rule that read `answer`, or the reason why there is none; `seen_letters` holds
+the letters that a `conflict` or `unknown_option` is about, and is null in rows that older versions scored.
 """
 
 METRIC_SCHEMA = pa.schema(
@@ -267,6 +272,11 @@ class Counts:
     num_failed: int | None = None
     num_prompt_tokens: int | None = None
     num_output_tokens: int | None = None
+
+
+def is_added_later(field: pa.Field) -> bool:
+    """Return whether files of older versions may lack a column."""
+    return field.metadata is not None and field.metadata.get(b"added") == b"later"
 
 
 def to_table(records: Iterable[Prompt | Completion | MetricChange], schema: pa.Schema) -> pa.Table:

@@ -6,8 +6,8 @@ values, `num_questions` the number of questions with this outcome. `low`, `high`
 bounds: they count every uncertain row (truncated, empty or failed) as wrong, or as right. Counts of rows, such as
 `num_total`, are over all questions of the outcome.
 
-Tasks are grouped by each of the rows' categories and by `GROUPS`. A category with the name of one of those is called
-`categories.<name>`.
+Tasks are grouped by each of the rows' categories and by `GROUPS`. A category with the name of one of those, or with one
+of pipeline/score/extraction_groups.py, is called `categories.<name>`.
 
 Metrics: `em`, `f1`, `score` = (em + f1) / 2, which is the leaderboard's, and `correct`; of several repeats also
 
@@ -32,6 +32,7 @@ import pyarrow as pa
 from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import EMPTY
+from pipeline.score.extraction_groups import EXTRACTION
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -55,6 +56,7 @@ WITH marked AS (
         list_transform(map_entries(categories), lambda entry: {
             key: CASE
                 WHEN entry.key IN getvariable('groups') OR starts_with(entry.key, 'categories.')
+                    OR string_split(entry.key, '.')[1] = getvariable('extraction')
                 THEN 'categories.' || entry.key ELSE entry.key END,
             value: entry.value
         }) AS named,
@@ -178,6 +180,7 @@ def count_outcomes(database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dat
     passes = sorted({repeats} | {2**power for power in range(repeats.bit_length())}) if repeats > 1 else []
     database.execute("SET VARIABLE empty = $1", [EMPTY])
     database.execute("SET VARIABLE groups = $1", [list(GROUPS)])
+    database.execute("SET VARIABLE extraction = $1", [EXTRACTION])
     database.execute("SET VARIABLE passes = $1::BIGINT[]", [passes])
     database.register("samples", _SAMPLES.empty_table())
     for statement in (_ROWS, _REPEATS if repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OF_A_FILE):

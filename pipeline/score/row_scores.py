@@ -21,7 +21,7 @@ from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import FAILED, extract, format_letters
 from pipeline.score.option_letters import Letters, pure_letters
 
-SCORE_COLUMNS = ("response", "answer", "extraction", *SAMPLE_METRICS)
+SCORE_COLUMNS = ("response", "answer", "extraction", "seen_letters", *SAMPLE_METRICS)
 QUESTION_COLUMNS = ("instruction", "num_options", "answer_kind")
 """With `SCORE_COLUMNS`, the columns of a sample computed here; all others come from the prompt and the completion."""
 
@@ -42,6 +42,7 @@ class Scores:
     response: str | None
     answer: str | None
     extraction: str
+    seen_letters: str | None
     em: float | None
     f1: float | None
     correct: float | None
@@ -60,7 +61,7 @@ class QuestionInfo:
     instruction: str | None
 
 
-_FAILED_ROW = Scores(None, None, FAILED, None, None, None)
+_FAILED_ROW = Scores(None, None, FAILED, None, None, None, None)
 
 
 def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -130,7 +131,8 @@ def answer_kind(gold: str | None, options: str) -> str | None:
 
 @lru_cache(maxsize=2**12)
 def _letters_of_gold(gold: str, options: str) -> Letters | None:
-    return pure_letters(gold, options)
+    letters = pure_letters(gold, options)
+    return letters if letters is not None and letters <= set(options) else None
 
 
 @lru_cache(maxsize=2**12)
@@ -146,13 +148,12 @@ def wording_name(instruction: str) -> str:
 def _score(response: str, gold: str | None, options: str, truncated: bool) -> Scores:
     found = extract(response, options, truncated=truncated)
     if gold is None:
-        return Scores(response, found.answer, found.rule, None, None, None)
+        return Scores(response, found.answer, found.rule, found.seen, None, None, None)
     right, response_tokens = tokens(gold), tokens(response)
     letters = _letters_of_gold(gold, options)
     correct = None if letters is None else float(found.answer == format_letters(letters))
-    return Scores(
-        response, found.answer, found.rule, exact_match(right, response_tokens), f1(right, response_tokens), correct
-    )
+    em, overlap = exact_match(right, response_tokens), f1(right, response_tokens)
+    return Scores(response, found.answer, found.rule, found.seen, em, overlap, correct)
 
 
 _short_response = lru_cache(maxsize=2**16)(_score)

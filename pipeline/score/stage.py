@@ -1,7 +1,7 @@
 """The score stage: reads prompts/ and completions/, writes samples/ and metrics.parquet; needs no GPU and no model.
 
     samples/task=<t>/split=<s>/part-00000.parquet    sorted by id and repeat
-    metrics.parquet                                  see `pipeline/score/aggregate.py`
+    metrics.parquet    see `pipeline/score/aggregate.py`, and `pipeline/score/extraction_groups.py` for the letters
 
 Both replace the previous versions only when scoring is complete: after a crash, a local disk has the previous scores
 and object storage has no samples. Memory does not grow with the rows: whole rows are joined and sorted for one file of
@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
+from pipeline.score.extraction_groups import extraction_groups
 from pipeline.score.join import count_keys, joined
 from pipeline.score.row_scores import score_batch
 from pipeline.storage import query
@@ -59,9 +60,10 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
                 num_samples += store.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
-            files = (Artifact(store, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in store.files(suffix=".parquet"))
+            files = [Artifact(store, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in store.files(suffix=".parquet")]
             metrics = aggregate(database, files, domains, repeats)
             _require_configured(run, metrics, domains)
+            metrics = pa.concat_tables([metrics, extraction_groups(database, files)])
         run.replace_parquet(METRICS_FILE, metrics)
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
+from pipeline.records import is_added_later
 from pipeline.storage.filesystem import Directory, fsync_directory
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class ArtifactStore(Directory):
         """Return the number of rows of a Parquet file, read from its footer.
 
         Raises:
-            DataError: The file is missing, is not Parquet, or has other columns than `schema`.
+            DataError: The file is missing, is not Parquet, or has other columns than `schema`. The last ones may be
+                missing if they are `ADDED_LATER` (pipeline/records.py): they are read as null.
         """
         try:
             self.require_regular(name)
@@ -137,7 +139,8 @@ class ArtifactStore(Directory):
                 names, rows = footer.schema_arrow.names, footer.metadata.num_rows
         except (OSError, ValueError, pa.ArrowException) as error:  # a name of a column may be no UTF-8
             raise DataError(f"{self.shown(name)} is missing or damaged: delete {self.shown()} and run again") from error
-        if names != schema.names:
+        later = list(schema)[len(names) :]
+        if names != schema.names[: len(names)] or not all(is_added_later(field) for field in later):
             raise DataError(f"{self.shown(name)} has not the columns of this version: choose another run_id")
         return int(rows)
 

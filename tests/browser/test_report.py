@@ -185,3 +185,28 @@ def test_flipped_questions_are_a_filter(demo_run: Scored, opened: Opened) -> Non
     for value, count in (("any", "2 of 214 samples"), ("gained", "1 of 214 samples"), ("lost", "1 of 214 samples")):
         page.select_option("[data-filter=flipped]", f"={value}")
         shows(page, "#count", count)
+
+
+def test_rows_where_letters_and_exact_match_disagree_are_one_click_away(
+    make_report: MakeReport, opened: Opened
+) -> None:
+    replies = ["B", "Ответ: B", "", "C"]
+    prompts = [question("agro_bench", number, split="train", gold="BBAB"[number]) for number in range(4)]
+    file = make_report(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, replies[prompt["id"]]))
+    for link, sample in (("1 right, EM 0", "1"), ("1 wrong, EM 1", "2")):
+        page = opened.open(file)
+        page.get_by_role("link", name=link).click()
+        shows(page, "#count", "1 of 4 samples")
+        assert page.text_content(".row .who") == f"agro_bench {sample}"
+
+
+def test_the_rows_of_a_rule_are_one_click_away(make_report: MakeReport, opened: Opened) -> None:
+    replies = ["B", "B", "A, B"]
+    prompts = [question("agro_bench", number, split="train", gold=["B", "A", "A, B"][number]) for number in range(3)]
+    page = opened.open(
+        make_report(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, replies[prompt["id"]]))
+    )
+    page.locator("#letters").get_by_role("link", name="1", exact=True).click()  # of several right answers
+    shows(page, "#count", "1 of 3 samples")
+    assert page.input_value("[data-filter=extraction]") == "=bare_letters"
+    assert page.input_value("[data-filter=answers]") == "=multiple"

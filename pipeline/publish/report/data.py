@@ -51,6 +51,18 @@ _SPEED_SQL = """
            quantile_cont(queued_s, [0.5, 0.95]) AS queued, quantile_cont(generated_s, [0.5, 0.95]) AS generated
     FROM samples GROUP BY task, split ORDER BY task, split
 """
+_EXTRACTION_SQL = """
+    SELECT split, extraction, kind, bool_or(answer IS NOT NULL) AS is_answer, count(*) AS num,
+           count(*) / sum(count(*)) OVER (PARTITION BY split, kind) AS share, avg(correct) AS correct
+    FROM (SELECT *, unnest(['all', answer_kind]) AS kind FROM samples) WHERE kind IS NOT NULL
+    GROUP BY split, extraction, kind
+    ORDER BY split <> 'test', split, is_answer DESC, kind <> 'all', num DESC, extraction
+"""
+_DISAGREEMENTS_SQL = """
+    SELECT split, count(*) FILTER (correct = 1 AND em = 0) AS num_right,
+           count(*) FILTER (correct = 0 AND em = 1) AS num_wrong
+    FROM samples GROUP BY split HAVING count(correct) > 0 ORDER BY split
+"""
 _PLOTTED = (
     *("task", "level", "split", "group_by", "group", "metric"),
     *("value", "ci_low", "ci_high", "bound_low", "bound_high", "num_total"),
@@ -66,6 +78,8 @@ class ReportData:
     headlines: list[dict[str, Any]]
     tasks: list[dict[str, Any]]
     warnings: list[str]
+    extractions: list[dict[str, Any]]
+    disagreements: list[dict[str, Any]]
     speed: list[dict[str, Any]]
     totals: list[tuple[str, str]]
     engines: EngineTable | None
@@ -98,6 +112,8 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         headlines=_headlines(whole, config),
         tasks=_tasks(whole),
         warnings=_warnings(whole, counts, manifest),
+        extractions=_extractions(query.rows(database, _EXTRACTION_SQL)),
+        disagreements=query.rows(database, _DISAGREEMENTS_SQL),
         speed=query.rows(database, _SPEED_SQL),
         totals=_totals(counts, manifest),
         engines=engine_table(manifest.engine),
@@ -154,6 +170,18 @@ def _tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             entry = found.setdefault((row["level"], row["task"], row["split"]), {**row, "metrics": {}})
             entry["metrics"][row["metric"]] = row
     return [found[name] for name in sorted(found, key=lambda name: (name[0] != "task", name[2] != "test", name[1]))]
+
+
+def _extractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each split and way in which letters were read: rules before reasons, the most frequent first.
+
+    `cells` has the number of rows, their share and how many are right by kind of answer; `all` counts every row.
+    """
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    for row in rows:
+        entry = found.setdefault((row["split"], row["extraction"]), {**row, "cells": {}})
+        entry["cells"][row["kind"]] = row
+    return list(found.values())
 
 
 def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Manifest) -> list[str]:

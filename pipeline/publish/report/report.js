@@ -43,6 +43,8 @@ const theme = {
 
 // ---- plots
 
+const DERIVED_GROUPS = ["answer_kind", "extraction", "extraction.single", "extraction.multiple", "instruction", "num_options"];
+
 const plots = {
   data: read("plots"),
   rows: [],
@@ -65,7 +67,7 @@ const plots = {
   groups() {
     const task = $("plot-task").value;
     const names = new Set(plots.rows.filter((row) => row.task === task && row.group_by).map((row) => row.group_by));
-    for (const derived of ["answer_kind", "instruction", "num_options"]) if (names.delete(derived)) names.add(derived); // last
+    for (const derived of DERIVED_GROUPS) if (names.delete(derived)) names.add(derived); // last
     const before = $("plot-group").value;
     options($("plot-group"), [...names].map((name) => [name, name]));
     if (names.has(before)) $("plot-group").value = before;
@@ -229,6 +231,7 @@ const FILTERS = {
   result: (one, value) => RESULTS[value](one),
   finish: (one, value) => one.finish_reason === value,
   extraction: (one, value) => (one.extraction ?? "") === value,
+  answers: (one, value) => (one.answer_kind ?? "hidden") === value,
   flipped: (one, value) => (value === "any" ? one.change !== null : one.change === value),
 };
 
@@ -237,6 +240,7 @@ const filters = {
   start() {
     const values = { task: (one) => [one.task], split: (one) => [one.split], finish: (one) => [one.finish_reason],
       category: (one) => one.categories.map(category), extraction: (one) => [one.extraction ?? ""],
+      answers: (one) => [one.answer_kind ?? "hidden"],
       result: (one) => Object.keys(RESULTS).filter((name) => RESULTS[name](one)),
       flipped: (one) => (one.change === null ? [] : ["any", one.change]) };
     const texts = { category: (value) => JSON.parse(value).join(": "), extraction: (value) => value || "(none)" };
@@ -253,6 +257,14 @@ const filters = {
     $("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(filters.apply, 180); });
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     $("filters").addEventListener("reset", () => setTimeout(filters.apply));
+  },
+  choose(wanted) { // URLSearchParams: a value by the name of a filter
+    for (const select of filters.selects) {
+      const value = wanted.get(select.dataset.filter);
+      select.value = value === null ? "*" : `=${value}`;
+    }
+    $("search").value = "";
+    return filters.apply();
   },
   turn: 0,
   async apply() {
@@ -393,10 +405,10 @@ const browser = {
   fields(one, texts) {
     const seconds = (value) => (value === undefined ? null : `${value.toFixed(2)} s`);
     return [
-      ["extracted answer", one.answer ?? "–"], ["gold", one.gold ?? "hidden"], ["extraction", one.extraction],
+      ["extracted answer", one.answer ?? "–"], ["gold", one.gold ?? "hidden"], ["extraction", one.extraction], ["letters seen", texts.seen_letters],
       ["correct", one.correct], ["EM", one.em], ["F1", one.f1], ["finish reason", one.finish_reason],
       ["output tokens", one.num_output_tokens], ["prompt tokens", texts.num_prompt_tokens], ["since the baseline", one.change],
-      ...one.categories, ["instruction", texts.instruction], ["options", texts.num_options], ["right answers", texts.answer_kind],
+      ...one.categories, ["instruction", texts.instruction], ["options", texts.num_options], ["right answers", one.answer_kind],
       ["queued", seconds(texts.queued_s)], ["generated", seconds(texts.generated_s)], ["attempts", texts.attempts],
       ["replica", texts.replica], ["prompt SHA-256", texts.prompt_sha256?.slice(0, 12)],
     ];
@@ -457,6 +469,7 @@ function follow() {
   if (isOverview) return;
   list.draw(true);
   if (hash === "#samples") return;
+  if (hash.startsWith("#samples?")) return void filters.choose(new URLSearchParams(hash.slice("#samples?".length)));
   const one = named(hash);
   if (one) browser.show(one);
   else list.report(`${hash} names no sample of this run`);

@@ -27,10 +27,13 @@ BLOCK_CHARS = 1_000_000
 
 PREVIEW_CHARS = 120
 
-INDEX = ("task", "split", "id", "repeat", "answer", "gold", "extraction", "finish_reason", "num_output_tokens")
+INDEX = (
+    *("task", "split", "id", "repeat", "answer", "gold", "extraction", "answer_kind", "finish_reason"),
+    "num_output_tokens",
+)
 TEXTS = ("prompt", "reasoning", "response", "error")
 DETAILS = (
-    *("instruction", "num_options", "answer_kind", "prompt_sha256", "num_prompt_tokens"),
+    *("instruction", "num_options", "seen_letters", "prompt_sha256", "num_prompt_tokens"),
     *("attempts", "replica", "queued_s", "generated_s"),
 )
 

@@ -59,7 +59,8 @@ def test_a_row_without_categories_is_in_the_task_and_in_no_group(run):
     run.ask("B", categories={})
     run.score()
     assert run.metric("em")["num_total"] == 1
-    assert {row["group_by"] for row in run.metrics()} == {None, "num_options", "answer_kind"}
+    of_every_row = {None, "num_options", "answer_kind", "extraction", "extraction.single"}
+    assert {row["group_by"] for row in run.metrics()} == of_every_row
 
 
 def test_every_repeat_is_a_row_of_the_mean(run):

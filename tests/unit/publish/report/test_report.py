@@ -136,6 +136,24 @@ def test_a_reference_appears_where_it_applies(make_run: MakeRun, overrides: list
     assert page.count("reference submission 0.646") == is_present
 
 
+def test_it_tells_how_the_letters_were_read_by_one_and_several_right_answers(make_run: MakeRun) -> None:
+    prompts = [
+        question("agro_bench", number, split="train", gold=gold) for number, gold in enumerate(["B", "B", "A, B"])
+    ]
+    replies = ["B", "Ответ: B", "Ответ: A (возможно, B)"]
+    page = report_of(make_run(prompts, reply=lambda prompt, repeat: completion(prompt, repeat, replies[prompt["id"]])))
+    text = page.read_text(encoding="utf-8")
+    section = text.split('id="letters"')[1].split("</section>")[0]
+    assert [re.sub(r"<[^>]*>|\s+", " ", row).split() for row in section.split("<tr><td>")[1:]] == [
+        ["train", "answer_prefix", "1", "33.3%", "100.0%", "1", "50.0%", "100.0%", "–", "–"],
+        ["train", "bare_letters", "1", "33.3%", "100.0%", "1", "50.0%", "100.0%", "–", "–"],
+        ["train", "conflict", "(no", "answer)", "1", "33.3%", "0.0%", "–", "–", "1", "100.0%", "0.0%"],
+    ]
+    assert "1 right, EM 0" in section
+    assert "0 wrong, EM 1" in section
+    assert data(page)["texts"][0][2]["seen_letters"] == "A, B"
+
+
 def test_a_hidden_score_is_a_dash_with_a_reason(make_run: MakeRun) -> None:
     page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
     assert "not scored: the golds are hidden" in page
