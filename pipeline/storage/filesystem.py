@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,18 @@ from pipeline.errors import DataError, RunError
 def without_credentials(uri: str) -> str:
     """Return a path or URI without its query and user information, which may hold keys: safe to print."""
     return re.sub(r"://[^/?]*@", "://", uri).partition("?")[0] if "://" in uri else uri
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return the free space where a file or directory is, or would be made; None if that cannot be known."""
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
 
 
 @dataclass(frozen=True, slots=True)
