@@ -28,6 +28,7 @@ from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control,
 from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
 from pipeline.generate.journal import Journal, write_engine_info
 from pipeline.generate.row_runner import RowRunner, WorkRow
+from pipeline.generate.storage_proof import StorageProof
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import redirect_output
@@ -73,6 +74,7 @@ class ReplicaConfig:
     factory: EngineFactory
     journal: ArtifactStore
     control: Control
+    proof: StorageProof
     session: str
     flush_s: float
     slots: int
@@ -101,7 +103,7 @@ class Replica:
         self._closed = threading.Event()
         self._closing = threading.Lock()
         try:
-            config.control.require_visible()  # on a host that has joined since
+            config.proof.require_shared(os.uname().nodename)  # on a host that has joined since
             self._log = Path(config.log_dir) / f"{self._name}.log"
             redirect_output(self._log)
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
