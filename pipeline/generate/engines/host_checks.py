@@ -49,7 +49,7 @@ LITTLE_SHM_BYTES = 1 << 30
 LITTLE_DISK_BYTES = 1 << 30
 """Free space of output_dir below which there is a warning."""
 
-COMPILE_S, IMPORT_S = 30.0, 30.0
+COMPILE_S, IMPORT_S = 10.0, 30.0
 """Seconds after which a trial ends without an outcome, as on a slow disk."""
 
 LONGEST_REASON = 200
@@ -104,7 +104,9 @@ def find_weights_to_load(config: Config) -> Weights | None:
     return find_weights(path, config.model.revision, config.engine.extra.get("download_dir"))
 
 
-def look(config: Config, weights: Weights | None, *, starts: bool, spans_hosts: bool = False) -> HostFindings:
+def look(
+    config: Config, weights: Weights | None, *, starts: bool, spans_hosts: bool = False, imports: bool = True
+) -> HostFindings:
     """Return what is wrong with this machine, apart from the memory of its GPUs.
 
     Args:
@@ -112,6 +114,7 @@ def look(config: Config, weights: Weights | None, *, starts: bool, spans_hosts: 
         weights: What the engines download if it is not in the cache.
         starts: As for `require_fit`.
         spans_hosts: Whether the GPUs of a replica are on several machines.
+        imports: Whether to import vLLM, which may take long on a slow disk.
     """
     cuda = cuda_version()
     is_visible, driver_fault = _driver(cuda)
@@ -122,7 +125,13 @@ def look(config: Config, weights: Weights | None, *, starts: bool, spans_hosts: 
         return HostFindings(faults=(missing,) if missing else ())
     disk_fault, disk_warning = _disk(config, weights)
     shm_fault, shm_warning = _shared_memory(config.engine) if not spans_hosts else (None, None)
-    faults = [driver_fault, _missing_package() or _failing_import(), _compiler_fault(), shm_fault, disk_fault]
+    faults = [
+        driver_fault,
+        _missing_package() or (_failing_import() if imports else None),
+        _compiler_fault(),
+        shm_fault,
+        disk_fault,
+    ]
     return HostFindings(
         faults=tuple(each for each in faults if each),
         warnings=tuple(each for each in (shm_warning, disk_warning) if each),

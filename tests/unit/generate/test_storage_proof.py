@@ -32,7 +32,7 @@ def test_a_host_that_reads_and_writes_the_drivers_directory_passes_and_nothing_i
     begun: StorageProof, tmp_path: Path
 ) -> None:
     on_host(begun).require_shared("other", "node-1")
-    begun.require_answer("other", "node-1")
+    begun.require_answer("other", "node-1", until=0.0)
     begun.end()
     assert list((tmp_path / "run=one").iterdir()) == []
 
@@ -52,7 +52,7 @@ def test_a_host_that_sees_other_files_is_named(begun: StorageProof, tmp_path: Pa
 
 def test_a_host_whose_files_the_driver_does_not_see_is_named(begun: StorageProof) -> None:
     with pytest.raises(ConfigError, match=r"is not shared with node other"):
-        begun.require_answer("other", "node-1")
+        begun.require_answer("other", "node-1", until=0.0)
 
 
 def test_a_host_that_cannot_write_is_named_with_the_reason(begun: StorageProof, tmp_path: Path) -> None:
