@@ -202,7 +202,7 @@ def _ask(looks: Mapping[str, Callable[[], Any]]) -> dict[str, Answer]:
         ): name
         for name, look in looks.items()
     }
-    answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=LONGEST_ANSWER_S)
+    answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=LONGEST_ANSWER_S) if calls else ((), ())
     found = {}
     for call in answered:
         try:
@@ -322,7 +322,7 @@ def _unchecked(answers: Mapping[str, Answer], hosts: Mapping[str, str]) -> list[
     lines = []
     for name, host in hosts.items():
         if name not in answers:
-            lines.append(f"node {host} has not answered within {LONGEST_ANSWER_S:.0f} s, and is not checked")
+            lines.append(f"node {host} has not answered (within {LONGEST_ANSWER_S:.0f} s), and is not checked")
         elif answers[name].error is not None:
             lines.append(f"node {host} cannot be checked: {escape_control(one_line(answers[name].error or '', 300))}")
     return lines
