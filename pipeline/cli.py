@@ -409,7 +409,8 @@ def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
     try:
         main(arguments)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in error.lines:
+            print(f"error: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"error: {CAN_BE_RESUMED}", file=sys.stderr)

@@ -6,6 +6,7 @@
     │   ├── DataError                   a data set, a row, or a file of a run
     │   ├── ModelError                  the model's directory, tokenizer or chat template
     │   ├── InstallationError           the packages of this Python environment
+    │   ├── HostError                   the machines of the run; a line for each fault
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   ├── RunError                    the run's directory or its state
     │   │   └── Incomparable                two runs whose questions differ
@@ -33,6 +34,11 @@ class PipelineError(Exception):
         """Return the message on one line, even if a library's text in it has several."""
         return " ".join(super().__str__().split())
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message as the lines to print."""
+        return (str(self),)
+
 
 class UserError(PipelineError):
     """An error that the user can fix; the message names the key (or the task and id), its value, and the fix."""
@@ -54,6 +60,19 @@ class ModelError(UserError):
 
 class InstallationError(UserError):
     """The packages installed in this Python environment cannot run the configured engine."""
+
+
+class HostError(UserError):
+    """Machines lack what an engine needs, or do not share the run's storage. Each argument is the line of a fault."""
+
+    def __str__(self) -> str:
+        """Return all lines as one."""
+        return "; ".join(self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each fault."""
+        return tuple(" ".join(str(each).split()) for each in self.args)
 
 
 class EndpointError(UserError):

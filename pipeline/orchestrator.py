@@ -22,9 +22,10 @@ from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, Interrupted, InvalidArchive, PipelineError, RunError, TooManyFailedRows
-from pipeline.generate import length_estimates
+from pipeline.generate import length_estimates, node_checks
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster, load
+from pipeline.generate.engines import host_checks
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
@@ -89,6 +90,7 @@ def execute(
         return _show_again(*finished)
     require_found(config, directory_of)
     installation.check(config.engine)
+    run_directory.require_lasting(config.output_dir)
     _check_named_runs(config)
     run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
@@ -167,6 +169,8 @@ def preview(
 ) -> None:
     """Print the prompts that a run of the configuration would send, and the findings of the preflight checks.
 
+    What is wrong with this machine comes last: its GPUs may be busy with another run.
+
     Args:
         config: The configuration to preview.
         origins: The source of each key's value, as `pipeline.config.loading.origins` returns it.
@@ -180,8 +184,10 @@ def preview(
     """
     require_found(config, directory_of)
     installation.check(config.engine)
+    run_directory.require_lasting(config.output_dir)
     _check_named_runs(config)
     show_preview(config, origins, options, console)
+    _print(console, [f"warning: {line}" for line in host_checks.require_fit(config, starts=False)])
 
 
 def _check_named_runs(config: Config) -> None:
@@ -362,6 +368,8 @@ class Orchestrator:
     def run_stages(self) -> None:
         """Run the stages that are not done yet, publish, and write the manifest of a complete run."""
         self._begin_reproduction()
+        if _made(self.config, self.run) is None:
+            self._warn(host_checks.require_fit(self.config, starts=True))
         self._prepare()
         self._pin_revision()
         with self.timings.stage("generate"):
@@ -415,8 +423,7 @@ class Orchestrator:
 
     def _generate(self, config: Config, run: ArtifactStore, *, shuffled: bool = False) -> CompletionMetadata:
         """Generate the missing completions; return the metadata stored with them."""
-        retries = config.run.retry_failed and generate_stage.has_failed_rows(run)
-        made = None if retries else generate_stage.done(run)
+        made = _made(config, run)
         if made is not None:
             return made
         lengths, unread = (
@@ -429,8 +436,9 @@ class Orchestrator:
             factory = self.factory or generate_stage.engine_factory(config, placement)
             if placement.waits_for is not None:
                 _print(self.console, [f"generate: {placement.waits_for}"])
-            if retries:  # only now that all else has succeeded: until here the run stays complete
-                generate_stage.reopen(run)
+            if not shuffled:
+                self._warn(node_checks.require_fit(config, run, placement))
+            generate_stage.reopen(run)  # only now that all else has succeeded: until here the run stays complete
             try:
                 with self.signals.deferred():
                     return generate_stage.generate(
@@ -528,6 +536,12 @@ def _ending(manifest: Manifest) -> dict[str, Any]:
     counts = dump(manifest.counts) if manifest.counts is not None else None
     broken = list(manifest.gate.broken) if manifest.gate is not None else None
     return {"status": manifest.status, "counts": counts, "gate_broken": broken, "timings_s": manifest.timings_s}
+
+
+def _made(config: Config, run: ArtifactStore) -> CompletionMetadata | None:
+    """Return what is recorded with the completions, or None while there are rows to generate."""
+    retries = config.run.retry_failed and generate_stage.has_failed_rows(run)
+    return None if retries else generate_stage.done(run)
 
 
 def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException, timings: Timings) -> None:

@@ -267,13 +267,18 @@ def wait_until(happened: Callable[[], object], within_s: float = 60.0) -> None:
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """Serve the S3 API on loopback from memory; yield the query of a URI that selects this server."""
+def s3_server(*, signed_only: bool = False) -> Iterator[str]:
+    """Serve the S3 API on loopback from memory; yield the query of a URI that selects this server.
+
+    With `signed_only` requests without a signature are refused, as S3 does; no signature is checked.
+    """
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    if signed_only:
+        server._server.app = _refusing_unsigned(server._server.app)
     try:
         host, port = server.get_host_and_port()
         fs = pafs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
@@ -281,3 +286,13 @@ def s3_server() -> Iterator[str]:
         yield f"endpoint_override={host}%3A{port}&scheme=http"
     finally:
         server.stop()
+
+
+def _refusing_unsigned(app: Any) -> Any:
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        if "HTTP_AUTHORIZATION" in environ:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+
+    return answer

@@ -9,13 +9,13 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from pipeline.config.schema import Config, EngineConfig
-from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted, PipelineError
+from pipeline.errors import CAN_BE_RESUMED, ConfigError, Interrupted
 from pipeline.storage.filesystem import without_credentials
 
 logger = logging.getLogger(__name__)
@@ -27,15 +27,13 @@ NOT_PASSED_ON = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|^VLLM_HOST_IP$")
 """Matches names of secrets, which Ray would show in its dashboard and logs, and of what differs between hosts."""
 
 
-LONGEST_ANSWER_S = 60.0
-"""Seconds that the nodes have to answer `run_on_every_node`, the start of a process included."""
-
-
 class Node(TypedDict):
     """A node as `ray.nodes()` returns it; these keys are read."""
 
     Alive: bool
     NodeID: str
+    NodeManagerAddress: str
+    NodeManagerHostname: str
     Resources: dict[str, float]
 
 
@@ -184,6 +182,15 @@ def _start(config: Config) -> None:
             f"cluster.address={config.cluster.address!r}: no Ray cluster answers ({error}): "
             "start one with `ray start --head`, or set cluster.address=local"
         ) from error
+    except RuntimeError as error:
+        versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))  # Ray's own check, _private/utils.py
+        if len(versions) != 2:
+            raise
+        (ray_there, python_there), (ray_here, python_here) = versions
+        raise ConfigError(
+            f"cluster.address={config.cluster.address!r}: the cluster runs Ray {ray_there} and Python {python_there}, "
+            f"this process Ray {ray_here} and Python {python_here}: install the same on every host"
+        ) from error
 
 
 def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -196,38 +203,6 @@ def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if PASSED_ON.match(name) and not NOT_PASSED_ON.search(name) and without_credentials(value) == value
     }
-
-
-def run_on_every_node(check: Callable[[], None]) -> None:
-    """Call a function on every node of a cluster of several that can run anything, and raise what it raises there.
-
-    A head node without CPUs and GPUs is left out. A node that does not answer, or where the function cannot be called,
-    is left to whoever works there.
-
-    Raises:
-        PipelineError: As `check` does, on the first node where it does.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if len(alive) == 1:  # the driver's
-        return
-    nodes = [node["NodeID"] for node in alive if any(node["Resources"].get(kind) for kind in ("CPU", "GPU"))]
-    task = ray.remote(num_cpus=0)(lambda: check())  # Ray accepts no bound method
-    calls = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(each, soft=False)).remote() for each in nodes
-    ]
-    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=LONGEST_ANSWER_S)
-    for call in answered:
-        try:
-            ray.get(call)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, PipelineError):
-                raise error.cause from None
-            logger.exception("A node cannot be checked")
-        except ray.exceptions.RayError:  # the node is lost
-            logger.exception("A node cannot be checked")
 
 
 def place(config: Config, nodes: list[Node]) -> Placement:

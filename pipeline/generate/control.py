@@ -11,11 +11,9 @@ keeps when Ray restarts it on another machine.
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 
-from pipeline.errors import ConfigError
 from pipeline.records import ReplicaEvent, ReplicaState
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -24,9 +22,6 @@ POLL_S = 0.25
 
 IDLE_POLL_S = POLL_S / 5
 """The same where an engine waits for nothing but the message."""
-
-LONGEST_UNSEEN_S = 5.0
-"""Seconds that a shared directory may take to show on another host what the driver has just made."""
 
 STOP, CLOSE = "stop", "close"
 
@@ -57,21 +52,6 @@ class Control:
     def received(self, message: str) -> bool:
         """Return whether the driver has sent the message."""
         return self.store.exists(message)
-
-    def require_visible(self) -> None:
-        """Check, on another host, that the directory is the driver's: a local one may exist on each host.
-
-        Raises:
-            ConfigError: It is not there.
-        """
-        until = time.monotonic() + LONGEST_UNSEEN_S
-        while self.store.local is not None and not self.store.exists():
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"output_dir: host {os.uname().nodename} does not see {self.store.shown()}, which the driver has "
-                    "made: set it to a directory that all hosts share, or to object storage (s3://...)"
-                )
-            time.sleep(POLL_S)
 
     def begins(self, replica: str) -> None:
         """Report that the replica's process has started: what a previous process reported no longer holds."""

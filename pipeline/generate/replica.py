@@ -28,6 +28,7 @@ from pipeline.generate.failures import FailureJudge
 from pipeline.generate.journal import Journal, read_engine_info, write_engine_info
 from pipeline.generate.reports import IMPORTING, ReplicaReports
 from pipeline.generate.row_runner import RowRunner, WorkRow
+from pipeline.generate.storage_proof import StorageProof
 from pipeline.runs.logs import LogFile
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
@@ -75,6 +76,7 @@ class ReplicaConfig:
     factory: EngineFactory
     journal: ArtifactStore
     control: Control
+    proof: StorageProof
     session: str
     flush_s: float
     slots: int
@@ -105,7 +107,7 @@ class Replica:
         self._closed = threading.Event()
         self._closing, self._ending = threading.Lock(), threading.Lock()
         try:
-            config.control.require_visible()  # on a host that has joined since
+            config.proof.require_shared(os.uname().nodename)  # on a host that has joined since
             private = f"pipeline-{config.session}"
             self._log = LogFile(config.logs, f"{self._name}.log", private)
             redirect_output(self._log.path, self._log.name)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError
 from pipeline.generate import compaction, journal, work_list
-from pipeline.generate.cluster import Placement, run_on_every_node
+from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
 from pipeline.generate.dispatch import DispatchPass
 from pipeline.generate.engines.base import EngineFactory
@@ -25,6 +25,7 @@ from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
+from pipeline.generate.storage_proof import StorageProof
 from pipeline.generate.work_list import Work
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion
 from pipeline.runs import logs
@@ -152,13 +153,11 @@ def _replica_config(
     """Return the configuration of a new session's replicas, with its own directory of control messages."""
     session = uuid.uuid4().hex[:12]
     control = Control(run.child(journal.DIRECTORY).child(f"session-{session}"))
-    control.store.create()
-    if run.local is not None:
-        run_on_every_node(control.require_visible)  # Ray Data reads the work list on any of them
     return ReplicaConfig(
         factory=factory,
         journal=run.child(journal.DIRECTORY),
         control=control,
+        proof=StorageProof.begin(config.output_dir, control.store, session),
         session=session,
         flush_s=config.run.flush_s,
         slots=config.engine.slots,

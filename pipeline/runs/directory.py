@@ -6,17 +6,19 @@ its completions is unchanged; where it runs, the number of engines and monitorin
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import loading
 from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError, RunError
 from pipeline.runs.identity import identity
 from pipeline.runs.lock import is_held
 from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
@@ -28,7 +30,27 @@ CONFIG_FILE = "config.yaml"
 TEMPLATE_FILE = "prompts/chat_template.jinja"
 """The chat template of the prompts, stored by prepare/stage.py."""
 
+RAY_CACHE = "runtime_resources"
+"""Directory of a Ray session where it keeps working directories of jobs, and removes them when others need the room."""
+
 NEW_ID = "choose another run_id, or run.restart=true"
+
+
+def require_lasting(output_dir: str) -> None:
+    """Check that a Ray job does not write its run where Ray keeps the job's files, which it deletes.
+
+    Raises:
+        ConfigError: The directory is relative, or inside of Ray's copies of working directories.
+    """
+    directory = Path(output_dir.removeprefix("file://")).resolve()
+    is_local = "://" not in output_dir or output_dir.startswith("file://")
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or RAY_CACHE in Path.cwd().parts
+    is_relative = is_local and not output_dir.startswith(("/", "file://"))
+    if (in_job and is_relative) or (is_local and RAY_CACHE in directory.parts):
+        raise ConfigError(
+            f"output_dir={output_dir!r}: this is a Ray job, and {directory} is on one host alone, among files that Ray "
+            "deletes: give the path of a directory that all hosts share, or object storage (s3://...)"
+        )
 
 
 def place(config: Config) -> tuple[ArtifactStore, Config]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import stat
 import tempfile
 import uuid
@@ -48,6 +49,18 @@ def private_directory(name: str) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
     return path
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return the free space where a file or directory is, or would be made; None if that cannot be known."""
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,62 +1,25 @@
-"""Two hosts of an existing cluster: the environment of their actors, and a run's directory that only one of them has.
+"""Two hosts of an existing cluster: the environment of their actors, and a run of which each host generates a part.
 
-The second host is a Ray node in a mount namespace of its own, with an empty file system over the directory of runs.
+What is refused before a run starts on several hosts is in test_node_checks.py.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import ray
-from builders import Counting, completions, make_prompt
+from ray_hosts import head, other_host
 from scripted import ScriptedFactory
 
 from pipeline.config.loading import compose
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError
-from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
-from pipeline.records import Prompt
-from pipeline.storage.artifacts import ArtifactStore
+from pipeline.orchestrator import execute
+from pipeline.runs.manifest import read_manifest
 
 pytestmark = [pytest.mark.usefixtures("at_root"), pytest.mark.slow]
-
-NAMESPACE = ["unshare", "--mount"]
-
-
-@contextmanager
-def head() -> Iterator[str]:
-    """Start a node with one simulated GPU; yield its address."""
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    some = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False})
-    try:
-        yield some.address
-    finally:
-        ray.shutdown()
-        some.shutdown()
-
-
-@contextmanager
-def other_host(address: str, hidden: Path) -> Iterator[None]:
-    """Start a second node with one simulated GPU, whose directory `hidden` is another, empty one."""
-    start = f"{sys.executable} -m ray.scripts.scripts start --address={address} --num-cpus=2 --num-gpus=1 --block"
-    script = f"mount -t tmpfs none {hidden} && exec {start}"
-    process = subprocess.Popen([*NAMESPACE, "sh", "-c", script], start_new_session=True)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 def settings(address: str) -> Config:
@@ -77,30 +40,17 @@ def test_actors_of_an_existing_cluster_have_the_runs_environment(monkeypatch: py
     assert "HF_TOKEN" not in found
 
 
-@pytest.mark.skipif(
-    subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0,
-    reason="mount namespaces need root",
-)
-@pytest.mark.parametrize("is_shared", [False, True])
-def test_a_host_without_the_runs_directory_ends_the_run_at_once(
-    run_with_prompts: Callable[[list[Prompt]], ArtifactStore], tmp_path: Path, is_shared: bool
-) -> None:
-    run = run_with_prompts([make_prompt(number) for number in range(40)])
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with head() as address, other_host(address, elsewhere if is_shared else tmp_path):
-        config = settings(address)
+@pytest.mark.parametrize("storage", ["disk", "s3"])
+def test_two_hosts_that_share_the_storage_complete_a_run(storage: str, s3_query: str, tmp_path: Path) -> None:
+    output = str(tmp_path) if storage == "disk" else f"s3://runs/hosts?{s3_query}"
+    overrides = ["run_id=two", f"output_dir={output}", "run.flush_s=0.2", "cluster.address=auto"]
+    with head() as address:
         ray.init(address=address, log_to_driver=False)
-        until = time.monotonic() + 60
-        while ray.cluster_resources().get("GPU") != 2 and time.monotonic() < until:
-            time.sleep(0.2)
-        with cluster(config) as placement:
-            assert placement.num_replicas == 2
-            script, progress = ScriptedFactory(seconds=0.1), Counting()
-            if is_shared:
-                made = generate_stage.generate(config, run, placement, script, progress, progress)
-                assert len(made.engine) == 2
-                assert len(completions(run)) == 40
-                return
-            with pytest.raises(ConfigError, match=r"^output_dir: host \S+ does not see .*/run=test/journal/session-"):
-                generate_stage.generate(config, run, placement, script, progress, progress)
+        with other_host(address):
+            config = compose(["conf=demo", *overrides, "limit=20", "engine.replicas=auto", "engine.max_num_seqs=4"])
+            run = execute(config, ScriptedFactory(seconds=0.3))
+    manifest = read_manifest(run)
+    assert manifest is not None
+    assert manifest.is_complete
+    assert len(manifest.engine) == 2
+    assert not any("proof" in name for name in run.files())

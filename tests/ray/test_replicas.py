@@ -19,6 +19,7 @@ from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.generate.control import Control
 from pipeline.generate.replica import Replica, ReplicaConfig
+from pipeline.generate.storage_proof import StorageProof
 from pipeline.records import COMPLETION_SCHEMA, Prompt
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -79,10 +80,13 @@ def test_a_row_that_crashes_engine_after_engine_is_one_failed_row(run_with_promp
 @pytest.mark.usefixtures("placement")
 def test_a_replica_without_the_runs_directory_ends_the_run_and_writes_nothing(tmp_path: Path) -> None:
     run = ArtifactStore.open(str(tmp_path / "run=test"))
+    proof = StorageProof.begin(str(tmp_path), run.child("journal").child("session-1"), "1")
+    run.remove()
     config = ReplicaConfig(
         factory=ScriptedFactory(),
         journal=run.child("journal"),
         control=Control(run.child("journal").child("session-1")),
+        proof=proof,
         session="1",
         flush_s=1.0,
         slots=1,
@@ -95,5 +99,5 @@ def test_a_replica_without_the_runs_directory_ends_the_run_and_writes_nothing(tm
     replica = ray.remote(Replica).remote(config)  # what Ray starts on a host that has joined since
     (status,) = ray.get(replica.__call__.remote(pa.table({"id": pa.array([], pa.int64())}))).to_pylist()
     assert status["fatal_kind"] == "ConfigError"
-    assert "/run=test/journal/session-1, which the driver has made: set it to a directory" in status["fatal"]
+    assert f"output_dir={tmp_path} is not shared with node {os.uname().nodename}, which sees " in status["fatal"]
     assert list(tmp_path.iterdir()) == []

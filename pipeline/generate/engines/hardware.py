@@ -10,9 +10,15 @@ read and nothing is downloaded.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from pipeline.runs.manifest import EngineInfo
+
+HIDING = ("", "-1", "NoDevFiles")
+"""Entries of CUDA_VISIBLE_DEVICES that name no GPU."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +37,8 @@ def gpu_info(num_gpus: int, visible_devices: str | None) -> EngineInfo:
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-        try:
-            devices = range(pynvml.nvmlDeviceGetCount()) if visible_devices is None else visible_devices.split(",")
-            handles = [_handle(str(device).strip()) for device in devices[:num_gpus]]
+        with nvml():
+            handles = [device_handle(each) for each in visible_gpus(visible_devices)[:num_gpus]]
             if len(handles) < num_gpus:
                 return EngineInfo(gpu_error=f"{num_gpus} GPUs are used, {len(handles)} are visible")
             return EngineInfo(
@@ -43,13 +47,44 @@ def gpu_info(num_gpus: int, visible_devices: str | None) -> EngineInfo:
                 gpu_memory_bytes=min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles),
                 gpu_driver=pynvml.nvmlSystemGetDriverVersion(),
             )
-        finally:
-            pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         return EngineInfo(gpu_error=f"NVML: {error}")
 
 
-def _handle(device: str) -> object:
+@contextmanager
+def nvml() -> Iterator[None]:
+    """Keep NVML open during the block.
+
+    Raises:
+        pynvml.NVMLError: There is no NVIDIA driver (`NVMLError_LibraryNotFound`), or it does not work.
+    """
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def visible_gpus(visible_devices: str | None) -> list[str]:
+    """Return the GPUs that a process with this CUDA_VISIBLE_DEVICES sees, as indices or UUIDs; NVML is open.
+
+    CUDA ignores what follows an invalid entry, and -1 is the customary one.
+    """
+    import pynvml
+
+    if visible_devices is None:
+        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return list(takewhile(lambda each: each not in HIDING, (each.strip() for each in visible_devices.split(","))))
+
+
+def device_handle(device: str) -> object:
+    """Return NVML's handle of a GPU, by its index or UUID; NVML is open.
+
+    Raises:
+        pynvml.NVMLError: There is no such GPU, or it does not answer.
+    """
     import pynvml
 
     if device.isdecimal():

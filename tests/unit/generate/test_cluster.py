@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import sys
 from dataclasses import make_dataclass, replace
 from importlib import import_module
@@ -212,6 +214,21 @@ def test_a_local_ray_has_the_environment_already(
     ):
         pytest.fail("it has not started")
     assert received == [{"env_vars": {"HF_HOME": "/models"}} if is_passed else None]
+
+
+def test_a_cluster_of_other_versions_is_one_line_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**_: object) -> None:
+        there = {"ray_version": "2.59.0", "python_version": "3.10.2"}
+        import_module("ray._private.utils").check_version_info(there, "node 10.0.0.1")  # as Ray does when it joins
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    here = f"this process Ray {ray.__version__} and Python {platform.python_version()}: install the same"
+    with (
+        pytest.raises(ConfigError, match=f"the cluster runs Ray 2.59.0 and Python 3.10.2, {re.escape(here)}"),
+        cluster(compose(["conf=demo", "cluster.address=auto"])),
+    ):
+        pytest.fail("it has not started")
 
 
 def test_a_group_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from builders import make_prompt, publish_prompts, record_manifest, settings
+from builders import ROOT, make_prompt, publish_prompts, record_manifest, settings
+from rich.console import Console
 
 from pipeline.config import loading
 from pipeline.config.schema import Config
-from pipeline.errors import DataError, RunError
+from pipeline.errors import ConfigError, DataError, RunError
+from pipeline.orchestrator import execute, preview
+from pipeline.preflight.preview import PreviewOptions
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.storage.artifacts import ArtifactStore
@@ -115,3 +118,47 @@ def test_a_run_is_resumed_when_only_the_submission_keys_have_changed(tmp_path: P
     assert loading.load(run.read_text("config.yaml"), "config.yaml").submission.team == "Мы"
     with pytest.raises(RunError, match="was begun with seed=1234"):
         run_directory.begin(run, settings(*overrides, "seed=5"))
+
+
+@pytest.mark.parametrize("command", ["run", "preview"])
+def test_a_relative_output_dir_in_a_ray_job_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
+    config = settings("output_dir=outputs", f"tasks.agro_bench.dataset={ROOT}/data/demo/agro_bench")
+    options, refusal = (
+        PreviewOptions(row_id=None, num_prompts=1),
+        rf"^output_dir='outputs': .* and {tmp_path}/outputs is",
+    )
+    with pytest.raises(ConfigError, match=refusal):
+        execute(config) if command == "run" else preview(config, {}, options, Console())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "in_job", "in_cache", "is_refused"),
+    [
+        ("outputs", True, False, True),
+        ("outputs", False, True, True),
+        ("outputs", False, False, False),
+        ("/shared/outputs", True, True, False),
+        ("s3://runs/outputs", True, True, False),
+        ("file:///shared/outputs", True, True, False),
+        ("{cache}/outputs", False, False, True),
+        ("file://{cache}/outputs", True, False, True),
+    ],
+)
+def test_a_ray_job_writes_only_where_its_files_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output_dir: str, in_job: bool, in_cache: bool, is_refused: bool
+) -> None:
+    cache = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1"
+    cache.mkdir(parents=True)
+    monkeypatch.chdir(cache if in_cache else tmp_path)
+    if in_job:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    if is_refused:
+        with pytest.raises(ConfigError, match="this is a Ray job"):
+            run_directory.require_lasting(output_dir.format(cache=cache))
+        return
+    run_directory.require_lasting(output_dir.format(cache=cache))

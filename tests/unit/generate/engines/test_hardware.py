@@ -69,7 +69,8 @@ def test_without_a_selection_the_first_gpu_is_reported(query: Query) -> None:
         ({"NVML_LOST": "0"}, "NVML: GPU is lost"),
         ({"CUDA_VISIBLE_DEVICES": "8"}, "NVML: Invalid Argument"),
         ({"CUDA_VISIBLE_DEVICES": "GPU-none"}, "NVML: Not Found"),
-        ({"CUDA_VISIBLE_DEVICES": ""}, "NVML: Not Found"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "1 GPUs are used, 0 are visible"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "1 GPUs are used, 0 are visible"),
         ({"NVML_COUNT": "0"}, "1 GPUs are used, 0 are visible"),
     ],
 )
