@@ -19,9 +19,9 @@ from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, InvalidArchive, PipelineError, RunError, TooManyFailedRows
-from pipeline.generate import length_estimates
+from pipeline.generate import connection, length_estimates
 from pipeline.generate import stage as generate_stage
-from pipeline.generate.cluster import cluster, load
+from pipeline.generate.cluster import cluster
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
@@ -314,7 +314,7 @@ class Orchestrator:
         self._warn(checks.warnings(self.config, prompts))
 
     def _import_ray(self) -> None:
-        load()
+        connection.load()
         if self.signals.ended is not None:  # a module being imported may catch what a signal handler raises
             raise self.signals.ended
 
@@ -343,8 +343,8 @@ class Orchestrator:
         )
         _print(self.console, [f"{length_estimates.KEY}={config.schedule.history}: {line}" for line in unread])
         progress = GenerateProgress(self.console)
-        with cluster(config) as placement:
-            self.signals.take()
+        with cluster(config, lambda line: _print(self.console, [line]), self.signals.take) as placement:
+            self._warn([line for line in (placement.mixes_types, connection.stop_warning(config)) if line])
             factory = self.factory or generate_stage.engine_factory(config, placement)
             if placement.waits_for is not None:
                 _print(self.console, [f"generate: {placement.waits_for}"])
@@ -402,6 +402,8 @@ class Orchestrator:
         _print(self.console, [f"again: {line}" for line in lines])
 
     def _warn(self, lines: Sequence[str]) -> None:
+        """Record and print warnings, each once."""
+        lines = [line for line in lines if line not in self.manifest.warnings]
         self._record(warnings=(*self.manifest.warnings, *lines))
         _print(self.console, [f"warning: {line}" for line in lines])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import make_dataclass, replace
 from importlib import import_module
@@ -13,7 +12,7 @@ import ray
 
 from pipeline.config.loading import compose
 from pipeline.errors import ConfigError, Interrupted
-from pipeline.generate.cluster import cluster, passed_environment, place, remove_groups, require_whole_stages
+from pipeline.generate.cluster import cluster, place, remove_groups, require_whole_stages
 from pipeline.generate.engines.vllm_arguments import engine_arguments
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.generate.stage import engine_factory
@@ -166,52 +165,6 @@ def test_a_placement_that_splits_a_tensor_parallel_group_is_rejected(
         return
     with pytest.raises(ConfigError, match=r"^engine\.tensor_parallel_size=4: .* of the 8 .* nodes have \[3, 5\]"):
         require_whole_stages(tensor)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "is_passed"),
-    [
-        ("HF_HOME", "/models", True),
-        ("HF_HUB_OFFLINE", "1", True),
-        ("VLLM_TUNED_CONFIG_FOLDER", "/tuned", True),
-        ("NCCL_SOCKET_IFNAME", "eth0", True),
-        ("HF_ENDPOINT", "https://mirror.example/hub", True),
-        ("HF_ENDPOINT", "https://me:pw@mirror.example", False),
-        ("HF_TOKEN", "hf_x", False),
-        ("HF_TOKEN_PATH", "/secret", False),
-        ("VLLM_API_KEY", "x", False),
-        ("VLLM_SOME_SECRET", "x", False),
-        ("NCCL_PASSWORD", "x", False),
-        ("VLLM_HOST_IP", "10.0.0.1", False),
-        ("PATH", "/bin", False),
-        ("MY_HF_HOME", "/models", False),
-    ],
-)
-def test_actors_of_an_existing_cluster_receive_what_is_no_secret(name: str, value: str, is_passed: bool) -> None:
-    assert passed_environment({name: value}) == ({name: value} if is_passed else {})
-
-
-@pytest.mark.parametrize(("address", "is_passed"), [("local", False), ("auto", True), ("ray://head:10001", True)])
-def test_a_local_ray_has_the_environment_already(
-    monkeypatch: pytest.MonkeyPatch, address: str, is_passed: bool
-) -> None:
-    received: list[object] = []
-
-    def start(*, runtime_env: object, **_: object) -> None:
-        received.append(runtime_env)
-        raise ConnectionError("there is none")
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", start)
-    for name in [name for name in os.environ if name.startswith(("HF_", "VLLM_", "NCCL_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", "/models")
-    with (
-        pytest.raises(ConfigError, match="no Ray cluster answers"),
-        cluster(compose(["conf=demo", f"cluster.address={address}"])),
-    ):
-        pytest.fail("it has not started")
-    assert received == [{"env_vars": {"HF_HOME": "/models"}} if is_passed else None]
 
 
 def test_a_group_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
