@@ -75,6 +75,7 @@ def execute(
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
     installation.check(config.engine)
+    connection.address_of(config)
     _check_named_runs(config)
     run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
@@ -121,6 +122,7 @@ def preview(config: Config, origins: Mapping[str, str], options: PreviewOptions,
             exist.
     """
     installation.check(config.engine)
+    connection.address_of(config)
     _check_named_runs(config)
     show_preview(config, origins, options, console)
 

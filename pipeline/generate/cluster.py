@@ -19,6 +19,7 @@ from pipeline.generate import nodes as cluster_nodes
 from pipeline.generate.nodes import Node, matching
 from pipeline.generate.waiting import NotEnough
 from pipeline.runs import installation
+from pipeline.terminal.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -251,9 +252,11 @@ def place(config: Config, nodes: Sequence[Node], *, is_local: bool = True) -> Pl
     try:
         if selector and not there:
             raise NotEnough(f"cluster.label_selector={dict(selector)}: no node has these labels")
-        if not takes_gpus and not is_local:
-            _require_cpu(config, there)
+        if not is_local and not takes_gpus:
+            _require_cpu_meant(config)
         num_replicas = _num_replicas(config, gpus)
+        if not is_local:
+            _require_cpus(matching(nodes, {}), there, takes_gpus=takes_gpus)
     except NotEnough as error:
         match = f" (cluster.label_selector={dict(selector)} leaves {len(there)} nodes)" if selector and there else ""
         wait = "" if is_local or config.cluster.wait_s else "; or let the run wait for nodes: cluster.wait_s=1800"
@@ -271,28 +274,44 @@ def place(config: Config, nodes: Sequence[Node], *, is_local: bool = True) -> Pl
     )
 
 
-def _require_cpu(config: Config, nodes: Sequence[Node]) -> None:
-    """Check, on a joined cluster without GPUs, that the replica may take a CPU, and that a node has one.
+def _require_cpu_meant(config: Config) -> None:
+    """Check that, on a joined cluster without GPUs, the engine is meant to run on a CPU: GPUs may be on their way.
 
-    GPUs may be on their way: a CPU takes their place only if one replica is configured, no wait is, and the installed
-    vLLM can run on it.
+    It is if one replica is configured, no wait is, and the installed vLLM can run on a CPU.
 
     Raises:
-        NotEnough: It may not, or none has.
+        NotEnough: It is not.
     """
     engine = config.engine
-    if engine.kind == "vllm":
-        if engine.replicas == "auto" or config.cluster.wait_s:
-            raise NotEnough(
-                f"engine.replicas={engine.replicas}: the cluster has no GPU: start nodes with GPUs, or set "
-                "engine.replicas=1 and cluster.wait_s=0 for vLLM's CPU build"
-            )
-        if not installation.runs_on_cpu():
-            raise NotEnough(
-                "engine.kind=vllm: the cluster has no GPU, and the installed vllm needs one: start nodes with GPUs"
-            )
-    if not any(node["Resources"].get("CPU", 0) >= 1 for node in nodes):
-        raise NotEnough(f"engine.kind={engine.kind}: no node has a CPU for it: start one with `--num-cpus`")
+    if engine.kind != "vllm":
+        return
+    if (engine.replicas, engine.gpus_per_replica) != (1, 1) or config.cluster.wait_s:
+        each = counted(engine.gpus_per_replica, "GPU")
+        raise NotEnough(
+            f"engine.replicas={engine.replicas}, {each} each: the cluster has no GPU: start nodes with GPUs, or, for "
+            "vLLM's CPU build, set engine.replicas=1, engine.tensor_parallel_size=1 and cluster.wait_s=0"
+        )
+    if not installation.runs_on_cpu():
+        raise NotEnough(
+            "engine.kind=vllm: the cluster has no GPU, and the installed vllm needs one: start nodes with GPUs"
+        )
+
+
+def _require_cpus(nodes: Sequence[Node], matching_nodes: Sequence[Node], *, takes_gpus: bool) -> None:
+    """Check that there is a CPU for Ray Data's own tasks, and one more for a replica that takes no GPU.
+
+    Raises:
+        NotEnough: There is not; the run would wait for ever.
+    """
+    num_cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes]
+    if not sum(num_cpus):
+        raise NotEnough("the cluster has no CPU, and Ray Data's tasks take one: start a node with `--num-cpus=2`")
+    for_replica = any(node["Resources"].get("CPU", 0) >= 1 for node in matching_nodes)
+    if not takes_gpus and (sum(num_cpus) < 2 or not for_replica):
+        raise NotEnough(
+            f"the nodes have {num_cpus} CPUs, and without GPUs the run takes two, one for its replica and one for Ray "
+            "Data's tasks: start a node with `--num-cpus=2`"
+        )
 
 
 def num_groups(gpus: Sequence[int], size: int, *, spans_nodes: bool = False) -> int:

@@ -133,6 +133,8 @@ def connect(config: Config) -> Address:
     try:
         ray.init(
             address=address.value,
+            # Without GPUs the replica takes one, and Ray Data's tasks wait for ever where there is no second.
+            num_cpus=max(2, ray._private.utils.get_num_cpus()) if address.is_local else None,
             runtime_env={"env_vars": passed_environment(os.environ)} if passes_on else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
