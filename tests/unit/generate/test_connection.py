@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ IN_JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "RAY_ADDRESS": "10.0.0.1:6379"}
 pytestmark = pytest.mark.usefixtures("at_root")
 
 
+@functools.cache
 def settings(*overrides: str) -> Config:
     return compose(["conf=demo", *overrides])
 
