@@ -22,9 +22,9 @@ from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
 from pipeline.errors import DataError, Interrupted, InvalidArchive, PipelineError, RunError, TooManyFailedRows
-from pipeline.generate import length_estimates, node_checks
+from pipeline.generate import connection, length_estimates, node_checks
 from pipeline.generate import stage as generate_stage
-from pipeline.generate.cluster import cluster, load
+from pipeline.generate.cluster import cluster
 from pipeline.generate.engines import host_checks
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.preflight.preview import PreviewOptions
@@ -91,6 +91,7 @@ def execute(
     require_found(config, directory_of)
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
+    connection.address_of(config)
     _check_named_runs(config)
     run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
@@ -185,6 +186,7 @@ def preview(
     require_found(config, directory_of)
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
+    connection.address_of(config)
     _check_named_runs(config)
     show_preview(config, origins, options, console)
     _print(console, [f"warning: {line}" for line in host_checks.require_fit(config, starts=False)])
@@ -403,7 +405,7 @@ class Orchestrator:
         self._warn(checks.warnings(self.config, prompts))
 
     def _import_ray(self) -> None:
-        load()
+        connection.load()
         if self.signals.ended is not None:  # a module being imported may catch what a signal handler raises
             raise self.signals.ended
 
@@ -431,8 +433,8 @@ class Orchestrator:
         )
         _print(self.console, [f"{length_estimates.KEY}={config.schedule.history}: {line}" for line in unread])
         progress = GenerateProgress(self.console, self.events.write, "noise pass" if shuffled else "generate")
-        with cluster(config) as placement:
-            self.signals.take()
+        with cluster(config, lambda line: _print(self.console, [line]), self.signals.take) as placement:
+            self._warn([line for line in (placement.mixes_types, connection.stop_warning(config)) if line])
             factory = self.factory or generate_stage.engine_factory(config, placement)
             if placement.waits_for is not None:
                 _print(self.console, [f"generate: {placement.waits_for}"])
@@ -495,6 +497,8 @@ class Orchestrator:
         _print(self.console, [f"again: {line}" for line in lines])
 
     def _warn(self, lines: Sequence[str]) -> None:
+        """Record and print warnings, each once."""
+        lines = [line for line in lines if line not in self.manifest.warnings]
         self._record(warnings=(*self.manifest.warnings, *lines))
         _print(self.console, [f"warning: {line}" for line in lines])
 

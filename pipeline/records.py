@@ -300,6 +300,11 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+ReplicaEventKind: TypeAlias = Literal[
+    "engine_starting", "start_failed", "replica_ready", "server_changed", "replicas_joined", "restart", "gave_up"
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaEvent:
     """Something that has happened to a replica.
@@ -308,7 +313,9 @@ class ReplicaEvent:
     that shows it anyway.
     """
 
-    kind: Literal["engine_starting", "start_failed", "replica_ready", "server_changed", "restart", "gave_up"]
+    kind: Literal[
+        "engine_starting", "start_failed", "replica_ready", "server_changed", "replicas_joined", "restart", "gave_up"
+    ]
     replica: str
     line: str | None
     details: Mapping[str, str | int | float | None] = field(default_factory=dict)

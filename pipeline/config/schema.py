@@ -28,6 +28,17 @@ RESERVED_ARGUMENTS = (
 )
 """vLLM engine arguments that have keys of their own, so that a run records the values it used."""
 
+ADDRESS = r"local|auto|(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]@]+):[0-9]{1,5}"
+ADDRESS_FIX = (
+    "must be local, auto or host:port, such as 10.0.0.1:6379, on a node of the cluster; Ray Client (ray://) and the "
+    "address of Ray's dashboard (http://) are for other uses: from elsewhere, submit the command with `ray job submit`"
+)
+
+_LABEL_PART = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LABEL = rf"([A-Za-z0-9.-]{{1,253}}/)?{_LABEL_PART}"
+LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(, ?{_LABEL_PART})*\)"
+"""As Ray's label selectors allow it (Ray 2.60, _private/label_utils.py)."""
+
 SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
 
@@ -220,7 +231,34 @@ class EngineConfig:
 class ClusterConfig:
     """The Ray cluster."""
 
-    address: str = key("local", "local: start Ray on this machine; auto or ray://host:port: join a cluster")
+    address: str | None = key(
+        None,
+        "local: start Ray on this machine; auto or host:port: join a cluster (null: RAY_ADDRESS, else local)",
+        pattern=ADDRESS,
+        fix=ADDRESS_FIX,
+    )
+    wait_s: float = key(
+        0.0,
+        "longest wait for the GPUs of a joined cluster, which are requested from its autoscaler; then the run ends",
+        at_least=0,
+        at_most=7 * 86400,
+        fix="must be from 0 to 604800 seconds",
+    )
+    label_selector: dict[str, str] = key(
+        {},
+        "labels of the nodes that replicas run on, such as {ray.io/accelerator-type: A100} (empty: any node)",
+        pattern=LABEL_CONDITION,
+        fix="write {ray.io/accelerator-type: A100}; a value may also be !A100, in(A100, H100) or !in(A100, H100)",
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.label_selector:
+            require(
+                re.fullmatch(LABEL, name) is not None,
+                f"cluster.label_selector.{name}",
+                self.label_selector[name],
+                "a label's name is letters, digits, . _ and -, after a prefix such as ray.io/ if it has one",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

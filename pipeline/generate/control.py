@@ -58,6 +58,10 @@ class Control:
         self.store.remove(f"{replica}.ready")
         self.holds(replica, 0)
 
+    def num_begun(self) -> int:
+        """Return how many replicas have begun."""
+        return len(self._senders(".holds"))
+
     def ready(self, replica: str) -> None:
         """Report that the replica's engine is up."""
         self.store.write_text(f"{replica}.ready", "")

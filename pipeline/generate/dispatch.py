@@ -23,7 +23,7 @@ from pipeline.generate.cluster import Placement, remove_groups
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STATE_S, STOP
 from pipeline.generate.replica import Replica, ReplicaConfig
 from pipeline.generate.work_list import Work
-from pipeline.records import ReplicaState
+from pipeline.records import ReplicaEvent, ReplicaState
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import private_directory
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COUNT_S = 5.0
-"""Seconds between two counts of the cluster's nodes."""
+"""Seconds between two counts of the cluster's nodes and replicas."""
 
 LONGEST_SILENCE_S = 60.0
 """Seconds without a change of a replica's state after which the user is told: its machine may be gone."""
@@ -50,7 +50,10 @@ class DispatchPass:
     ) -> None:
         self._work, self._config, self._placement = work, config, placement
         self._progress, self._interruptions = progress, interruptions
-        self._block_plan = BlockPlan.of(work.num_rows, config.slots, placement.num_replicas)
+        self.num_replicas = placement.num_replicas
+        # A single replica has blocks so large that one which joins would wait for them.
+        num_planned = max(2, placement.num_replicas) if placement.grows else placement.num_replicas
+        self._block_plan = BlockPlan.of(work.num_rows, config.slots, num_planned)
         self.num_done = 0
         self._num_returned = 0
         self._num_given_up = 0
@@ -109,6 +112,8 @@ class DispatchPass:
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # one response may take longer than Ray Data's half an hour
         context.memory_usage_poll_interval_s = None  # otherwise each block has a thread that reads /proc for it
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # a full pool grows when GPUs are free
+        context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0  # and never shrinks before the end
         plan, placement = self._block_plan, self._placement
         with warnings.catch_warnings():
             # Only a replica over several nodes needs the argument, and Ray Data has no replacement for it yet.
@@ -119,13 +124,12 @@ class DispatchPass:
                 batch_size=plan.rows_per_block,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
-                    size=placement.num_replicas,
+                    min_size=placement.num_replicas,
+                    max_size=None if placement.grows else placement.num_replicas,
                     max_tasks_in_flight_per_actor=plan.blocks_per_replica,
                     max_concurrent_calls_per_actor=plan.blocks_per_replica,
                 ),
-                num_gpus=0 if placement.spans_nodes else placement.gpus_per_replica,
-                num_cpus=0 if placement.gpus_per_replica else 1,
-                ray_remote_args_fn=(lambda: placement.group_args(self._groups)) if placement.spans_nodes else None,
+                **placement.actor_args(self._groups),
             )
 
     def _count(self, block: Any) -> None:
@@ -145,7 +149,7 @@ class DispatchPass:
 
     def _monitor(self, ended: threading.Event) -> None:
         """Check until the pass has ended; after a storage error the next check follows soon."""
-        last_blocks = self._placement.num_replicas * self._block_plan.rows_per_block
+        last_blocks = self.num_replicas * self._block_plan.rows_per_block
         while not ended.wait(IDLE_POLL_S if self._work.num_rows - self._num_returned <= last_blocks else POLL_S):
             try:
                 if self._check():
@@ -196,33 +200,50 @@ class DispatchPass:
             return self._reason_to_end is not None
         given_up = control.given_up()
         self._num_given_up = len(given_up)
-        if self._num_given_up >= self._placement.num_replicas:
+        if self._num_given_up >= self.num_replicas:
+            self._count_replicas()
+        if self._num_given_up >= self.num_replicas:
             self._reason_to_end = getattr(errors, given_up[0].kind)(given_up[0].text)
             control.send(STOP)
             return True
         if self._is_stranded():
             gave_up = "".join(f"; {self._num_given_up} gave up, the first: {each.text}" for each in given_up[:1])
             self._reason_to_end = RunError(
-                f"for {LONGEST_STRANDED_S:.0f} s there has been no machine for a replica{gave_up}. "
+                f"for {self._longest_stranded_s:.0f} s there has been no machine for a replica{gave_up}. "
                 "Bring machines back and run the same run_id again"
             )
             self._interruptions.end_now(self._reason_to_end)
             return True
         num_left = self._work.num_rows - self._num_returned
-        in_flight = self._placement.num_replicas * self._block_plan.rows_per_replica
+        in_flight = self.num_replicas * self._block_plan.rows_per_replica
         if num_left <= in_flight and num_left == control.num_held():
             control.send(CLOSE)
             return True
         return False
 
+    def _count_replicas(self) -> None:
+        """Count the replicas on nodes that have joined since the pass began, and report them."""
+        num_begun = self._config.control.num_begun() if self._placement.grows else 0
+        if num_begun > self.num_replicas:
+            num_new = num_begun - self.num_replicas
+            line = f"more GPUs are free: {num_begun} replicas, {num_new} of them new"
+            details = {"num_replicas": num_begun, "num_new": num_new}
+            self._progress.report(ReplicaEvent(kind="replicas_joined", replica="", line=line, details=details))
+            self.num_replicas = num_begun
+
+    @property
+    def _longest_stranded_s(self) -> float:
+        return max(LONGEST_STRANDED_S, self._placement.wait_s)
+
     def _is_stranded(self) -> bool:
-        """Return whether, for `LONGEST_STRANDED_S`, no node has been there for a replica that can generate."""
+        """Return whether, for `_longest_stranded_s`, no node has been there for a replica that can generate."""
         import ray
 
         now = time.monotonic()
         if now < self._next_count:
-            return self._stranded_since is not None and now - self._stranded_since > LONGEST_STRANDED_S
+            return self._stranded_since is not None and now - self._stranded_since > self._longest_stranded_s
         self._next_count = now + COUNT_S
+        self._count_replicas()
         if self._placement.num_fitting(ray.nodes()) > self._num_given_up:
             self._stranded_since = None
         elif self._stranded_since is None:

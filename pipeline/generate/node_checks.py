@@ -18,8 +18,10 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, HostError, PipelineError
-from pipeline.generate.cluster import Node, Placement
+from pipeline.generate import connection
+from pipeline.generate.cluster import Placement
 from pipeline.generate.engines import gpu_memory, host_checks
+from pipeline.generate.nodes import Node, matching
 from pipeline.generate.storage_proof import LONGEST_UNSEEN_S, StorageProof
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.storage.artifacts import ArtifactStore
@@ -127,7 +129,7 @@ def require_fit(config: Config, run: ArtifactStore, placement: Placement) -> lis
     import ray
 
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and _takes_part(node)}
-    if config.cluster.address == "local" and len(nodes) <= 1:  # the driver's own host, which was looked at before
+    if connection.address_of(config).is_local and len(nodes) <= 1:  # the driver's own host, which was looked at before
         return []
     hosts = {name: _label(node) for name, node in nodes.items()}
     holders = {name for name, node in nodes.items() if _holds_replica(node, placement)}
@@ -156,6 +158,8 @@ def _takes_part(node: Node) -> bool:
 
 def _holds_replica(node: Node, placement: Placement) -> bool:
     """Return whether a replica, or a part of one that spans nodes, fits on a node."""
+    if not matching([node], placement.label_selector):
+        return False
     if not placement.gpus_per_replica:
         return bool(node["Resources"].get("CPU"))
     return node["Resources"].get("GPU", 0) >= (1 if placement.spans_nodes else placement.gpus_per_replica)

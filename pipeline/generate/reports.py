@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Literal
 
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
@@ -48,7 +47,15 @@ class ReplicaReports:
 
     def event(
         self,
-        kind: Literal["engine_starting", "start_failed", "replica_ready", "server_changed", "restart", "gave_up"],
+        kind: Literal[
+            engine_starting,
+            start_failed,
+            replica_ready,
+            server_changed,
+            replicas_joined,
+            restart,
+            gave_up,
+        ],
         line: str,
         **details: str | float | None,
     ) -> None:

@@ -134,7 +134,8 @@ def generate(
         num_given_up = dispatch_pass.run(run)
         if dispatch_pass.num_done == work.num_rows:
             break
-        placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
+        # From here on the pool keeps its size: it would grow onto the GPUs that replicas have given up on.
+        placement = replace(placement, num_replicas=dispatch_pass.num_replicas - num_given_up, grows=False)
         work = remaining_work()
     metadata = CompletionMetadata(schedule=schedule, engine=journal.read_engine_info(journals))
     compaction.commit(run, prompts, repeats, dump(metadata))

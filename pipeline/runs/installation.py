@@ -44,6 +44,12 @@ def check(engine: EngineConfig) -> None:
         )
 
 
+def runs_on_cpu() -> bool:
+    """Return whether the installed vLLM, if there is one, is a build for the CPU."""
+    vllm = _version("vllm")
+    return vllm is None or vllm.endswith("+cpu")
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)

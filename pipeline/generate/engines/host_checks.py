@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Config, EngineConfig
 from pipeline.errors import HostError
+from pipeline.generate import connection
 from pipeline.generate.engines.gpu_memory import num_visible_gpus, settled, short_gpus
 from pipeline.generate.engines.hardware import nvml
 from pipeline.runs.model_files import LOCAL
@@ -75,7 +76,7 @@ def require_fit(config: Config, *, starts: bool) -> list[str]:
     Raises:
         HostError: An engine does not start here; a line for each fault.
     """
-    if config.engine.kind != "vllm" or config.cluster.address != "local":
+    if config.engine.kind != "vllm" or not connection.address_of(config).is_local:
         return []
     if cuda_version() is None:
         weights, num_gpus = None, 0

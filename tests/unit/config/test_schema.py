@@ -180,7 +180,7 @@ def test_conf_mera_is_the_reference_run() -> None:
     assert (generation.do_sample, generation.until, generation.max_gen_toks) == (False, ("<|im_end|>",), 10000)
     assert (config.prompt.template_kwargs, config.reasoning_parser) == ({"enable_thinking": True}, "qwen3")
     assert (config.engine.replicas, config.engine.tensor_parallel_size, config.engine.max_num_seqs) == (4, 2, 256)
-    assert (config.engine.extra["enable_prefix_caching"], config.cluster.address) == (False, "local")
+    assert (config.engine.extra["enable_prefix_caching"], config.cluster.address) == (False, None)
     assert config.engine.extra["language_model_only"] is True
     submission = config.submission
     assert (submission.team, submission.mera_version, submission.describes) == ("MERA", "v1.0.0", config.model.path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
+import importlib.metadata
 import sys
 from dataclasses import make_dataclass, replace
 from importlib import import_module
@@ -15,10 +13,12 @@ import ray
 
 from pipeline.config.loading import compose
 from pipeline.errors import ConfigError, Interrupted
-from pipeline.generate.cluster import cluster, passed_environment, place, remove_groups, require_whole_stages
+from pipeline.generate.cluster import cluster, place, remove_groups, require_whole_stages
 from pipeline.generate.engines.vllm_arguments import engine_arguments
 from pipeline.generate.engines.vllm_engine import VllmFactory
+from pipeline.generate.nodes import ACCELERATOR_TYPE
 from pipeline.generate.stage import engine_factory
+from pipeline.generate.waiting import NotEnough
 
 ONE_GPU = ["conf=mera", "engine.replicas=auto", "engine.tensor_parallel_size=1"]
 
@@ -76,6 +76,84 @@ def test_what_does_not_fit_is_a_one_line_error(gpus: tuple[int, ...], overrides:
     config = compose([*ONE_GPU, *overrides])
     with pytest.raises(ConfigError, match=line):
         place(config, nodes(*gpus))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "expected"),
+    [
+        ((0, 4, 4), [], (8, True)),
+        ((0, 4, 4), ["engine.replicas=3"], (3, False)),
+        ((0, 2, 2), ["engine.tensor_parallel_size=2", "engine.pipeline_parallel_size=2"], (1, False)),
+        ((0,), ["engine.replicas=1", "cluster.wait_s=0"], (1, False)),
+        ((0,), ["engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1", "cluster.wait_s=0"], (1, False)),
+    ],
+)
+def test_on_a_joined_cluster_only_auto_grows_and_only_replicas_on_one_node(
+    gpus: tuple[int, ...], overrides: list[str], expected: tuple[int, bool]
+) -> None:
+    placement = place(compose([*ONE_GPU, *overrides]), nodes(*gpus), is_local=False)
+    assert (placement.num_replicas, placement.grows) == expected
+    assert not place(compose([*ONE_GPU, *overrides]), nodes(*gpus)).grows
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["engine.replicas=auto"],
+        ["engine.replicas=8", "cluster.wait_s=0"],
+        ["engine.replicas=1", "engine.tensor_parallel_size=2", "cluster.wait_s=0"],
+        ["engine.replicas=1", "cluster.wait_s=1800"],
+    ],
+)
+def test_on_a_joined_cluster_a_cpu_never_takes_the_place_of_a_gpu(overrides: list[str]) -> None:
+    with pytest.raises(NotEnough, match=r"^engine.replicas=\w+, \d GPUs? each: the cluster has no GPU: start nodes"):
+        place(compose([*ONE_GPU, *overrides]), nodes(0), is_local=False)
+
+
+def test_on_a_joined_cluster_without_gpus_vllms_cuda_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose([*ONE_GPU, "engine.replicas=1", "cluster.wait_s=0"])
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.32.0")
+    with pytest.raises(NotEnough, match=r"^engine.kind=vllm: the cluster has no GPU, and the installed vllm needs one"):
+        place(config, nodes(0), is_local=False)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "overrides", "line"),
+    [
+        ((0, 0), (4, 4), [], "the cluster has no CPU, and Ray Data's tasks take one"),
+        ((1,), (0,), ["engine.replicas=1", "cluster.wait_s=0"], r"the nodes have \[1\] CPUs, and .* the run takes two"),
+        ((0,), (0,), ["engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], "the cluster has no CPU"),
+    ],
+)
+def test_a_cluster_without_the_cpus_that_ray_data_takes_is_refused(
+    cpus: tuple[int, ...], gpus: tuple[int, ...], overrides: list[str], line: str
+) -> None:
+    found = [{"Alive": True, "Resources": {"CPU": cpu, "GPU": gpu}} for cpu, gpu in zip(cpus, gpus, strict=True)]
+    with pytest.raises(NotEnough, match=line):
+        place(compose([*ONE_GPU, *overrides]), found, is_local=False)
+
+
+def labelled(gpus: int, kind: str) -> dict[str, object]:
+    return {**nodes(gpus)[0], "Labels": {ACCELERATOR_TYPE: kind}}
+
+
+def test_only_nodes_with_the_configured_labels_are_counted() -> None:
+    there = [labelled(8, "A100"), labelled(4, "H100"), labelled(4, "H100")]
+    placement = place(compose([*ONE_GPU, "cluster.label_selector={ray.io/accelerator-type: H100}"]), there)
+    assert (placement.num_replicas, placement.num_gpus, placement.gpu_types) == (8, 8, {"H100": 8})
+    assert placement.mixes_types is None
+    assert placement.num_fitting(there[:2]) == 4
+    assert placement.actor_args([])["label_selector"] == {"ray.io/accelerator-type": "H100"}
+    with pytest.raises(NotEnough, match=r"^cluster.label_selector={'zone': 'b'}: no node has these labels$"):
+        place(compose([*ONE_GPU, "cluster.label_selector={zone: b}"]), there)
+
+
+def test_replicas_on_several_types_of_gpu_are_a_warning() -> None:
+    there = [labelled(8, "A100"), labelled(4, "H100"), labelled(0, "T4")]
+    assert place(compose(ONE_GPU), there[:1]).mixes_types is None
+    line = place(compose(ONE_GPU), there).mixes_types
+    assert str(line).startswith("mixed-gpus: replicas run on several types of GPU (8 x A100, 4 x H100)")
+    assert "cluster.label_selector={ray.io/accelerator-type: A100} takes one" in str(line)
 
 
 def test_a_lost_node_is_not_counted() -> None:
@@ -168,67 +246,6 @@ def test_a_placement_that_splits_a_tensor_parallel_group_is_rejected(
         return
     with pytest.raises(ConfigError, match=r"^engine\.tensor_parallel_size=4: .* of the 8 .* nodes have \[3, 5\]"):
         require_whole_stages(tensor)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "is_passed"),
-    [
-        ("HF_HOME", "/models", True),
-        ("HF_HUB_OFFLINE", "1", True),
-        ("VLLM_TUNED_CONFIG_FOLDER", "/tuned", True),
-        ("NCCL_SOCKET_IFNAME", "eth0", True),
-        ("HF_ENDPOINT", "https://mirror.example/hub", True),
-        ("HF_ENDPOINT", "https://me:pw@mirror.example", False),
-        ("HF_TOKEN", "hf_x", False),
-        ("HF_TOKEN_PATH", "/secret", False),
-        ("VLLM_API_KEY", "x", False),
-        ("VLLM_SOME_SECRET", "x", False),
-        ("NCCL_PASSWORD", "x", False),
-        ("VLLM_HOST_IP", "10.0.0.1", False),
-        ("PATH", "/bin", False),
-        ("MY_HF_HOME", "/models", False),
-    ],
-)
-def test_actors_of_an_existing_cluster_receive_what_is_no_secret(name: str, value: str, is_passed: bool) -> None:
-    assert passed_environment({name: value}) == ({name: value} if is_passed else {})
-
-
-@pytest.mark.parametrize(("address", "is_passed"), [("local", False), ("auto", True), ("ray://head:10001", True)])
-def test_a_local_ray_has_the_environment_already(
-    monkeypatch: pytest.MonkeyPatch, address: str, is_passed: bool
-) -> None:
-    received: list[object] = []
-
-    def start(*, runtime_env: object, **_: object) -> None:
-        received.append(runtime_env)
-        raise ConnectionError("there is none")
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", start)
-    for name in [name for name in os.environ if name.startswith(("HF_", "VLLM_", "NCCL_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", "/models")
-    with (
-        pytest.raises(ConfigError, match="no Ray cluster answers"),
-        cluster(compose(["conf=demo", f"cluster.address={address}"])),
-    ):
-        pytest.fail("it has not started")
-    assert received == [{"env_vars": {"HF_HOME": "/models"}} if is_passed else None]
-
-
-def test_a_cluster_of_other_versions_is_one_line_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(**_: object) -> None:
-        there = {"ray_version": "2.59.0", "python_version": "3.10.2"}
-        import_module("ray._private.utils").check_version_info(there, "node 10.0.0.1")  # as Ray does when it joins
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", start)
-    here = f"this process Ray {ray.__version__} and Python {platform.python_version()}: install the same"
-    with (
-        pytest.raises(ConfigError, match=f"the cluster runs Ray 2.59.0 and Python 3.10.2, {re.escape(here)}"),
-        cluster(compose(["conf=demo", "cluster.address=auto"])),
-    ):
-        pytest.fail("it has not started")
 
 
 def test_a_group_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
