@@ -313,9 +313,7 @@ class ReplicaEvent:
     that shows it anyway.
     """
 
-    kind: Literal[
-        "engine_starting", "start_failed", "replica_ready", "server_changed", "replicas_joined", "restart", "gave_up"
-    ]
+    kind: ReplicaEventKind
     replica: str
     line: str | None
     details: Mapping[str, str | int | float | None] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from pipeline.generate import journal
 from pipeline.generate.control import STATE_S, Control
 from pipeline.generate.engines.base import Engine, EngineStats
 from pipeline.generate.engines.vllm_start import start_phase
-from pipeline.records import ReplicaEvent, ReplicaState
+from pipeline.records import ReplicaEvent, ReplicaEventKind, ReplicaState
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import LogPosition
@@ -47,15 +47,7 @@ class ReplicaReports:
 
     def event(
         self,
-        kind: Literal[
-            engine_starting,
-            start_failed,
-            replica_ready,
-            server_changed,
-            replicas_joined,
-            restart,
-            gave_up,
-        ],
+        kind: ReplicaEventKind,
         line: str,
         **details: str | float | None,
     ) -> None:
