@@ -7,15 +7,17 @@ way to the replica: of the waiting rows of a level, the one that comes first in 
 
 Where an engine crashed before it had finished a row, perhaps no row can be finished. Then the least suspicious go
 first, and suspicious ones singly, until one is finished: rows that were not in flight at the crash show whether the
-engine works.
+engine works. At the last try the others go singly too. A row that goes singly is drawn at random, since the first rows
+of the work list may be the poison rows, and a resumed run should not try the same ones again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from pipeline.generate.attempt_log import Suspicion
@@ -29,8 +31,9 @@ GATHER_S = 1.0
 class AdmissionQueue:
     """The slots of one engine. Used on one event loop; within a level rows go by their places in the work list."""
 
-    def __init__(self, slots: int, *, unproven: bool = False) -> None:
+    def __init__(self, slots: int, *, unproven: bool = False, is_last_try: bool = False) -> None:
         self._unproven, self._is_open, self._opens = unproven, not unproven, False
+        self._is_last_try = is_last_try
         self._widths = {Suspicion.NONE: slots, Suspicion.GROUPED: min(GROUP_WIDTH, slots), Suspicion.ISOLATED: 1}
         self._waiting: dict[Suspicion, list[tuple[int, int, asyncio.Future[None]]]] = {each: [] for each in Suspicion}
         self._arrivals = count()
@@ -73,14 +76,25 @@ class AdmissionQueue:
         while self._is_open and (level := self._next_level()) is not None:
             if self.num_running and (level != self._level or self.num_running >= self._width(level)):
                 return
-            turn = heappop(self._waiting[level])[-1]
+            turn = self._pop(level)
             if not turn.cancelled():
                 self._level = level
                 self.num_running += 1
                 turn.set_result(None)
 
+    def _pop(self, level: Suspicion) -> asyncio.Future[None]:
+        waiting = self._waiting[level]
+        if not self._goes_singly(level):
+            return heappop(waiting)[-1]
+        *_, turn = waiting.pop(secrets.randbelow(len(waiting)))
+        heapify(waiting)
+        return turn
+
+    def _goes_singly(self, level: Suspicion) -> bool:
+        return self._unproven and (level is not Suspicion.NONE or self._is_last_try)
+
     def _width(self, level: Suspicion) -> int:
-        return 1 if self._unproven and level else self._widths[level]
+        return 1 if self._goes_singly(level) else self._widths[level]
 
     def _next_level(self) -> Suspicion | None:
         order = Suspicion if self._unproven else reversed(Suspicion)

@@ -22,6 +22,9 @@ LONGEST_CAUSE = 400
 WITHOUT_REASON = ("EngineDeadError", "RuntimeError: vLLM's engine ended without a message")
 """How causes begin that say only that the engine's process has ended: somebody killed it, or its memory was taken."""
 
+ALIKE_CRASHES = 3
+"""Crashes alike after which the engine itself is the cause; at the last of them one row ran in isolation."""
+
 MAX_ISOLATED_CRASHES = 2
 """Crashes while this row ran in isolation after which it is recorded as a failed (poison) row."""
 
@@ -114,15 +117,24 @@ class AttemptLog:
         return self._history.streak is not None
 
     @property
+    def is_last_try(self) -> bool:
+        """Return whether another crash like the last ones may be taken for the engine's: a single row is to show it.
+
+        With several rows in flight, a crash could be that of a poison row, and its neighbours would show nothing.
+        """
+        streak = self._history.streak
+        return streak is not None and streak.num_crashes >= ALIKE_CRASHES - 1
+
+    @property
     def crashes_alike(self) -> bool:
         """Return whether the engine itself is the cause: no row explains its latest crashes.
 
-        At least two of them in a row had the same cause and came before a row was finished, and no row was in flight at
-        each of them. Once the engine has finished a row, crashes of suspicious rows alone do not count: each of these
-        may be a poison row.
+        At least `ALIKE_CRASHES` of them in a row had the same cause and came before a row was finished, and no row was
+        in flight at each of them. Once the engine has finished a row, crashes of suspicious rows alone do not count:
+        each of these may be a poison row.
         """
         streak = self._history.streak
-        if streak is None or streak.num_crashes < 2 or streak.common:
+        if streak is None or streak.num_crashes < ALIKE_CRASHES or streak.common:
             return False
         return streak.is_fresh or not self._history.has_worked
 

@@ -107,7 +107,11 @@ class Replica:
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
             self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
             self._runner = RowRunner(
-                admission=AdmissionQueue(config.slots, unproven=self._attempt_log.is_unproven),
+                admission=AdmissionQueue(
+                    config.slots,
+                    unproven=self._attempt_log.is_unproven,
+                    is_last_try=self._attempt_log.is_last_try,
+                ),
                 attempt_log=self._attempt_log,
                 journal=self._journal,
                 replica=self._name,

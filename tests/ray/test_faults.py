@@ -82,9 +82,9 @@ def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placem
     assert progress.num_done == 24
 
 
-@pytest.mark.parametrize(("num_rows", "slots", "num_starts"), [(200, 16, 2), (12, 64, 3), (3, 64, 3)])
-def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_starts(
-    run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int, num_starts: int
+@pytest.mark.parametrize(("num_rows", "slots"), [(200, 16), (12, 64), (3, 64)])
+def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_three_starts(
+    run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int
 ) -> None:
     run, progress = run_with_prompts([make_prompt(number, question="DIE") for number in range(num_rows)]), Counting()
     config, script = settings(f"engine.endpoint.concurrency={slots}"), ScriptedFactory(starts=str(tmp_path / "starts"))
@@ -93,8 +93,8 @@ def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_star
     ) as ended:
         generate_stage.generate(config, run, placement, script, progress, progress)
     assert ended.value.exit_code == 2
-    assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
-    assert len(progress.lines) == num_starts - 1
+    assert len((tmp_path / "starts").read_text().splitlines()) == 3
+    assert len(progress.lines) == 2
     assert re.fullmatch(r"replica \S+: the engine crashed: told to die; restart 1 of 10 in 1 s", progress.lines[0])
 
 
@@ -112,6 +112,19 @@ def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_on
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
     assert {row["completion"] for row in completions(run) if not row["error"]} == {"A"}
     assert 4 <= len(progress.lines) <= 6
+
+
+def test_poison_rows_that_crash_the_engine_before_any_row_is_finished_are_no_broken_engine(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    """With one slot, each of the first two starts has one of them, and nothing tells them from a broken engine."""
+    long = "DIE, and what a long question this is "
+    run = run_with_prompts([make_prompt(number, question=long if number < 2 else "Что?") for number in range(10)])
+    config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=2")
+    with pytest.raises(RunError, match=r"max_restarts=2: replica \S+ died again: told to die"):
+        generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
+    (finished,) = journal.read(run.child(journal.DIRECTORY))
+    assert finished.id > 1
 
 
 def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
