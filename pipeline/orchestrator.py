@@ -359,10 +359,12 @@ class Orchestrator:
                 progress.end()
 
     def _report_engines(self, engines: Mapping[str, EngineInfo]) -> None:
-        """Record the GPUs used, and print how many engines restarted and which replicas gave up."""
+        """Record the GPUs used; print how many engines restarted, and which replicas gave up or were tried again."""
         self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
         num_restarts = sum(info.restarts or 0 for info in engines.values())
         lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
+        num_tries = sum(info.tries_again or 0 for info in engines.values())
+        lines += [f"generate: {num_tries} starts of replicas that had given up"] if num_tries else []
         gave_up = {name: info.gave_up for name, info in engines.items() if info.gave_up is not None}
         lines += [f"generate: replica {name} gave up: {reason}" for name, reason in gave_up.items()]
         _print(self.console, lines)

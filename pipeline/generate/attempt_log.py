@@ -86,6 +86,7 @@ class _History:
     cause: str | None = None
     streak: _Streak | None = None
     has_worked: bool = False
+    num_tries_again: int = 0
 
 
 class AttemptLog:
@@ -105,6 +106,11 @@ class AttemptLog:
     def num_crashes(self) -> int:
         """Processes of this replica that crashed before this one."""
         return self._history.num_crashes
+
+    @property
+    def num_tries_again(self) -> int:
+        """Processes of this replica that followed one which had given up."""
+        return self._history.num_tries_again
 
     @property
     def last_cause(self) -> str | None:
@@ -177,6 +183,10 @@ class AttemptLog:
         """Record that this process exits on purpose, which is not a crash."""
         self._write("L")
 
+    def try_again(self) -> None:
+        """Record that this process exits because the next one may start its engine where this one gave up."""
+        self._write("A")
+
     def _write(self, line: str) -> None:
         data = f"{line}\n".encode(errors="replace")
         if os.write(self._descriptor, data) != len(data):
@@ -192,8 +202,9 @@ def _read(text: str) -> _History:
             _count_crash(history, process)
             process = _Process()
             history.num_crashes += 1  # taken back when the process left on purpose
-        elif kind == "L":
+        elif kind in ("L", "A"):
             history.num_crashes -= 1
+            history.num_tries_again += kind == "A"
         elif kind == "C":
             process.cause = rest
         elif kind == "S":

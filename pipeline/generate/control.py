@@ -1,8 +1,8 @@
 """Messages between the driver and its replicas, as small files next to the journals.
 
 The driver sends `stop` (start no row, finish those in flight) or `close` (all work is done: end the engine). A replica
-sends `ready` (its engine is up), `drained` (nothing is in flight here after `stop`), `gave_up` (it will not generate
-again, and why), how many rows it holds back, and lines for the terminal. Files work on a disk and in object storage
+sends `ready` (its engine is up), `drained` (nothing is in flight here after `stop`), `gave_up` (its engine does not
+start, and why), how many rows it holds back, and lines for the terminal. Files work on a disk and in object storage
 alike, and need no process that could itself be lost. Each session has a directory of its own: a driver never reads
 messages of a previous session. A replica is named by its Ray actor's id, which it keeps when Ray restarts it on another
 machine.
@@ -29,7 +29,7 @@ LONGEST_UNSEEN_S = 5.0
 
 STOP, CLOSE = "stop", "close"
 
-_LINE = ".line"
+_LINE, _START = ".line", ".start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,17 @@ class Control:
     def begins(self, replica: str) -> None:
         """Report that the replica's process has started: what a previous process reported no longer holds."""
         self.store.remove(f"{replica}.ready")
+        self.store.remove(f"{replica}.gave_up")
         self.holds(replica, 0)
 
     def ready(self, replica: str) -> None:
         """Report that the replica's engine is up."""
         self.store.write_text(f"{replica}.ready", "")
+        self.store.write_text(f"{replica}-{time.time_ns()}{_START}", "")
+
+    def starts(self, except_of: str = "") -> set[str]:
+        """Return a name for each start of an engine in this session, except of those of one replica."""
+        return {name for name in self.store.files(suffix=_START) if name.partition("-")[0] != except_of}
 
     def report(self, replica: str, line: str) -> None:
         """Report a line for the terminal."""
@@ -109,7 +115,7 @@ class Control:
         return sum(int(self.store.read_text(name)) for name in self.store.files(suffix=".holds"))
 
     def gave_up(self, replica: str, given_up: GivenUp) -> None:
-        """Report that the replica will not generate again."""
+        """Report that the replica does not generate, unless it is tried again."""
         self.store.write_text(f"{replica}.gave_up", json.dumps({"kind": given_up.kind, "text": given_up.text}))
 
     def given_up(self) -> list[GivenUp]:

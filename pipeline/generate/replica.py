@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.errors import PipelineError, RunError
+from pipeline.errors import PipelineError, RunError, StartError
 from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
@@ -40,6 +40,12 @@ START_PAUSES_S = (3.0, 15.0, 45.0, 120.0, 240.0)
 
 Together they are longer than the hub's window of 300 s for a number of requests.
 """
+
+TRY_AGAIN_AFTER_S = (5.0, 60.0, 300.0)
+"""Shortest times from giving up to another try, of as many as there are, once another replica's engine has started."""
+
+LOOK_AGAIN_S = 5.0
+"""Seconds between two looks for an engine that has started meanwhile."""
 
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
@@ -93,6 +99,7 @@ class Replica:
         self._name = f"{os.uname().nodename}-{actor[:8]}"
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
+        self._try_again_at: float | None = None
         self._fatal: PipelineError | None = None
         self._num_in_flight = self._num_received = 0  # blocks
         self._num_held = 0  # rows
@@ -119,6 +126,8 @@ class Replica:
                 is_ending=lambda: self._stopping or self._closed.is_set(),
             )
             config.control.begins(actor)
+            # A first try needs any other engine that has started, the next one another since the last try.
+            self._known_starts = config.control.starts() if self._attempt_log.num_tries_again else set()
             self._start()
         except PipelineError as error:
             self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
@@ -146,12 +155,19 @@ class Replica:
         started_at = time.monotonic()
         try:
             self._engine = self._started_engine()
-        except PipelineError as error:
+        except (PipelineError, TransientStartError) as error:
             logger.exception("The engine does not start")
-            self._give_up(error)
+            self._give_up(error.error if isinstance(error, TransientStartError) else error)
+            if isinstance(error, (StartError, TransientStartError)):
+                self._try_again_later()
             return
-        start_s = round(time.monotonic() - started_at, 3)
-        info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
+        info = replace(
+            self._engine.info,
+            engine_start_s=round(time.monotonic() - started_at, 3),
+            restarts=num_crashes,
+            tries_again=self._attempt_log.num_tries_again or None,
+            session=self._config.session,
+        )
         write_engine_info(self._config.journal, self._name, info)
         self._config.control.ready(self._actor)
 
@@ -170,6 +186,7 @@ class Replica:
 
         Raises:
             PipelineError: It does not start.
+            TransientStartError: Neither does it now, after all pauses.
         """
         for number, pause_s in enumerate(START_PAUSES_S, 1):
             try:
@@ -179,10 +196,7 @@ class Replica:
                 retry = f"retry {number} of {len(START_PAUSES_S)} in {pause_s:.0f} s"
                 self._report(f"the engine does not start now: {error}; {retry}")
             time.sleep(pause_s)
-        try:
-            return self._config.factory()
-        except TransientStartError as error:
-            raise error.error from error
+        return self._config.factory()
 
     def _report(self, line: str) -> None:
         try:
@@ -192,10 +206,32 @@ class Replica:
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
-        write_engine_info(
-            self._config.journal, self._name, EngineInfo(gave_up=str(reason), restarts=self._attempt_log.num_crashes)
-        )
+        log = self._attempt_log
+        info = EngineInfo(gave_up=str(reason), restarts=log.num_crashes, tries_again=log.num_tries_again or None)
+        write_engine_info(self._config.journal, self._name, info)
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
+
+    def _try_again_later(self) -> None:
+        """Let `_try_again` end this process after a pause, unless that has been done often enough."""
+        for pause_s in TRY_AGAIN_AFTER_S[self._attempt_log.num_tries_again :][:1]:
+            self._try_again_at = time.monotonic() + pause_s
+
+    def _try_again(self) -> None:
+        """End a process that has given up, once another replica's engine has started.
+
+        Ray restarts the actor, which starts its engine, and resubmits the blocks that were held back here.
+        """
+        if self._try_again_at is None or time.monotonic() < self._try_again_at or self._stopping:
+            return
+        if not self._config.control.starts(except_of=self._actor) - self._known_starts:
+            self._try_again_at = time.monotonic() + LOOK_AGAIN_S
+            return
+        number = self._attempt_log.num_tries_again + 1
+        self._report(f"its engine is started again, as others have started: try {number} of {len(TRY_AGAIN_AFTER_S)}")
+        self._attempt_log.try_again()
+        self._config.control.holds(self._actor, 0)  # so that the driver waits for the blocks
+        logging.shutdown()
+        os._exit(1)
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; return their statuses, `STATUS_SCHEMA`, when all are journaled."""
@@ -267,6 +303,7 @@ class Replica:
                 if self._config.control.received(CLOSE):
                     break
                 self._stopping = self._stopping or self._config.control.received(STOP)
+                self._try_again()
                 if self._stopping and not drained and not self._num_in_flight:
                     self._config.control.drained(self._actor)
                     drained = True

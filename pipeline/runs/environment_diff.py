@@ -23,7 +23,7 @@ RECORDED = {
 """Keys of the manifest by kind of difference; data sets and engines are compared separately."""
 
 PER_SESSION = (
-    *("engine_start_s", "restarts", "pid", "gave_up", "session"),
+    *("engine_start_s", "restarts", "pid", "gave_up", "tries_again", "session"),
     *("num_kv_blocks", "num_kv_tokens", "kv_concurrency"),
 )
 """Engine information about one session rather than the engine; the KV cache takes the memory that is free."""

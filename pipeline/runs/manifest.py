@@ -109,8 +109,8 @@ class EngineInfo:
     the KV cache of one replica, and `kv_concurrency` is the number of sequences of `max_model_len` that fit into it.
     `largest_cuda_graph` is in sequences. `gpu_names` and `gpu_uuids` are comma-separated, in the same order;
     `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the number of starts
-    after a crash, `gave_up` the reason why the replica stopped for good. `other` keeps the keys that have no field in
-    this version.
+    after a crash, `gave_up` the reason why the replica stopped for good, `tries_again` the number of its tries after it
+    had given up. `other` keeps the keys that have no field in this version.
     """
 
     vllm: str | None = None
@@ -153,6 +153,7 @@ class EngineInfo:
     restarts: int | None = None
     session: str | None = None
     gave_up: str | None = None
+    tries_again: int | None = None
     other: Mapping[str, bool | str | int | float | None] = field(default_factory=dict)
 
     @classmethod

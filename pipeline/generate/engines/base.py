@@ -87,5 +87,6 @@ class EngineFactory(Protocol):
 
         Raises:
             PipelineError: It cannot start, and the user can fix it.
+            StartError: It did not start, and this machine may be the cause.
             TransientStartError: It does not start now; another start may succeed.
         """

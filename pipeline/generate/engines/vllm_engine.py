@@ -54,6 +54,7 @@ class VllmFactory:
             ModelError: vLLM is not installed, or refuses the model.
             ConfigError: vLLM refuses an argument or does not know the reasoning_parser, or engine.batch_invariant
                 needs other hardware, or other jobs' GPUs split a tensor parallel group of the replica over nodes.
+            StartError: vLLM fails for another reason than its known refusals.
             TransientStartError: The model's files or the device's memory are not available now.
         """
         # No usage statistics leave the machine: they would show what is benchmarked, and how often.

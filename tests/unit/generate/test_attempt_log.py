@@ -88,6 +88,17 @@ def test_a_crash_with_nothing_in_flight_is_counted(file: Path) -> None:
     assert AttemptLog(file).num_crashes == 2
 
 
+def test_a_process_that_ends_to_be_tried_again_is_counted_and_is_no_crash(file: Path) -> None:
+    crash_with(file, "a")
+    for num_tries in (0, 1):
+        log = AttemptLog(file)
+        assert (log.num_tries_again, log.num_crashes) == (num_tries, 1)
+        log.try_again()
+    log.leave()
+    last = AttemptLog(file)
+    assert (last.num_tries_again, last.suspicion("a")) == (2, Suspicion.GROUPED)
+
+
 def test_keys_may_contain_spaces(file: Path) -> None:
     log = AttemptLog(file)
     log.start("my task/test/1/0", Suspicion.NONE)
