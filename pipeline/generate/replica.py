@@ -55,6 +55,7 @@ STATUS_SCHEMA = pa.schema(
         pa.field("done", pa.bool_(), nullable=False),
         pa.field("failed", pa.bool_(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),
+        pa.field("part", pa.int64(), nullable=False),
         pa.field("fatal_kind", pa.string()),
         pa.field("fatal", pa.string()),
     ]
@@ -71,13 +72,13 @@ logger = logging.getLogger(__name__)
 class ReplicaConfig:
     """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
-    `slots` is how many rows are in flight in an engine. `ends_when_alike` is whether a replica gives up when its engine
-    crashes alike with different rows. `log_dir` is a directory of the replica's own machine;
-    `session` identifies this driver's attempt at the run.
+    `journals` are the directories of the parts' journals; `slots` is how many rows are in flight in an engine.
+    `ends_when_alike` is whether a replica gives up when its engine crashes alike with different rows. `log_dir` is a
+    directory of the replica's own machine; `session` identifies this driver's attempt at the run.
     """
 
     factory: EngineFactory
-    journal: ArtifactStore
+    journals: Sequence[ArtifactStore]
     control: Control
     session: str
     flush_s: float
@@ -112,7 +113,8 @@ class Replica:
             self._log = Path(config.log_dir) / f"{self._name}.log"
             redirect_output(self._log)
             self._attempt_log = AttemptLog(Path(tempfile.gettempdir()) / f"pipeline-{config.session}" / actor)
-            self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
+            name = f"{self._name}-{uuid.uuid4().hex[:8]}"
+            self._journals = [Journal(store, name, config.flush_s) for store in config.journals]
             self._runner = RowRunner(
                 admission=AdmissionQueue(
                     config.slots,
@@ -120,7 +122,7 @@ class Replica:
                     is_last_try=self._attempt_log.is_last_try,
                 ),
                 attempt_log=self._attempt_log,
-                journal=self._journal,
+                journals=self._journals,
                 replica=self._name,
                 seed=config.seed,
                 is_ending=lambda: self._stopping or self._closed.is_set(),
@@ -168,7 +170,7 @@ class Replica:
             tries_again=self._attempt_log.num_tries_again or None,
             session=self._config.session,
         )
-        write_engine_info(self._config.journal, self._name, info)
+        self._record(info)
         self._config.control.ready(self._actor)
 
     def _reason_to_give_up(self) -> str | None:
@@ -198,6 +200,10 @@ class Replica:
             time.sleep(pause_s)
         return self._config.factory()
 
+    def _record(self, info: EngineInfo) -> None:
+        for store in self._config.journals:
+            write_engine_info(store, self._name, info)
+
     def _report(self, line: str) -> None:
         try:
             self._config.control.report(self._actor, f"replica {self._name}: {line}")
@@ -207,8 +213,7 @@ class Replica:
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
         log = self._attempt_log
-        info = EngineInfo(gave_up=str(reason), restarts=log.num_crashes, tries_again=log.num_tries_again or None)
-        write_engine_info(self._config.journal, self._name, info)
+        self._record(EngineInfo(gave_up=str(reason), restarts=log.num_crashes, tries_again=log.num_tries_again or None))
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
 
     def _try_again_later(self) -> None:
@@ -236,13 +241,15 @@ class Replica:
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; return their statuses, `STATUS_SCHEMA`, when all are journaled."""
         try:
-            return statuses(await self._block([WorkRow(**row) for row in block.to_pylist()]))
+            rows = [WorkRow(**row) for row in block.to_pylist()]
+            return statuses(rows, await self._block(rows))
         except PipelineError as error:
             fatal = error
         except OSError as error:
             fatal = self._unwritable(error)
         if self._fatal is None:
-            await self._journal.flush()  # this status ends the run, and other rows may have finished just now
+            for journal in self._journals:  # this status ends the run, and other rows may have finished just now
+                await journal.flush()
         return fatal_status(fatal)
 
     async def _block(self, rows: list[WorkRow]) -> list[RowStatus | None]:
@@ -267,7 +274,7 @@ class Replica:
         return finished
 
     def _unwritable(self, error: OSError) -> RunError:
-        where = error.filename or self._config.journal.root
+        where = error.filename or self._config.journals[0].root
         reason = error.strerror or str(error)
         return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
 
@@ -331,24 +338,26 @@ class Replica:
                 self._engine.close()
                 self._engine = None
             if self._fatal is None:
-                self._journal.close()
+                for journal in self._journals:
+                    journal.close()
 
 
-def statuses(rows: Sequence[RowStatus | None]) -> pa.Table:
-    """Return the status of each row of a block; None is a row that was not started."""
-    found = [
+def statuses(rows: Sequence[WorkRow], found: Sequence[RowStatus | None]) -> pa.Table:
+    """Return the statuses found of the rows of a block; None is that of a row that was not started."""
+    columns = [
         {
-            "done": row is not None,
-            "failed": row is not None and row.failed,
-            "num_output_tokens": row.num_output_tokens if row is not None else 0,
+            "done": status is not None,
+            "failed": status is not None and status.failed,
+            "num_output_tokens": status.num_output_tokens if status is not None else 0,
+            "part": row.part,
         }
-        for row in rows
+        for row, status in zip(rows, found, strict=True)
     ]
-    return pa.Table.from_pylist(found, schema=STATUS_SCHEMA)
+    return pa.Table.from_pylist(columns, schema=STATUS_SCHEMA)
 
 
 def fatal_status(error: PipelineError) -> pa.Table:
     """Return the single status that ends the run with this error."""
-    empty = {"done": False, "failed": False, "num_output_tokens": 0}
+    empty = {"done": False, "failed": False, "num_output_tokens": 0, "part": 0}
     fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
     return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)

@@ -190,9 +190,13 @@ Engines: TypeAlias = Annotated[Mapping[str, EngineInfo], BeforeValidator(lambda 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The past run whose output lengths ordered the rows (None: no run), and how many of the rows it has answered."""
+    """The past run whose output lengths ordered the rows (None: no run), and how many of the rows it has answered.
+
+    `model` is the run's model if that is another one.
+    """
 
     history: str | None
+    model: str | None = None
     num_known: int
     num_rows: int
 

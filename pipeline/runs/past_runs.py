@@ -6,7 +6,7 @@ of a run are read here; a run that cannot be read is reported and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,6 +35,24 @@ class PastRun:
         """Return whether the run has a task of `config`."""
         return bool(set(self.config.active_tasks) & set(config.active_tasks))
 
+    def same_tasks(self, revisions: Mapping[str, str]) -> list[str]:
+        """Return the run's tasks whose data sets have these revisions: their questions have the same ids."""
+        mine = self.manifest.datasets.dataset_revisions
+        return [task for task in self.config.active_tasks if task in mine and mine[task] == revisions.get(task)]
+
+    @property
+    def model_name(self) -> str:
+        """The model as the configuration or the server names it."""
+        if self.config.engine.kind == "vllm":
+            return str(self.config.model.path)
+        served = (info.served_model for info in self.manifest.engine.values() if info.served_model)
+        endpoint = self.config.engine.endpoint
+        return endpoint.model or next(served, None) or str(endpoint.base_url)
+
+    def is_of_model(self, config: Config) -> bool:
+        """Return whether the run's model is that of `config`, whatever its revision."""
+        return _model(self.config) == _model(config)
+
     def covers(self, config: Config) -> bool:
         """Return whether the run has at least the tasks, splits and rows of `config`."""
         mine = self.config
@@ -55,6 +73,17 @@ def of_model(
     Raises:
         RunError: output_dir cannot be reached.
     """
+    return _complete(config, unread, lambda run: run.is_of_model(config) and is_match(run))
+
+
+def of_other_models(
+    config: Config, unread: list[str], is_match: Callable[[PastRun], bool] = lambda _: True
+) -> Iterator[PastRun]:
+    """Yield the complete runs of other models that match, as `of_model` does those of the same model."""
+    return _complete(config, unread, lambda run: not run.is_of_model(config) and is_match(run))
+
+
+def _complete(config: Config, unread: list[str], is_match: Callable[[PastRun], bool]) -> Iterator[PastRun]:
     output = ArtifactStore.open(config.output_dir)
     complete: list[tuple[str, str, Manifest]] = []
     for name in output.directories():
@@ -74,7 +103,7 @@ def of_model(
         except UserError as error:
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
-        if _model(found.config) == _model(config) and is_match(found):
+        if is_match(found):
             yield found
             num_found += 1
             if num_found == MOST_RUNS:

@@ -107,7 +107,7 @@ def test_a_replica_without_the_runs_directory_ends_the_run_and_writes_nothing(tm
     run = ArtifactStore.open(str(tmp_path / "run=test"))
     config = ReplicaConfig(
         factory=ScriptedFactory(),
-        journal=run.child("journal"),
+        journals=[run.child("journal")],
         control=Control(run.child("journal").child("session-1")),
         session="1",
         flush_s=1.0,

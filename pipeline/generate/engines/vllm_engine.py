@@ -164,7 +164,9 @@ class VllmEngine:
 
         params = self.sampling(request)
         # Marked as tokens, the prompt goes to the engine directly; vLLM passes a bare list of ids through a thread.
-        prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
+        prompt: dict[str, Any] = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
+        if request.cache_salt is not None:
+            prompt["cache_salt"] = request.cache_salt
         final = None
         try:
             with self._watch.over_this_task():

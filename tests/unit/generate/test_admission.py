@@ -27,8 +27,10 @@ class Watch:
         self.mixed = False
         self._running: Counter[Suspicion] = Counter()
 
-    async def row(self, level: Suspicion, name: object = None, num_turns: int = 1, place: int = 0) -> None:
-        async with self.queue.slot(level, place):
+    async def row(
+        self, level: Suspicion, name: object = None, num_turns: int = 1, place: int = 0, part: int = 0
+    ) -> None:
+        async with self.queue.slot(level, place, part):
             self.order.append(name)
             self._running[level] += 1
             self.most[level] = max(self.most[level], self._running[level])
@@ -229,3 +231,35 @@ def test_the_row_that_an_unproven_engine_gets_first_is_another_one_each_time() -
     orders = [run(scene).order for _ in range(5)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({order[0] for order in orders}) > 1
+
+
+@pytest.mark.usefixtures("gathers_fast")
+def test_rows_of_the_second_part_start_when_none_of_the_first_runs_or_waits() -> None:
+    """Whatever their suspicion, and although one of them is the first to arrive."""
+
+    async def scene(watch: Watch) -> None:
+        running: Counter[int] = Counter()
+
+        async def row(part: int, level: Suspicion, number: int) -> None:
+            async with watch.queue.slot(level, number, part):
+                watch.order.append(part)
+                running[part] += 1
+                watch.mixed |= len(+running) > 1
+                await asyncio.sleep(0.001 * (number % 3))
+                running[part] -= 1
+
+        others = ((part, level, number) for number in range(10) for level in Suspicion for part in (1, 0))
+        rows = [(1, Suspicion.GROUPED, 0), *others]
+        await asyncio.gather(*(row(*each) for each in rows))
+
+    watch = run(scene, slots=4)
+    assert watch.order == [0] * 30 + [1] * 31
+    assert not watch.mixed
+
+
+@pytest.mark.usefixtures("gathers_fast")
+def test_a_second_part_without_a_first_starts_too() -> None:
+    async def scene(watch: Watch) -> None:
+        await asyncio.gather(*(watch.row(Suspicion.NONE, number, part=1) for number in range(9)))
+
+    assert run(scene, slots=4).order == list(range(9))
