@@ -36,6 +36,7 @@ class Part:
     num_left: int = field(init=False)
     _schedule: Schedule = field(init=False)
     _previous_journals: frozenset[str] = field(init=False)
+    _is_done: bool = False
 
     def __post_init__(self) -> None:
         self.prompts = self.run.require_artifact("prompts", PROMPT_SCHEMA)
@@ -44,8 +45,6 @@ class Part:
         self._previous_journals = frozenset(self.journals.files(suffix=journal.SUFFIX))
         self.list_work()
         self._schedule = self.work.schedule
-        if not self.num_left:
-            self.on_done()
 
     @property
     def num_rows(self) -> int:
@@ -58,12 +57,16 @@ class Part:
         self.work = work_list.write_work(
             self.run, self.prompts, finished, self.repeats, self.lengths, shuffled=self.is_shuffled
         )
-        self.num_left = self.work.num_rows
+        self._set_left(self.work.num_rows)
 
     def count(self, num_done: int) -> None:
         """Count rows that have finished."""
-        self.num_left -= num_done
-        if num_done and not self.num_left:
+        self._set_left(self.num_left - num_done)
+
+    def _set_left(self, num_rows: int) -> None:
+        self.num_left = num_rows
+        if not num_rows and not self._is_done:
+            self._is_done = True
             self.on_done()
 
     def commit(self) -> CompletionMetadata:

@@ -165,16 +165,14 @@ def _generate_rows(
     interruptions: Interruptions,
 ) -> None:
     """Generate the rows that are left, in as many dispatch passes as it takes."""
-    num_left = sum(part.num_left for part in parts)
     order = "; then ".join(part.work.order for part in parts if part.num_left)
-    progress.begin(sum(part.num_rows for part in parts), num_left, order)
-    while num_left:
+    progress.begin(sum(part.num_rows for part in parts), sum(part.num_left for part in parts), order)
+    while num_left := sum(part.num_left for part in parts):
         few = num_left <= placement.num_replicas * config.engine.slots
         ends_when_alike = not (few and _has_worked(run, parts))
         replica_config = _replica_config(config, run, parts, factory, ends_when_alike=ends_when_alike)
         num_given_up = DispatchPass(parts, replica_config, placement, progress, interruptions).run()
-        num_left = sum(part.num_left for part in parts)
-        if num_left:
+        if any(part.num_left for part in parts):
             placement = replace(placement, num_replicas=placement.num_replicas - num_given_up)
             for part in parts:
                 part.list_work()
