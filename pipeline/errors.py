@@ -5,6 +5,7 @@
     │   ├── ConfigError                 a key of the configuration
     │   ├── DataError                   a data set, a row, or a file of a run
     │   ├── ModelError                  the model's directory, tokenizer or chat template
+    │   │   └── StartError                  an engine did not start; perhaps another one does
     │   ├── InstallationError           the packages of this Python environment
     │   ├── HostError                   the machines of the run; a line for each fault
     │   ├── EndpointError               the server behind engine.kind=endpoint
@@ -56,6 +57,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """The model's directory, its tokenizer or its chat template cannot be used."""
+
+
+class StartError(ModelError):
+    """The engine did not start, and nothing says that the configuration is the cause: elsewhere it may start."""
 
 
 class InstallationError(UserError):

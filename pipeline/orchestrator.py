@@ -27,6 +27,8 @@ from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
 from pipeline.generate.engines import host_checks
 from pipeline.generate.engines.base import EngineFactory
+from pipeline.generate.length_estimates import Lengths
+from pipeline.generate.stage import SecondPass
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
@@ -375,7 +377,7 @@ class Orchestrator:
         self._prepare()
         self._pin_revision()
         with self.timings.stage("generate"):
-            made = self._generate(self.config, self.run)
+            made = self._generate()
         self._record(engine=made.engine, schedule=made.schedule)
         self._report_engines(made.engine)
         publish_stage.remove_products(self.run, self.config)  # an earlier session may have published other samples
@@ -423,34 +425,52 @@ class Orchestrator:
         if commit is not None:
             self.config = replace(self.config, model=replace(self.config.model, revision=commit))
 
-    def _generate(self, config: Config, run: ArtifactStore, *, shuffled: bool = False) -> CompletionMetadata:
-        """Generate the missing completions; return the metadata stored with them."""
-        made = _made(config, run)
-        if made is not None:
-            return made
-        lengths, unread = (
-            (None, []) if shuffled else length_estimates.find(config, run.require_artifact("prompts", PROMPT_SCHEMA))
-        )
-        _print(self.console, [f"{length_estimates.KEY}={config.schedule.history}: {line}" for line in unread])
-        progress = GenerateProgress(self.console, self.events.write, "noise pass" if shuffled else "generate")
+    def _generate(self) -> CompletionMetadata:
+        """Generate what is missing of the run and, in the same engines, of its second pass; return the run's metadata.
+
+        From the last row of the run on the time is that of the stage `noise`.
+        """
+        config = self.config
+        second = noise.choose(config, self.run) if config.noise.share else None
+        stores = [self.run] if second is None else [self.run, second]
+        retried = [each for each in stores if config.run.retry_failed and generate_stage.has_failed_rows(each)]
+        made = [None if each in retried else generate_stage.done(each) for each in stores]
+        if made[0] is not None and None not in made:
+            return made[0]
+        lengths = self._lengths() if made[0] is None else None
+        if made[0] is not None:
+            self.timings.switch("noise")
+        progress = GenerateProgress(self.console, self.events.write)
         with cluster(config, lambda line: _print(self.console, [line]), self.signals.take) as placement:
             self._warn([line for line in (placement.mixes_types, connection.stop_warning(config)) if line])
             factory = self.factory or generate_stage.engine_factory(config, placement)
             if placement.waits_for is not None:
                 _print(self.console, [f"generate: {placement.waits_for}"])
-            if not shuffled:
-                self._warn(node_checks.require_fit(config, run, placement))
-            generate_stage.reopen(run)  # only now that all else has succeeded: until here the run stays complete
+            self._warn(node_checks.require_fit(config, self.run, placement))
+            for store in retried:  # only now that all else has succeeded: until here the run stays complete
+                generate_stage.reopen(store)
             try:
                 with self.signals.deferred():
                     return generate_stage.generate(
-                        config, run, placement, factory, progress, self.signals, lengths, shuffled=shuffled
+                        config, self.run, placement, factory, progress, self.signals, lengths, self._second_pass(second)
                     )
             finally:
                 progress.end()
 
+    def _lengths(self) -> Lengths | None:
+        """Return the lengths that order the rows; print which runs could not be read."""
+        lengths, unread = length_estimates.find(self.config, self.run.require_artifact("prompts", PROMPT_SCHEMA))
+        _print(self.console, [f"{length_estimates.KEY}={self.config.schedule.history}: {line}" for line in unread])
+        return lengths
+
+    def _second_pass(self, store: ArtifactStore | None) -> SecondPass | None:
+        if store is None:
+            return None
+        repeats = noise.second(self.config).generation.repeats
+        return SecondPass(run=store, repeats=repeats, begins=lambda: self.timings.switch("noise"))
+
     def _report_engines(self, engines: Mapping[str, EngineInfo]) -> None:
-        """Record the GPUs used, and print how many engines restarted and which replicas gave up."""
+        """Record the GPUs used; print how many engines restarted, and which replicas gave up or were tried again."""
         self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
         num_restarts = sum(info.restarts or 0 for info in engines.values())
         lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
@@ -458,15 +478,15 @@ class Orchestrator:
         if num_preempted:
             fix = "fewer sequences (engine.max_num_seqs) or more GPUs a replica (engine.tensor_parallel_size)"
             lines.append(f"generate: {counted(num_preempted, 'row')} were preempted and computed again: {fix}")
+        num_tries = sum(info.tries_again or 0 for info in engines.values())
+        lines += [f"generate: {num_tries} starts of replicas that had given up"] if num_tries else []
         gave_up = {name: info.gave_up for name, info in engines.items() if info.gave_up is not None}
         lines += [f"generate: replica {name} gave up: {reason}" for name, reason in gave_up.items()]
         _print(self.console, lines)
 
     def _measure_noise(self) -> None:
-        """Generate a share of the questions a second time, and record how much the results change."""
-        store, second = noise.choose(self.config, self.run), noise.second(self.config)
-        self._generate(second, store, shuffled=True)
-        score(store, second)
+        """Score the second pass, and record how much the results change."""
+        score(self.run.child(noise.DIRECTORY), noise.second(self.config))
         measured = noise.measure(self.config, self.run, self.manifest)
         self._record(noise=measured)
         _print(self.console, [noise.line(measured)])

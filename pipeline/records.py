@@ -301,7 +301,14 @@ def without_nulls(value: Any) -> Any:
 
 
 ReplicaEventKind: TypeAlias = Literal[
-    "engine_starting", "start_failed", "replica_ready", "server_changed", "replicas_joined", "restart", "gave_up"
+    "engine_starting",
+    "start_failed",
+    "replica_ready",
+    "server_changed",
+    "replicas_joined",
+    "restart",
+    "gave_up",
+    "tries_again",
 ]
 
 

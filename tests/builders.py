@@ -79,10 +79,10 @@ def make_prompt(number: int, *, question: str = "Что?", error: str | None = N
     )
 
 
-def publish_prompts(run: ArtifactStore, prompts: list[Prompt]) -> None:
+def publish_prompts(run: ArtifactStore, prompts: list[Prompt], metadata: dict[str, str] | None = None) -> None:
     """Publish the prompts artifact of a run."""
     run.create()
-    with run.publish("prompts", PROMPT_SCHEMA) as store:
+    with run.publish("prompts", PROMPT_SCHEMA, metadata) as store:
         store.write_parts("task=agro_bench/split=test", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)], 1_000)
 
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, StartError
 from pipeline.generate.engines.base import EngineCrashed, EngineStats, Output, Request, RowError, TransientStartError
 from pipeline.runs.manifest import EngineInfo
 
@@ -19,9 +19,10 @@ class ScriptedFactory:
 
     A question whose text contains `raise_on` is a row error, one that contains `crash_on` crashes the engine, and one
     that contains `exit_on` ends the process without a message, as a fault in native code does. On a simulated GPU of
-    `broken_gpus` (comma separated) the engine does not start. `starts` is the path of a file that gets a line for every
-    start; the first `failing_starts` of them fail for a reason that may pass. `requests` is the path of a file that
-    gets a line for every request.
+    `broken_gpus` (comma separated) the engine does not start, and on one of `refusing_gpus` it refuses to. `starts` is
+    the path of a file that gets a line for every start, also where it fails; the first `failing_starts` of them fail
+    for a reason that may pass, and of those on a broken GPU only the first `broken_starts` fail. `requests` is the path
+    of a file that gets a line for every request.
     """
 
     answer: str = "A"
@@ -32,18 +33,28 @@ class ScriptedFactory:
     starts: str = ""
     failing_starts: int = 0
     broken_gpus: str = ""
+    broken_starts: int = 1_000
+    refusing_gpus: str = ""
     requests: str = ""
 
     def __call__(self) -> ScriptedEngine:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if gpu and gpu in self.broken_gpus.split(","):
-            raise ModelError(f"GPU {gpu} is told not to start")
-        if self.starts:
-            with Path(self.starts).open("a", encoding="utf-8") as file:
-                file.write("start\n")
-            if len(Path(self.starts).read_text().splitlines()) <= self.failing_starts:
-                raise TransientStartError(ModelError("the memory is not free yet"))
+        starts = self._starts(f"start {gpu}".strip())
+        if gpu and gpu in self.refusing_gpus.split(","):
+            raise ModelError(f"GPU {gpu} is told to refuse")
+        if gpu and gpu in self.broken_gpus.split(",") and starts.count(f"start {gpu}") <= self.broken_starts:
+            raise StartError(f"GPU {gpu} is told not to start")
+        if 0 < len(starts) <= self.failing_starts:
+            raise TransientStartError(ModelError("the memory is not free yet"))
         return ScriptedEngine(self)
+
+    def _starts(self, line: str) -> list[str]:
+        """Write the line into the file of starts and return all of them."""
+        if not self.starts:
+            return []
+        with Path(self.starts).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        return Path(self.starts).read_text(encoding="utf-8").splitlines()
 
 
 class ScriptedEngine:

@@ -272,6 +272,11 @@ class ScheduleConfig:
         pattern=RUN_ID,
         fix="must be latest, a run_id in output_dir, or null",
     )
+    other_models: bool = key(
+        True,
+        "with history=latest, where this model has answered none of the prompts, take the lengths of the newest "
+        "complete run of another model with the same questions",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,17 +5,23 @@ A row that was in flight when the process crashed runs at a narrower isolation l
 along. The most suspicious rows go first, and rows of two levels never run together. Blocks overtake each other on their
 way to the replica: of the waiting rows of a level, the one that comes first in the work list goes first.
 
+A row of the second part of a session's rows (part.py) starts when none of the first runs or waits here, so that the
+rows of a run share the engine with each other alone.
+
 Where an engine crashed before it had finished a row, perhaps no row can be finished. Then the least suspicious go
 first, and suspicious ones singly, until one is finished: rows that were not in flight at the crash show whether the
-engine works.
+engine works. At the last try the others go singly too. A row that goes singly is drawn at random, since the first rows
+of the work list may be the poison rows, and a resumed run should not try the same ones again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from pipeline.generate.attempt_log import Suspicion
@@ -23,28 +29,37 @@ from pipeline.generate.attempt_log import Suspicion
 GROUP_WIDTH = 8
 
 GATHER_S = 1.0
-"""Seconds in which Ray returns the rows of a crashed process to the next one, from the first to the last."""
+"""Seconds in which Ray brings the rows of a crashed process to the next one, from the first to the last.
+
+The second part waits as long, from its first row on: its block may have overtaken one of the first part.
+"""
+
+
+Lane = tuple[int, Suspicion]
+"""A part and an isolation level: rows of two lanes never run together."""
 
 
 class AdmissionQueue:
-    """The slots of one engine. Used on one event loop; within a level rows go by their places in the work list."""
+    """The slots of one engine. Used on one event loop; within a lane rows go by their places in the work list."""
 
-    def __init__(self, slots: int, *, unproven: bool = False) -> None:
-        self._unproven, self._is_open, self._opens = unproven, not unproven, False
+    def __init__(self, slots: int, *, unproven: bool = False, is_last_try: bool = False) -> None:
+        self._unproven, self._is_last_try = unproven, is_last_try
         self._widths = {Suspicion.NONE: slots, Suspicion.GROUPED: min(GROUP_WIDTH, slots), Suspicion.ISOLATED: 1}
-        self._waiting: dict[Suspicion, list[tuple[int, int, asyncio.Future[None]]]] = {each: [] for each in Suspicion}
+        self._waiting: defaultdict[Lane, list[tuple[int, int, asyncio.Future[None]]]] = defaultdict(list)
         self._arrivals = count()
-        self._level = Suspicion.NONE
+        self._lane: Lane = (0, Suspicion.NONE)
+        self._open_parts: set[int] = set() if unproven else {0}
+        self._opening_parts = set(self._open_parts)
         self.num_running = 0
 
     @asynccontextmanager
-    async def slot(self, level: Suspicion, place: int) -> AsyncIterator[None]:
+    async def slot(self, level: Suspicion, place: int, part: int = 0) -> AsyncIterator[None]:
         """Wait for a slot at the isolation level and hold it; the lowest place goes first, then the first to arrive."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heappush(self._waiting[level], (place, next(self._arrivals), turn))
-        if not self._opens and not self._is_open:
-            self._opens = True
-            asyncio.get_running_loop().call_later(GATHER_S, self._open)
+        heappush(self._waiting[part, level], (place, next(self._arrivals), turn))
+        if part not in self._opening_parts:
+            self._opening_parts.add(part)
+            asyncio.get_running_loop().call_later(GATHER_S, self._open, part)
         self._admit()
         try:
             await turn
@@ -61,8 +76,8 @@ class AdmissionQueue:
         """Record that the engine has finished a row: from now on the most suspicious rows go first."""
         self._unproven = False
 
-    def _open(self) -> None:
-        self._is_open = True
+    def _open(self, part: int) -> None:
+        self._open_parts.add(part)
         self._admit()
 
     def _leave(self) -> None:
@@ -70,18 +85,30 @@ class AdmissionQueue:
         self._admit()
 
     def _admit(self) -> None:
-        while self._is_open and (level := self._next_level()) is not None:
-            if self.num_running and (level != self._level or self.num_running >= self._width(level)):
+        while (lane := self._next_lane()) is not None:
+            if self.num_running and (lane != self._lane or self.num_running >= self._width(lane)):
                 return
-            turn = heappop(self._waiting[level])[-1]
+            turn = self._pop(lane)
             if not turn.cancelled():
-                self._level = level
+                self._lane = lane
                 self.num_running += 1
                 turn.set_result(None)
 
-    def _width(self, level: Suspicion) -> int:
-        return 1 if self._unproven and level else self._widths[level]
+    def _next_lane(self) -> Lane | None:
+        lanes = [lane for lane, waiting in self._waiting.items() if waiting and lane[0] in self._open_parts]
+        sign = 1 if self._unproven else -1
+        return min(lanes, key=lambda lane: (lane[0], sign * lane[1]), default=None)
 
-    def _next_level(self) -> Suspicion | None:
-        order = Suspicion if self._unproven else reversed(Suspicion)
-        return next((level for level in order if self._waiting[level]), None)
+    def _pop(self, lane: Lane) -> asyncio.Future[None]:
+        waiting = self._waiting[lane]
+        if not self._goes_singly(lane):
+            return heappop(waiting)[-1]
+        *_, turn = waiting.pop(secrets.randbelow(len(waiting)))
+        heapify(waiting)
+        return turn
+
+    def _goes_singly(self, lane: Lane) -> bool:
+        return self._unproven and (lane[1] is not Suspicion.NONE or self._is_last_try)
+
+    def _width(self, lane: Lane) -> int:
+        return 1 if self._goes_singly(lane) else self._widths[lane[1]]

@@ -22,6 +22,9 @@ LONGEST_CAUSE = 400
 WITHOUT_REASON = ("EngineDeadError", "RuntimeError: vLLM's engine ended without a message")
 """How causes begin that say only that the engine's process has ended: somebody killed it, or its memory was taken."""
 
+ALIKE_CRASHES = 3
+"""Crashes alike after which the engine itself is the cause; at the last of them one row ran in isolation."""
+
 MAX_ISOLATED_CRASHES = 2
 """Crashes while this row ran in isolation after which it is recorded as a failed (poison) row."""
 
@@ -83,6 +86,7 @@ class _History:
     cause: str | None = None
     streak: _Streak | None = None
     has_worked: bool = False
+    num_tries_again: int = 0
 
 
 class AttemptLog:
@@ -104,6 +108,11 @@ class AttemptLog:
         return self._history.num_crashes
 
     @property
+    def num_tries_again(self) -> int:
+        """Processes of this replica that followed one which had given up."""
+        return self._history.num_tries_again
+
+    @property
     def last_cause(self) -> str | None:
         """Why the last process crashed; None when it left no message."""
         return self._history.cause
@@ -114,15 +123,24 @@ class AttemptLog:
         return self._history.streak is not None
 
     @property
+    def is_last_try(self) -> bool:
+        """Return whether another crash like the last ones may be taken for the engine's: a single row is to show it.
+
+        With several rows in flight, a crash could be that of a poison row, and its neighbours would show nothing.
+        """
+        streak = self._history.streak
+        return streak is not None and streak.num_crashes >= ALIKE_CRASHES - 1
+
+    @property
     def crashes_alike(self) -> bool:
         """Return whether the engine itself is the cause: no row explains its latest crashes.
 
-        At least two of them in a row had the same cause and came before a row was finished, and no row was in flight at
-        each of them. Once the engine has finished a row, crashes of suspicious rows alone do not count: each of these
-        may be a poison row.
+        At least `ALIKE_CRASHES` of them in a row had the same cause and came before a row was finished, and no row was
+        in flight at each of them. Once the engine has finished a row, crashes of suspicious rows alone do not count:
+        each of these may be a poison row.
         """
         streak = self._history.streak
-        if streak is None or streak.num_crashes < 2 or streak.common:
+        if streak is None or streak.num_crashes < ALIKE_CRASHES or streak.common:
             return False
         return streak.is_fresh or not self._history.has_worked
 
@@ -165,6 +183,10 @@ class AttemptLog:
         """Record that this process exits on purpose, which is not a crash."""
         self._write("L")
 
+    def try_again(self) -> None:
+        """Record that this process exits because the next one may start its engine where this one gave up."""
+        self._write("A")
+
     def _write(self, line: str) -> None:
         data = f"{line}\n".encode(errors="replace")
         if os.write(self._descriptor, data) != len(data):
@@ -180,8 +202,9 @@ def _read(text: str) -> _History:
             _count_crash(history, process)
             process = _Process()
             history.num_crashes += 1  # taken back when the process left on purpose
-        elif kind == "L":
+        elif kind in ("L", "A"):
             history.num_crashes -= 1
+            history.num_tries_again += kind == "A"
         elif kind == "C":
             process.cause = rest
         elif kind == "S":

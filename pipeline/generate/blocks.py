@@ -6,14 +6,14 @@ In: the work list's files. Out: a Ray data set of small blocks, made on demand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.generate.work_list import Work
+from pipeline.generate.part import Part
 from pipeline.storage.artifacts import ArtifactStore
 
 ROWS_AT_ONCE = 1024
@@ -60,31 +60,40 @@ class BlockPlan:
         return self.rows_per_block * self.blocks_per_replica
 
 
-def blocks(run: ArtifactStore, work: Work, rows_per_block: int) -> Any:
-    """Return the work list as a Ray data set of blocks of `rows_per_block` rows, in order.
+def blocks(parts: Sequence[Part], rows_per_block: int) -> Any:
+    """Return the work lists of the parts as a Ray data set of blocks of `rows_per_block` rows, in order.
 
-    The column `place` is a row's position in the work list, from 0.
+    The column `part` is the number of a row's part, `place` the row's position in its work list, both from 0. A block
+    has rows of one part, unless the first has only a few.
     """
     import ray.data
 
-    files = ray.data.from_items([{"file": name} for name in work.files], override_num_blocks=1)
-    # One task reads all files, since several would mix the order. It waits most of the time, so it reserves no CPU.
-    return files.map_batches(
-        _read,
-        fn_args=(run,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=1),
-        num_cpus=0,
-    ).repartition(target_num_rows_per_block=rows_per_block)
+    lists = [{"part": number, "files": list(part.work.files)} for number, part in enumerate(parts) if part.num_left]
+    # One task reads all files of a part, since several would mix the order, and the parts are read one after another.
+    # It waits most of the time, so it reserves no CPU.
+    return (
+        ray.data.from_items(lists, override_num_blocks=len(lists))
+        .map_batches(
+            _read,
+            fn_args=([part.run for part in parts],),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=1),
+            num_cpus=0,
+        )
+        .repartition(target_num_rows_per_block=rows_per_block)
+    )
 
 
-def _read(files: pa.Table, run: ArtifactStore) -> Iterator[pa.Table]:
-    """Yield the rows of the files in order, each with its `place`."""
-    place = 0
-    for name in files.column("file").to_pylist():
-        with run.fs.open_input_file(run.path(name)) as source:
-            for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
-                places = pa.array(range(place, place + batch.num_rows), pa.int64())
-                yield pa.Table.from_batches([batch]).append_column("place", places)
-                place += batch.num_rows
+def _read(lists: pa.Table, runs: Sequence[ArtifactStore]) -> Iterator[pa.Table]:
+    """Yield the rows of the work lists in order, each with its `part` and `place`."""
+    for each in lists.to_pylist():
+        part, place = each["part"], 0
+        run = runs[part]
+        for name in each["files"]:
+            with run.fs.open_input_file(run.path(name)) as source:
+                for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
+                    places = pa.array(range(place, place + batch.num_rows), pa.int64())
+                    rows = pa.Table.from_batches([batch]).append_column("place", places)
+                    yield rows.append_column("part", pa.array([part] * batch.num_rows, pa.int64()))
+                    place += batch.num_rows

@@ -1,8 +1,8 @@
 """Messages between the driver and its replicas, as small files next to the journals.
 
 The driver sends `stop` (start no row, finish those in flight) or `close` (all work is done: end the engine). A replica
-sends `ready` (its engine is up), `drained` (nothing is in flight here after `stop`), `gave_up` (it will not generate
-again, and why), how many rows it holds back, what has happened to it (events), and what it is doing (its state). Files
+sends `ready` (its engine is up), `drained` (nothing is in flight here after `stop`), `gave_up` (its engine does not
+start, and why), how many rows it holds back, what has happened to it (events), and what it is doing (its state). Files
 work on a disk and in object storage alike, and need no process that could itself be lost. Each session has a directory
 of its own: a driver never reads messages of a previous session. A replica is named by its Ray actor's id, which it
 keeps when Ray restarts it on another machine.
@@ -28,7 +28,7 @@ STOP, CLOSE = "stop", "close"
 STATE_S = 3.0
 """Seconds between two reports of a replica's state, and between two readings of them."""
 
-_EVENT, _STATE = ".event", ".state"
+_EVENT, _STATE, _START = ".event", ".state", ".start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Control:
     def begins(self, replica: str) -> None:
         """Report that the replica's process has started: what a previous process reported no longer holds."""
         self.store.remove(f"{replica}.ready")
+        self.store.remove(f"{replica}.gave_up")
         self.holds(replica, 0)
 
     def num_begun(self) -> int:
@@ -65,6 +66,11 @@ class Control:
     def ready(self, replica: str) -> None:
         """Report that the replica's engine is up."""
         self.store.write_text(f"{replica}.ready", "")
+        self.store.write_text(f"{replica}-{time.time_ns()}{_START}", "")
+
+    def starts(self, except_of: str = "") -> set[str]:
+        """Return a name for each start of an engine in this session, except of those of one replica."""
+        return {name for name in self.store.files(suffix=_START) if name.partition("-")[0] != except_of}
 
     def report(self, replica: str, event: ReplicaEvent) -> None:
         """Report what has happened to the replica."""
@@ -105,7 +111,7 @@ class Control:
         return sum(int(self.store.read_text(name)) for name in self.store.files(suffix=".holds"))
 
     def gave_up(self, replica: str, given_up: GivenUp) -> None:
-        """Report that the replica will not generate again."""
+        """Report that the replica does not generate, unless it is tried again."""
         self.store.write_text(f"{replica}.gave_up", json.dumps({"kind": given_up.kind, "text": given_up.text}))
 
     def given_up(self) -> list[GivenUp]:

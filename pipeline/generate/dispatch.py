@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,9 @@ from pipeline.generate import blocks as work_blocks
 from pipeline.generate.blocks import BlockPlan
 from pipeline.generate.cluster import Placement, remove_groups
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STATE_S, STOP
+from pipeline.generate.part import Part
 from pipeline.generate.replica import Replica, ReplicaConfig
-from pipeline.generate.work_list import Work
 from pipeline.records import ReplicaEvent, ReplicaState
-from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import private_directory
 
 if TYPE_CHECKING:
@@ -43,18 +43,24 @@ LONGEST_STRANDED_S = 300.0
 
 
 class DispatchPass:
-    """A pass over the work rows with the replicas of a placement."""
+    """A pass over the rows that are left of the parts, with the replicas of a placement."""
 
     def __init__(
-        self, work: Work, config: ReplicaConfig, placement: Placement, progress: Progress, interruptions: Interruptions
+        self,
+        parts: Sequence[Part],
+        config: ReplicaConfig,
+        placement: Placement,
+        progress: Progress,
+        interruptions: Interruptions,
     ) -> None:
-        self._work, self._config, self._placement = work, config, placement
+        self._parts, self._config, self._placement = parts, config, placement
         self._progress, self._interruptions = progress, interruptions
         self.num_replicas = placement.num_replicas
+        self._num_rows = sum(part.num_left for part in parts)
         # A single replica has blocks so large that one which joins would wait for them.
         num_planned = max(2, placement.num_replicas) if placement.grows else placement.num_replicas
-        self._block_plan = BlockPlan.of(work.num_rows, config.slots, num_planned)
-        self.num_done = 0
+        self._block_plan = BlockPlan.of(self._num_rows, config.slots, num_planned)
+        self._num_done = 0
         self._num_returned = 0
         self._num_given_up = 0
         self._reason_to_end: PipelineError | None = None
@@ -67,16 +73,15 @@ class DispatchPass:
         self._states: dict[str, tuple[ReplicaState, float]] = {}
         self._has_stopped = False
 
-    def run(self, run: ArtifactStore) -> int:
-        """Generate the rows of the run's work list; return how many replicas gave up meanwhile.
+    def run(self) -> int:
+        """Generate the rows of the parts' work lists; return how many replicas gave up meanwhile.
 
         Raises:
             Interrupted: The user asked to stop, and the rows in flight are finished or the grace period is over.
             PipelineError: The run cannot continue.
             RuntimeError: No row was returned although no replica has given up.
         """
-        num_work = self._work.num_rows
-        blocks = self._statuses(run).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        blocks = self._statuses().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         ended = threading.Event()
         thread = threading.Thread(target=self._monitor, args=(ended,), name="monitor", daemon=True)
         try:
@@ -97,13 +102,13 @@ class DispatchPass:
             remove_groups(self._groups)  # the next pass makes its own
         if self._reason_to_end is not None:
             raise self._reason_to_end
-        if self._interruptions.count and self.num_done < num_work:
+        if self._interruptions.count and self._num_done < self._num_rows:
             raise Interrupted(CAN_BE_RESUMED)
-        if not self.num_done and not self._num_given_up:
-            raise RuntimeError(f"{num_work} rows went to the workers, none came back")
+        if not self._num_done and not self._num_given_up:
+            raise RuntimeError(f"{self._num_rows} rows went to the workers, none came back")
         return self._num_given_up
 
-    def _statuses(self, run: ArtifactStore) -> Any:
+    def _statuses(self) -> Any:
         """Return the Ray data set of the rows' statuses, which generates the rows when it is read."""
         import ray.data
 
@@ -118,7 +123,7 @@ class DispatchPass:
         with warnings.catch_warnings():
             # Only a replica over several nodes needs the argument, and Ray Data has no replacement for it yet.
             warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-            return work_blocks.blocks(run, self._work, plan.rows_per_block).map_batches(
+            return work_blocks.blocks(self._parts, plan.rows_per_block).map_batches(
                 Replica,
                 fn_constructor_args=(self._config,),
                 batch_size=plan.rows_per_block,
@@ -142,15 +147,18 @@ class DispatchPass:
             raise self._reason_to_end
         self._num_returned += len(columns["done"])
         num_done = sum(columns["done"])
-        self.num_done += num_done
+        self._num_done += num_done
         expected = columns["expected_tokens"]
         expected_tokens = None if None in expected else sum(expected)
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]), expected_tokens)
+        finished = [part for part, is_done in zip(columns["part"], columns["done"], strict=True) if is_done]
+        for number, part in enumerate(self._parts):
+            part.count(finished.count(number))
 
     def _monitor(self, ended: threading.Event) -> None:
         """Check until the pass has ended; after a storage error the next check follows soon."""
         last_blocks = self.num_replicas * self._block_plan.rows_per_block
-        while not ended.wait(IDLE_POLL_S if self._work.num_rows - self._num_returned <= last_blocks else POLL_S):
+        while not ended.wait(IDLE_POLL_S if self._num_rows - self._num_returned <= last_blocks else POLL_S):
             try:
                 if self._check():
                     return
@@ -214,7 +222,7 @@ class DispatchPass:
             )
             self._interruptions.end_now(self._reason_to_end)
             return True
-        num_left = self._work.num_rows - self._num_returned
+        num_left = self._num_rows - self._num_returned
         in_flight = self.num_replicas * self._block_plan.rows_per_replica
         if num_left <= in_flight and num_left == control.num_held():
             control.send(CLOSE)

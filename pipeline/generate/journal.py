@@ -167,9 +167,13 @@ def keep(store: ArtifactStore, completions: Iterable[Completion]) -> None:
 
 
 def write_engine_info(store: ArtifactStore, name: str, info: EngineInfo) -> None:
-    """Store what a replica reports, next to its journal; fields reported before and missing now are kept."""
+    """Store what a replica reports, next to its journal; fields reported before and missing now are kept.
+
+    Only that it gave up is forgotten: a replica that reports something else has been tried again.
+    """
     file = f"{name}{INFO_SUFFIX}"
     stored = json.loads(store.read_text(file)) if store.exists(file) else {}
+    stored.pop("gave_up", None)
     store.write_text(file, json.dumps(stored | info.to_flat()))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.errors import PipelineError, RunError
+from pipeline.errors import PipelineError, RunError, StartError
 from pipeline.generate.admission import AdmissionQueue
 from pipeline.generate.attempt_log import AttemptLog, RowStatus
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control, GivenUp
@@ -44,6 +44,12 @@ START_PAUSES_S = (3.0, 15.0, 45.0, 120.0, 240.0)
 Together they are longer than the hub's window of 300 s for a number of requests.
 """
 
+TRY_AGAIN_AFTER_S = (5.0, 60.0, 300.0)
+"""Shortest times from giving up to another try, of as many as there are, once another replica's engine has started."""
+
+LOOK_AGAIN_S = 5.0
+"""Seconds between two looks for an engine that has started meanwhile."""
+
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
 
@@ -53,6 +59,7 @@ STATUS_SCHEMA = pa.schema(
         pa.field("failed", pa.bool_(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),
         pa.field("expected_tokens", pa.float32()),
+        pa.field("part", pa.int64(), nullable=False),
         pa.field("fatal_kind", pa.string()),
         pa.field("fatal", pa.string()),
     ]
@@ -69,12 +76,13 @@ logger = logging.getLogger(__name__)
 class ReplicaConfig:
     """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
-    `slots` is how many rows are in flight in an engine. `ends_when_alike` is whether a replica gives up when its engine
-    crashes alike with different rows. `logs` is the run's logs/; `session` identifies this driver's attempt at the run.
+    `journals` are the directories of the parts' journals; `slots` is how many rows are in flight in an engine.
+    `ends_when_alike` is whether a replica gives up when its engine crashes alike with different rows. `logs` is the
+    run's logs/; `session` identifies this driver's attempt at the run.
     """
 
     factory: EngineFactory
-    journal: ArtifactStore
+    journals: Sequence[ArtifactStore]
     control: Control
     proof: StorageProof
     session: str
@@ -98,6 +106,7 @@ class Replica:
         self._name = f"{os.uname().nodename}-{actor[:8]}"
         self._engine: Engine | None = None
         self._given_up: PipelineError | None = None
+        self._try_again_at: float | None = None
         self._fatal: PipelineError | None = None
         self._log: LogFile | None = None
         self._num_in_flight = self._num_received = 0  # blocks
@@ -112,11 +121,16 @@ class Replica:
             self._log = LogFile(config.logs, f"{self._name}.log", private)
             redirect_output(self._log.path, self._log.name)
             self._attempt_log = AttemptLog(private_directory(private) / actor)
-            self._journal = Journal(config.journal, f"{self._name}-{uuid.uuid4().hex[:8]}", config.flush_s)
+            name = f"{self._name}-{uuid.uuid4().hex[:8]}"
+            self._journals = [Journal(store, name, config.flush_s) for store in config.journals]
             self._runner = RowRunner(
-                admission=AdmissionQueue(config.slots, unproven=self._attempt_log.is_unproven),
+                admission=AdmissionQueue(
+                    config.slots,
+                    unproven=self._attempt_log.is_unproven,
+                    is_last_try=self._attempt_log.is_last_try,
+                ),
                 attempt_log=self._attempt_log,
-                journal=self._journal,
+                journals=self._journals,
                 replica=self._name,
                 seed=config.seed,
                 is_ending=self._is_ending,
@@ -124,7 +138,9 @@ class Replica:
                 end_process=self._end_process,
             )
             config.control.begins(actor)
-            self._reports = ReplicaReports(config.control, config.journal, actor, self._name)
+            # A first try needs any other engine that has started, the next one another since the last try.
+            self._known_starts = config.control.starts() if self._attempt_log.num_tries_again else set()
+            self._reports = ReplicaReports(config.control, config.journals[0], actor, self._name)
             self._start()
         except PipelineError as error:
             self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
@@ -161,13 +177,21 @@ class Replica:
         try:
             self._engine = self._started_engine()
             self._compare(self._engine.info)
-        except PipelineError as error:
+        except (PipelineError, TransientStartError) as error:
             logger.exception("The engine does not start")
-            self._give_up(error)
+            self._give_up(error.error if isinstance(error, TransientStartError) else error)
+            if isinstance(error, (StartError, TransientStartError)):
+                self._try_again_later()
             return
         start_s = round(time.monotonic() - started_at, 3)
-        info = replace(self._engine.info, engine_start_s=start_s, restarts=num_crashes, session=self._config.session)
-        write_engine_info(self._config.journal, self._name, info)
+        info = replace(
+            self._engine.info,
+            engine_start_s=start_s,
+            restarts=num_crashes,
+            tries_again=self._attempt_log.num_tries_again or None,
+            session=self._config.session,
+        )
+        self._record(info)
         self._config.control.ready(self._actor)
         self._reports.ready(self._engine)
         self._reports.event(
@@ -180,7 +204,7 @@ class Replica:
         Raises:
             RunError: It is another model.
         """
-        for earlier in read_engine_info(self._config.journal).values():
+        for earlier in (each for store in self._config.journals for each in read_engine_info(store).values()):
             if earlier.served_model not in (None, info.served_model):
                 raise RunError(
                     f"engine.endpoint.model: {earlier.served_model!r} answered rows of this run, and the server "
@@ -207,6 +231,7 @@ class Replica:
 
         Raises:
             PipelineError: It does not start.
+            TransientStartError: Neither does it now, after all pauses.
         """
         for number, pause_s in enumerate(START_PAUSES_S, 1):
             self._reports.begins(IMPORTING)
@@ -220,16 +245,16 @@ class Replica:
             self._reports.begins("waiting before a retry")
             time.sleep(pause_s)
         self._reports.begins(IMPORTING)
-        try:
-            return self._config.factory()
-        except TransientStartError as error:
-            raise error.error from error
+        return self._config.factory()
+
+    def _record(self, info: EngineInfo) -> None:
+        for store in self._config.journals:
+            write_engine_info(store, self._name, info)
 
     def _give_up(self, reason: PipelineError) -> None:
         self._given_up = reason
-        write_engine_info(
-            self._config.journal, self._name, EngineInfo(gave_up=str(reason), restarts=self._attempt_log.num_crashes)
-        )
+        log = self._attempt_log
+        self._record(EngineInfo(gave_up=str(reason), restarts=log.num_crashes, tries_again=log.num_tries_again or None))
         self._reports.ends("gave up")
         self._reports.event("gave_up", f"gave up: {reason}", reason=str(reason))
         self._store_log()
@@ -250,11 +275,36 @@ class Replica:
     def _end_process(self) -> None:
         """End this process abnormally, so that Ray starts it again; what has finished and its log are kept."""
         with self._ending:  # every row in flight sees the crash; the first of them ends the process
-            self._journal.close()  # persists the rows that have finished and wait to be written
+            for journal in self._journals:  # persists the rows that have finished and wait to be written
+                journal.close()
             self._reports.ends("restarting")
             self._store_log()
             logging.shutdown()
             os._exit(1)
+
+    def _try_again_later(self) -> None:
+        """Let `_try_again` end this process after a pause, unless that has been done often enough."""
+        for pause_s in TRY_AGAIN_AFTER_S[self._attempt_log.num_tries_again :][:1]:
+            self._try_again_at = time.monotonic() + pause_s
+
+    def _try_again(self) -> None:
+        """End a process that has given up, once another replica's engine has started.
+
+        Ray restarts the actor, which starts its engine, and resubmits the blocks that were held back here.
+        """
+        if self._try_again_at is None or time.monotonic() < self._try_again_at or self._stopping:
+            return
+        if not self._config.control.starts(except_of=self._actor) - self._known_starts:
+            self._try_again_at = time.monotonic() + LOOK_AGAIN_S
+            return
+        number = self._attempt_log.num_tries_again + 1
+        line = f"its engine is started again, as others have started: try {number} of {len(TRY_AGAIN_AFTER_S)}"
+        self._reports.event("tries_again", line, number=number)
+        self._attempt_log.try_again()
+        self._config.control.holds(self._actor, 0)  # so that the driver waits for the blocks
+        self._store_log()
+        logging.shutdown()
+        os._exit(1)
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Generate every row of the block; return their statuses, `STATUS_SCHEMA`, when all are journaled."""
@@ -266,7 +316,8 @@ class Replica:
         except OSError as error:
             fatal = self._unwritable(error)
         if self._fatal is None:
-            await self._journal.flush()  # this status ends the run, and other rows may have finished just now
+            for journal in self._journals:  # this status ends the run, and other rows may have finished just now
+                await journal.flush()
             await asyncio.to_thread(self._store_log)
         return fatal_status(fatal)
 
@@ -292,7 +343,7 @@ class Replica:
         return finished
 
     def _unwritable(self, error: OSError) -> RunError:
-        where = error.filename or self._config.journal.shown()
+        where = error.filename or self._config.journals[0].shown()
         reason = error.strerror or str(error)
         return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
 
@@ -328,6 +379,7 @@ class Replica:
                 if self._config.control.received(CLOSE):
                     break
                 self._stopping = self._stopping or self._config.control.received(STOP)
+                self._try_again()
                 if self._stopping and not drained and not self._num_in_flight:
                     self._store_log()  # the driver ends this process as soon as all have drained
                     self._config.control.drained(self._actor)
@@ -358,26 +410,28 @@ class Replica:
                 self._engine.close()
                 self._engine = None
             if self._fatal is None:
-                self._journal.close()
+                for journal in self._journals:
+                    journal.close()
                 self._store_log(last=True)
 
 
 def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> pa.Table:
     """Return the status of each row of a block; None is a row that was not started."""
-    found = [
+    columns = [
         {
             "done": status is not None,
             "failed": status is not None and status.failed,
             "num_output_tokens": status.num_output_tokens if status is not None else 0,
             "expected_tokens": row.expected_tokens if status is not None else 0.0,
+            "part": row.part,
         }
         for row, status in zip(rows, finished, strict=True)
     ]
-    return pa.Table.from_pylist(found, schema=STATUS_SCHEMA)
+    return pa.Table.from_pylist(columns, schema=STATUS_SCHEMA)
 
 
 def fatal_status(error: PipelineError) -> pa.Table:
     """Return the single status that ends the run with this error."""
-    empty = {"done": False, "failed": False, "num_output_tokens": 0}
+    empty = {"done": False, "failed": False, "num_output_tokens": 0, "part": 0}
     fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
     return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)

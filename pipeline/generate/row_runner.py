@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import PipelineError
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkRow:
-    """A row of the work list, with its place in it; columns: `work_list.WORK_SCHEMA` and `place`."""
+    """A row of the work list of a part; columns: `work_list.WORK_SCHEMA`, and those that `blocks.blocks` adds."""
 
     task: str
     split: str
@@ -38,24 +38,26 @@ class WorkRow:
     prompt_token_ids: list[int] | None
     expected_tokens: float | None
     place: int
+    part: int
 
     @property
     def key(self) -> str:
         """The row's name in the attempt log."""
-        return f"{self.task}/{self.split}/{self.id}/{self.repeat}"
+        key = f"{self.task}/{self.split}/{self.id}/{self.repeat}"
+        return f"{key}/{self.part}" if self.part else key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRunner:
     """Runs the rows of one replica. Used on one event loop.
 
-    `is_ending` returns whether no row may start any more; `judge` decides whether a failure is the row's; `end_process`
-    does not return.
+    `journals` has a journal for each part. `is_ending` returns whether no row may start any more; `judge` decides
+    whether a failure is the row's; `end_process` does not return.
     """
 
     admission: AdmissionQueue
     attempt_log: AttemptLog
-    journal: Journal
+    journals: Sequence[Journal]
     replica: str
     seed: int
     is_ending: Callable[[], bool]
@@ -78,7 +80,7 @@ class RowRunner:
         if finished is not None:
             return finished
         level = self.attempt_log.suspicion(row.key)
-        async with self.admission.slot(level, row.place):
+        async with self.admission.slot(level, row.place, row.part):
             if self.is_ending():
                 return None
             started_at = time.monotonic()
@@ -107,7 +109,7 @@ class RowRunner:
         return await self._persist(row, completion)
 
     async def _persist(self, row: WorkRow, completion: Completion) -> RowStatus:
-        await self.journal.append(completion)
+        await self.journals[row.part].append(completion)
         status = RowStatus(completion.error is not None, completion.num_output_tokens or 0)
         self.attempt_log.end(row.key, status)
         return status
@@ -120,6 +122,7 @@ class RowRunner:
             messages=row.messages,
             prompt_token_ids=row.prompt_token_ids,
             seed=self.seed + row.repeat,
+            cache_salt=str(row.part) if row.part else None,
         )
         try:
             return await engine.generate(request)

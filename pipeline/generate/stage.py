@@ -9,27 +9,28 @@ up; then the next pass continues without those.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
 from pipeline.config.schema import Config
-from pipeline.errors import PipelineError
-from pipeline.generate import compaction, journal, work_list
+from pipeline.errors import PipelineError, UserError
+from pipeline.generate import journal, work_list
 from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
 from pipeline.generate.dispatch import DispatchPass
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.generate.length_estimates import Lengths
+from pipeline.generate.part import Part
 from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
 from pipeline.generate.storage_proof import StorageProof
-from pipeline.generate.work_list import Work
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion
+from pipeline.records import COMPLETION_SCHEMA, Completion
 from pipeline.runs import logs
-from pipeline.runs.manifest import CompletionMetadata, Schedule, completion_metadata, dump
+from pipeline.runs.manifest import CompletionMetadata, completion_metadata
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
 
 
@@ -84,6 +85,19 @@ def reopen(run: ArtifactStore) -> None:
     run.remove("completions")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondPass:
+    """Questions that are generated another time, in another order, after the rows of the run.
+
+    `run` is the directory with their prompts, laid out like a run's, and `repeats` their number of completions.
+    `begins` is called when every row of the run has finished.
+    """
+
+    run: ArtifactStore
+    repeats: int
+    begins: Callable[[], None]
+
+
 def generate(
     config: Config,
     run: ArtifactStore,
@@ -92,8 +106,7 @@ def generate(
     progress: Progress,
     interruptions: Interruptions,
     lengths: Lengths | None = None,
-    *,
-    shuffled: bool = False,
+    second: SecondPass | None = None,
 ) -> CompletionMetadata:
     """Generate the missing completions and publish all of them. Ray is running.
 
@@ -105,58 +118,87 @@ def generate(
         progress: Receives the progress.
         interruptions: Checked a few times a second.
         lengths: Completion lengths of a past run, by which the rows are ordered.
-        shuffled: Whether rows start in an order that is independent of their lengths.
+        second: What is generated afterwards in the same engines.
 
     Returns:
-        What is recorded with the completions.
+        What is recorded with the completions of the run.
 
     Raises:
         Interrupted: The user asked to stop; finished rows are kept.
         PipelineError: No engine can start or the disk cannot be written; finished rows are kept.
         RuntimeError: Rows are missing at the end.
     """
-    prompts = run.require_artifact("prompts", PROMPT_SCHEMA)
-    journals, repeats = run.child(journal.DIRECTORY), config.generation.repeats
-    # Rows that failed in a previous session are retried once: the cause may be gone.
-    previous_journals = frozenset(journals.files(suffix=journal.SUFFIX))
-
-    def remaining_work() -> Work:
-        finished = journal.read(journals, without_errors_of=previous_journals)
-        return work_list.write_work(run, prompts, finished, repeats, lengths, shuffled=shuffled)
-
-    work = remaining_work()
-    progress.begin(prompts.num_rows * repeats, work.num_rows, work.order, work.expected_tokens)
-    schedule = Schedule(history=work.history, num_known=work.num_known, num_rows=work.num_rows)
-    while work.num_rows:
-        few = work.num_rows <= placement.num_replicas * config.engine.slots
-        replica_config = _replica_config(config, run, factory, ends_when_alike=not (few and _has_worked(journals)))
-        dispatch_pass = DispatchPass(work, replica_config, placement, progress, interruptions)
-        num_given_up = dispatch_pass.run(run)
-        if dispatch_pass.num_done == work.num_rows:
-            break
-        # From here on the pool keeps its size: it would grow onto the GPUs that replicas have given up on.
-        placement = replace(placement, num_replicas=dispatch_pass.num_replicas - num_given_up, grows=False)
-        work = remaining_work()
-    metadata = CompletionMetadata(schedule=schedule, engine=journal.read_engine_info(journals))
-    compaction.commit(run, prompts, repeats, dump(metadata))
-    remove_journals(run)
-    return metadata
+    published = done(run)
+    parts = [] if published else [_first_part(config, run, lengths, second)]
+    if second is not None and done(second.run) is None:
+        parts.append(Part(run=second.run, repeats=second.repeats, is_shuffled=True))
+    try:
+        _generate_rows(config, run, parts, placement, factory, progress, interruptions)
+    except UserError:
+        if len(parts) == 2:  # perhaps only the second pass has failed
+            _commit_if_finished(parts[0])
+        raise
+    made = [part.commit() for part in parts]
+    for part in parts:
+        remove_journals(part.run)
+    return published or made[0]
 
 
-def _has_worked(journals: ArtifactStore) -> bool:
+def _commit_if_finished(part: Part) -> None:
+    with suppress(PipelineError):  # the disk may be full; all rows are in the journals
+        part.list_work()  # the statuses of the last rows may not have been counted
+        if not part.num_left:
+            part.commit()
+
+
+def _first_part(config: Config, run: ArtifactStore, lengths: Lengths | None, second: SecondPass | None) -> Part:
+    begins = second.begins if second is not None else lambda: None
+    return Part(run=run, repeats=config.generation.repeats, lengths=lengths, on_done=begins)
+
+
+def _generate_rows(
+    config: Config,
+    run: ArtifactStore,
+    parts: Sequence[Part],
+    placement: Placement,
+    factory: EngineFactory,
+    progress: Progress,
+    interruptions: Interruptions,
+) -> None:
+    """Generate the rows that are left, in as many dispatch passes as it takes."""
+    order = "; then ".join(part.work.order for part in parts if part.num_left)
+    expected = [part.work.expected_tokens for part in parts if part.num_left]
+    expected_tokens = None if None in expected else sum(each or 0.0 for each in expected)
+    progress.begin(sum(part.num_rows for part in parts), sum(part.num_left for part in parts), order, expected_tokens)
+    while num_left := sum(part.num_left for part in parts):
+        few = num_left <= placement.num_replicas * config.engine.slots
+        ends_when_alike = not (few and _has_worked(run, parts))
+        replica_config = _replica_config(config, run, parts, factory, ends_when_alike=ends_when_alike)
+        dispatch_pass = DispatchPass(parts, replica_config, placement, progress, interruptions)
+        num_given_up = dispatch_pass.run()
+        if any(part.num_left for part in parts):
+            # From here on the pool keeps its size: it would grow onto the GPUs that replicas have given up on.
+            placement = replace(placement, num_replicas=dispatch_pass.num_replicas - num_given_up, grows=False)
+            for part in parts:
+                part.list_work()
+
+
+def _has_worked(run: ArtifactStore, parts: Sequence[Part]) -> bool:
     """Return whether an engine has finished a row of this run, so that the last few rows may all be poison rows."""
-    return any(row.error is None for row in journal.read(journals))
+    if run.artifact("completions", COMPLETION_SCHEMA) is not None:
+        return True
+    return any(row.error is None for part in parts for row in journal.read(part.journals))
 
 
 def _replica_config(
-    config: Config, run: ArtifactStore, factory: EngineFactory, *, ends_when_alike: bool
+    config: Config, run: ArtifactStore, parts: Sequence[Part], factory: EngineFactory, *, ends_when_alike: bool
 ) -> ReplicaConfig:
     """Return the configuration of a new session's replicas, with its own directory of control messages."""
     session = uuid.uuid4().hex[:12]
-    control = Control(run.child(journal.DIRECTORY).child(f"session-{session}"))
+    control = Control(parts[0].journals.child(f"session-{session}"))
     return ReplicaConfig(
         factory=factory,
-        journal=run.child(journal.DIRECTORY),
+        journals=tuple(part.journals for part in parts),
         control=control,
         proof=StorageProof.begin(config.output_dir, control.store, session),
         session=session,

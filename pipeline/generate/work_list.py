@@ -3,11 +3,11 @@
 In: the prompts, the journals, and the lengths of a past run. Out: Parquet files of `WORK_SCHEMA` in the run's work/, in
 the order in which rows should start. Rows that are finished, and prompts with an error, are not in it.
 
-A row's rank is the length of the same prompt's completion in the past run, else the mean of its task and split there,
-else of its task, else of all rows; without a past run it is the length of the prompt, which is a weak estimate. Rows of
-one rank are sorted by the length of their prompts, then by their keys. Of a finished row and of a prompt with a known
-length a few bytes are held in memory; the rows themselves are distributed by rank over spill partitions on disk, and
-each partition is sorted on its own.
+A row's rank is the length of the same prompt's completion in the past run (of the same question's, if that run is of
+another model), else the mean of its task and split there, else of its task, else of all rows; without a past run it is
+the length of the prompt, which is a weak estimate. Rows of one rank are sorted by the length of their prompts, then by
+their keys. Of a finished row and of a prompt with a known length a few bytes are held in memory; the rows themselves
+are distributed by rank over spill partitions on disk, and each partition is sorted on its own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ import pyarrow as pa
 from pipeline.generate import length_estimates
 from pipeline.generate.length_estimates import Lengths
 from pipeline.records import KEY_COLUMNS, Completion
+from pipeline.runs.manifest import Schedule
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, SpillPartitions, spill_partitions
+from pipeline.terminal.text import escape_control, truncate
 
 DIRECTORY = "work"
 
 ROWS_PER_PARTITION = 20_000
 """Rows that are sorted at a time; at 1,000 tokens a prompt they are about 100 MB."""
+
+LONGEST_NAME = 200
+"""Characters of a model's name that are shown."""
 
 MOST_SORTED_ROWS = 100_000
 """A partition of more rows is not sorted: so many rows of one rank stay in the order of the prompts."""
@@ -64,7 +69,7 @@ _TODO = """
             if($shuffled, hash(p.task, p.split, p.id, r.repeat) % 100_000, round(coalesce(expected_tokens, length))
             )::BIGINT AS rank
         FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
-        LEFT JOIN by_prompt known ON known.prompt = hash(p.prompt_sha256)
+        LEFT JOIN by_prompt known ON known.prompt = if($by_question, hash(p.task, p.split, p.id), hash(p.prompt_sha256))
         LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
         LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
         LEFT JOIN by_task whole ON whole.task IS NULL
@@ -93,25 +98,33 @@ _WIDE = [*_NARROW, "prompt_token_ids"]
 class Work:
     """The work list: its files, relative to the run, in the order of the work.
 
-    `history` is the run whose lengths determine the order, or None; it has completions for the prompts of `num_known`
-    of the `num_rows` rows, and its lengths let expect `expected_tokens` output tokens of all (None: unknown).
+    `history` is the run whose lengths determine the order, or None, and `model` its model if it is another one; it has
+    completions for the prompts, or of another model for the questions, of `num_known` of the `num_rows` rows, and its
+    lengths let expect `expected_tokens` output tokens of all (None: unknown).
     """
 
     files: Sequence[str]
     num_rows: int
     history: str | None
+    model: str | None = None
     num_known: int
     expected_tokens: float | None = None
     is_shuffled: bool = False
 
     @property
+    def schedule(self) -> Schedule:
+        """What is recorded of the order."""
+        return Schedule(history=self.history, model=self.model, num_known=self.num_known, num_rows=self.num_rows)
+
+    @property
     def order(self) -> str:
         """A description of the order, for the user."""
         if self.is_shuffled:
-            return f"{self.num_rows:,} rows, in another order"
+            return f"noise pass: {self.num_rows:,} rows a second time, in another order"
         if self.history is None:
             return "no earlier run tells their lengths: longest prompts first"
-        return f"longest first by run {self.history}, which has answered {self.num_known} of {self.num_rows}"
+        of_model = f" of {escape_control(truncate(self.model, LONGEST_NAME))}" if self.model is not None else ""
+        return f"longest first by run {self.history}{of_model}, which has answered {self.num_known} of {self.num_rows}"
 
 
 def write_work(
@@ -139,9 +152,10 @@ def write_work(
     run.remove(DIRECTORY)
     names: list[str] = []
     with query.connection() as database, spill_partitions(RANKED_SCHEMA) as partitions:
-        _load(database, finished, lengths or length_estimates.none())
+        lengths = lengths or length_estimates.none()
+        _load(database, finished, lengths)
         database.register("prompts", query.scanner(prompts, _NARROW))
-        parameters = {"repeats": repeats, "shuffled": shuffled}
+        parameters = {"repeats": repeats, "shuffled": shuffled, "by_question": lengths.is_by_question}
         ranks = database.execute(_TODO + _RANKS, parameters).fetchall()
         lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, *_ in ranks])
         database.register("prompts", query.scanner(prompts, _WIDE))
@@ -155,7 +169,8 @@ def write_work(
     return Work(
         files=names,
         num_rows=sum(lowest.values()),
-        history=lengths.run_id if lengths else None,
+        history=lengths.run_id or None,
+        model=lengths.model,
         num_known=sum(num_known for _, _, num_known, _ in ranks),
         expected_tokens=None if any(rank[3] is None for rank in ranks) else float(sum(rank[3] for rank in ranks)),
         is_shuffled=shuffled,

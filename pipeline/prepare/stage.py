@@ -94,17 +94,10 @@ def prepare(
         RunError: The run's directory cannot be written.
     """
     inputs = inputs or open_inputs(config)
-    sources, chat = inputs.sources, inputs.chat
-    facts = facts_of(config, sources, chat)
+    chat = inputs.chat
+    facts = facts_of(config, inputs.sources, chat)
     checks.require_startable(facts)
-    metadata = PromptMetadata(
-        dataset_revisions={source.task: source.revision for source in sources},
-        warnings=checks.warnings_by_name(facts),
-        model_fingerprint=model_fingerprint(config.model),
-        chat_template_sha256=chat.template_sha256 if chat else None,
-        template_fingerprint=template_fingerprint(chat) if chat else None,
-        model_revision=chat.revision if chat else None,
-    )
+    metadata = _metadata(config, inputs, facts)
     if on_metadata is not None:
         on_metadata(metadata)
     stored = metadata.to_flat()
@@ -112,13 +105,26 @@ def prepare(
         if chat is not None:
             store.write_text(TEMPLATE_FILE, chat.template)
         is_first = True
-        for source in sources:
+        for source in inputs.sources:
             for split in config.splits:
                 batches = _batches(config, source, split, chat, is_first, on_rows or (lambda _: None))
                 _write_split(store, source, split, batches)
                 is_first = False
             _check_unique(store, source.task)
         stored |= replace(metadata, warnings=_warnings(facts, store)).to_flat()  # written when the block ends
+
+
+def _metadata(config: Config, inputs: Inputs, facts: Facts) -> PromptMetadata:
+    """Return what is stored with the prompts; the warnings are only those about the settings."""
+    chat = inputs.chat
+    return PromptMetadata(
+        dataset_revisions={source.task: source.revision for source in inputs.sources},
+        warnings=checks.warnings_by_name(facts),
+        model_fingerprint=model_fingerprint(config.model),
+        chat_template_sha256=chat.template_sha256 if chat else None,
+        template_fingerprint=template_fingerprint(chat) if chat else None,
+        model_revision=chat.revision if chat else None,
+    )
 
 
 def _warnings(facts: Facts, store: ArtifactStore) -> dict[str, str]:

@@ -24,7 +24,7 @@ RECORDED = {
 """Keys of the manifest by kind of difference; data sets and engines are compared separately."""
 
 PER_SESSION = (
-    *("engine_start_s", "restarts", "pid", "gave_up", "session"),
+    *("engine_start_s", "restarts", "pid", "gave_up", "tries_again", "session"),
     *("num_kv_blocks", "num_kv_tokens", "kv_concurrency", "num_preemptions", "num_preempted_rows"),
     *("peak_running", "peak_waiting", "peak_kv_cache_usage"),
 )

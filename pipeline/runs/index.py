@@ -134,6 +134,15 @@ class IndexEntry:
         """Return whether the run has a task of `config`."""
         return bool(set(self.tasks) & set(config.active_tasks))
 
+    def same_tasks(self, revisions: Mapping[str, str]) -> list[str]:
+        """Return the run's tasks whose data sets have these revisions: their questions have the same ids."""
+        return [task for task in self.tasks if task in self.data and self.data[task] == revisions.get(task)]
+
+    @property
+    def model_name(self) -> str:
+        """The model as the configuration or the server names it."""
+        return self.served_model or str(next((part for part in reversed(self.model) if part), "?"))
+
     def covers(self, config: Config) -> bool:
         """Return whether the run has at least the tasks, splits and rows of `config`."""
         rows = self.limit is None or (config.limit is not None and config.limit <= self.limit)

@@ -121,7 +121,8 @@ class EngineInfo:
     `largest_cuda_graph` and the comma-separated `cuda_graph_sizes` are in sequences. `moe_config` is the file that
     tunes the MoE kernel, or `default` if there is none for the GPU. `gpu_names` and `gpu_uuids` are comma-separated, in
     the same order; `gpu_memory_bytes` is that of the smallest GPU. `session` is the driver's session, `restarts` the
-    number of starts after a crash, `gave_up` the reason why the replica stopped for good.
+    number of starts after a crash, `gave_up` the reason why the replica stopped for good, `tries_again` the number of
+    its tries after it had given up.
 
     `num_preemptions` counts how often a row lost its place in the KV cache and was computed again, and
     `num_preempted_rows` the rows to which that happened. The peaks are of the rows that run and wait in the engine, and
@@ -176,6 +177,7 @@ class EngineInfo:
     peak_kv_cache_usage: float | None = None
     session: str | None = None
     gave_up: str | None = None
+    tries_again: int | None = None
     other: Mapping[str, bool | str | int | float | None] = field(default_factory=dict)
 
     @classmethod
@@ -212,9 +214,13 @@ Engines: TypeAlias = Annotated[Mapping[str, EngineInfo], BeforeValidator(lambda 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The past run whose output lengths ordered the rows (None: no run), and how many of the rows it has answered."""
+    """The past run whose output lengths ordered the rows (None: no run), and how many of the rows it has answered.
+
+    `model` is the run's model if that is another one.
+    """
 
     history: str | None
+    model: str | None = None
     num_known: int
     num_rows: int
 

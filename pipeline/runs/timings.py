@@ -14,15 +14,26 @@ class Timings:
 
     seconds: dict[str, float] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
+    _stage: str = ""
+    _stage_began: float = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block."""
-        began = time.monotonic()
+        """Time the block; a second block of the same name adds to the first."""
+        self._stage, self._stage_began = name, time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = time.monotonic() - began
+            self._end_stage()
+
+    def switch(self, name: str) -> None:
+        """Time the rest of the block as another stage."""
+        self._end_stage()
+        self._stage, self._stage_began = name, time.monotonic()
+
+    def _end_stage(self) -> None:
+        elapsed = time.monotonic() - self._stage_began
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + elapsed
 
     def end(self) -> None:
         """Record the time since this object was created as `total`."""

@@ -1,11 +1,13 @@
 """Simulates what longest-first order is worth; prints tables, most of which are in NOTES.md, and the targets.
 
-PYTHONPATH=tests .venv/bin/python -m bench.longest_first        # 10 seeds, a minute or two
+PYTHONPATH=tests .venv/bin/python -m bench.longest_first              # 10 seeds, a minute or two
+PYTHONPATH=tests .venv/bin/python -m bench.longest_first first-run    # the table of a model's first run alone
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
@@ -27,6 +29,15 @@ ORDERS = {
 }
 """Sources of the order with their correlation to the actual lengths. For prompt lengths the demo has about 0.3."""
 
+FIRST_RUN = {
+    "file order": 0.0,
+    "prompt length, correlation 0.3": 0.3,
+    "another model, correlation 0.5": 0.5,
+    "another model, correlation 0.7": 0.7,
+    "the same model, correlation 0.9": 0.9,
+}
+"""Sources of the order of a model's first run, and for comparison that of the next one."""
+
 PROMISED_SPREAD = 1.0
 """The spread at which the targets are checked."""
 
@@ -46,8 +57,25 @@ def tables() -> Iterator[str]:
         cluster = Cluster(plan=BlockPlan.of(NUM_ROWS, slots, num_replicas), **settings)
         yield f"\n{title}: mean (worst) makespan / bound by the spread of the lengths"
         yield from _by_spread(cluster)
+    yield from first_run()
     yield "\nHow rows are handed out, spread 1.0; late: the replicas become ready over 1,800 steps"
     yield from _by_block_plan()
+
+
+def first_run() -> Iterator[str]:
+    """Yield the lines of the table of a model's first run, on the clusters of this file and of conf/mera.yaml."""
+    shapes = {"8 replicas x 64 slots": (NUM_REPLICAS, SLOTS), "4 replicas x 256 slots": (4, 256)}
+    clusters = {
+        f"{name}{suffix}": Cluster(num_replicas=num, slots=slots, plan=BlockPlan.of(NUM_ROWS, slots, num), step=step)
+        for name, (num, slots) in shapes.items()
+        for suffix, step in (("", constant), (", experts", experts))
+    }
+    yield f"\nA model's first run, spread {PROMISED_SPREAD}: mean (worst) makespan / bound"
+    cells = {
+        name: [ratios(correlation, PROMISED_SPREAD, cluster) for cluster in clusters.values()]
+        for name, correlation in FIRST_RUN.items()
+    }
+    yield from _table(list(clusters), cells)
 
 
 def _by_spread(cluster: Cluster) -> Iterator[str]:
@@ -104,6 +132,9 @@ def targets() -> list[Target]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["first-run"]:
+        print("\n".join(first_run()))
+        sys.exit()
     for line in tables():
         print(line, flush=True)
     for target in targets():

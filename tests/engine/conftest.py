@@ -20,9 +20,9 @@ from pipeline.storage.artifacts import ArtifactStore
 
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
-    """The demo, run once through the command line."""
+    """The demo, run once through the command line, with a few questions a second time."""
     output = tmp_path_factory.mktemp("outputs")
-    done = command("pipeline.run", "conf=demo", "run_id=demo", f"output_dir={output}")
+    done = command("pipeline.run", "conf=demo", "run_id=demo", f"output_dir={output}", "noise.share=0.1")
     assert done.returncode == 0, done.stdout + done.stderr
     run = ArtifactStore.open(str(output / "run=demo"))
     (output / "stdout.txt").write_text(done.stdout)

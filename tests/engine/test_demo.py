@@ -161,6 +161,15 @@ def test_the_logs_of_a_successful_run_contain_no_traceback(demo_run: ArtifactSto
         assert "Traceback" not in log.read_text(errors="replace"), log
 
 
+def test_the_second_pass_runs_in_the_engine_that_is_up(demo_run: ArtifactStore) -> None:
+    noise = json.loads(demo_run.read_text("manifest.json"))["noise"]
+    assert noise["num_questions"] > 10
+    assert noise["num_failed"] == 0
+    (log,) = (Path(demo_run.root) / "logs").glob("*-*.log")
+    assert log.read_text(errors="replace").count("Starting to load model") == 1
+    assert not demo_run.exists("noise/logs")
+
+
 def test_no_process_is_left_behind(demo_run: ArtifactStore) -> None:
     assert demo_run.exists("manifest.json")
     commands = [

@@ -85,9 +85,9 @@ def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placem
     assert progress.num_done == 24
 
 
-@pytest.mark.parametrize(("num_rows", "slots", "num_starts"), [(200, 16, 2), (12, 64, 3), (3, 64, 3)])
-def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_starts(
-    run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int, num_starts: int
+@pytest.mark.parametrize(("num_rows", "slots"), [(200, 16), (12, 64), (3, 64)])
+def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_three_starts(
+    run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int
 ) -> None:
     run, out, events = run_with_prompts([make_prompt(n, question="DIE") for n in range(num_rows)]), StringIO(), []
 
@@ -102,15 +102,14 @@ def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_few_star
         generate_stage.generate(config, run, placement, script, progress, Counting())
     progress.end()
     assert ended.value.exit_code == 2
-    assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
-    restarts = [line for line in out.getvalue().splitlines() if "crashed" in line]
-    assert len(restarts) == num_starts - 1
+    assert len((tmp_path / "starts").read_text().splitlines()) == 3
+    restarts = [line for line in out.getvalue().splitlines() if "crashed; restart" in line or "restart" in line]
+    assert len(restarts) == 2
     for number, line in enumerate(restarts, 1):
         restart = f"restart {number} of 10 in {number} s"
         assert re.fullmatch(rf"generate: replica \S+: the engine crashed: told to die; {restart}", line)
     kinds = [event["event"] for event in events if event["event"] != "progress"]
-    crashes = ["restart", "replica_ready"] * (num_starts - 1)
-    assert kinds == ["engine_starting", "replica_ready", *crashes, "gave_up"]
+    assert kinds == ["engine_starting", "replica_ready", *["restart", "replica_ready"] * 2, "gave_up"]
 
 
 def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_ones_to_fail(
@@ -127,6 +126,19 @@ def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_on
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]
     assert {row["completion"] for row in completions(run) if not row["error"]} == {"A"}
     assert 4 <= len(progress.failures) <= 6
+
+
+def test_poison_rows_that_crash_the_engine_before_any_row_is_finished_are_no_broken_engine(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    """With one slot, each of the first two starts has one of them, and nothing tells them from a broken engine."""
+    long = "DIE, and what a long question this is "
+    run = run_with_prompts([make_prompt(number, question=long if number < 2 else "Что?") for number in range(10)])
+    config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=2")
+    with pytest.raises(RunError, match=r"max_restarts=2: replica \S+ died again: told to die"):
+        generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
+    (finished,) = journal.read(run.child(journal.DIRECTORY))
+    assert finished.id > 1
 
 
 def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(

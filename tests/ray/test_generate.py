@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Counting, completions, make_prompt, settings
+from builders import Counting, completions, make_prompt, publish_prompts, settings
 from scripted import ScriptedFactory
 
 from pipeline.errors import EndpointError, PipelineError
+from pipeline.generate import blocks
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.generate.engines.base import Engine
+from pipeline.generate.part import Part
 from pipeline.records import COMPLETION_SCHEMA, Prompt
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -95,6 +97,27 @@ def test_rows_that_complete_at_once_do_not_delay_each_other(
     generate_stage.generate(config, run, placement, ScriptedFactory(starts=str(starts)), Counting(), Counting())
     assert len(completions(run)) == 400
     assert starts.read_text() == "start\n"
+
+
+@pytest.mark.parametrize("num_rows", [3, 100])
+@pytest.mark.usefixtures("placement")
+def test_the_rows_of_a_second_part_follow_those_of_the_first_in_blocks_of_their_own(
+    run_with_prompts: Make, num_rows: int
+) -> None:
+    run = run_with_prompts([make_prompt(number) for number in range(num_rows)])
+    publish_prompts(run.child("noise"), [make_prompt(number) for number in range(50)])
+    done: list[int] = []
+    parts = [Part(run=each, repeats=1, on_done=lambda: done.append(1)) for each in (run, run.child("noise"))]
+    found = list(blocks.blocks(parts, 16).iter_batches(batch_size=None, batch_format="pyarrow"))
+    rows = [(row["part"], row["place"]) for block in found for row in block.to_pylist()]
+    assert rows == [*((0, place) for place in range(num_rows)), *((1, place) for place in range(50))]
+    assert all(block.num_rows <= 16 and len(set(block["part"].to_pylist())) == 1 for block in found)
+    for part, left in zip(parts, (num_rows, 50), strict=True):
+        assert part.num_left == left
+        part.count(left - 1)
+        part.count(0)
+        part.count(1)
+    assert done == [1, 1]
 
 
 class Fading:

@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scripted import ScriptedFactory
+from scripted import ScriptedEngine, ScriptedFactory
 
 from pipeline import pack, rescore, validate
 from pipeline.config.loading import compose
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError, DataError, GateFailed, RunError, TooManyFailedRows
+from pipeline.errors import ConfigError, DataError, EndpointError, GateFailed, RunError, TooManyFailedRows
 from pipeline.generate.cluster import cluster
+from pipeline.generate.engines.base import Output, Request
 from pipeline.orchestrator import execute
 from pipeline.records import COMPLETION_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs import directory as run_directory
+from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -171,20 +173,58 @@ def test_rescore_rebuilds_the_samples_without_an_engine(tmp_path: Path) -> None:
     assert Path(run.path("metrics.parquet")).read_bytes() == before
 
 
-def test_a_share_of_the_questions_is_repeated_and_counted_as_noise_only(tmp_path: Path) -> None:
-    requests = tmp_path / "requests"
+def test_a_share_of_the_questions_is_repeated_by_the_same_engine_and_counted_as_noise_only(tmp_path: Path) -> None:
+    requests, starts = tmp_path / "requests", tmp_path / "starts"
     run = execute(
-        settings(tmp_path, "noise.share=0.5", "generation.repeats=2"), ScriptedFactory(requests=str(requests))
+        settings(tmp_path, "noise.share=0.5", "generation.repeats=2"),
+        ScriptedFactory(requests=str(requests), starts=str(starts)),
     )
     content = json.loads(run.read_text("manifest.json"))
     noise = content["noise"]
     assert content["counts"]["num_samples"] == 36
     assert 0 < noise["num_questions"] < 18
-    assert len(requests.read_text().split()) == 36 + noise["num_questions"]
+    assert starts.read_text() == "start\n"
+    lines = requests.read_text().split()
+    assert [line.count("/") for line in lines] == [3] * 36 + [4] * noise["num_questions"]
     assert (noise["num_changed"], noise["variance"]["em"]) == (0, 0.0)
     noise_completions = run.child("noise").require_artifact("completions", COMPLETION_SCHEMA)
     assert noise_completions.num_rows == noise["num_questions"]
     assert set(noise_completions.dataset().to_table(columns=["repeat"])["repeat"].to_pylist()) == {0}
+    assert {"generate", "noise"} <= content["timings_s"].keys()
+    assert [run.exists(name) for name in ("journal", "work", "noise/journal", "noise/work")] == [False] * 4
+
+
+class Ending(ScriptedFactory):
+    """Makes engines that answer 20 rows and then raise an error that the user can fix."""
+
+    def __call__(self) -> ScriptedEngine:
+        class EndingEngine(ScriptedEngine):
+            num_left = 20
+
+            async def generate(self, request: Request) -> Output:
+                self.num_left -= 1
+                if self.num_left < 0:
+                    raise EndpointError("gone")
+                return await super().generate(request)
+
+        return EndingEngine(self)
+
+
+def test_a_noise_pass_that_fails_loses_no_row_and_is_resumed_by_itself(tmp_path: Path) -> None:
+    config = settings(tmp_path, "noise.share=0.9", "engine.endpoint.concurrency=1")
+    with pytest.raises(EndpointError, match="gone"):
+        execute(config, Ending())
+    run = ArtifactStore.open(str(tmp_path / "run=one"))
+    assert run.require_artifact("completions", COMPLETION_SCHEMA).num_rows == 18
+    requests, starts = tmp_path / "requests", tmp_path / "starts"
+    execute(config, ScriptedFactory(answer="B", requests=str(requests), starts=str(starts)))
+    content = json.loads(run.read_text("manifest.json"))
+    num_questions = content["noise"]["num_questions"]
+    assert num_questions > 2
+    assert starts.read_text() == "start\n"
+    assert len(requests.read_text().split()) == content["noise"]["num_changed"] == num_questions - 2
+    samples = run.require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table()
+    assert set(samples.column("response").to_pylist()) == {"A"}
 
 
 def test_a_run_that_fails_its_gate_is_complete_and_its_failure_is_reported(

@@ -19,13 +19,15 @@ class Request:
     """One generation to make.
 
     `prompt_token_ids` is the prompt for an engine that has the model; `messages` (JSON) is the prompt for a server
-    that renders it. One of them may be None.
+    that renders it. One of them may be None. Requests with different values of `cache_salt` share no cached prefix: the
+    second pass of a run computes its prompts anew, as another run does. A server is not asked for that.
     """
 
     request_id: str
     messages: str | None
     prompt_token_ids: list[int] | None
     seed: int
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,5 +120,6 @@ class EngineFactory(Protocol):
 
         Raises:
             PipelineError: It cannot start, and the user can fix it.
+            StartError: It did not start, and this machine may be the cause.
             TransientStartError: It does not start now; another start may succeed.
         """

@@ -56,6 +56,7 @@ class VllmFactory:
             ModelError: vLLM is not installed, or refuses the model.
             ConfigError: vLLM refuses an argument or does not know the reasoning_parser, or engine.batch_invariant
                 needs other hardware, or other jobs' GPUs split a tensor parallel group of the replica over nodes.
+            StartError: vLLM fails for another reason than its known refusals.
             TransientStartError: The model's files or the device's memory are not available now.
         """
         # No usage statistics leave the machine: they would show what is benchmarked, and how often.
@@ -174,7 +175,9 @@ class VllmEngine:
 
         params = self.sampling(request)
         # Marked as tokens, the prompt goes to the engine directly; vLLM passes a bare list of ids through a thread.
-        prompt = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
+        prompt: dict[str, Any] = {"type": "token", "prompt_token_ids": request.prompt_token_ids}
+        if request.cache_salt is not None:
+            prompt["cache_salt"] = request.cache_salt
         final = None
         try:
             with self._watch.over_this_task():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError, ModelError, UserError
+from pipeline.errors import ConfigError, ModelError, StartError, UserError
 from pipeline.generate.engines.base import TransientStartError
 from pipeline.terminal.text import one_line
 
@@ -116,7 +116,8 @@ def start_error(config: Config, error: Exception, log: str, where: str) -> UserE
         where: The log's path, for the message.
 
     Returns:
-        A `TransientStartError` when another start may succeed, else an error that names the key to change.
+        A `TransientStartError` when another start may succeed, a `StartError` when the reason is none of vLLM's known
+        refusals, else an error that names the key to change.
     """
     chain = [_text(each) for each in _chain(error)]
     if chain[0].partition(": ")[2].startswith(_SEE_LOG):
@@ -141,7 +142,8 @@ def _refused(config: Config, error: Exception, chain: list[str], where: str) -> 
     name = _invalid_argument(error)
     if name in config.engine.extra:
         return ConfigError(f"engine.extra.{name}={config.engine.extra[name]!r}: vLLM does not start: {reason}{at}")
-    return ModelError(f"model.path={config.model.path!r}: vLLM does not start: {reason}{at}")
+    kind = ModelError if any(map(_validation_errors, _chain(error))) else StartError
+    return kind(f"model.path={config.model.path!r}: vLLM does not start: {reason}{at}")
 
 
 def logged_cause(log: str) -> str | None:

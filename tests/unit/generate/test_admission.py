@@ -27,8 +27,10 @@ class Watch:
         self.mixed = False
         self._running: Counter[Suspicion] = Counter()
 
-    async def row(self, level: Suspicion, name: object = None, num_turns: int = 1, place: int = 0) -> None:
-        async with self.queue.slot(level, place):
+    async def row(
+        self, level: Suspicion, name: object = None, num_turns: int = 1, place: int = 0, part: int = 0
+    ) -> None:
+        async with self.queue.slot(level, place, part):
             self.order.append(name)
             self._running[level] += 1
             self.most[level] = max(self.most[level], self._running[level])
@@ -183,12 +185,81 @@ def test_an_unproven_engine_gets_the_least_suspicious_rows_first_until_one_is_fi
         levels = {"a": Suspicion.ISOLATED, "c": Suspicion.GROUPED, "n": Suspicion.NONE}
         await asyncio.gather(*(finishing(levels[name[0]], name) for name in names))
 
-    assert run(scene).order == ["normal", "crowd", "alone", "alone too", "crowd too"]
+    normal, crowd, *alone, other_crowd = run(scene).order
+    assert normal == "normal"
+    assert {crowd, other_crowd} == {"crowd", "crowd too"}
+    assert alone == ["alone", "alone too"]
 
 
+@pytest.fixture
+def gathers_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "GATHER_S", 0.01)
+
+
+@pytest.mark.usefixtures("gathers_fast")
 def test_an_unproven_engine_gets_suspicious_rows_singly() -> None:
     async def scene(watch: Watch) -> None:
         watch.queue = AdmissionQueue(64, unproven=True)
         await asyncio.gather(*(watch.row(Suspicion.GROUPED) for _ in range(20)))
 
     assert run(scene).most[Suspicion.GROUPED] == 1
+
+
+@pytest.mark.usefixtures("gathers_fast")
+def test_at_its_last_try_an_engine_gets_one_row_until_that_is_finished() -> None:
+    async def scene(watch: Watch) -> None:
+        watch.queue = AdmissionQueue(64, unproven=True, is_last_try=True)
+        await asyncio.gather(*(watch.row(Suspicion.NONE) for _ in range(20)))
+
+    assert run(scene).most[Suspicion.NONE] == 1
+
+    async def proving(watch: Watch) -> None:
+        watch.queue = AdmissionQueue(64, unproven=True, is_last_try=True)
+        async with watch.queue.slot(Suspicion.NONE, 0):
+            watch.queue.prove()
+        await asyncio.gather(*(watch.row(Suspicion.NONE) for _ in range(20)))
+
+    assert run(proving).most[Suspicion.NONE] == 20
+
+
+@pytest.mark.usefixtures("gathers_fast")
+def test_the_row_that_an_unproven_engine_gets_first_is_another_one_each_time() -> None:
+    async def scene(watch: Watch) -> None:
+        watch.queue = AdmissionQueue(8, unproven=True)
+        await asyncio.gather(*(watch.row(Suspicion.GROUPED, place, place=place) for place in range(50)))
+
+    orders = [run(scene).order for _ in range(5)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({order[0] for order in orders}) > 1
+
+
+@pytest.mark.usefixtures("gathers_fast")
+def test_rows_of_the_second_part_start_when_none_of_the_first_runs_or_waits() -> None:
+    """Whatever their suspicion, and although one of them is the first to arrive."""
+
+    async def scene(watch: Watch) -> None:
+        running: Counter[int] = Counter()
+
+        async def row(part: int, level: Suspicion, number: int) -> None:
+            async with watch.queue.slot(level, number, part):
+                watch.order.append(part)
+                running[part] += 1
+                watch.mixed |= len(+running) > 1
+                await asyncio.sleep(0.001 * (number % 3))
+                running[part] -= 1
+
+        others = ((part, level, number) for number in range(10) for level in Suspicion for part in (1, 0))
+        rows = [(1, Suspicion.GROUPED, 0), *others]
+        await asyncio.gather(*(row(*each) for each in rows))
+
+    watch = run(scene, slots=4)
+    assert watch.order == [0] * 30 + [1] * 31
+    assert not watch.mixed
+
+
+@pytest.mark.usefixtures("gathers_fast")
+def test_a_second_part_without_a_first_starts_too() -> None:
+    async def scene(watch: Watch) -> None:
+        await asyncio.gather(*(watch.row(Suspicion.NONE, number, part=1) for number in range(9)))
+
+    assert run(scene, slots=4).order == list(range(9))

@@ -88,6 +88,17 @@ def test_a_crash_with_nothing_in_flight_is_counted(file: Path) -> None:
     assert AttemptLog(file).num_crashes == 2
 
 
+def test_a_process_that_ends_to_be_tried_again_is_counted_and_is_no_crash(file: Path) -> None:
+    crash_with(file, "a")
+    for num_tries in (0, 1):
+        log = AttemptLog(file)
+        assert (log.num_tries_again, log.num_crashes) == (num_tries, 1)
+        log.try_again()
+    log.leave()
+    last = AttemptLog(file)
+    assert (last.num_tries_again, last.suspicion("a")) == (2, Suspicion.GROUPED)
+
+
 def test_keys_may_contain_spaces(file: Path) -> None:
     log = AttemptLog(file)
     log.start("my task/test/1/0", Suspicion.NONE)
@@ -120,16 +131,19 @@ def crash(file: Path, cause: str, *keys: str, finished: str | None = None) -> No
     log.crash(cause)
 
 
-def test_two_crashes_alike_with_different_rows_and_none_finished_are_the_engines(file: Path) -> None:
+def test_three_crashes_alike_with_different_rows_and_none_finished_are_the_engines(file: Path) -> None:
     crash(file, "ValueError: 0x7f12 of 3 MiB\nand a second line", "a", "b")
     first = AttemptLog(file)
-    assert (first.is_unproven, first.crashes_alike) == (True, False)
+    assert (first.is_unproven, first.is_last_try, first.crashes_alike) == (True, False, False)
     first.start("c", Suspicion.NONE)
     first.crash("ValueError: 0x9a of 47 MiB and a second line")
     first.crash("what other requests saw later")
     second = AttemptLog(file)
-    assert second.crashes_alike
     assert second.last_cause == "ValueError: 0x9a of 47 MiB and a second line"
+    assert (second.is_last_try, second.crashes_alike) == (True, False)
+    second.start("d", Suspicion.NONE)
+    second.crash("ValueError: 0x0 of 1 MiB and a second line")
+    assert AttemptLog(file).crashes_alike
 
 
 def test_crashes_that_one_row_explains_are_not_the_engines(file: Path) -> None:
@@ -158,6 +172,7 @@ def test_a_row_that_was_finished_shows_that_the_engine_works(file: Path) -> None
 
 def test_a_poison_row_that_is_recorded_shows_nothing(file: Path) -> None:
     crash(file, "E: x", "a")
+    crash(file, "E: x", "c")
     log = AttemptLog(file)
     log.end("poison", RowStatus(failed=True, num_output_tokens=0))
     log.start("b", Suspicion.NONE)
@@ -173,18 +188,20 @@ def test_poison_rows_one_after_another_are_not_the_engines_once_it_has_worked(fi
     log.end("a", RowStatus(failed=True, num_output_tokens=0))
     log.start("b", log.suspicion("b"))
     log.crash("E: x")
-    assert not AttemptLog(file).crashes_alike
+    after = AttemptLog(file)
+    assert (after.is_last_try, after.crashes_alike) == (True, False)
 
 
 def test_an_engine_that_breaks_after_it_has_worked_is_noticed(file: Path) -> None:
     crash(file, "E: x", "good", finished="good")
-    crash(file, "E: x", "a")
-    crash(file, "E: x", "b")
+    for row in "abc":
+        crash(file, "E: x", row)
     assert AttemptLog(file).crashes_alike
 
 
 @pytest.mark.parametrize("cause", ["EngineDeadError: EngineCore encountered an issue.", WITHOUT_REASON[1]])
 def test_engines_that_end_without_a_reason_are_not_alike(file: Path, cause: str) -> None:
-    crash(file, cause, "a")
-    crash(file, cause, "b")
-    assert not AttemptLog(file).crashes_alike
+    for row in "abc":
+        crash(file, cause, row)
+    log = AttemptLog(file)
+    assert (log.is_unproven, log.crashes_alike) == (False, False)

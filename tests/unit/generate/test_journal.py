@@ -87,3 +87,11 @@ def test_truncated_engine_info_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "journal" / "one.facts.json").write_text('{"pid"')
     with pytest.raises(DataError, match=r"one\.facts\.json is damaged: delete it and run the same run_id again"):
         journal.read_engine_info(store)
+
+
+def test_a_replica_that_reports_after_it_gave_up_has_not_given_up(tmp_path: Path) -> None:
+    store = ArtifactStore.open(str(tmp_path / "journal"))
+    journal.write_engine_info(store, "one", EngineInfo(restarts=1, gave_up="no memory"))
+    assert journal.read_engine_info(store)["one"].gave_up == "no memory"
+    journal.write_engine_info(store, "one", EngineInfo(tries_again=1))
+    assert journal.read_engine_info(store)["one"] == EngineInfo(restarts=1, tries_again=1)

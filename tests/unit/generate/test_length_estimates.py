@@ -12,13 +12,16 @@ from builders import make_prompt, publish_past_run, publish_prompts, record_mani
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
-from pipeline.generate import length_estimates
+from pipeline.generate import length_estimates, work_list
 from pipeline.generate.length_estimates import Lengths
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs import past_runs
+from pipeline.runs.manifest import dump
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
+
+OFF = ["schedule.other_models=false"]
 
 
 @pytest.fixture
@@ -27,11 +30,15 @@ def output(tmp_path: Path) -> ArtifactStore:
 
 
 def find(output: ArtifactStore, *overrides: str, prompts: Sequence[str] = ("a",)) -> tuple[Lengths | None, list[str]]:
-    """Look for lengths for a run of the prompts with these `prompt_sha256`."""
+    """Look for lengths for a run of the prompts with these `prompt_sha256`, of the revision "r" of the data set."""
     run = output.child("mine")
     run.remove()
     run.create()
-    publish_prompts(run, [replace(make_prompt(number), prompt_sha256=sha) for number, sha in enumerate(prompts)])
+    publish_prompts(
+        run,
+        [replace(make_prompt(number), prompt_sha256=sha) for number, sha in enumerate(prompts)],
+        {"dataset_revision.agro_bench": "r"},
+    )
     return length_estimates.find(config(output, *overrides), run.require_artifact("prompts", PROMPT_SCHEMA))
 
 
@@ -48,6 +55,23 @@ def found(output: ArtifactStore, *overrides: str, prompts: Sequence[str] = ("a",
 def means(lengths: Lengths | None) -> dict[tuple[str | None, str | None], float]:
     assert lengths is not None
     return {(row["task"], row["split"]): row["tokens"] for row in lengths.by_task.to_pylist()}
+
+
+def publish_other(
+    output: ArtifactStore, run_id: str, tokens: dict[str, list[int | None]], *overrides: str, revision: str | None = "r"
+) -> ArtifactStore:
+    """Write a complete run of another model, with this revision of the data set."""
+    run = publish_past_run(output, run_id, tokens, "engine.endpoint.model=other/model", *overrides)
+    record_manifest(run, "complete", ended_at=run_id, datasets={"dataset_revision.agro_bench": revision})
+    return run
+
+
+def ranks(output: ArtifactStore, lengths: Lengths | None) -> tuple[list[int], work_list.Work]:
+    """Return the ids of the prompts that `find` has published in the order of their work list, and the list."""
+    run = output.child("mine")
+    prompts = run.require_artifact("prompts", PROMPT_SCHEMA)
+    work = work_list.write_work(run, prompts, [], 1, lengths)
+    return [row for name in work.files for row in pq.read_table(run.path(name))["id"].to_pylist()], work
 
 
 def test_without_a_past_run_there_are_no_lengths(output: ArtifactStore) -> None:
@@ -194,3 +218,75 @@ def test_the_number_of_past_runs_examined_is_limited(output: ArtifactStore) -> N
     assert f"{past_runs.MOST_RUNS:02}" not in [
         run.run_id for run in past_runs.of_model(config(output, f"run_id={past_runs.MOST_RUNS:02}"), [])
     ]
+
+
+def test_a_model_without_a_run_takes_the_lengths_of_another_models_questions(output: ArtifactStore) -> None:
+    """The other model's prompts have another text, and it has not answered the last question."""
+    publish_other(output, "1", {"x": [10], "y": [40], "z": [20]})
+    lengths = found(output, prompts=["a", "b", "c", "d"])
+    order, work = ranks(output, lengths)
+    assert order == [1, 3, 2, 0]  # the mean is 23
+    assert work.order == "longest first by run 1 of other/model, which has answered 3 of 4"
+    assert dump(work.schedule) == {"history": "1", "model": "other/model", "num_known": 3, "num_rows": 4}
+
+
+def test_another_models_lengths_can_be_left_out(output: ArtifactStore) -> None:
+    publish_other(output, "1", {"x": [10]})
+    assert found(output, "schedule.other_models=false") is None
+
+
+@pytest.mark.parametrize("revision", ["other", None])
+def test_another_model_with_another_or_an_unknown_data_set_tells_nothing(
+    output: ArtifactStore, revision: str | None
+) -> None:
+    publish_other(output, "1", {"x": [10]}, revision=revision)
+    assert found(output) is None
+
+
+def test_other_tasks_of_another_model_are_not_read(output: ArtifactStore) -> None:
+    run = publish_other(output, "1", {"x": [10]})
+    other = {"dataset_revision.agro_bench": "other", "dataset_revision.med_bench": "r"}
+    record_manifest(run, "complete", ended_at="1", datasets=other)
+    assert found(output) is None
+
+
+def test_among_other_models_the_newest_run_that_covers_the_questions_is_taken(output: ArtifactStore) -> None:
+    publish_other(output, "1", {"x": [10]})
+    publish_other(output, "2", {"x": [20]})
+    publish_other(output, "3", {"x": [30]}, "limit=1")
+    damaged = publish_other(output, "4", {"x": [40]})
+    damaged.write_text("manifest.json", "{")
+    lengths, unread = find(output)
+    assert lengths is not None
+    assert lengths.run_id == "2"
+    assert len(unread) == 1
+    assert unread[0].startswith(f"{damaged.root} is left out: ")
+
+
+def test_this_models_answers_go_first_then_another_models_then_this_models_means(output: ArtifactStore) -> None:
+    publish_past_run(output, "own", {"a": [10]})
+    publish_other(output, "zother", {"x": [10]})
+    taken = [found(output, *overrides, prompts=[sha]) for sha, overrides in (("a", []), ("b", []), ("b", OFF))]
+    assert [lengths and (lengths.run_id, lengths.model) for lengths in taken] == [
+        ("own", None),
+        ("zother", "other/model"),
+        ("own", None),
+    ]
+
+
+def test_a_named_run_of_another_model_is_read_by_its_prompts_or_else_by_its_questions(output: ArtifactStore) -> None:
+    publish_other(output, "1", {"a": [10]})
+    for prompt, is_by_question in (("a", False), ("b", True)):
+        lengths = found(output, "schedule.history=1", *OFF, prompts=[prompt])
+        assert lengths is not None
+        assert (lengths.model, lengths.is_by_question) == ("other/model", is_by_question)
+        assert ranks(output, lengths)[1].num_known == 1
+
+
+def test_another_models_name_cannot_control_the_terminal(output: ArtifactStore) -> None:
+    run = publish_other(output, "1", {"x": [10]})
+    run.write_text("config.yaml", run.read_text("config.yaml").replace("other/model", '"a\\e[31m\\nb"'))
+    lengths = found(output)
+    assert lengths is not None
+    assert lengths.model == "a\x1b[31m\nb"
+    assert ranks(output, lengths)[1].order.isprintable()

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.loading import compose
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError, ModelError, StartError
 from pipeline.generate.engines.base import TransientStartError
 from pipeline.generate.engines.vllm_failures import crash_cause, logged_cause, start_error
 
@@ -73,7 +73,7 @@ def core_log(message: str) -> str:
         ),
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
-            ModelError,
+            StartError,
             "model.path='data/demo/model': vLLM does not start: OutOfMemoryError: CUDA out of memory. Tried to "
             "allocate 2.00 GiB (a.log)",
         ),
@@ -134,6 +134,14 @@ def invalid(**values: object) -> Exception:
 )
 def test_a_refusal_of_this_process_has_pydantics_own_message(config: Config, message: str, line: str) -> None:
     assert str(start_error(config, invalid(architectures=message), "", "a.log")) == line
+
+
+def test_only_a_reason_that_is_no_known_refusal_may_be_this_machines(config: Config) -> None:
+    unknown = core_log("RuntimeError: CUDA error: uncorrectable ECC error encountered")
+    refused = core_log("ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`")
+    assert type(start_error(config, FAILED, unknown, "a.log")) is StartError
+    assert type(start_error(config, FAILED, refused, "a.log")) is ConfigError
+    assert type(start_error(config, invalid(architectures="what nobody has seen"), "", "a.log")) is ModelError
 
 
 def test_an_invalid_value_names_its_key_of_engine_extra(config: Config) -> None:
