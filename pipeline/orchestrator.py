@@ -123,10 +123,7 @@ def execute(
                 events.write("end", **_ending(stages.manifest))
             except BaseException as error:
                 # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
-                reason = signals.ended or error
-                _record_failure(run, stages.manifest, reason, stages.timings)
-                status = "interrupted" if isinstance(reason, Interrupted) else "failed"
-                events.write("end", status=status, reason=_reason(reason))
+                _record_failure(stages, signals.ended or error)
                 if signals.ended is not None and signals.ended is not error:
                     raise signals.ended from error
                 raise
@@ -568,15 +565,18 @@ def _made(config: Config, run: ArtifactStore) -> CompletionMetadata | None:
     return None if retries else generate_stage.done(run)
 
 
-def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException, timings: Timings) -> None:
-    """Record in the manifest that the run failed and why, unless it is already complete."""
+def _record_failure(stages: Orchestrator, error: BaseException) -> None:
+    """Record that the run failed and why; in the manifest unless it is already complete."""
+    reason, seconds = _reason(error), stages.timings.seconds
     with suppress(PipelineError):  # the disk may be full, in which case `error` already reports it
-        before = read_manifest(run)
+        before = read_manifest(stages.run)
         if before is None or not before.is_complete:
             failed = replace(
-                manifest, status="failed", reason=_reason(error), ended_at=environment.now(), timings_s=timings.seconds
+                stages.manifest, status="failed", reason=reason, ended_at=environment.now(), timings_s=seconds
             )
-            write_manifest(run, failed)
+            write_manifest(stages.run, failed)
+    status = "interrupted" if isinstance(error, Interrupted) else "failed"
+    stages.events.write("end", status=status, reason=reason, timings_s=seconds)
 
 
 def _reason(error: BaseException) -> str:

@@ -104,7 +104,7 @@ class ReplicaReports:
                 num_output_tokens=stats.num_output_tokens,
                 num_preemptions=stats.num_preemptions,
                 kv_cache_usage=stats.kv_cache_usage,
-                phase_s=round(time.monotonic() - self._since, 1),
+                phase_s=round(time.monotonic() - self._since, 1),  # without it an idle engine's state would not change
             )
         found = start_phase(self._log.text()) if not self._over.is_set() else None
         if found is not None and found.name != self._phase:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.records import ReplicaState
 
@@ -46,11 +47,15 @@ class Pace:
         """Replicas whose engine is up."""
         return sum(state.phase is None for state in self.states)
 
-    @property
-    def num_preemptions(self) -> int | None:
-        """Preemptions that the running engines report; None if none of them does."""
-        known = [state.num_preemptions for state in self.states if state.num_preemptions is not None]
+    def total(self, counter: Literal["num_running", "num_waiting", "num_preemptions"]) -> int | None:
+        """Return the sum of a counter over the running engines; None if none of them reports it."""
+        known = [value for state in self.states if (value := getattr(state, counter)) is not None]
         return sum(known) if known else None
+
+    @property
+    def kv_cache_usage(self) -> float | None:
+        """The largest fraction of a KV cache in use; None if no engine reports it."""
+        return max((state.kv_cache_usage for state in self.states if state.kv_cache_usage is not None), default=None)
 
     @property
     def num_generated(self) -> int:

@@ -86,13 +86,13 @@ class GenerateProgress:
         """Print and record what has happened to a replica; the line may quote a library's text."""
         if event.kind == "replica_ready" and self._pace is not None and self._pace.begun_at is None:
             self._pace.begun_at = time.monotonic()
-        self._record(event.kind, replica=event.replica, **event.details)
+        self._record(event.kind, stage=self._name, replica=event.replica, **event.details)
         if event.line is not None:
             self._print(event.line)
 
     def stop(self) -> None:
         """Tell that no row starts any more."""
-        self._record("stop")
+        self._record("stop", stage=self._name)
         self._print("stopping: no row starts any more, those in flight may finish; a second signal ends at once")
 
     def end(self) -> None:
@@ -150,7 +150,10 @@ class GenerateProgress:
             eta_s=None if left_s is None else round(left_s),
             num_ready=pace.num_ready,
             num_replicas=pace.num_replicas,
-            num_preemptions=pace.num_preemptions,
+            num_running=pace.total("num_running"),
+            num_waiting=pace.total("num_waiting"),
+            num_preemptions=pace.total("num_preemptions"),
+            kv_cache_usage=None if pace.kv_cache_usage is None else round(pace.kv_cache_usage, 3),
             phases=[_phase([state]) for state in pace.states if state.phase is not None],
         )
 
@@ -177,8 +180,9 @@ def _status(pace: Pace, now: float, started_s: float) -> str:
     if pace.num_replicas is not None:
         ready = f"{pace.num_ready} of {pace.num_replicas} replicas ready"
         parts.append(f"{ready} ({starting})" if starting else ready)
-    if pace.num_preemptions:
-        parts.append(f"{pace.num_preemptions:,} preemptions")
+    num_preemptions = pace.total("num_preemptions")
+    if num_preemptions:
+        parts.append(f"{num_preemptions:,} preemptions")
     return ", ".join(parts)
 
 

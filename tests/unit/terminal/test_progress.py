@@ -71,7 +71,7 @@ def test_what_happens_to_a_replica_is_one_escaped_line_and_an_event(clock: Clock
     line = "replica a: the engine crashed: [bold]\x1b[2J" + "long " * 20
     shown.progress.report(ReplicaEvent(kind="restart", replica="a", line=line, details={"restart": 1}))
     assert shown.lines == ["generate: replica a: the engine crashed: [bold]⟨U+001B⟩[2J" + "long " * 20]
-    assert shown.events == [("restart", {"replica": "a", "restart": 1})]
+    assert shown.events == [("restart", {"stage": "generate", "replica": "a", "restart": 1})]
 
 
 def test_while_engines_start_a_log_has_what_they_are_doing_at_once_and_then_now_and_then(clock: Clock) -> None:
@@ -125,9 +125,12 @@ def test_tokens_of_rows_in_flight_count_before_any_row_is_finished(clock: Clock)
     shown = Shown(clock)
     shown.progress.begin(100, 100, "", 10_000.0)
     shown.update(0, READY)
-    (line,) = shown.update(10, ReplicaState(replica="a", num_output_tokens=2_500, num_preemptions=3))
+    state = ReplicaState(replica="a", num_output_tokens=2_500, num_preemptions=3, num_running=64, kv_cache_usage=0.5)
+    (line,) = shown.update(10, state)
     assert "0 of 100 rows (0%), 250 tokens/s, 0 failed, ETA 0:00:30" in line
     assert line.endswith("1 of 1 replicas ready, 3 preemptions")
+    details = shown.events[-1][1]
+    assert (details["num_running"], details["num_waiting"], details["kv_cache_usage"]) == (64, None, 0.5)
 
 
 def test_rows_longer_than_expected_leave_a_time_by_rows(clock: Clock) -> None:
