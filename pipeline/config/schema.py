@@ -36,8 +36,8 @@ ADDRESS_FIX = (
 
 _LABEL_PART = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL = rf"([A-Za-z0-9.-]{{1,253}}/)?{_LABEL_PART}"
-LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(, ?{_LABEL_PART})*\)"
-"""As Ray's label selectors allow it (Ray 2.60, _private/label_utils.py)."""
+LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(,{_LABEL_PART})*\)"
+"""As Ray's label selectors have it (Ray 2.60, _private/label_utils.py); Ray takes a space as a part of the value."""
 
 SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
@@ -248,7 +248,7 @@ class ClusterConfig:
         {},
         "labels of the nodes that replicas run on, such as {ray.io/accelerator-type: A100} (empty: any node)",
         pattern=LABEL_CONDITION,
-        fix="write {ray.io/accelerator-type: A100}; a value may also be !A100, in(A100, H100) or !in(A100, H100)",
+        fix="write {ray.io/accelerator-type: A100}; a value may also be !A100, in(A100,H100) or !in(A100,H100)",
     )
 
     def __post_init__(self) -> None:

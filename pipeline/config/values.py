@@ -89,9 +89,14 @@ def read_override(name: str, text: str, schema: type[Any]) -> dict[str, Any]:
     if problem := _problem(text):
         raise ConfigError(f"{name}={text[:MAX_SHOWN]!r} {problem}")
     hint: Any = schema
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        hint = _inner(hint, part, ".".join(parts[:position]))
+    parts: list[str] = []
+    rest = name
+    while rest:
+        # The key of a mapping of scalars is all that is left: a label's name, such as ray.io/accelerator-type, has dots.
+        holds_scalars = get_origin(hint) is dict and get_args(hint)[1] in WORDS
+        part, _, rest = (rest, "", "") if holds_scalars else rest.partition(".")
+        hint = _inner(hint, part, ".".join(parts))
+        parts.append(part)
     node: yaml.Node = yaml.ScalarNode("tag:yaml.org,2002:str", text)
     if _is_yaml(hint, text):
         node = _composed(text, f"{name}={text}") or node

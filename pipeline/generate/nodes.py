@@ -30,10 +30,10 @@ def matching(nodes: Sequence[Node], selector: Mapping[str, str]) -> list[Node]:
 
 
 def _matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether each label is, or with `!` is not, one of the values: `A100`, `!A100`, `in(A100, H100)`."""
+    """Return whether each label is, or with `!` is not, one of the values: `A100`, `!A100`, `in(A100,H100)`."""
     for name, condition in selector.items():
         wanted = condition.removeprefix("!")
-        values = re.findall(r"[^(), ]+", wanted.removeprefix("in") if wanted.endswith(")") else wanted)
+        values = re.findall(r"[^(),]+", wanted.removeprefix("in") if wanted.endswith(")") else wanted)
         if (labels.get(name) in values) == condition.startswith("!"):
             return False
     return True

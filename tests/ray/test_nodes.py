@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,23 @@ class Removing(Counting):
             self._nodes.remove_node(next(iter(self._nodes.worker_nodes)), allow_graceful=False)
 
 
+class Joining(Removing):
+    """Adds a node with two GPUs after a tenth of the rows, and may remove the second node when that one is used."""
+
+    def __init__(self, nodes: Any, *, removes: bool) -> None:
+        super().__init__(nodes)
+        self._removes, self.joined = removes, False
+
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+        if not self.joined and self.num_done > self.num_rows // 10:
+            self.joined = True
+            self._nodes.add_node(num_cpus=1, num_gpus=2)
+        if self._removes and any("more GPUs" in line for line in self.lines):
+            super().advance(num_rows, num_failed, num_output_tokens)
+        else:
+            Counting.advance(self, num_rows, num_failed, num_output_tokens)
+
+
 class RemovingAll(Removing, Signals):
     """Removes the only node with GPUs, and raises the error that ends the run."""
 
@@ -107,6 +125,58 @@ def test_a_lost_node_loses_no_row(run_with_prompts: Make, nodes: Any) -> None:
     assert [row["id"] for row in rows] == list(range(400))
     assert {row["error"] for row in rows} == {None}
     assert len({row["replica"] for row in rows}) >= 8
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_a_node_that_joins_is_used_and_every_row_is_there_once(run_with_prompts: Make, removes: bool) -> None:
+    with nodes_of(0, 2) as some:
+        overrides = ["engine.replicas=auto", "engine.max_num_seqs=4", f"cluster.address={some.address}"]
+        config = compose(["conf=demo", *overrides])
+        run, progress = (
+            run_with_prompts([make_prompt(number) for number in range(1000)]),
+            Joining(some, removes=removes),
+        )
+        with cluster(config) as placement:
+            assert (placement.num_replicas, placement.grows) == (2, True)
+            made = generate_stage.generate(config, run, placement, ScriptedFactory(seconds=0.5), progress, progress)
+    rows = completions(run)
+    assert progress.joined
+    assert progress.removed is removes
+    assert "more GPUs are free: 4 replicas, 2 of them new" in progress.lines
+    assert [row["id"] for row in rows] == list(range(1000))
+    assert {row["error"] for row in rows} == {None}
+    assert len(made.engine) == 4
+    assert min(Counter(row["replica"] for row in rows).values()) > 50
+
+
+@dataclass(frozen=True)
+class OnNode(ScriptedFactory):
+    """Writes the labels of its node into a file of its own in `directory`."""
+
+    directory: str = ""
+
+    def __call__(self) -> ScriptedEngine:
+        labels = ray.get_runtime_context().get_node_labels()
+        Path(self.directory, str(os.getpid())).write_text(labels["zone"])
+        return super().__call__()
+
+
+def test_replicas_run_only_on_nodes_with_the_configured_labels(run_with_prompts: Make, tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    found.mkdir()
+    with nodes_of(0) as some:
+        for zone, gpus in (("a", 2), ("b", 1), ("c", 1)):
+            some.add_node(num_cpus=1, num_gpus=gpus, labels={"zone": zone})
+        overrides = ["engine.replicas=auto", "engine.max_num_seqs=4", "cluster.label_selector={zone: 'in(b,c)'}"]
+        config = compose(["conf=demo", *overrides, f"cluster.address={some.address}"])
+        run, progress = run_with_prompts([make_prompt(number) for number in range(200)]), Counting()
+        with cluster(config) as placement:
+            assert (placement.num_replicas, placement.num_gpus, placement.num_held_gpus) == (2, 2, 0)
+            generate_stage.generate(
+                config, run, placement, OnNode(seconds=0.2, directory=str(found)), progress, progress
+            )
+    assert sorted(file.read_text() for file in found.iterdir()) == ["b", "c"]
+    assert len(completions(run)) == 200
 
 
 @dataclass(frozen=True)

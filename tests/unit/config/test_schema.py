@@ -63,7 +63,7 @@ BAD = [
     (["conf=demo", "engine.tensor_parallel_size=0"], "engine.tensor_parallel_size=0"),
     (["conf=demo", "engine.gpu_memory_utilization=1.5"], "engine.gpu_memory_utilization=1.5"),
     (["conf=demo", "engine.kind=endpoint"], "engine.endpoint.base_url=None: give the server's address"),
-    (["conf=demo", "engine.endpoint.base_url=http://x/"], "engine.endpoint.base_url='http://x/': must end in /v1"),
+    (["conf=demo", "engine.endpoint.base_url=http://x/"], "engine.endpoint.base_url='http://x/': has no path: add that of the API, usually /v1"),
     (["conf=demo", "engine.endpoint.base_url=ftp://x/v1"], "must be http"),
     (["conf=demo", "engine.endpoint.base_url=http://me:pw@x/v1"], "holds credentials"),
     (["conf=demo", "generation.max_gen_toks=0"], "generation.max_gen_toks=0"),
@@ -76,6 +76,13 @@ BAD = [
     (["conf=demo", "tasks.agro_bench.submission_name=../x"], "tasks.agro_bench.submission_name='../x'"),
     (["conf=demo", "tasks.agro_bench.prompt_fields=[outputs]"], "tasks.agro_bench.prompt_fields='outputs'"),
     (["conf=demo", "seed=???"], r"seed='\?\?\?' has no value"),
+    (
+        ["conf=demo", "cluster.address=ray://h:10001"],
+        "cluster.address='ray://h:10001': must be local, auto or host:port",
+    ),
+    (["conf=demo", "cluster.wait_s=-1"], "cluster.wait_s=-1.0: must be from 0 to 604800 seconds"),
+    (["conf=demo", "cluster.label_selector={z: 'in(a, b)'}"], "cluster.label_selector.z='in\\(a, b\\)': write {ray.io"),
+    (["conf=demo", "cluster.label_selector={a b: c}"], "cluster.label_selector.a b='c': a label's name is letters"),
     (["conf=demo", "limit="], "limit= has no value"),
     (["conf=demo", "only=[agro]"], r"only=\['agro'\]: there are agro_bench, aqua_bench"),
     (["conf=demo", "run.grace_s=inf"], "run.grace_s=inf: must be from 0 to 86400"),
@@ -345,3 +352,8 @@ def test_any_text_survives_the_command_line_and_the_record(text: str) -> None:
     config = compose(["conf=demo", f"prompt.system={text}", f"prompt.template_kwargs={yaml.safe_dump({'a': text})}"])
     assert (config.prompt.system, config.prompt.template_kwargs["a"]) == (text, text)
     assert load(dump(config), "test") == config
+
+
+def test_the_name_of_a_label_may_have_dots() -> None:
+    config = compose(["conf=demo", "cluster.label_selector.ray.io/accelerator-type=A100"])
+    assert config.cluster.label_selector == {"ray.io/accelerator-type": "A100"}

@@ -19,9 +19,9 @@ def node(gpus: float = 0, kind: str | None = None, *, is_alive: bool = True, **l
     [
         ("A100", {"A100"}),
         ("!A100", {"H100", "in", None}),
-        ("in(A100, H100)", {"A100", "H100"}),
+        ("in(A100,H100)", {"A100", "H100"}),
         ("in(A100,in)", {"A100", "in"}),
-        ("!in(A100, H100)", {"in", None}),
+        ("!in(A100,H100)", {"in", None}),
         ("in", {"in"}),
     ],
 )
