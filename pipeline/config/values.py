@@ -92,7 +92,7 @@ def read_override(name: str, text: str, schema: type[Any]) -> dict[str, Any]:
     parts: list[str] = []
     rest = name
     while rest:
-        # The key of a mapping of scalars is all that is left: a label's name, such as ray.io/accelerator-type, has dots.
+        # The key of a mapping of scalars is all that is left: the name of a label, ray.io/accelerator-type, has dots.
         holds_scalars = get_origin(hint) is dict and get_args(hint)[1] in WORDS
         part, _, rest = (rest, "", "") if holds_scalars else rest.partition(".")
         hint = _inner(hint, part, ".".join(parts))
