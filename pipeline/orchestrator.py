@@ -349,6 +349,7 @@ class Orchestrator:
         lengths = self._lengths() if made[0] is None else None
         if made[0] is not None:
             self.timings.switch("noise")
+        second_pass = self._second_pass(second) if second is not None and made[1] is None else None
         progress = GenerateProgress(self.console)
         with cluster(config) as placement:
             self.signals.take()
@@ -360,7 +361,7 @@ class Orchestrator:
             try:
                 with self.signals.deferred():
                     return generate_stage.generate(
-                        config, self.run, placement, factory, progress, self.signals, lengths, self._second_pass(second)
+                        config, self.run, placement, factory, progress, self.signals, lengths, second_pass
                     )
             finally:
                 progress.end()
@@ -371,9 +372,7 @@ class Orchestrator:
         _print(self.console, [f"{length_estimates.KEY}={self.config.schedule.history}: {line}" for line in unread])
         return lengths
 
-    def _second_pass(self, store: ArtifactStore | None) -> SecondPass | None:
-        if store is None:
-            return None
+    def _second_pass(self, store: ArtifactStore) -> SecondPass:
         repeats = noise.second(self.config).generation.repeats
         return SecondPass(run=store, repeats=repeats, begins=lambda: self.timings.switch("noise"))
 
