@@ -437,6 +437,7 @@ class Orchestrator:
         lengths = self._lengths() if made[0] is None else None
         if made[0] is not None:
             self.timings.switch("noise")
+        second_pass = self._second_pass(second) if second is not None and made[1] is None else None
         progress = GenerateProgress(self.console, self.events.write)
         with cluster(config, lambda line: _print(self.console, [line]), self.signals.take) as placement:
             self._warn([line for line in (placement.mixes_types, connection.stop_warning(config)) if line])
@@ -449,7 +450,7 @@ class Orchestrator:
             try:
                 with self.signals.deferred():
                     return generate_stage.generate(
-                        config, self.run, placement, factory, progress, self.signals, lengths, self._second_pass(second)
+                        config, self.run, placement, factory, progress, self.signals, lengths, second_pass
                     )
             finally:
                 progress.end()
@@ -460,9 +461,7 @@ class Orchestrator:
         _print(self.console, [f"{length_estimates.KEY}={self.config.schedule.history}: {line}" for line in unread])
         return lengths
 
-    def _second_pass(self, store: ArtifactStore | None) -> SecondPass | None:
-        if store is None:
-            return None
+    def _second_pass(self, store: ArtifactStore) -> SecondPass:
         repeats = noise.second(self.config).generation.repeats
         return SecondPass(run=store, repeats=repeats, begins=lambda: self.timings.switch("noise"))
 

@@ -6,7 +6,7 @@ run has any. They are estimates: nothing but the order depends on them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -115,9 +115,8 @@ def find(config: Config, prompts: Artifact) -> tuple[Lengths | None, list[str]]:
 
 
 def _latest(config: Config, prompts: Artifact, unread: list[str]) -> Lengths | None:
-    runs = list(past_runs.of_model(config, unread, lambda entry: entry.shares_tasks(config)))
-    runs.sort(key=lambda run: not run.entry.covers(config))
-    found = past_runs.each(runs, lambda run: _read(run, config), unread)
+    runs = past_runs.of_model(config, unread, lambda entry: entry.shares_tasks(config))
+    found = past_runs.each(_covering_first(runs, config), lambda run: _read(run, config), unread)
     own = past_runs.best_of(found, lambda each: _has_one_of(prompts, each), _has_lengths)
     if not config.schedule.other_models or (own is not None and _has_one_of(prompts, own)):
         return own
@@ -127,12 +126,24 @@ def _latest(config: Config, prompts: Artifact, unread: list[str]) -> Lengths | N
 def _of_another_model(config: Config, prompts: Artifact, unread: list[str]) -> Lengths | None:
     revisions = _revisions(prompts)
     also_unread: list[str] = []
-    runs = list(past_runs.of_other_models(config, also_unread, lambda entry: bool(entry.same_tasks(revisions))))
-    runs.sort(key=lambda run: not run.entry.covers(config))
-    found = past_runs.each(runs, lambda run: _read(run, config, run.entry.same_tasks(revisions)), also_unread)
+    runs = past_runs.of_other_models(config, also_unread, lambda entry: bool(entry.same_tasks(revisions)))
+    found = past_runs.each(
+        _covering_first(runs, config), lambda run: _read(run, config, run.entry.same_tasks(revisions)), also_unread
+    )
     lengths = next((each for each in found if _has_one_of(prompts, each)), None)
     unread.extend(line for line in also_unread if line not in unread)  # the same runs were read before
     return lengths
+
+
+def _covering_first(runs: Iterable[PastRun], config: Config) -> Iterator[PastRun]:
+    """Yield the runs that cover all that is requested, then the others; a run is opened only when it is needed."""
+    others = []
+    for run in runs:
+        if run.entry.covers(config):
+            yield run
+        else:
+            others.append(run)
+    yield from others
 
 
 def _named(run: PastRun, config: Config, prompts: Artifact) -> Lengths:

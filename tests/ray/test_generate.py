@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Counting, completions, make_prompt, publish_prompts, settings
+from builders import Counting, completed, completions, make_prompt, publish_prompts, settings
 from scripted import ScriptedFactory
 
 from pipeline.errors import EndpointError, PipelineError
-from pipeline.generate import blocks
+from pipeline.generate import blocks, journal
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import Placement, cluster
 from pipeline.generate.engines.base import Engine
 from pipeline.generate.part import Part
+from pipeline.generate.stage import SecondPass
 from pipeline.records import COMPLETION_SCHEMA, Prompt
+from pipeline.runs.manifest import Schedule
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -118,6 +120,43 @@ def test_the_rows_of_a_second_part_follow_those_of_the_first_in_blocks_of_their_
         part.count(0)
         part.count(1)
     assert done == [1, 1]
+
+
+def test_the_last_rows_of_a_run_are_reported_before_those_of_its_second_pass(
+    run_with_prompts: Make, placement: Placement
+) -> None:
+    """The run's last block has two rows, and would fit into a task of Ray Data with the next block."""
+    run, progress, num_done = run_with_prompts([make_prompt(number) for number in range(18)]), Counting(), []
+    publish_prompts(run.child("noise"), [make_prompt(number) for number in range(15)])
+    second = SecondPass(run=run.child("noise"), repeats=1, begins=lambda: num_done.append(progress.num_done))
+    generate_stage.generate(settings(), run, placement, ScriptedFactory(), progress, progress, second=second)
+    assert num_done == [18]
+    assert progress.num_done == 33
+
+
+def test_a_second_pass_that_was_killed_is_resumed_without_a_row_of_the_run(
+    run_with_prompts: Make, placement: Placement, tmp_path: Path
+) -> None:
+    """All rows of the run are in its journal, and two of the second pass's are in its own."""
+    prompts = [make_prompt(number) for number in range(10)]
+    run, begun = run_with_prompts(prompts), []
+    noise = run.child("noise")
+    publish_prompts(noise, prompts[:5])
+    for store, num_rows in ((run, 10), (noise, 2)):
+        rows = [completed(each.id, prompt_sha256=each.prompt_sha256) for each in prompts[:num_rows]]
+        journal.keep(store.child(journal.DIRECTORY), rows)
+    second = SecondPass(run=noise, repeats=1, begins=lambda: begun.append(1))
+    progress, starts, requests = Counting(), tmp_path / "starts", tmp_path / "requests"
+    script = ScriptedFactory(answer="B", starts=str(starts), requests=str(requests))
+    made = generate_stage.generate(settings(), run, placement, script, progress, progress, second=second)
+    assert starts.read_text() == "start\n"
+    assert len(requests.read_text().splitlines()) == progress.num_done == progress.num_left == 3
+    assert [row["completion"] for row in completions(run)] == ["A"] * 10
+    assert [row["completion"] for row in completions(noise)] == ["A"] * 2 + ["B"] * 3
+    assert begun == [1]
+    assert made.schedule == Schedule(history=None, num_known=0, num_rows=0)
+    assert not run.exists("journal")
+    assert not noise.exists("journal")
 
 
 class Fading:

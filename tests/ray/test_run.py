@@ -98,16 +98,23 @@ def test_a_run_with_failed_rows_is_complete_and_they_decide_its_exit_code(tmp_pa
     execute(settings(tmp_path, "run_id=two", "max_failed_rows=18"), factory)
 
 
-def test_retry_failed_retries_failed_rows_only(tmp_path: Path) -> None:
+def test_retry_failed_retries_failed_rows_only_those_of_the_second_pass_too(tmp_path: Path) -> None:
+    noise = "noise.share=0.9"
     with pytest.raises(TooManyFailedRows):
-        execute(settings(tmp_path), ScriptedFactory(raise_on="ц"))
-    num_failed = json.loads((tmp_path / "run=one" / "manifest.json").read_text())["counts"]["num_failed"]
+        execute(settings(tmp_path, noise), ScriptedFactory(raise_on="ц"))
+    before = json.loads((tmp_path / "run=one" / "manifest.json").read_text())
+    num_failed, num_noise = before["counts"]["num_failed"], before["noise"]["num_failed"]
     requests = tmp_path / "requests"
-    run = execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory(answer="B", requests=str(requests)))
+    script = ScriptedFactory(answer="B", requests=str(requests))
+    run = execute(settings(tmp_path, noise, "run.retry_failed=true"), script)
     samples = run.require_artifact("samples", SAMPLE_SCHEMA).dataset().to_table()
-    assert len(requests.read_text().splitlines()) == num_failed > 0
+    assert num_failed >= num_noise > 0
+    assert len(requests.read_text().splitlines()) == num_failed + num_noise
     assert samples.column("error").null_count == samples.num_rows == 18
     assert sorted(samples.column("response").to_pylist()) == ["A"] * (18 - num_failed) + ["B"] * num_failed
+    after = json.loads(run.read_text("manifest.json"))["noise"]
+    assert (after["num_failed"], after["num_changed"]) == (0, 0)
+    assert after["num_questions"] == before["noise"]["num_questions"] + num_noise
 
 
 def test_a_retry_that_cannot_start_leaves_the_completions_unchanged(

@@ -63,7 +63,10 @@ BAD = [
     (["conf=demo", "engine.tensor_parallel_size=0"], "engine.tensor_parallel_size=0"),
     (["conf=demo", "engine.gpu_memory_utilization=1.5"], "engine.gpu_memory_utilization=1.5"),
     (["conf=demo", "engine.kind=endpoint"], "engine.endpoint.base_url=None: give the server's address"),
-    (["conf=demo", "engine.endpoint.base_url=http://x/"], "engine.endpoint.base_url='http://x/': has no path: add that of the API, usually /v1"),
+    (
+        ["conf=demo", "engine.endpoint.base_url=http://x/"],
+        "engine.endpoint.base_url='http://x/': has no path: add that of the API, usually /v1",
+    ),
     (["conf=demo", "engine.endpoint.base_url=ftp://x/v1"], "must be http"),
     (["conf=demo", "engine.endpoint.base_url=http://me:pw@x/v1"], "holds credentials"),
     (["conf=demo", "generation.max_gen_toks=0"], "generation.max_gen_toks=0"),
