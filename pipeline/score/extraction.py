@@ -3,10 +3,11 @@
 The response and the letters of the question's options in, an `Extraction` out. Only the letters metric uses it; the
 exact metrics compare the whole response. It works in three steps:
 
-1. `pipeline/score/plain_text.py` removes what stands around the words: special tokens, tags, LaTeX, Markdown.
-2. `pipeline/score/option_mentions.py` finds where options are mentioned, and what the text says of each.
-3. The rules here, in the order of `RULES`, each choose where the answer begins. From there it is read to its end: the
-   mentions that stand like its first one belong to it. The first rule that finds an answer decides.
+1. `pipeline/score/letters/plain_text.py` removes what stands around the words: special tokens, tags, LaTeX, Markdown.
+2. `pipeline/score/letters/option_mentions.py` finds where options are mentioned, and what the text says of each.
+3. The rules of `pipeline/score/letters/rules.py` are tried in order, and the first one that finds an answer decides.
+   A rule chooses where the answer begins. From there `pipeline/score/letters/reading.py` reads it to its end: the
+   mentions that stand like its first one belong to it.
 
 Precision comes before recall. An answer in whose own lines another option stands is no answer (`conflict`), and neither
 are two answers that differ: picking one would reward a model that names every option. Time is linear in the length of
@@ -19,10 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.score.answer_rules import RULES, Response
-from pipeline.score.option_letters import Letters
-from pipeline.score.plain_text import plain_text
-from pipeline.score.reading import Answer
+from pipeline.score.letters.option_letters import Letters
+from pipeline.score.letters.plain_text import plain_text
+from pipeline.score.letters.reading import Answer
+from pipeline.score.letters.rules import RULES, Response
 
 FAILED = "failed"
 """The row failed and has no response."""

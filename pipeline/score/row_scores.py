@@ -19,7 +19,7 @@ from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.score.extraction import FAILED, extract, format_letters
-from pipeline.score.option_letters import Letters, pure_letters
+from pipeline.score.letters.option_letters import Letters, pure_letters
 
 SCORE_COLUMNS = ("response", "answer", "extraction", "seen_letters", *SAMPLE_METRICS)
 QUESTION_COLUMNS = ("instruction", "num_options", "answer_kind")

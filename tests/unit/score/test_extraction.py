@@ -7,8 +7,8 @@ from bench.extraction_quality import CASES, measure, read_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.score.answer_rules import RULES
 from pipeline.score.extraction import extract
+from pipeline.score.letters.rules import RULES
 from pipeline.score.row_scores import score_row
 
 REASONS = {"empty", "truncated", "no_letter", "conflict", "unknown_option"}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.score.option_letters import CYRILLIC, OTHER_CYRILLIC, Letters, letters_of
+from pipeline.score.letters.option_letters import CYRILLIC, OTHER_CYRILLIC, Letters, letters_of
 
 NOUN = r"(?:вариант|букв|пункт|утвержден|option|choice|letter|statement)[а-яёa-z]{0,4}"
 """A word for an option, in any case and number."""

@@ -1,7 +1,8 @@
 """The rules that find the answer in a response.
 
 A `Response` in, an `Answer` out, or None if the rule finds none. Each rule chooses where the answer begins;
-`pipeline/score/reading.py` reads it to its end. `pipeline/score/extraction.py` tries them in the order of `RULES`.
+`pipeline/score/letters/reading.py` reads it to its end. `pipeline/score/extraction.py` tries the rules in the order of
+`RULES`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 
-from pipeline.score.answer_words import CHOICE, LINK, LONGEST_LINK, AnswerWord, answer_words
-from pipeline.score.option_letters import CYRILLIC, Letters, pure_letters
-from pipeline.score.option_mentions import Mention, Place, mentions
-from pipeline.score.plain_text import PlainText, Span
-from pipeline.score.reading import SENTENCE_BREAK, Answer, read
+from pipeline.score.letters.answer_words import LINK, LONGEST_LINK, AnswerWord, answer_words
+from pipeline.score.letters.option_letters import CYRILLIC, Letters, pure_letters
+from pipeline.score.letters.option_mentions import Mention, Place, mentions
+from pipeline.score.letters.plain_text import PlainText, Span
+from pipeline.score.letters.reading import SENTENCE_BREAK, Answer, read
 
 
 class Response:
@@ -51,7 +52,7 @@ class Response:
         return len(listed) if repeats and len(listed) == len(self.options) else 0
 
     def read(self, first: int, stop: int | None = None) -> Answer:
-        """Return the answer that begins with a mention; see `pipeline/score/reading.py`."""
+        """Return the answer that begins with a mention; see `pipeline/score/letters/reading.py`."""
         return read(self.text, self.mentions, first, len(self.text) if stop is None else stop)
 
 
@@ -181,9 +182,9 @@ def _lower_case(response: Response, word: AnswerWord, stop: int) -> Answer | Non
 # ---- the end of the response
 
 _LINE_END = re.compile(r"[ \")\]>.]*(?:\n|\Z)")
-_CLOSING = re.compile(rf"(?:[—:,(=]|\s) ?{CHOICE} \"?\Z", re.IGNORECASE)
 _NEGATION = re.compile(
-    r"(?<!\w)(?:не|ни|нет|нельзя|невер|неправ|ошиб|исключ|кроме|если|или|ли|от вариант|not?|wrong|incorrect|if|or)",
+    r"(?<!\w)(?:(?:не|ни|нет|нельзя|кроме|если|или|ли|not?|if|or)(?!\w)|невер|неправ|ошиб|исключ|от вариант|wrong"
+    r"|incorrect)",
     re.IGNORECASE,
 )
 _CLOSING_LENGTH = 300

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pipeline.score.option_letters import Letters
-from pipeline.score.option_mentions import Mention, Place
+from pipeline.score.letters.option_letters import Letters
+from pipeline.score.letters.option_mentions import Mention, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,11 @@ _REASON = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"(?<!\w)(?:или|либо|возможн|может|можно|тоже|также|хотя|or|maybe|possibly|perhaps|also|although)", re.IGNORECASE
+    r"(?<!\w)(?:или|либо|возможн\w*|может|можно|тоже|также|хотя|or|maybe|possibly|perhaps|also|although)(?!\w)"
+    r"[^.!?;]{0,30}\Z",
+    re.IGNORECASE,
 )
+"""Shortly before a mention: it may belong to the answer, and makes it unclear."""
 SENTENCE_BREAK = re.compile(r"(?:[^\W\d_]{2}|\d|[)\"])[\")]?[.!?…]\s|[!?]\s")
 _PARENTHESES = re.compile(r"[\")\]]*[:—]? ?\([^()\n]{0,200}\)[\"]* ?(?:[,;] ?)?(?:(?:и|and|а также) )?", re.IGNORECASE)
 _NEXT_OBJECT = re.compile(r"\" ?, ?\"(?:letter|option|choice|answer|буква|вариант|ответ)\" ?: ?\Z")
@@ -86,8 +89,9 @@ class _Block:
     is_vague: bool = False
 
     def ends_before(self, mention: Mention) -> bool:
-        """Return whether a mention is in other lines than the answer: after a line that does not begin with an option,
-        or after a blank one if it stands otherwise.
+        """Return whether a mention is in other lines than the answer.
+
+        It is after a line that does not begin with an option, and after a blank one if it stands otherwise.
         """
         if self.previous is None:
             return False
@@ -103,6 +107,7 @@ class _Block:
         return gap.count("\n") > 1 and mention.mark != self.model.mark
 
     def add(self, mention: Mention) -> None:
+        """Take a mention into the answer, leave it out, or count it among those that make the answer unclear."""
         gap = self.text[self.previous.end : mention.start] if self.previous else ""
         if "\n" in gap:
             self.is_aside = False
@@ -125,7 +130,7 @@ class _Block:
 
     def _leaves(self, mention: Mention, gap: str) -> bool:
         """Return whether a reason begins between two mentions, or a sentence that is not an option itself."""
-        if _DOUBT.search(gap) or _NEXT_OBJECT.search(gap):
+        if _DOUBT.search(gap[-60:]) or _NEXT_OBJECT.search(gap):
             return False
         if _REASON.search(gap):
             return True
@@ -134,6 +139,7 @@ class _Block:
         return SENTENCE_BREAK.search(gap) is not None
 
     def _is_like(self, mention: Mention, gap: str) -> bool:
+        """Return whether a mention stands like the model, or is joined to the one before it."""
         assert self.model is not None
         if "\n" in gap:
             is_list = self.model.place is Place.LINE or gap.count("\n") == 1
@@ -147,7 +153,7 @@ class _Block:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the text ends with a separator, or with the text of the last of several options."""
+        """Whether the text ends after a separator, or within the text of the last of several options."""
         if self.previous is None:
             return False
         rest = self.text[self.previous.end : self.previous.end + 400]

@@ -1,7 +1,7 @@
 """Finds where a response mentions options, and how each mention stands in its sentence.
 
-Plain text (`pipeline/score/plain_text.py`) and the question's option letters in, `Mention`s in the order of the text
-out. Time is linear in the length of the text.
+Plain text (`pipeline/score/letters/plain_text.py`) and the question's option letters in, `Mention`s in the order of the
+text out. Time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from pipeline.score.option_letters import Letters
-from pipeline.score.option_lists import BEFORE, LetterList, letter_lists
-from pipeline.score.plain_text import PlainText, Span
-from pipeline.score.verdicts import find_verdict
+from pipeline.score.letters.option_letters import Letters
+from pipeline.score.letters.option_lists import BEFORE, LetterList, letter_lists
+from pipeline.score.letters.plain_text import PlainText, Span
+from pipeline.score.letters.verdicts import find_verdict
 
 
 class Place(Enum):

@@ -1,7 +1,7 @@
 """Recognizes option letters in Russian text, where А, В and С are words as well.
 
 A piece of text and the question's option letters in, the set of Latin letters or None out. What a letter in the middle
-of a sentence stands for is the subject of `pipeline/score/option_mentions.py`.
+of a sentence stands for is the subject of `pipeline/score/letters/option_mentions.py`.
 """
 
 from __future__ import annotations
