@@ -28,7 +28,7 @@ def render(comparison: Comparison) -> str:
     )
     base, new = comparison.base, comparison.new
     return environment.get_template("compare.html.jinja").render(
-        base=base.config.run_id,
+        base=base.name,
         new=new.config.run_id,
         base_root=base.store.root,
         new_root=new.store.root,

@@ -42,6 +42,25 @@ class PastRun:
         return rows and set(config.active_tasks) <= set(mine.active_tasks) and set(config.splits) <= set(mine.splits)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRun:
+    """A complete run by its manifest alone."""
+
+    run_id: str
+    store: ArtifactStore
+    manifest: Manifest
+
+    @property
+    def ended_at(self) -> str:
+        """The time at which the run ended, in the manifest's format; empty if it is unknown."""
+        return self.manifest.ended_at or ""
+
+    @property
+    def kept_gate(self) -> bool:
+        """Whether no rule of the run's gate was broken; a run without a gate has broken none."""
+        return self.manifest.gate is None or not self.manifest.gate.broken
+
+
 def of_model(
     config: Config, unread: list[str], is_match: Callable[[PastRun], bool] = lambda _: True
 ) -> Iterator[PastRun]:
@@ -55,8 +74,38 @@ def of_model(
     Raises:
         RunError: output_dir cannot be reached.
     """
+    num_found = 0
+    for complete in _newest(config, unread):
+        try:
+            found = _open(complete.store, complete.run_id, complete.manifest)
+        except UserError as error:
+            unread.append(f"{complete.store.root} is left out: {error}")
+            continue
+        if _model(found.config) == _model(config) and is_match(found):
+            yield found
+            num_found += 1
+            if num_found == MOST_RUNS:
+                return
+
+
+def earlier(config: Config, started_at: str, unread: list[str]) -> list[EarlierRun]:
+    """Return the complete runs of output_dir that ended by `started_at`, newest first; `config`'s own is left out.
+
+    Args:
+        config: The configuration of the run.
+        started_at: Its start, in the manifest's format.
+        unread: Receives a line for each run that cannot be read.
+
+    Raises:
+        RunError: output_dir cannot be reached.
+    """
+    return [run for run in _newest(config, unread) if run.ended_at <= started_at]
+
+
+def _newest(config: Config, unread: list[str]) -> list[EarlierRun]:
+    """Return the complete runs of output_dir, newest first, without `config`'s own."""
     output = ArtifactStore.open(config.output_dir)
-    complete: list[tuple[str, str, Manifest]] = []
+    found: list[EarlierRun] = []
     for name in output.directories():
         if not name.startswith("run=") or name == f"run={config.run_id}":
             continue
@@ -66,19 +115,8 @@ def of_model(
             unread.append(f"{output.path(name)} is left out: {error}")
             continue
         if manifest is not None and manifest.is_complete:
-            complete.append((manifest.ended_at or "", name, manifest))
-    num_found = 0
-    for _, name, manifest in sorted(complete, key=lambda each: each[:2], reverse=True):
-        try:
-            found = _open(output.child(name), name.removeprefix("run="), manifest)
-        except UserError as error:
-            unread.append(f"{output.path(name)} is left out: {error}")
-            continue
-        if _model(found.config) == _model(config) and is_match(found):
-            yield found
-            num_found += 1
-            if num_found == MOST_RUNS:
-                return
+            found.append(EarlierRun(run_id=name.removeprefix("run="), store=output.child(name), manifest=manifest))
+    return sorted(found, key=lambda run: (run.ended_at, run.run_id), reverse=True)
 
 
 def named(config: Config, key: str, run_id: str) -> PastRun:
