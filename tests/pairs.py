@@ -1,12 +1,17 @@
-"""Prompts and replies for two runs over the same questions."""
+"""Prompts and replies for runs over the same questions, and the gate's verdict on such a run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from archives import Reply, completion, question
+from archives import Reply, Scored, completion, question
 
+from pipeline.comparison import gate
+from pipeline.config import loading
 from pipeline.records import Completion, Prompt
+from pipeline.runs.manifest import load
+
+STARTED_AT = "2026-11-21T22:38:40Z"
 
 
 def train(num: int, task: str = "agro_bench", gold: str | None = "B") -> list[Prompt]:
@@ -22,3 +27,19 @@ def wrong(*ids: int, text: str = "A") -> Reply:
 def reply_right(prompt: dict[str, Any], repeat: int) -> Completion:
     """Answer B."""
     return completion(prompt, repeat, "B")
+
+
+def judged(run: Scored, *overrides: str, num_failed: int = 0) -> gate.Verdict:
+    """Return the verdict of the gate on a run, with these overrides of its configuration."""
+    config = loading.load(loading.dump(run.config), "config.yaml", overrides)
+    counts = {"num_samples": 20, "num_truncated": 3, "num_failed": num_failed, "num_no_answer": 4}
+    content = {"started_at": STARTED_AT, "counts": counts, **run.content}
+    verdict = gate.judge(config, run.store, load(content))
+    assert verdict is not None
+    return verdict
+
+
+def line_of(verdict: gate.Verdict, name: str) -> str:
+    """Return the printed line of a rule, or of what is only reported."""
+    (line,) = [line for line in verdict.lines if f": {name}: " in line]
+    return line

@@ -82,7 +82,7 @@ def compare(base: ComparedRun, new: ComparedRun, out: ArtifactStore) -> Comparis
             batches = _pair_all(database, base, new, split_questions, found, first)
             num_flips = out.write_parquet(flips_partial, FLIP_SCHEMA, batches)
         domains = {name: task.domain for name, task in new.config.active_tasks.items()}
-        single = base.config.generation.repeats == new.config.generation.repeats == 1
+        single = base.is_single and new.is_single
         rows = changes(found, domains, single=single)
         table = to_table(rows, CHANGE_SCHEMA)
         out.write_parquet(changes_partial, table.schema, [table])

@@ -1,34 +1,34 @@
 """The gate: detects regressions of a scored run; the run and its configuration in, a verdict out.
 
-The rules `max_truncated`, `max_failed` and `max_no_answer` limit shares of all rows. `max_drop` tests `score` (the
-leaderboard's) and `correct` of every task, domain and the run against the baseline, on questions with a gold answer. It
-is broken by a drop that is both larger than `gate.max_drop` and significant. The two-sided p-values are adjusted
-together by Holm, so for an unchanged model at most a fraction `gate.alpha` of runs fails the gate. A domain of a single
-task, and a run of a single domain, are not tested twice.
+    max_truncated, max_failed, max_no_answer    limits on shares of all rows
+    max_drop       `score` (the leaderboard's) and `correct` of every task, domain and the run against the baseline, on
+                   questions with a gold answer
+    max_changed    more answers changed since the last run than in the pair of runs before
+    cusum          the score of the run or of a domain has declined over many runs
 
-If the run has measured its noise, the variance that noise adds to a change is added to the change's own before the
-test. The per-question differences already contain the noise of these two runs; the added variance covers the batch
-composition of another run, and can only make the gate less sensitive.
+`max_drop` is broken by a drop that is both larger than `gate.max_drop` and significant: its one-sided p-value, adjusted
+for all drops that are tested together (`pipeline/metrics/max_t.py`), is below `gate.alpha`. For an unchanged model at
+most a fraction `gate.alpha` of runs breaks it. A domain of a single task, and a run of a single domain, are not tested
+twice. `pipeline/comparison/baseline.py` chooses the baseline. What the last two rules look at is reported with each
+comparison, and breaks the gate only if `gate.max_changed` or `gate.cusum` is set.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.comparison import baseline, changed_answers, drops, trend
 from pipeline.comparison.compare_runs import compare
 from pipeline.comparison.pairing import ComparedRun
 from pipeline.config.fields import LATEST
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
+from pipeline.metrics.max_t import SMALLEST_ALPHA
 from pipeline.metrics.names import HEADLINE_METRICS
-from pipeline.metrics.paired_tests import holm
-from pipeline.metrics.weights import weights_of
 from pipeline.records import Counts, MetricChange
 from pipeline.runs import past_runs
-from pipeline.runs.index import IndexEntry
-from pipeline.runs.manifest import GateResult, GateRule, Manifest
+from pipeline.runs.manifest import Acceptance, ChangedAnswers, GateResult, GateRule, Manifest, ScoreTrend
 from pipeline.runs.past_runs import PastRun
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -47,15 +47,22 @@ SHARE_PHRASES = {
 NUM_NAMED = 3
 """Maximum number of drops in the line of a broken rule."""
 
+ROUNDING = 1e-9
+"""A value exceeds a limit by more than this: in floating point -(0.65 - 0.66) is larger than 0.01."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The gate's result for a run. `rows` is the comparison with the baseline, `notes` are remarks for the user."""
+    """The gate's result for a run; fields as in `GateResult`. `rows` is the comparison with the baseline."""
 
-    baseline: str | None
-    rules: Sequence[GateRule]
-    notes: Sequence[str]
-    rows: Sequence[MetricChange]
+    baseline: str | None = None
+    baselines: Sequence[str] = ()
+    rules: Sequence[GateRule] = ()
+    notes: Sequence[str] = ()
+    rows: Sequence[MetricChange] = ()
+    accepted: Acceptance | None = None
+    trends: Sequence[ScoreTrend] = ()
+    changed: ChangedAnswers | None = None
 
     @property
     def broken(self) -> list[str]:
@@ -70,8 +77,16 @@ class Verdict:
     @property
     def result(self) -> GateResult:
         """What the manifest records under `gate`."""
-        rules, notes = tuple(self.rules), tuple(self.notes)
-        return GateResult(baseline=self.baseline, broken=tuple(self.broken), rules=rules, notes=notes)
+        return GateResult(
+            baseline=self.baseline,
+            broken=tuple(self.broken),
+            rules=tuple(self.rules),
+            notes=tuple(self.notes),
+            baselines=tuple(self.baselines),
+            accepted=self.accepted,
+            trends=tuple(self.trends),
+            changed=self.changed,
+        )
 
 
 def lines(result: GateResult) -> list[str]:
@@ -81,15 +96,19 @@ def lines(result: GateResult) -> list[str]:
 
 
 def check(config: Config) -> None:
-    """Check before generation that the baseline run named by `gate.baseline` can be compared with.
+    """Check before generation that the runs named by `gate.baseline` and `gate.accept` can be compared with.
 
     Raises:
-        ConfigError: The baseline does not exist, is not complete, is this run, or has a manifest or configuration that
-            cannot be read.
+        ConfigError: Such a run does not exist, is not complete, is this run, has a manifest or configuration that
+            cannot be read, or is to be accepted and has other settings; or `gate.alpha` is too small to be tested.
         RunError: output_dir cannot be reached.
     """
-    if config.gate.baseline not in (None, LATEST):
+    gate = config.gate
+    if gate.baseline is not None and gate.alpha < SMALLEST_ALPHA:
+        raise ConfigError(f"gate.alpha={gate.alpha!r}: must be at least {SMALLEST_ALPHA:.5f}, no test can keep less")
+    if gate.baseline not in (None, LATEST):
         _named(config)
+    baseline.check_accept(config)
 
 
 def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | None:
@@ -98,45 +117,91 @@ def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | N
     Args:
         config: The run's configuration.
         run: The run's directory.
-        manifest: The run's manifest, with counts and started_at, and with noise if it was measured.
+        manifest: The run's manifest, with counts and started_at.
 
     Returns:
         The verdict, or None when the configuration has no rule.
 
     Raises:
         RunError: The directory cannot be written, or output_dir cannot be reached; neither is a regression.
-        DataError: The run's own prompts or samples are damaged.
+        DataError: The run's own prompts, samples or metrics are damaged.
     """
     run.remove(DIRECTORY)
-    if not config.gate.is_set:
+    gate = config.gate
+    if not gate.is_set:
         return None
-    verdict = Verdict(baseline=None, rules=(), notes=(), rows=())
-    if config.gate.baseline is not None:
-        verdict = _compared(config, run, manifest)
+    verdict = Verdict()
+    if gate.baseline is not None or gate.cusum or gate.max_changed is not None:
+        verdict = _against_runs(config, run, manifest)
     return replace(verdict, rules=[*verdict.rules, *_shares(config, manifest.counts)])
 
 
-def _compared(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict:
-    notes: list[str] = []
+def _against_runs(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict:
+    """Return the verdict of the rules that look at earlier runs."""
+    new, scores = ComparedRun.of(run, config, manifest), trend.scores_of(run, config.run_id)
+    history = baseline.history(config, run, manifest)
+    pool = baseline.eligible(history, new, max(2, config.gate.num_baselines))  # changed answers need two
+    notes = list(history.notes)
+    verdict = Verdict()
+    if config.gate.baseline == LATEST:
+        notes.append(pool.line(config.gate.num_baselines))
+        runs = pool.runs[: config.gate.num_baselines]
+        if runs:
+            verdict = _compared(config, baseline.pooled(runs), new)
+        verdict = replace(verdict, baselines=[each.config.run_id for each in runs])
+    elif config.gate.baseline is not None:
+        verdict = _compared_with_named(config, new)
+    unread: list[str] = []
+    trends = trend.read(config, scores, history.runs, unread)
+    changed = changed_answers.changed_answers(new, pool.runs)
+    rules, lines = [], []
+    for rule, is_on in (
+        (_trend_rule(trends), config.gate.cusum),
+        (_changed_rule(config, changed), config.gate.max_changed is not None),
+    ):
+        if is_on:
+            rules.append(rule)
+        elif history.runs:
+            lines.append(f"{rule.name}: {rule.line}")
+    return replace(
+        verdict,
+        notes=[*notes, *unread, *verdict.notes, *lines],
+        rules=[*verdict.rules, *rules],
+        accepted=history.accepted,
+        trends=trends,
+        changed=changed,
+    )
+
+
+def _compared_with_named(config: Config, new: ComparedRun) -> Verdict:
     name = str(config.gate.baseline)
-    new = ComparedRun.of(run, config, manifest)
     try:
-        found = _latest(config, manifest, notes) if name == LATEST else _named(config)
-        if found is None:
-            note = "there is no earlier complete run of this model, tasks and splits: nothing to compare with"
-            return Verdict(baseline=None, rules=(), notes=[*notes, note], rows=())
-        past, past_config = found
-        name = past.run_id
-        base = ComparedRun.of(past.store, past_config, past.manifest)
-        comparison = compare(base, new, run.child(DIRECTORY))
-    except (Incomparable, DataError, ConfigError) as error:  # DataError and ConfigError: of the baseline
-        rule = GateRule(
-            name="baseline", value=None, limit=None, broken=True, line=f"{name} cannot be compared: {error}"
-        )
-        return Verdict(baseline=name, rules=[rule], notes=notes, rows=())
-    notes += [each.line for each in comparison.differences]
-    rule = drop_rule(config, comparison.rows, manifest.noise.variance if manifest.noise else {})
+        found = _named(config)
+        base = ComparedRun.of(found.store, found.config(), found.manifest)
+    except (DataError, ConfigError) as error:
+        return _incomparable(name, error)
+    return _compared(config, base, new)
+
+
+def _compared(config: Config, base: ComparedRun, new: ComparedRun) -> Verdict:
+    """Return the verdict of `max_drop`, with the differences between the runs besides their scores as notes."""
+    name = base.config.run_id
+    try:
+        comparison = compare(base, new, new.store.child(DIRECTORY))
+        family = tested(comparison.rows)
+        domains = {name: task.domain for name, task in config.active_tasks.items()}
+        keys = dict.fromkeys(key for row in family for key in drops.weights_of_row(row, domains))
+        p_values = drops.p_values(drops.read(base, new, keys), family, domains, config.gate.alpha)
+    except (Incomparable, DataError) as error:  # DataError: of the baseline
+        return _incomparable(name, error)
+    rule = drop_rule(config, family, p_values)
+    notes = [each.line for each in comparison.differences]
     return Verdict(baseline=name, rules=[rule], notes=notes, rows=comparison.rows)
+
+
+def _incomparable(name: str, error: Exception) -> Verdict:
+    line = f"{name} cannot be compared: {error}"
+    return Verdict(baseline=name, rules=[GateRule(name="baseline", value=None, limit=None, broken=True, line=line)])
 
 
 def require_kept(manifest: Manifest) -> None:
@@ -150,60 +215,49 @@ def require_kept(manifest: Manifest) -> None:
         raise GateFailed(f"run {manifest.run_id} is complete, and breaks rules of its gate: {names}")
 
 
-def drop_rule(config: Config, rows: Sequence[MetricChange], noise: Mapping[str, float]) -> GateRule:
-    """Return the rule `max_drop` applied to a comparison.
+def tested(rows: Sequence[MetricChange]) -> list[MetricChange]:
+    """Return the rows of a comparison that `max_drop` tests; those of a single task or domain repeat another row."""
+    return [row for row in rows if row.metric in HEADLINE_METRICS and (row.level == "task" or row.num_parts > 1)]
 
-    Args:
-        config: The new run's configuration.
-        rows: The comparison.
-        noise: Variance of one question's change due to noise, by metric.
-    """
+
+def drop_rule(config: Config, family: Sequence[MetricChange], p_values: Sequence[float]) -> GateRule:
+    """Return the rule `max_drop` applied to the tested rows of a comparison and their p-values."""
     limit, alpha = config.gate.max_drop, config.gate.alpha
-    domains = {name: task.domain for name, task in config.active_tasks.items()}
-    family = [row for row in rows if row.metric in HEADLINE_METRICS and (row.level == "task" or row.num_parts > 1)]
     if not family:
         line = "nothing to compare: no question of both runs has a gold, or none was scored"
         return GateRule(name="max_drop", value=None, limit=limit, broken=False, line=line)
-    p_values = [_with_noise(row, noise_of(row, rows, domains, noise)) for row in family]
-    tested = list(zip(family, holm(p_values), strict=True))
-    drops = [(row, p) for row, p in tested if -row.difference > limit and p < alpha]
-    worst = min(row.difference for row, _ in (drops or tested))
+    rows = list(zip(family, p_values, strict=True))
+    found = [(row, p) for row, p in rows if -row.difference > limit + ROUNDING and p < alpha]
+    worst = min(row.difference for row, _ in (found or rows))
     splits = ", ".join(sorted({row.split for row in family}))
-    if drops:
-        drops.sort(key=lambda each: each[0].difference)
-        named = [_describe(row, p) for row, p in drops[:NUM_NAMED]]
-        more = [f"{len(drops) - NUM_NAMED} more"] if len(drops) > NUM_NAMED else []
+    if found:
+        found.sort(key=lambda each: each[0].difference)
+        named = [_describe(row, p) for row, p in found[:NUM_NAMED]]
+        more = [f"{len(found) - NUM_NAMED} more"] if len(found) > NUM_NAMED else []
         line = f"{'; '.join(named + more)} (at most {limit:g}; {len(family)} tests on {splits})"
     else:
         largest = f"the largest is {max(-worst, 0.0):.3f}" if worst < 0 else "nothing dropped"
         line = f"no drop above {limit:g} is significant; {largest} ({len(family)} tests on {splits})"
-    return GateRule(name="max_drop", value=max(-worst, 0.0), limit=limit, broken=bool(drops), line=line)
+    return GateRule(name="max_drop", value=max(-worst, 0.0), limit=limit, broken=bool(found), line=line)
 
 
-def noise_of(
-    row: MetricChange, rows: Sequence[MetricChange], domains: Mapping[str, str], noise: Mapping[str, float]
-) -> float:
-    """Return the variance of a change due to noise: per task one question's divided by their number, then weighted."""
-    variance = noise.get(row.metric, 0.0)
-    if row.level == "task" or not variance:
-        return variance / row.num_questions
-    of_task = {
-        each.task: each.num_questions
-        for each in rows
-        if each.level == "task" and (each.split, each.metric) == (row.split, row.metric)
-    }
-    weights = weights_of(domains, row.task if row.level == "domain" else None)
-    return sum(weight**2 * variance / of_task[name] for name, weight in weights.items())
+def _trend_rule(trends: Sequence[ScoreTrend]) -> GateRule:
+    highest = max(trends, key=lambda each: each.statistic / each.limit, default=None)
+    return GateRule(
+        name="cusum",
+        value=highest.statistic if highest is not None else None,
+        limit=highest.limit if highest is not None else None,
+        broken=any(each.has_declined for each in trends),
+        line=trend.line(trends),
+    )
 
 
-def _with_noise(row: MetricChange, variance: float) -> float:
-    """Return the p-value of a change with this variance added; unchanged if that or the standard error is 0 or None."""
-    if not variance or not row.stderr:
-        return row.p_value
-    from scipy.stats import norm
-
-    distance = float(norm.isf(row.p_value / 2)) * row.stderr / math.hypot(row.stderr, math.sqrt(variance))
-    return float(2 * norm.sf(distance))
+def _changed_rule(config: Config, changed: ChangedAnswers | None) -> GateRule:
+    rise, limit = changed_answers.rise(changed), config.gate.max_changed
+    is_significant = changed is not None and changed.p_value is not None and changed.p_value < config.gate.alpha
+    is_large = rise is not None and limit is not None and rise > limit + ROUNDING
+    line = changed_answers.line(changed) + (f", a rise of at most {limit:g} passes" if limit is not None else "")
+    return GateRule(name="max_changed", value=rise, limit=limit, broken=is_large and is_significant, line=line)
 
 
 def _describe(row: MetricChange, p: float) -> str:
@@ -215,32 +269,15 @@ def _shares(config: Config, counts: Counts | None) -> Iterator[GateRule]:
     assert counts is not None, "a run is counted before it is judged"
     total = counts.num_samples
     assert total, "a run has samples"
-    for name, column in SHARES.items():
-        limit = getattr(config.gate, name)
-        if limit is not None:
-            num = getattr(counts, column)
-            share = num / total
-            line = f"{num:,} of {total:,} rows ({share:.1%}) {SHARE_PHRASES[name]}, at most {limit:.1%}"
-            yield GateRule(name=name, value=share, limit=limit, broken=share > limit, line=line)
+    for name, limit in config.gate.shares.items():
+        num = getattr(counts, SHARES[name])
+        share = num / total
+        line = f"{num:,} of {total:,} rows ({share:.1%}) {SHARE_PHRASES[name]}, at most {limit:.1%}"
+        yield GateRule(name=name, value=share, limit=limit, broken=share > limit + ROUNDING, line=line)
 
 
-def _named(config: Config) -> tuple[PastRun, Config]:
+def _named(config: Config) -> PastRun:
     name = str(config.gate.baseline)
     if name == config.run_id:
         raise ConfigError(f"{KEY}={name!r} is the run itself: give an earlier run_id, or latest")
-    found = past_runs.named(config, KEY, name)
-    return found, found.config()
-
-
-def _latest(config: Config, manifest: Manifest, notes: list[str]) -> tuple[PastRun, Config] | None:
-    """Return the newest run of the same model, tasks, splits and limit that ended before this one started."""
-    unread: list[str] = []
-
-    def suits(run: IndexEntry) -> bool:
-        questions = set(config.active_tasks), set(config.splits), config.limit
-        return (set(run.tasks), set(run.splits), run.limit) == questions
-
-    runs = past_runs.of_model(config, unread, suits, before=manifest.started_at or "")
-    found = next(past_runs.each(runs, lambda run: (run, run.config()), unread), None)
-    notes += unread
-    return found
+    return past_runs.named(config, KEY, name)

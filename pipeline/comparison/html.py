@@ -37,7 +37,7 @@ def render(comparison: Comparison, out: ArtifactStore) -> str:
     base, new = comparison.base, comparison.new
     return environment.get_template("compare.html.jinja").render(
         verdict=verdict(comparison),
-        base=base.config.run_id,
+        base=base.name,
         new=new.config.run_id,
         base_root=base.store.shown(),
         new_root=new.store.shown(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -25,6 +25,9 @@ from pipeline.runs.environment_diff import RecordedRun
 from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 MOST_NAMED = 3
 """Questions of each kind that the error message names."""
@@ -48,6 +51,8 @@ FROM (
     FROM base_prompts base FULL JOIN new_prompts new ON base.id = new.id
 )
 """
+
+_DIGEST = "SELECT count(*), sum(hash(task, split, id, gold, prompt_sha256)::HUGEINT) FROM prompts"
 
 # Failed rows have no score and no length; `failed` is known for every row.
 _QUESTIONS = """
@@ -107,7 +112,8 @@ ORDER BY flipped.id, metric
 class ComparedRun:
     """One of the two runs: its directory, configuration, manifest, prompts and samples.
 
-    Only the repeat `repeat` is compared, or all when it is None.
+    Only the repeat `repeat` is compared, or all when it is None. `pooled` are the samples of further runs over the same
+    prompts, whose repeats count as repeats of this run; texts are those of this run alone.
     """
 
     store: ArtifactStore
@@ -116,6 +122,7 @@ class ComparedRun:
     prompts: Artifact
     samples: Artifact
     repeat: int | None = None
+    pooled: tuple[Artifact, ...] = ()
 
     @classmethod
     def of(cls, store: ArtifactStore, config: Config, manifest: Manifest) -> ComparedRun:
@@ -132,6 +139,21 @@ class ComparedRun:
     def recorded(self) -> RecordedRun:
         """The run's record of how it was made."""
         return RecordedRun(config=self.config, manifest=self.manifest)
+
+    @property
+    def name(self) -> str:
+        """The run's id, and the number of runs that are pooled with it."""
+        others = f" and {len(self.pooled)} before it" if self.pooled else ""
+        return f"{self.config.run_id}{others}"
+
+    @property
+    def is_single(self) -> bool:
+        """Whether each question has one response."""
+        return self.config.generation.repeats == 1 and not self.pooled
+
+    def scanner(self, columns: list[str], where: pc.Expression) -> pads.Scanner:
+        """Return a scanner over the samples of this run and of those pooled with it."""
+        return query.pooled_scanner([self.samples, *self.pooled], columns, where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +201,17 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
     return found
 
 
+def prompts_digest(prompts: Artifact) -> str:
+    """Return a digest of a run's questions and their prompts: equal for runs that were asked exactly the same.
+
+    The order of the rows does not matter. The digest is that of this version of DuckDB, so it is not to be stored.
+    """
+    with query.connection() as database:
+        database.register("prompts", query.scanner(prompts, ["task", "split", "id", "gold", "prompt_sha256"]))
+        found = database.execute(_DIGEST).fetchone()
+    return str(found)
+
+
 def pair(
     database: duckdb.DuckDBPyConnection, base: ComparedRun, new: ComparedRun, split_questions: SplitQuestions
 ) -> PairedOutcomes:
@@ -195,7 +228,7 @@ def pair(
         where = query.cell(split_questions.task, split_questions.split)
         if run.repeat is not None:
             where &= pc.field("repeat") == run.repeat
-        database.register("samples", query.scanner(run.samples, _READ, where))
+        database.register("samples", run.scanner(_READ, where))
         database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_questions AS {_QUESTIONS}")
     pairs = {metric: _pairs(database, metric) for metric in (*SCORES, *BEHAVIOUR_METRICS)}
     database.execute(_FLIPPED)

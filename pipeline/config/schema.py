@@ -38,6 +38,8 @@ _LABEL_PART = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL = rf"([A-Za-z0-9.-]{{1,253}}/)?{_LABEL_PART}"
 LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(,{_LABEL_PART})*\)"
 """As Ray's label selectors have it (Ray 2.60, _private/label_utils.py); Ray takes a space as a part of the value."""
+MAX_FAILED = 0.01
+"""Default of gate.max_failed: failed rows have no score, so a comparison of scores does not see them."""
 
 SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
@@ -314,9 +316,17 @@ class GateConfig:
 
     baseline: str | None = key(
         None,
-        "run_id in output_dir, or latest: the last complete run of this model, tasks and splits (null: no rule)",
+        "what a run is compared with: latest (pooled, the newest runs of the same settings, model, data and template "
+        "that kept their gate), or a run_id in output_dir, whose luck then stays in every verdict (null: no rule)",
         pattern=RUN_ID,
         fix="give a run_id, latest, or null",
+    )
+    num_baselines: int = key(14, "most runs that gate.baseline=latest pools", at_least=1, at_most=100)
+    accept: str | None = key(
+        None,
+        "run_id of a run that broke its gate and is accepted: gate.baseline=latest and gate.cusum begin anew with it",
+        pattern=RUN_ID,
+        fix="give the run_id of a complete run in output_dir, or null",
     )
     max_drop: float = key(
         0.01,
@@ -325,17 +335,40 @@ class GateConfig:
         below=1,
         fix="must be from 0 to below 1: 0.01 is a point",
     )
-    alpha: float = key(0.05, "share of nights of an unchanged model that may break the rule max_drop", above=0, below=1)
+    alpha: float = key(
+        0.005,
+        "share of runs of an unchanged model that may break the rule max_drop: 0.005 is about 1.8 of 365 runs a year, "
+        "0.05 about 18",
+        above=0,
+        below=1,
+    )
+    cusum: bool = key(False, "break the gate when the run's or a domain's score has declined over runs (CUSUM)")
+    max_changed: float | None = share_key(
+        "rise of the share of changed answers that is let pass even when it is significant (null: no rule)"
+    )
     max_truncated: float | None = share_key("share of rows that may be cut at the token limit (null: no rule)")
-    max_failed: float | None = share_key("share of rows that may fail (null: no rule)")
+    max_failed: float | None = share_key(
+        f"share of rows that may fail (null: {MAX_FAILED} where gate.baseline is set, else no rule)"
+    )
     max_no_answer: float | None = share_key("share of rows that may have no readable answer (null: no rule)")
+
+    def __post_init__(self) -> None:
+        fix = "has an effect with gate.baseline=latest alone: give that too"
+        require(self.accept is None or self.baseline == LATEST, "gate.accept", self.accept, fix)
+        require(self.accept != LATEST, "gate.accept", self.accept, "give the run_id of the run that is accepted")
 
     @property
     def is_set(self) -> bool:
         """Whether any rule is set."""
-        return any(
-            each is not None for each in (self.baseline, self.max_truncated, self.max_failed, self.max_no_answer)
-        )
+        rules = (self.baseline, self.max_changed, self.max_truncated, self.max_failed, self.max_no_answer)
+        return self.cusum or any(each is not None for each in rules)
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The limits on shares of rows that apply, by key."""
+        failed = MAX_FAILED if self.max_failed is None and self.baseline is not None else self.max_failed
+        limits = {"max_truncated": self.max_truncated, "max_failed": failed, "max_no_answer": self.max_no_answer}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -271,13 +271,66 @@ class GateRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """A run whose broken gate was accepted as the new normal, with the user of the system who did it, and when."""
+
+    run: str
+    by: str
+    at: Annotated[str, AfterValidator(_time)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreTrend:
+    """The CUSUM of a domain's or the run's score over `num_runs` runs; see `pipeline/metrics/cusum.py`.
+
+    `value` is this run's score, `mean` that of the earlier runs and `sigma` their standard deviation (None: unknown
+    yet). The decline, if there is one (`statistic` above 0), began with the run `since`. `has_declined` is the verdict.
+    """
+
+    level: str
+    task: str
+    split: str
+    num_runs: int
+    value: float
+    mean: float | None
+    sigma: float | None
+    statistic: float
+    limit: float
+    since: str | None
+    has_declined: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedAnswers:
+    """How many of `num_questions` answers changed since the run `since`, and between the run `before` and that one.
+
+    `before`, `num_before` and `p_value` are None if there is no such earlier pair.
+    """
+
+    since: str
+    before: str | None
+    num_questions: int
+    num_changed: int
+    num_before: int | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """The gate's result: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes."""
+    """The gate's result: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes.
+
+    `baseline` is the newest of the pooled `baselines`; a run made before they were pooled has only the former.
+    `trends` and `changed` compare more than two runs.
+    """
 
     baseline: str | None
     broken: tuple[str, ...]
     rules: tuple[GateRule, ...]
     notes: tuple[str, ...]
+    baselines: tuple[str, ...] = ()
+    accepted: Acceptance | None = None
+    trends: tuple[ScoreTrend, ...] = ()
+    changed: ChangedAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ from pipeline.storage.artifacts import ArtifactStore
 Found = TypeVar("Found")
 
 MOST_RUNS = index.MOST_RUNS
+MOST_EARLIER = index.MOST_READ
+"""Maximum number of runs of one model that a gate looks back at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,16 @@ class PastRun:
     def run_id(self) -> str:
         """The run's id: the name of its directory."""
         return self.entry.run_id
+
+    @property
+    def ended_at(self) -> str:
+        """The time at which the run ended, in the manifest's format; empty if it is unknown."""
+        return self.manifest.ended_at or ""
+
+    @property
+    def kept_gate(self) -> bool:
+        """Whether no rule of the run's gate was broken; a run without a gate has broken none."""
+        return self.manifest.gate is None or not self.manifest.gate.broken
 
     def config(self) -> Config:
         """Return the recorded configuration, which takes a tenth of a second to load; `entry` has what is often needed.
@@ -53,21 +65,29 @@ def of_model(
     is_match: Callable[[IndexEntry], bool] = lambda _: True,
     *,
     before: str | None = None,
+    limit: int = MOST_RUNS,
 ) -> Iterator[PastRun]:
-    """Yield the complete runs of the same model that match, newest first, at most `MOST_RUNS`.
+    """Yield the complete runs of the same model that match, newest first, at most `limit`.
 
     Args:
         config: The configuration to run; its own run is left out.
         unread: Receives a line for each run that cannot be read.
         is_match: Another condition for a run.
         before: Only runs that ended at this time or earlier, in the manifest's format.
+        limit: Maximum number of runs to yield.
 
     Raises:
         RunError: output_dir cannot be reached.
     """
     output = ArtifactStore.open(config.output_dir)
     found = index.newest(
-        output, model=model_key(config), before=before, without=config.run_id, is_match=is_match, unread=unread
+        output,
+        model=model_key(config),
+        before=before,
+        without=config.run_id,
+        is_match=is_match,
+        limit=limit,
+        unread=unread,
     )
     yield from opened(output, found, unread)
 

@@ -7,7 +7,7 @@ not fit in memory spills to a temporary directory, which is removed with the con
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,20 @@ def cell(task: str, split: str | None) -> pc.Expression:
 
 def scanner(artifact: Artifact, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:
     """Return a scanner over an artifact's columns, in order; with Arrow's default readahead it reads gigabytes."""
-    return artifact.dataset().scanner(
+    return _scanner(artifact.dataset(), columns, where)
+
+
+def pooled_scanner(
+    artifacts: Sequence[Artifact], columns: list[str], where: pc.Expression | None = None
+) -> pads.Scanner:
+    """Return a scanner as `scanner` does over several artifacts of one schema, one after the other."""
+    import pyarrow.dataset as pads  # see `Artifact.dataset`
+
+    return _scanner(pads.dataset([artifact.dataset() for artifact in artifacts]), columns, where)
+
+
+def _scanner(dataset: pads.Dataset, columns: list[str], where: pc.Expression | None) -> pads.Scanner:
+    return dataset.scanner(
         columns=columns,
         filter=where,
         batch_size=BATCH_ROWS,
