@@ -54,8 +54,11 @@ def wait_for(
     with _requested(config) as request:
         while True:
             there, waited_s = nodes(), time.monotonic() - began
+            has = cluster_nodes.describe(cluster_nodes.matching(there, config.cluster.label_selector))
             try:
-                return find(there)
+                found = find(there)
+                report(f"after {waited_s:.0f} s the cluster has {has}")
+                return found
             except NotEnough as error:
                 if waited_s >= wait_s:
                     raise NotEnough(
@@ -64,7 +67,7 @@ def wait_for(
             request()
             if waited_s >= next_line:
                 next_line = waited_s + LINE_EVERY_S
-                report(f"{_waits_for(config)}: {cluster_nodes.describe(there)}, {waited_s:.0f} of {wait_s:.0f} s")
+                report(f"{_waits_for(config)}: {has}, {waited_s:.0f} of {wait_s:.0f} s")
             time.sleep(min(POLL_S, wait_s - waited_s))
 
 
@@ -73,7 +76,7 @@ def bundles(config: Config) -> list[Bundle]:
     engine = config.engine
     num_replicas = 1 if engine.replicas == "auto" or engine.kind != "vllm" else int(engine.replicas)
     if engine.kind != "vllm":
-        return [{"CPU": 1.0}]
+        return [{"CPU": 1.0}] * 2  # the replica's, and Ray Data's tasks'
     return [{"GPU": float(engine.tensor_parallel_size)}] * (engine.pipeline_parallel_size * num_replicas)
 
 

@@ -17,6 +17,7 @@ from pipeline.generate.nodes import Node
 from pipeline.generate.waiting import NotEnough, bundles, wait_for
 
 HEAD: Any = {"Alive": True, "NodeID": "head", "Resources": {"CPU": 2.0}}
+LOST: Any = {"Alive": False, "NodeID": "lost", "Resources": {}}
 FOUR_GPUS: Any = {"Alive": True, "NodeID": "four", "Resources": {"CPU": 8.0, "GPU": 4.0}}
 
 
@@ -45,7 +46,7 @@ class Clock:
 
     def nodes(self, *joining: tuple[float, Any]) -> Callable[[], Sequence[Node]]:
         """Return a function like `ray.nodes`, with the head and the nodes that have joined by now."""
-        return lambda: [HEAD, *(node for second, node in joining if second <= self.now)]
+        return lambda: [HEAD, LOST, *(node for second, node in joining if second <= self.now)]
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def test_a_run_waits_for_all_replicas_and_reports_what_is_there(clock: Clock) ->
         "waiting for 8 GPUs: 1 node, 0 GPUs, 0 of 120 s",
         "waiting for 8 GPUs: 2 nodes, 4 GPUs, 30 of 120 s",
         "waiting for 8 GPUs: 2 nodes, 4 GPUs, 60 of 120 s",
+        "after 66 s the cluster has 3 nodes, 8 GPUs",
     ]
     assert clock.now < 70
     assert clock.requests[:-1] == [[{"GPU": 2.0}] * 4] * (len(clock.requests) - 1)
@@ -135,7 +137,7 @@ def test_nodes_are_requested_with_the_labels_that_replicas_need(clock: Clock) ->
     [
         (["engine.replicas=3", "engine.tensor_parallel_size=1"], [{"GPU": 1.0}] * 3),
         (["engine.replicas=2", "engine.tensor_parallel_size=8", "engine.pipeline_parallel_size=2"], [{"GPU": 8.0}] * 4),
-        (["engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], [{"CPU": 1.0}]),
+        (["engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], [{"CPU": 1.0}] * 2),
     ],
 )
 def test_each_bundle_fits_on_a_node(overrides: list[str], wanted: list[dict[str, float]]) -> None:
