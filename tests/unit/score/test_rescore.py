@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from builders import record_manifest
 
 from pipeline.config import loading
 from pipeline.errors import UserError
+from pipeline.records import SAMPLE_SCHEMA
 from pipeline.rescore import main
 
 MODULES = (
@@ -73,3 +75,15 @@ def test_the_command_exits_with_2_and_one_line_for_a_user_error(tmp_path):
 def test_rescore_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", MODULES], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_that_an_older_version_scored_is_read_and_scored_again(scored):
+    scored.ask("Ответ: A (возможно, C)")
+    scored.score()
+    (file,) = scored.store.files("samples", ".parquet")
+    older = pq.read_table(scored.store.path(file), partitioning=None).drop_columns(["seen_letters"])
+    pq.write_table(older, scored.store.path(file))
+    samples = scored.store.require_artifact("samples", SAMPLE_SCHEMA)
+    assert samples.dataset().to_table(["seen_letters"]).to_pylist() == [{"seen_letters": None}] * 2
+    main([f"run={scored.store.root}"])
+    assert [row["seen_letters"] for row in scored.samples()] == [None, "A, C"]
