@@ -125,7 +125,7 @@ def test_a_retry_that_cannot_start_leaves_the_completions_unchanged(
     file = tmp_path / "run=one" / "completions" / "_stage.json"
     before = file.read_bytes()
 
-    def unreachable(config: Config) -> None:
+    def unreachable(config: Config, *_: object) -> None:
         raise ConfigError(f"cluster.address={config.cluster.address!r}: no Ray cluster answers")
 
     monkeypatch.setattr("pipeline.orchestrator.cluster", unreachable)
