@@ -27,7 +27,8 @@ _FILLERS = {"и", "and", "вариант", "варианты", "буква", "б
 
 _LONGEST = 120
 """Maximum length of a text that is nothing but letters: 26 letters with ` and ` between them."""
-_SEPARATORS = re.compile(r"(?:[\s,;:/|&+.!()\[\]{}<>\"'«»„“”`$•]|(?<![^\n])-\s)+")
+_TOKEN = re.compile(r"[^\s,;:/|&+.!()\[\]{}<>\"'«»„“”`$•]+")
+"""What stands between separators."""
 
 
 def pure_letters(text: str, options: str) -> Letters | None:
@@ -38,10 +39,10 @@ def pure_letters(text: str, options: str) -> Letters | None:
     if len(text) > _LONGEST:
         return None
     found: set[str] = set()
-    for token in _SEPARATORS.split(text):
-        if not token or token.lower() in _FILLERS:
+    for match in _TOKEN.finditer(text):
+        if match[0].lower() in _FILLERS:
             continue
-        letters = letters_of(token, options)
+        letters = letters_of(match[0], options)
         if letters is None:
             return None
         found |= letters

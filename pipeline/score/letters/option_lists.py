@@ -80,13 +80,14 @@ def letter_lists(text: str, options: str) -> Iterator[LetterList]:
 
 _LEAD = re.compile(
     r"((?<!\w)(?:(?:не|ни|not|neither|nor|кроме|except) {1,3}|(?:не ?вер|неправ|ошибоч|incorrect|wrong)[а-яa-z]{0,6}"
-    rf"(?: [а-яa-z]{{1,12}})? ?[:—]? {{1,3}}))?([\"(\[<]{{0,3}})((?<!\w){NOUN} {{1,3}})?([\"(\[<]{{0,3}})\Z",
-    re.IGNORECASE,
+    rf"(?: [а-яa-z]{{1,12}})? ?[:—]? {{1,3}}))?([\"(\[<]{{0,3}})((?<!\w){NOUN} {{1,3}})?([\"(\[<]{{0,3}})\Z"
 )
+"""In lower case, as the words that introduce an answer."""
 
 
 def _begin(match: re.Match[str], letters: Letters, before: str, after: str) -> LetterList:
-    lead = _LEAD.search(before)
+    lowered = before.lower()
+    lead = _LEAD.search(lowered if len(lowered) == len(before) else before)
     assert lead is not None  # every part of it is optional
     negation, outer, noun, inner = lead.groups()
     return LetterList(
