@@ -247,8 +247,9 @@ class CompletionMetadata:
 class Noise:
     """Differences when a fraction `share` of the questions is generated twice; see `pipeline/comparison/noise.py`.
 
-    `variance` has the variance of one question's change by metric, `spread` the standard deviation of the run's score
-    by split.
+    `variance` has the variance of one question's change by metric, `variance_by_task` that of `score` by task, `spread`
+    the standard deviation of the change of the run's score by split. `changed_upper` and `spread_upper` are upper 95%
+    bounds of the share of changed responses and of the spread. Older runs recorded none of the bounds.
     """
 
     share: float
@@ -257,6 +258,9 @@ class Noise:
     num_failed: int | None = None
     variance: Mapping[str, float]
     spread: Mapping[str, float]
+    changed_upper: float | None = None
+    spread_upper: Mapping[str, float] = field(default_factory=dict)
+    variance_by_task: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

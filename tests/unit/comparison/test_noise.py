@@ -46,9 +46,41 @@ def test_the_second_pass_is_compared_with_the_first_repeat(make_run: MakeRun) ->
     assert (found.num_questions, found.num_changed) == (20, 6)
     assert found.variance["correct"] == pytest.approx(0.3)
     # Two domains of one task each: the weight of each task is one half.
-    assert found.spread == {"train": pytest.approx((2 * 0.25 * found.variance["score"] / 10) ** 0.5)}
+    # With 2 repeats the mean of a question changes with half of the variance.
+    assert found.variance_by_task == {"agro_bench": pytest.approx(0.3), "med_bench": pytest.approx(0.3)}
+    assert found.spread == {"train": pytest.approx((2 * 0.25 * 0.3 / 10 / 2) ** 0.5)}
+    assert found.spread_upper["train"] > found.spread["train"]
     line = noise.line(found)
-    assert line.startswith("noise: of 20 questions generated a second time 6 (30.0%) have another response; ")
+    assert line.startswith(
+        "noise: of 20 questions generated a second time 6 (30.0%, at most 50.8%) have another response"
+    )
+
+
+def test_questions_with_a_reference_answer_are_chosen_first(make_run: MakeRun) -> None:
+    prompts = train(100) + [replace(each, id=each.id + 100, gold=None) for each in train(300)]
+    run = make_run("one", prompts)
+    for share, labelled, others in ((0.1, 40, 0), (0.5, 100, 100)):
+        store = noise.choose(load(dump(run.config), "config.yaml", [f"noise.share={share}"]), run.store)
+        golds = store.require_artifact("prompts", PROMPT_SCHEMA).dataset().to_table(["gold"])["gold"]
+        assert len(golds) - golds.null_count == pytest.approx(labelled, abs=0 if labelled == 100 else 20)
+        assert golds.null_count == pytest.approx(others, abs=0 if others == 0 else 30)
+
+
+def test_no_changed_answer_of_a_few_is_reported_with_its_bound() -> None:
+    assert noise.upper_bound(0, 45) == pytest.approx(0.0644, abs=1e-4)
+    found = Noise(
+        share=0.1,
+        num_questions=45,
+        num_changed=0,
+        variance={},
+        spread={"train": 0.0},
+        changed_upper=0.0644,
+        spread_upper={"train": 0.0379},
+    )
+    assert noise.line(found) == (
+        "noise: of 45 questions generated a second time 0 (0.0%, at most 6.4%) have another response; between two runs "
+        "of this model the score moves by at most 0.0379 (train), one standard deviation"
+    )
 
 
 def test_prompts_are_chosen_for_another_share_and_reused_for_the_same_share(make_run: MakeRun) -> None:
