@@ -24,6 +24,9 @@ import pyarrow.fs as pafs
 from pipeline.errors import DataError, RunError
 
 _IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
+LONGEST_NAME = 200
+"""Characters of a refused name that its message repeats."""
+
 SCHEMES = {"s3": "s3://", "gcs": "gs://", "abfs": "abfs://", "hdfs": "hdfs://"}
 """How a URI begins, by pyarrow's `type_name` of the file system; others are shown as a bare path."""
 
@@ -92,7 +95,15 @@ class Directory:
         return Path(self.root) if isinstance(self.fs, pafs.LocalFileSystem) else None
 
     def path(self, name: str = "") -> str:
-        """Return the full path of a file in this directory, for the file system."""
+        """Return the full path of a file in this directory, for the file system.
+
+        Raises:
+            DataError: The name leads out of this directory: it may come from a file that another user wrote.
+        """
+        if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+            raise DataError(
+                f"{name[:LONGEST_NAME]!r} is no path inside of {self.shown()}: it is neither read nor written"
+            )
         return f"{self.root}/{name}" if name else self.root
 
     def shown(self, name: str = "") -> str:
@@ -103,7 +114,11 @@ class Directory:
         return shlex.quote(f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}")
 
     def child(self, name: str) -> Self:
-        """Return a subdirectory; it need not exist yet."""
+        """Return a subdirectory; it need not exist yet.
+
+        Raises:
+            DataError: The name leads out of this directory.
+        """
         return type(self)(self.fs, self.path(name))
 
     def exists(self, name: str = "") -> bool:

@@ -73,3 +73,19 @@ def test_the_command_exits_with_2_and_one_line_for_a_user_error(tmp_path):
 def test_rescore_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", MODULES], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "planted", [{"task": "../../run=victim/samples/task=agro"}, {"task": "/victim"}, {"split": "../../../run=victim"}]
+)
+def test_rows_that_would_be_written_elsewhere_are_refused(run, planted):
+    victim = run.store.local.parent / "run=victim"
+    victim.mkdir()
+    run.ask("B", **planted)
+    run.publish()
+    run.store.write_text("config.yaml", loading.dump(run.config))
+    before = run.store.files()
+    with pytest.raises(UserError, match=r"has rows of task .*, which its config.yaml does not run"):
+        main([f"run={run.store.root}"])
+    assert list(victim.iterdir()) == []
+    assert set(run.store.files()) - set(before) <= {".lock"}
