@@ -170,19 +170,24 @@ def _remove_leftovers(run: ArtifactStore) -> None:
             run.remove(name)
 
 
-def open_finished(directory: str, arguments: Sequence[str] = (), argument: str = "run") -> tuple[ArtifactStore, Config]:
+def open_finished(
+    directory: str, arguments: Sequence[str] = (), argument: str = "run", *, to_write: bool = False
+) -> tuple[ArtifactStore, Config]:
     """Open the directory of an existing run, with its recorded configuration.
 
     Args:
         directory: A path or a URI.
         arguments: `key=value` overrides of the recorded configuration.
         argument: Name of the argument that gave the directory, for the messages.
+        to_write: The run will be written: a link is refused, which another user may have put in the run's place.
 
     Raises:
-        RunError: There is no such run.
+        RunError: There is no such run, or its directory is refused.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
     run = ArtifactStore.open(directory)
+    if to_write and "://" not in directory and Path(directory.rstrip("/")).is_symlink():
+        raise RunError(f"{argument}={directory} is a symbolic link: give the directory itself, {run.shown()}")
     if not run.exists():
         raise RunError(f"{argument}={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):

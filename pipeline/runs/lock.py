@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import DataError, PipelineError, RunError
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import open_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def locked(run: ArtifactStore) -> Iterator[None]:
     """Hold the run's lock during the block.
 
     Raises:
-        RunError: Another driver holds the lock, or the file system does not support locks.
+        RunError: Another driver holds the lock, the file system does not support locks, or the directory is another
+            user's or holds links.
     """
     with _locked_file(run) if run.local else _heartbeat(run):
         yield
@@ -84,9 +86,10 @@ def _refuse(run: ArtifactStore, owner: str) -> RunError:
 
 @contextmanager
 def _locked_file(run: ArtifactStore) -> Iterator[None]:
+    run.require_own()
     # The file is never deleted: one driver could hold the lock on the deleted file, another on a new file.
     with run.writing():
-        descriptor = os.open(run.path(LOCAL_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_to_write(run.path(LOCAL_FILE), flags=0)
     try:
         _lock(run, descriptor)
         with run.writing():

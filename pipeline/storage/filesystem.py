@@ -5,6 +5,7 @@ In: a path or URI. Out: files. An error of the file system becomes a `RunError` 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -52,6 +53,23 @@ def private_directory(name: str) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
     return path
+
+
+def open_to_write(path: str | Path, flags: int = os.O_APPEND) -> int:
+    """Return a descriptor, to read and write, of a regular file that has this name alone; make it if it is not there.
+
+    What another user may have put there leads to no other file, and to no endless wait.
+
+    Raises:
+        OSError: It cannot be opened, or is a link, a FIFO or a device.
+    """
+    always = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags | always, 0o644)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file, or has another name", str(path))
+    return descriptor
 
 
 def free_bytes(path: Path) -> int | None:
@@ -174,6 +192,29 @@ class Directory:
                 self.fs.delete_file(self.path(name))
             elif kind == pafs.FileType.Directory:
                 self.fs.delete_dir(self.path(name))
+
+    def require_own(self) -> None:
+        """Check that a local directory is this user's, and that neither it nor what is directly in it is a link.
+
+        Raises:
+            RunError: Another user made it, or put a link into it: what is written there would go elsewhere.
+        """
+        if self.local is None:
+            return
+        link, fix = "is a symbolic link, and what is written would go elsewhere", "choose another run_id or output_dir"
+        with self.writing():
+            found = self.local.lstat()
+            with os.scandir(self.local) as entries:
+                links = [entry.name for entry in entries if entry.is_symlink()]
+        if stat.S_ISLNK(found.st_mode):
+            raise RunError(f"{self.shown()} {link}: {fix}")
+        if links:
+            raise RunError(f"{self.shown(min(links))} {link}: {fix}")
+        if found.st_uid != os.geteuid():
+            with self.writing(), tempfile.TemporaryFile(dir=self.local) as made:
+                uid = os.fstat(made.fileno()).st_uid  # a file system may give all files to one user
+            if uid != found.st_uid:
+                raise RunError(f"{self.shown()} belongs to another user: {fix}")
 
     def read_text(self, name: str, most_bytes: int | None = None) -> str:
         """Return the text of a UTF-8 file.

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.storage.filesystem import open_to_write
+
 LONGEST_LOG_TEXT = 1_000_000
 """Bytes of a log that are searched for the reason of a failure."""
 
@@ -71,7 +73,7 @@ def redirect_output(log: Path, name: str | None = None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    target = open_to_write(log)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)

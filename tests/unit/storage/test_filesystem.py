@@ -55,7 +55,7 @@ def test_what_another_user_may_have_planted_is_refused(temporary: Path, planted:
         private_directory("pipeline-1")
 
 
-@pytest.mark.parametrize("name", ["..", "a/../../b", "/etc/passwd", "a\0b", "task=../x"])
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/etc/passwd", "a\0b"])
 def test_a_name_that_leads_out_of_a_directory_is_refused(tmp_path: Path, name: str) -> None:
     directory = Directory.open(str(tmp_path))
     for way in (directory.path, directory.child, directory.exists, directory.remove):
