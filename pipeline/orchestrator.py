@@ -32,6 +32,7 @@ from pipeline.generate.stage import SecondPass
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
+from pipeline.prepare.dataset import require_unchanged
 from pipeline.prepare.dataset_rows import read_test_ids
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
@@ -397,7 +398,9 @@ class Orchestrator:
         """Prepare the prompts, or open those on disk; check their metadata and record the preflight warnings."""
         prompts = self.run.artifact("prompts", PROMPT_SCHEMA)
         if prompts is not None:
-            self._check_prompts(prompt_metadata(prompts.store, prompts.metadata))
+            recorded = prompt_metadata(prompts.store, prompts.metadata)
+            self._check_prompts(recorded)
+            self._warn(require_unchanged(self.config, recorded.dataset_revisions))
         else:
             with self.timings.stage("prepare"):
                 subprocess_stage.prepare_in_subprocess(

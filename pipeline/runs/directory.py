@@ -33,6 +33,9 @@ TEMPLATE_FILE = "prompts/chat_template.jinja"
 RAY_CACHE = "runtime_resources"
 """Directory of a Ray session where it keeps working directories of jobs, and removes them when others need the room."""
 
+MADE = ("prompts", "journal", "completions", "noise", "samples")
+"""What a run makes once its configuration is recorded: without that, anyone may have put it there."""
+
 NEW_ID = "choose another run_id, or run.restart=true"
 
 
@@ -137,8 +140,8 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
         if difference is not None:
             name, was, comes = difference
             raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
-    elif run.exists("journal") or run.exists("completions"):
-        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
+    elif any(run.exists(name) for name in MADE):
+        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so what lies there is of an unknown making: {NEW_ID}")
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
