@@ -21,11 +21,20 @@ from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
-from pipeline.errors import DataError, Interrupted, InvalidArchive, PipelineError, RunError, TooManyFailedRows
+from pipeline.errors import (
+    DataError,
+    Interrupted,
+    InvalidArchive,
+    PipelineError,
+    RunError,
+    TooManyFailedRows,
+    without_secrets,
+)
 from pipeline.generate import connection, length_estimates, node_checks
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
 from pipeline.generate.engines import host_checks
+from pipeline.generate.engines.api_key import api_key
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.stage import SecondPass
@@ -95,6 +104,8 @@ def execute(
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
+    if factory is None and config.engine.kind == "endpoint":
+        api_key(config.engine.endpoint)
     _check_named_runs(config)
     run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
@@ -584,7 +595,7 @@ def _record_failure(run: ArtifactStore, manifest: Manifest, error: BaseException
 
 def _reason(error: BaseException) -> str:
     """Return an error on one line, without the terminal colours that Ray puts into its messages."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split())
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", without_secrets(f"{type(error).__name__}: {error}")).split())
 
 
 @contextmanager
@@ -608,7 +619,7 @@ def _log(run: ArtifactStore) -> Iterator[Console]:
 
 def _print(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(escape_control(line), soft_wrap=True, markup=False)
+        console.print(escape_control(without_secrets(line)), soft_wrap=True, markup=False)
 
 
 def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> None:
