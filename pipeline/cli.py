@@ -20,6 +20,8 @@ from pipeline import __version__
 from pipeline.config.loading import conf_names, describe
 from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError
 from pipeline.planner.roofline import GPUS
+from pipeline.terminal.screen import protect
+from pipeline.terminal.text import escape_control
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
@@ -373,10 +375,10 @@ def command(main: Callable[[list[str]], None]) -> int:
     A `PipelineError` is printed as one line; any other exception keeps its traceback. When the reader of standard
     output is gone, as after `| head`, the command ends silently with exit code 1.
     """
+    protect()
     try:
         code = _run(main, sys.argv[1:])
-        if sys.stdout is not None:  # None if it was closed before the start
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         if not _is_unread():
             raise
@@ -410,7 +412,7 @@ def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
         main(arguments)
     except PipelineError as error:
         for line in error.lines:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {escape_control(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"error: {CAN_BE_RESUMED}", file=sys.stderr)

@@ -28,7 +28,7 @@ from pipeline.prepare.prompt_stats import Lengths
 from pipeline.prepare.token_view import Piece
 from pipeline.runs.estimate import Expected
 from pipeline.runs.manifest import PromptMetadata
-from pipeline.terminal.text import escape_control, listed
+from pipeline.terminal.text import BRACKETS, escape_control, listed
 
 BAR = "  │ "
 STYLES = {"special": "bold magenta", "added": "bold cyan", "text": ""}
@@ -43,8 +43,15 @@ def heading(console: Console, title: str) -> None:
 
 
 def line(console: Console, *parts: str | tuple[str, str]) -> None:
-    """Print the parts of a line, each a text or a text with its style, without markup or wrapping."""
-    console.print(Text.assemble(*parts), soft_wrap=True)
+    """Print the parts of a line, each a text or a text with its style, without markup, wrapping or control characters.
+
+    The parts may quote other runs, models and servers.
+    """
+    safe = [
+        escape_control(each, BRACKETS) if isinstance(each, str) else (escape_control(each[0], BRACKETS), each[1])
+        for each in parts
+    ]
+    console.print(Text.assemble(*safe), soft_wrap=True)
 
 
 def configuration(console: Console, config: Config, origins: Mapping[str, str]) -> None:

@@ -181,6 +181,45 @@ def test_a_closed_standard_output_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+HOSTILE = """
+import os, sys
+from pathlib import Path
+from pipeline import cli
+from pipeline.errors import GateFailed
+from pipeline.terminal.console import plain, quiet
+sys.argv = ["x", "conf=demo"]
+def main(_):
+    plain().print("\u0437\u0430\u0434\u0430\u0447\u0430 \u2265 [x] " * 10_000)
+    with quiet(Path(os.environ["LOG"])) as console:
+        console.print("\u0437\u0430\u0434\u0430\u0447\u0430 " * 10_000)
+    plain().print("end")
+    raise GateFailed("broken \x1b[31m\u202e [x]")
+raise SystemExit(cli.command(main))
+"""
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full 2> /dev/full", ">/dev/null"])
+def test_no_terminal_loses_an_exit_code(redirection: str, tmp_path: Path) -> None:
+    environment = os.environ | {"LOG": str(tmp_path / "log"), "PYTHONIOENCODING": "ascii", "CODE": HOSTILE}
+    line = f'{sys.executable} -c "$CODE" {redirection}'
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    if "2>" not in redirection:
+        assert done.stderr == "error: broken ⟨U+001B⟩[31m⟨U+202E⟩ [x]\n".encode("ascii", "backslashreplace").decode()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_terminal_that_has_gone_loses_no_exit_code(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    environment = os.environ | {"LOG": str(tmp_path / "log")}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOSTILE], cwd=ROOT, env=environment, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        os.close(ours)
+    assert process.returncode == 3
+
+
 def test_a_broken_connection_is_not_taken_for_a_reader_that_is_gone() -> None:
     code = "import sys\nfrom pipeline import cli\nsys.argv = ['x', 'conf=demo']\n"
     code += "def main(_):\n    raise BrokenPipeError('a socket')\ncli.command(main)"
