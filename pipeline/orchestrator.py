@@ -48,7 +48,7 @@ from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
 from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
-from pipeline.records import PROMPT_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment, index, installation, logs
 from pipeline.runs.counts import count_samples
@@ -70,6 +70,7 @@ from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction
 from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
+from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
 from pipeline.terminal.console import plain as plain_console
@@ -215,6 +216,8 @@ def _check_named_runs(config: Config) -> None:
 def rescore(run: ArtifactStore, config: Config) -> None:
     """Rescore a run's completions and print its summary. If the run is complete, publish its products again.
 
+    A run whose rescore was stopped is complete too: its manifest says `running`, and has what only a complete one has.
+
     Raises:
         RunError: The run's directory cannot be written, or another process is writing it.
         DataError: The run has no prompts or completions.
@@ -224,7 +227,9 @@ def rescore(run: ArtifactStore, config: Config) -> None:
     lines: Sequence[str] = ()
     with locked(run):
         manifest = read_manifest(run)
-        if manifest is None or not manifest.is_complete:
+        for artifact, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA)):
+            query.require_cells(run.require_artifact(artifact, schema), config.active_tasks, config.splits)
+        if manifest is None or not (manifest.is_complete or manifest.was_complete):
             manifest = None
         else:  # until both samples and metrics are rewritten; `run` can resume from here
             write_manifest(run, replace(manifest, status="running"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -117,8 +118,8 @@ def _lock(run: ArtifactStore, descriptor: int) -> None:
 def _heartbeat(run: ArtifactStore) -> Iterator[None]:
     token = uuid.uuid4().hex
     holder = _holder(run)
-    if holder is not None and holder.is_beating:
-        raise _refuse(run, holder.owner)
+    if holder is not None and (holder.is_beating or _changes(run, holder)):
+        raise _refuse(run, f"{holder.owner}, by {run.shown(REMOTE_FILE)}")
     ending = threading.Event()
 
     def beat() -> None:
@@ -149,6 +150,19 @@ def _heartbeat(run: ArtifactStore) -> Iterator[None]:
             run.remove(REMOTE_FILE)
 
 
+def _changes(run: ArtifactStore, holder: _Holder) -> bool:
+    """Return whether a lock whose time is in the future is still rewritten: the clock of one machine is wrong."""
+    if holder.at < time.time():
+        return False
+    logger.warning("%s has a time in the future: waiting whether it is rewritten", run.shown(REMOTE_FILE))
+    ends = time.monotonic() + 2 * BEAT_S
+    while time.monotonic() < ends:
+        time.sleep(BEAT_S / 5)
+        if _holder(run) != holder:
+            return True
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Holder:
     owner: str
@@ -157,8 +171,8 @@ class _Holder:
 
     @property
     def is_beating(self) -> bool:
-        """Whether the last heartbeat is recent."""
-        return time.time() - self.at < STALE_S
+        """Whether the last heartbeat is recent; a time far in the future tells nothing."""
+        return abs(time.time() - self.at) < STALE_S
 
 
 def _holder(run: ArtifactStore) -> _Holder | None:
@@ -171,8 +185,11 @@ def _holder(run: ArtifactStore) -> _Holder | None:
         return None
     try:
         record = json.loads(run.read_text(REMOTE_FILE))
-        return _Holder(str(record["owner"]), str(record["token"]), float(record["at"]))
-    except (ValueError, KeyError, TypeError) as error:
+        at = float(record["at"])
+        if math.isnan(at):
+            raise ValueError("no time")
+        return _Holder(str(record["owner"])[:200], str(record["token"]), at)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"{run.shown(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
 
 

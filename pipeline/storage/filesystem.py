@@ -25,6 +25,8 @@ import pyarrow.fs as pafs
 from pipeline.errors import DataError, RunError
 
 _IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
+_OF_NETWORK = re.compile(r"AWS Error|HTTP|[Cc]url|[Cc]onnection|timed? ?out")
+
 LONGEST_NAME = 200
 """Characters of a refused name that its message repeats."""
 
@@ -70,6 +72,19 @@ def open_to_write(path: str | Path, flags: int = os.O_APPEND) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file, or has another name", str(path))
     return descriptor
+
+
+def is_out_of_reach(error: BaseException) -> bool:
+    """Return whether a file could not be read for a reason that may pass: nothing is known of its content.
+
+    pyarrow raises `OSError` for damaged Parquet too, but without an error number of the system.
+    """
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        return False
+    return (
+        error.errno is not None
+        or re.search(r"AWS Error|HTTP|[Cc]url|[Cc]onnection|timed? ?out", str(error)) is not None
+    )
 
 
 def free_bytes(path: Path) -> int | None:

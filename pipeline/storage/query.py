@@ -6,6 +6,7 @@ not fit in memory spills to a temporary directory, which is removed with the con
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for sorting: {error}") from error
         except duckdb.InvalidInputException as error:
+            if re.search(r"\[Errno (?!2\])|AWS Error", str(error)):
+                raise DataError(f"a file of the run cannot be read now: {error}. Run again when it can") from error
             raise DataError(f"a Parquet file of the run is damaged: {error}. Delete its stage and run again") from error
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -191,3 +192,23 @@ def test_a_run_of_another_user_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="belongs to another user"), locked(ArtifactStore.open(str(tmp_path))):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["1e999", "99999999999"])
+def test_a_lock_with_a_time_in_the_future_counts_while_it_is_rewritten(
+    s3_query: str, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 1.0)
+    run = ArtifactStore.open(f"s3://runs/future-{at}?{s3_query}")
+    run.write_text(REMOTE_FILE, f'{{"owner": "another", "token": "another", "at": {at}}}')
+    with locked(run):
+        assert json.loads(run.read_text(REMOTE_FILE))["token"] != "another"
+    run.write_text(REMOTE_FILE, f'{{"owner": "another", "token": "0", "at": {at}}}')
+    rewriting = threading.Timer(
+        0.3, run.write_text, (REMOTE_FILE, '{"owner": "another", "token": "1", "at": 99999999999}')
+    )
+    monkeypatch.setattr(lock, "BEAT_S", 30.0)
+    rewriting.start()
+    with pytest.raises(RunError, match=r"\(another, by s3://runs/.*/lock\.json\)"), locked(run):
+        pass
+    rewriting.join()
