@@ -19,6 +19,7 @@ from typing import cast
 
 import yaml
 
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import DataError
 from pipeline.storage.hub import fetch
@@ -52,7 +53,7 @@ def find_source(name: str, task: TaskConfig, splits: Sequence[str]) -> Source:
             `tasks.<name>.dataset`.
     """
     at = f"tasks.{name}.dataset={task.dataset!r}"
-    path = Path(task.dataset).expanduser()
+    path = expanded(task.dataset)
     commit: str | None = None
     if not path.exists() and not LOCAL.search(task.dataset):
         path = _hub_directory(at, name, task)

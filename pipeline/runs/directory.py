@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import loading
+from pipeline.config.paths import expanded
 from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, RunError
@@ -45,10 +46,10 @@ def require_lasting(output_dir: str) -> None:
     Raises:
         ConfigError: The directory is relative, or inside of Ray's copies of working directories.
     """
-    directory = Path(output_dir.removeprefix("file://")).resolve()
+    directory = expanded(output_dir.removeprefix("file://")).resolve()
     is_local = "://" not in output_dir or output_dir.startswith("file://")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or RAY_CACHE in Path.cwd().parts
-    is_relative = is_local and not output_dir.startswith(("/", "file://"))
+    is_relative = is_local and not output_dir.startswith(("/", "~", "file://"))
     if (in_job and is_relative) or (is_local and RAY_CACHE in directory.parts):
         raise ConfigError(
             f"output_dir={output_dir!r}: this is a Ray job, and {directory} is on one host alone, among files that Ray "
@@ -189,7 +190,7 @@ def open_finished(
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
     run = ArtifactStore.open(directory)
-    if to_write and "://" not in directory and Path(directory.rstrip("/")).is_symlink():
+    if to_write and "://" not in directory and expanded(directory.rstrip("/")).is_symlink():
         raise RunError(f"{argument}={directory} is a symbolic link: give the directory itself, {run.shown()}")
     if not run.exists():
         raise RunError(f"{argument}={directory}: there is no such directory")

@@ -14,12 +14,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.config.loading import flat, load, plain
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.records import SAMPLE_SCHEMA
@@ -205,7 +205,10 @@ def _needing_consent(recorded: Config, directory: str) -> dict[str, Any]:
 def _lies_in(output_dir: str, directory: str, run_id: str) -> bool:
     """Return whether a run's directory is the one that its configuration names."""
     if "://" not in output_dir:
-        return "://" not in directory and Path(output_dir, f"run={run_id}").resolve() == Path(directory).resolve()
+        return (
+            "://" not in directory
+            and (expanded(output_dir) / f"run={run_id}").resolve() == expanded(directory).resolve()
+        )
     (place, *query), (there, *its_query) = output_dir.split("?", 1), directory.split("?", 1)
     return f"{place.rstrip('/')}/run={run_id}" == there.rstrip("/") and query == its_query
 

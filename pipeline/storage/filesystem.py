@@ -22,6 +22,7 @@ from typing import IO, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline.config.paths import expanded
 from pipeline.errors import DataError, RunError
 
 _IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
@@ -113,8 +114,10 @@ class Directory:
         Raises:
             RunError: pyarrow does not support the URI's file system or cannot open it.
         """
+        if "\0" in uri:
+            raise RunError(f"{without_credentials(uri)!r} cannot be opened: it holds a NUL")
         if "://" not in uri:
-            return cls(pafs.LocalFileSystem(), str(Path(uri).resolve()))
+            return cls(pafs.LocalFileSystem(), str(expanded(uri).resolve()))
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

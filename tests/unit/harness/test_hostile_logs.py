@@ -225,3 +225,14 @@ def test_a_file_without_a_task_in_its_name_needs_the_argument_task(tmp_path):
     (tmp_path / "log.jsonl").write_text("x")
     with find_logs(str(tmp_path / "log.jsonl")) as found, pytest.raises(DataError, match="does not say its task"):
         choose(found, ["med_bench"], [], None)
+
+
+@pytest.mark.parametrize("planted", ["\0", "\u00e9"])
+def test_an_archive_with_a_name_that_is_none_is_one_line_or_no_fault(tmp_path, planted):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(planted, "x")
+    file = tmp_path / "logs.zip"
+    file.write_bytes(buffer.getvalue().replace("\u00e9".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match="logs.zip"), find_logs(str(file)):
+        pass

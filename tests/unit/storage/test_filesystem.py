@@ -61,3 +61,9 @@ def test_a_name_that_leads_out_of_a_directory_is_refused(tmp_path: Path, name: s
     for way in (directory.path, directory.child, directory.exists, directory.remove):
         with pytest.raises(DataError, match="is no path inside of"):
             way(name)
+
+
+def test_the_home_directory_is_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Directory.open("~/runs").root == f"{tmp_path}/runs"
+    assert Directory.open("~nosuchuser/runs").root.endswith("/~nosuchuser/runs")

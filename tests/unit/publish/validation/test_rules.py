@@ -332,6 +332,13 @@ def test_brackets_in_a_text_are_no_objects() -> None:
     assert not any("objects that are read" in line for line in found)
 
 
+def test_members_without_a_name_or_in_bad_utf_8_are_findings() -> None:
+    unnamed = zipped({**GOOD, "\0": "x"})
+    assert not any("cannot be read" in line for line in lines(unnamed))
+    (found,) = lines(zipped({**GOOD, "\u00e9": "x"}).replace("\u00e9".encode(), b"\xff\xff"))
+    assert found.startswith("refused: x_submission.zip: ")
+
+
 def test_a_list_of_members_that_is_too_large_is_refused() -> None:
     size = MOST_DIRECTORY_BYTES + 1
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0)
