@@ -227,12 +227,11 @@ def test_a_file_without_a_task_in_its_name_needs_the_argument_task(tmp_path):
         choose(found, ["med_bench"], [], None)
 
 
-@pytest.mark.parametrize("planted", ["\0", "\u00e9"])
-def test_an_archive_with_a_name_that_is_none_is_one_line_or_no_fault(tmp_path, planted):
+def test_an_archive_with_a_name_in_bad_utf_8_is_one_line(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(planted, "x")
+        archive.writestr("\u00e9", "x")
     file = tmp_path / "logs.zip"
     file.write_bytes(buffer.getvalue().replace("\u00e9".encode(), b"\xff\xff"))
-    with pytest.raises(DataError, match="logs.zip"), find_logs(str(file)):
+    with pytest.raises(DataError, match=r"logs\.zip"), find_logs(str(file)):
         pass
