@@ -6,10 +6,12 @@ This module imports nothing heavy, so that help and errors print at once.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import select
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -18,8 +20,10 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config.loading import conf_names, describe
-from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError
+from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError, UserError
 from pipeline.planner.roofline import GPUS
+from pipeline.terminal.screen import protect
+from pipeline.terminal.text import escape_control
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
@@ -373,10 +377,10 @@ def command(main: Callable[[list[str]], None]) -> int:
     A `PipelineError` is printed as one line; any other exception keeps its traceback. When the reader of standard
     output is gone, as after `| head`, the command ends silently with exit code 1.
     """
+    protect()
     try:
         code = _run(main, sys.argv[1:])
-        if sys.stdout is not None:  # None if it was closed before the start
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         if not _is_unread():
             raise
@@ -399,6 +403,27 @@ def _is_unread() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
+def _require_directories() -> None:
+    """Check that there is a working directory and a temporary one, without which little works.
+
+    Raises:
+        ConfigError: One of them is missing.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the working directory cannot be used ({error.strerror}): change to another one") from error
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise ConfigError(f"{error.strerror or error}: set TMPDIR to a directory that can be written") from error
+
+
+def _too_long(error: OSError) -> str:
+    name = str(error.filename or "")
+    return f"{name[:100]}... ({len(name):,} characters) is too long for a path: give a shorter one"
+
+
 def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
     if not arguments or HELP_ARGUMENTS & set(arguments):
         print(help_text(Path(sys.argv[0]).stem))
@@ -407,10 +432,16 @@ def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
         print(f"pipeline {__version__}")
         return 0
     try:
+        _require_directories()
         main(arguments)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {escape_control(_too_long(error))}", file=sys.stderr)
+        return UserError.exit_code
     except PipelineError as error:
         for line in error.lines:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {escape_control(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"error: {CAN_BE_RESUMED}", file=sys.stderr)

@@ -23,7 +23,50 @@ is not an exception: the row has `error` set.
 
 from __future__ import annotations
 
+import re
+
+PLAIN_PARAMETERS = frozenset(
+    (
+        *("allow_bucket_creation", "allow_bucket_deletion", "anonymous", "check_directory_existence_before_creation"),
+        *(
+            "default_block_size",
+            "default_bucket_location",
+            "enable_tls",
+            "endpoint_override",
+            "force_virtual_addressing",
+        ),
+        *("project_id", "region", "replication", "retry_limit_seconds", "scheme", "tls_ca_file_path"),
+        *("blob_storage_authority", "blob_storage_scheme", "dfs_storage_authority", "dfs_storage_scheme"),
+        *("api-version", "id", "lang", "page", "ref", "revision", "tab", "version"),
+    )
+)
+"""Query parameters of URIs that are no secrets: those of pyarrow's file systems, and of links to pages."""
+
+_URI = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s?'\"]*@)?(?P<rest>[^\s?'\"]*)(?P<query>\?[^\s'\"]*)?"
+)
+
+LONGEST_LINE = 4_000
+"""Characters of an error's line: it may quote foreign text."""
+
 CAN_BE_RESUMED = "interrupted: the same command with the same run_id goes on where it stopped"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which no URI has a user, a password or a query parameter but `PLAIN_PARAMETERS`."""
+    return _URI.sub(_shown, text) if "://" in text else text
+
+
+def _shown(uri: re.Match[str]) -> str:
+    parameters = [each.partition("=") for each in (uri["query"] or "")[1:].split("&")]
+    shown = [name + sign + value if name in PLAIN_PARAMETERS else "***" for name, sign, value in parameters]
+    query = f"?{'&'.join(shown)}" if uri["query"] else ""
+    return f"{uri['scheme']}{'***@' if uri['user'] else ''}{uri['rest']}{query}"
+
+
+def _line(text: str) -> str:
+    line = without_secrets(" ".join(text.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
 
 
 class PipelineError(Exception):
@@ -32,8 +75,8 @@ class PipelineError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return the message on one line, even if a library's text in it has several."""
-        return " ".join(super().__str__().split())
+        """Return the message on one line without secrets, whatever a library's or a user's text in it has."""
+        return _line(super().__str__())
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -77,7 +120,7 @@ class HostError(UserError):
     @property
     def lines(self) -> tuple[str, ...]:
         """A line for each fault."""
-        return tuple(" ".join(str(each).split()) for each in self.args)
+        return tuple(_line(str(each)) for each in self.args)
 
 
 class EndpointError(UserError):

@@ -21,24 +21,34 @@ from pipeline.comparison import gate, noise
 from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
-from pipeline.errors import DataError, Interrupted, InvalidArchive, PipelineError, RunError, TooManyFailedRows
+from pipeline.errors import (
+    DataError,
+    Interrupted,
+    InvalidArchive,
+    PipelineError,
+    RunError,
+    TooManyFailedRows,
+    without_secrets,
+)
 from pipeline.generate import connection, length_estimates, node_checks
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
 from pipeline.generate.engines import host_checks
+from pipeline.generate.engines.api_key import api_key
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.stage import SecondPass
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
+from pipeline.prepare.dataset import require_unchanged
 from pipeline.prepare.dataset_rows import read_test_ids
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
 from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
-from pipeline.records import PROMPT_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment, index, installation, logs
 from pipeline.runs.counts import count_samples
@@ -60,6 +70,7 @@ from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction
 from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
+from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
 from pipeline.terminal.console import plain as plain_console
@@ -94,6 +105,8 @@ def execute(
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
+    if factory is None and config.engine.kind == "endpoint":
+        api_key(config.engine.endpoint)
     _check_named_runs(config)
     run, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
@@ -200,6 +213,8 @@ def _check_named_runs(config: Config) -> None:
 def rescore(run: ArtifactStore, config: Config) -> None:
     """Rescore a run's completions and print its summary. If the run is complete, publish its products again.
 
+    A run whose rescore was stopped is complete too: its manifest says `running`, and has what only a complete one has.
+
     Raises:
         RunError: The run's directory cannot be written, or another process is writing it.
         DataError: The run has no prompts or completions.
@@ -209,7 +224,9 @@ def rescore(run: ArtifactStore, config: Config) -> None:
     lines: Sequence[str] = ()
     with locked(run):
         manifest = read_manifest(run)
-        if manifest is None or not manifest.is_complete:
+        for artifact, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA)):
+            query.require_cells(run.require_artifact(artifact, schema), config.active_tasks, config.splits)
+        if manifest is None or not (manifest.is_complete or manifest.was_complete):
             manifest = None
         else:  # until both samples and metrics are rewritten; `run` can resume from here
             write_manifest(run, replace(manifest, status="running"))
@@ -394,7 +411,9 @@ class Orchestrator:
         """Prepare the prompts, or open those on disk; check their metadata and record the preflight warnings."""
         prompts = self.run.artifact("prompts", PROMPT_SCHEMA)
         if prompts is not None:
-            self._check_prompts(prompt_metadata(prompts.store, prompts.metadata))
+            recorded = prompt_metadata(prompts.store, prompts.metadata)
+            self._check_prompts(recorded)
+            self._warn(require_unchanged(self.config, recorded.dataset_revisions))
         else:
             with self.timings.stage("prepare"):
                 subprocess_stage.prepare_in_subprocess(
@@ -580,7 +599,7 @@ def _record_failure(stages: Orchestrator, error: BaseException) -> None:
 
 def _reason(error: BaseException) -> str:
     """Return an error on one line, without the terminal colours that Ray puts into its messages."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split())
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", without_secrets(f"{type(error).__name__}: {error}")).split())
 
 
 @contextmanager
@@ -604,7 +623,7 @@ def _log(run: ArtifactStore) -> Iterator[Console]:
 
 def _print(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(escape_control(line), soft_wrap=True, markup=False)
+        console.print(escape_control(without_secrets(line)), soft_wrap=True, markup=False)
 
 
 def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> None:

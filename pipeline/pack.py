@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     own, overrides = parse("pack", arguments)
     from pipeline.runs.directory import open_finished
 
-    run, config = open_finished(own["run"], overrides)
+    run, config = open_finished(own["run"], overrides, to_write=True)
     from pipeline.orchestrator import pack
 
     pack(run, config)

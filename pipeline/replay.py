@@ -12,8 +12,6 @@ differs.
 
 from __future__ import annotations
 
-import sys
-
 from pipeline.cli import command, parse
 from pipeline.config.loading import compose
 
@@ -27,11 +25,10 @@ def main(arguments: list[str]) -> None:
     """
     own, overrides = parse("replay", arguments)
     config = compose(overrides)
-    from rich.console import Console
-
     from pipeline.harness.replay import ReplayOptions, replay_logs
+    from pipeline.terminal.console import plain
 
-    replay_logs(config, ReplayOptions(**own), Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    replay_logs(config, ReplayOptions(**own), plain())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     own, _ = parse("rescore", arguments)
     from pipeline.runs.directory import open_finished
 
-    run, config = open_finished(own["run"])
+    run, config = open_finished(own["run"], to_write=True)
     from pipeline.orchestrator import rescore
 
     rescore(run, config)

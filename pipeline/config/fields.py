@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields, is_dataclass
 from typing import Any, TypedDict, TypeVar, Unpack, cast
-from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
 
@@ -95,19 +94,3 @@ def require(ok: bool, name: str, value: object, fix: str) -> None:
     """Raise `ConfigError` naming the key, its value and the fix, unless `ok`."""
     if not ok:
         raise ConfigError(f"{name}={value!r}: {fix}")
-
-
-def require_no_credentials(name: str, url: str) -> None:
-    """Reject a URL that holds credentials: the resolved configuration is written into the run's directory.
-
-    Raises:
-        ConfigError: The URL has a user, a password or a secret query parameter, or cannot be parsed.
-    """
-    if "://" not in url:
-        return
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{name}={url!r} is no URL: {error}") from error
-    if parts.username or parts.password or re.search(r"(access_key|secret_key|token)=", parts.query):
-        raise ConfigError(f"{name} holds credentials: take them out of the URL and set them in the environment")

@@ -29,6 +29,11 @@ LOCAL = re.compile(r"^(\.{0,2}/|data/)|[*?\[]|\.(jsonl?|parquet|jinja)$")
 """Matches a relative text that can only be a path, not an id of the hub."""
 
 
+def expanded(text: str) -> Path:
+    """Return a path with `~` replaced; one of a user who does not exist stays as it is, and so names nothing."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # Path.expanduser raises for an unknown user
+
+
 def locate(layer: Mapping[str, Any], directory: Path) -> None:
     """Replace the relative paths in the values of one conf file that name something in its directory.
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pipeline.config.fields import LATEST, check_bounds, key, require, require_no_credentials
+from pipeline.config.fields import LATEST, check_bounds, key, require
+from pipeline.config.secrets import require_no_credentials, require_no_secrets
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
@@ -40,8 +41,6 @@ LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(,{_LABEL_PART})*\)"
 """As Ray's label selectors have it (Ray 2.60, _private/label_utils.py); Ray takes a space as a part of the value."""
 MAX_FAILED = 0.01
 """Default of gate.max_failed: failed rows have no score, so a comparison of scores does not see them."""
-
-SECRET = re.compile(r"(^|_)(token|api_key|key|secret|password)$")
 
 
 def text_key(default: T, meaning: str) -> T:
@@ -211,8 +210,7 @@ class EngineConfig:
             name = f"engine.extra.{argument}"
             require(argument not in RESERVED_ARGUMENTS, name, value, "has a key of its own: model.*, engine.*, seed")
             require(not argument.startswith("data_parallel"), name, value, "copies of a model are engine.replicas")
-            if SECRET.search(argument):
-                raise ConfigError(f"{name}: a secret would be written into the run; set it in the environment")
+            require_no_secrets(name, value)
         if self.kind == "endpoint":
             fix = "is for engine.kind=vllm: start the server with VLLM_BATCH_INVARIANT=1"
             require(not self.batch_invariant, "engine.batch_invariant", self.batch_invariant, fix)
@@ -489,10 +487,13 @@ class Config:
         for name, task in self.tasks.items():
             named = re.fullmatch(NAME, name) is not None
             require(named, f"tasks.{name}", name, "a task's name is letters, digits, _ and -")
+            require_no_credentials(f"tasks.{name}.dataset", task.dataset)
             require(bool(task.prompt_fields), f"tasks.{name}.prompt_fields", [], "name inputs, or inputs and meta")
         check_bounds(self)
         require(self.run_id != LATEST, "run_id", self.run_id, "elsewhere means the newest run: choose another")
         require_no_credentials("output_dir", self.output_dir)
+        require_no_credentials("model.path", self.model.path or "")
+        require_no_secrets("prompt.template_kwargs", self.prompt.template_kwargs)
         splits = list(self.splits)
         require(bool(splits), "splits", splits, "name at least one of train and test")
         require({"train", "test"}.issuperset(splits), "splits", splits, "only train and test are known")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
+from pipeline.storage.filesystem import open_to_write
 from pipeline.terminal.text import one_line
 
 LONGEST_CAUSE = 400
@@ -95,7 +96,7 @@ class AttemptLog:
     def __init__(self, file: Path) -> None:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = open_to_write(file)
         lines, newline, _ = file.read_bytes().rpartition(b"\n")
         os.ftruncate(self._descriptor, len(lines) + len(newline))  # a line that a full disk has cut off is dropped
         self._history = _read(lines.decode())

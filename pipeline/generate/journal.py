@@ -24,6 +24,7 @@ from pipeline.errors import DataError
 from pipeline.records import Completion
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import open_to_write
 
 DIRECTORY = "journal"
 SUFFIX = ".jsonl"
@@ -47,7 +48,7 @@ class Journal:
         self._num_objects = 0
         if store.local is not None:
             store.create()
-            self._file = (store.local / f"{name}{SUFFIX}").open("ab", buffering=0)
+            self._file = os.fdopen(open_to_write(store.local / f"{name}{SUFFIX}"), "ab", buffering=0)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, HostError, PipelineError
 from pipeline.generate import connection
@@ -87,7 +88,7 @@ class NodeLook:
         if self.fingerprint is None or path is None:
             return None
         fix = "copy the driver's there, or set model.path to a directory that all hosts share"
-        if not Path(path).expanduser().is_dir():
+        if not expanded(path).is_dir():
             return f"model.path={path!r}: there is no such directory (seen from {Path.cwd()}): {fix}"
         if model_fingerprint(self.config.model) != self.fingerprint:
             return f"model.path={path!r} holds another model than on the driver: {fix}"

@@ -31,6 +31,7 @@ from pipeline.generate.storage_proof import StorageProof
 from pipeline.records import COMPLETION_SCHEMA, Completion
 from pipeline.runs import logs
 from pipeline.runs.manifest import CompletionMetadata, completion_metadata
+from pipeline.storage import query
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
 
 
@@ -124,6 +125,7 @@ def generate(
         What is recorded with the completions of the run.
 
     Raises:
+        DataError: A prompt is of a task or split that is not configured.
         Interrupted: The user asked to stop; finished rows are kept.
         PipelineError: No engine can start or the disk cannot be written; finished rows are kept.
         RuntimeError: Rows are missing at the end.
@@ -132,6 +134,8 @@ def generate(
     parts = [] if published else [_first_part(config, run, lengths, second)]
     if second is not None and done(second.run) is None:
         parts.append(Part(run=second.run, repeats=second.repeats, is_shuffled=True))
+    for part in parts:
+        query.require_cells(part.prompts, config.active_tasks, config.splits)
     try:
         _generate_rows(config, run, parts, placement, factory, progress, interruptions)
     except UserError:

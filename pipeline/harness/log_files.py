@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from pipeline.config.paths import expanded
 from pipeline.errors import ConfigError, DataError
 from pipeline.terminal.text import escape_control
 
@@ -42,6 +44,10 @@ class LogFile:
     open: Callable[[], IO[bytes]]
 
 
+_OF_NAMES = (ValueError, LookupError, struct.error)
+"""What zipfile raises for a member whose name is empty or no UTF-8, or whose fields are cut."""
+
+
 @contextmanager
 def find_logs(where: str) -> Iterator[list[LogFile]]:
     """Yield the sample logs at `where`, the value of `logs=`; they can be opened until the block ends.
@@ -49,7 +55,7 @@ def find_logs(where: str) -> Iterator[list[LogFile]]:
     Raises:
         DataError: There are none, the archive is damaged, or its unpacked size is above the limit.
     """
-    path = Path(where).expanduser()
+    path = expanded(where)
     with ExitStack() as stack:
         if path.is_dir():
             found = [_on_disk(file) for file in sorted(path.rglob("samples_*.jsonl")) if file.is_file()]
@@ -70,7 +76,7 @@ def readable(name: str) -> Iterator[None]:
     """Turn an error in reading a log or an archive into a `DataError` that names it."""
     try:
         yield
-    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, *_OF_NAMES) as error:
         # zipfile raises RuntimeError for an encrypted member and NotImplementedError for an unknown compression.
         reason = str(error) or "it ends too early"
         raise DataError(f"{name} cannot be read: {reason}: copy it again, or give the logs unpacked") from error

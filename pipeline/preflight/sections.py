@@ -7,6 +7,7 @@ bar, so that none can imitate a line of the preview.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from pipeline.prepare.prompt_stats import Lengths
 from pipeline.prepare.token_view import Piece
 from pipeline.runs.estimate import Expected
 from pipeline.runs.manifest import PromptMetadata
-from pipeline.terminal.text import escape_control, listed
+from pipeline.terminal.text import BRACKETS, escape_control, listed
 
 BAR = "  │ "
 STYLES = {"special": "bold magenta", "added": "bold cyan", "text": ""}
@@ -42,8 +43,15 @@ def heading(console: Console, title: str) -> None:
 
 
 def line(console: Console, *parts: str | tuple[str, str]) -> None:
-    """Print the parts of a line, each a text or a text with its style, without markup or wrapping."""
-    console.print(Text.assemble(*parts), soft_wrap=True)
+    """Print the parts of a line, each a text or a text with its style, without markup, wrapping or control characters.
+
+    The parts may quote other runs, models and servers.
+    """
+    safe = [
+        escape_control(each, BRACKETS) if isinstance(each, str) else (escape_control(each[0], BRACKETS), each[1])
+        for each in parts
+    ]
+    console.print(Text.assemble(*safe), soft_wrap=True)
 
 
 def configuration(console: Console, config: Config, origins: Mapping[str, str]) -> None:
@@ -179,7 +187,8 @@ def endpoint(console: Console, config: Config, body: Mapping[str, Any]) -> None:
         ("  a request a row, such as", "dim"),
     )
     if address.api_key_env is not None:
-        line(console, f"  the key is read from ${address.api_key_env}")
+        is_set = address.api_key_env in os.environ  # else it may be the key itself, given by mistake
+        line(console, f"  the key is read from {f'${address.api_key_env}' if is_set else 'a variable that is not set'}")
     _barred(console, Text(escape_control(json.dumps(body, ensure_ascii=False, indent=2), keep="\n")))
     line(console, "  seed is that of the first repeat. The server decides on what is not said: vLLM's takes top_k,")
     line(console, "  repetition_penalty and the like from the model's generation_config.json, unless it was started")

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 
 from pipeline.config.fields import require
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config
 from pipeline.errors import ModelError
 from pipeline.runs.model_files import read_template, require_directory, sha256_of
@@ -219,7 +220,7 @@ def model_directory(config: Config) -> tuple[Path, str | None]:
         ModelError: There is no such directory, or it cannot be downloaded from the hub; the message names the fix.
     """
     model, at = config.model, f"model.path={config.model.path!r}"
-    path = Path(str(model.path)).expanduser()
+    path = expanded(str(model.path))
     if path.is_dir():
         return path, None
     require_directory(model)

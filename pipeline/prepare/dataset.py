@@ -19,7 +19,8 @@ from typing import cast
 
 import yaml
 
-from pipeline.config.schema import TaskConfig
+from pipeline.config.paths import expanded
+from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import DataError
 from pipeline.storage.hub import fetch
 from pipeline.terminal.text import one_line
@@ -52,7 +53,7 @@ def find_source(name: str, task: TaskConfig, splits: Sequence[str]) -> Source:
             `tasks.<name>.dataset`.
     """
     at = f"tasks.{name}.dataset={task.dataset!r}"
-    path = Path(task.dataset).expanduser()
+    path = expanded(task.dataset)
     commit: str | None = None
     if not path.exists() and not LOCAL.search(task.dataset):
         path = _hub_directory(at, name, task)
@@ -63,6 +64,38 @@ def find_source(name: str, task: TaskConfig, splits: Sequence[str]) -> Source:
         return Source(name, files, commit or _digest(files))
     except OSError as error:
         raise DataError(f"{at}: {error.filename} cannot be read: {error.strerror}") from error
+
+
+def require_unchanged(config: Config, revisions: Mapping[str, str]) -> list[str]:
+    """Compare local data sets with those that a run's prompts were made from.
+
+    Args:
+        config: The run's configuration.
+        revisions: What was recorded with the prompts, by task. The commit of a hub data set is not compared: the hub
+            may have a newer one since.
+
+    Returns:
+        A line for each data set that cannot be read: its prompts are on disk, so that the run can go on.
+
+    Raises:
+        DataError: A data set holds other rows.
+    """
+    lines = []
+    for name, task in config.active_tasks.items():
+        then = revisions.get(name, "")
+        if not then.startswith("sha256:"):
+            continue
+        try:
+            now = find_source(name, task, config.splits).revision
+        except DataError as error:
+            lines.append(f"prompts are not compared with their data set: {error}")
+            continue
+        if now != then:
+            raise DataError(
+                f"tasks.{name}.dataset={task.dataset!r} holds other rows than the prompts of run_id={config.run_id!r} "
+                "were made from: give those, choose another run_id, or run.restart=true"
+            )
+    return lines
 
 
 def quiet_datasets() -> ModuleType:

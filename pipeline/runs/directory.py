@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import loading
+from pipeline.config.paths import expanded
 from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, RunError
@@ -33,6 +34,9 @@ TEMPLATE_FILE = "prompts/chat_template.jinja"
 RAY_CACHE = "runtime_resources"
 """Directory of a Ray session where it keeps working directories of jobs, and removes them when others need the room."""
 
+MADE = ("prompts", "journal", "completions", "noise", "samples")
+"""What a run makes once its configuration is recorded: without that, anyone may have put it there."""
+
 NEW_ID = "choose another run_id, or run.restart=true"
 
 
@@ -42,10 +46,10 @@ def require_lasting(output_dir: str) -> None:
     Raises:
         ConfigError: The directory is relative, or inside of Ray's copies of working directories.
     """
-    directory = Path(output_dir.removeprefix("file://")).resolve()
+    directory = expanded(output_dir.removeprefix("file://")).resolve()
     is_local = "://" not in output_dir or output_dir.startswith("file://")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or RAY_CACHE in Path.cwd().parts
-    is_relative = is_local and not output_dir.startswith(("/", "file://"))
+    is_relative = is_local and not output_dir.startswith(("/", "~", "file://"))
     if (in_job and is_relative) or (is_local and RAY_CACHE in directory.parts):
         raise ConfigError(
             f"output_dir={output_dir!r}: this is a Ray job, and {directory} is on one host alone, among files that Ray "
@@ -137,8 +141,8 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
         if difference is not None:
             name, was, comes = difference
             raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
-    elif run.exists("journal") or run.exists("completions"):
-        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so what was generated is of an unknown making: {NEW_ID}")
+    elif any(run.exists(name) for name in MADE):
+        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so what lies there is of an unknown making: {NEW_ID}")
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
@@ -170,19 +174,24 @@ def _remove_leftovers(run: ArtifactStore) -> None:
             run.remove(name)
 
 
-def open_finished(directory: str, arguments: Sequence[str] = (), argument: str = "run") -> tuple[ArtifactStore, Config]:
+def open_finished(
+    directory: str, arguments: Sequence[str] = (), argument: str = "run", *, to_write: bool = False
+) -> tuple[ArtifactStore, Config]:
     """Open the directory of an existing run, with its recorded configuration.
 
     Args:
         directory: A path or a URI.
         arguments: `key=value` overrides of the recorded configuration.
         argument: Name of the argument that gave the directory, for the messages.
+        to_write: The run will be written: a link is refused, which another user may have put in the run's place.
 
     Raises:
-        RunError: There is no such run.
+        RunError: There is no such run, or its directory is refused.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
     run = ArtifactStore.open(directory)
+    if to_write and "://" not in directory and expanded(directory.rstrip("/")).is_symlink():
+        raise RunError(f"{argument}={directory} is a symbolic link: give the directory itself, {run.shown()}")
     if not run.exists():
         raise RunError(f"{argument}={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import open_to_write
 
 FILE = "events.jsonl"
 
@@ -62,8 +63,7 @@ class EventLog:
             with self._logs.replacing_stream(FILE) as stream:
                 stream.write(self._text)
             return
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._logs.local / FILE, flags, 0o644)
+        descriptor = open_to_write(self._logs.local / FILE)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a full disk or a kill has cut off the last line

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import DataError, PipelineError, RunError
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import open_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,8 @@ def locked(run: ArtifactStore) -> Iterator[None]:
     """Hold the run's lock during the block.
 
     Raises:
-        RunError: Another driver holds the lock, or the file system does not support locks.
+        RunError: Another driver holds the lock, the file system does not support locks, or the directory is another
+            user's or holds links.
     """
     with _locked_file(run) if run.local else _heartbeat(run):
         yield
@@ -84,9 +87,10 @@ def _refuse(run: ArtifactStore, owner: str) -> RunError:
 
 @contextmanager
 def _locked_file(run: ArtifactStore) -> Iterator[None]:
+    run.require_own()
     # The file is never deleted: one driver could hold the lock on the deleted file, another on a new file.
     with run.writing():
-        descriptor = os.open(run.path(LOCAL_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_to_write(run.path(LOCAL_FILE), flags=0)
     try:
         _lock(run, descriptor)
         with run.writing():
@@ -114,8 +118,8 @@ def _lock(run: ArtifactStore, descriptor: int) -> None:
 def _heartbeat(run: ArtifactStore) -> Iterator[None]:
     token = uuid.uuid4().hex
     holder = _holder(run)
-    if holder is not None and holder.is_beating:
-        raise _refuse(run, holder.owner)
+    if holder is not None and (holder.is_beating or _changes(run, holder)):
+        raise _refuse(run, f"{holder.owner}, by {run.shown(REMOTE_FILE)}")
     ending = threading.Event()
 
     def beat() -> None:
@@ -146,6 +150,19 @@ def _heartbeat(run: ArtifactStore) -> Iterator[None]:
             run.remove(REMOTE_FILE)
 
 
+def _changes(run: ArtifactStore, holder: _Holder) -> bool:
+    """Return whether a lock whose time is in the future is still rewritten: the clock of one machine is wrong."""
+    if holder.at < time.time():
+        return False
+    logger.warning("%s has a time in the future: waiting whether it is rewritten", run.shown(REMOTE_FILE))
+    ends = time.monotonic() + 2 * BEAT_S
+    while time.monotonic() < ends:
+        time.sleep(BEAT_S / 5)
+        if _holder(run) != holder:
+            return True
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Holder:
     owner: str
@@ -154,8 +171,8 @@ class _Holder:
 
     @property
     def is_beating(self) -> bool:
-        """Whether the last heartbeat is recent."""
-        return time.time() - self.at < STALE_S
+        """Whether the last heartbeat is recent; a time far in the future tells nothing."""
+        return abs(time.time() - self.at) < STALE_S
 
 
 def _holder(run: ArtifactStore) -> _Holder | None:
@@ -168,8 +185,11 @@ def _holder(run: ArtifactStore) -> _Holder | None:
         return None
     try:
         record = json.loads(run.read_text(REMOTE_FILE))
-        return _Holder(str(record["owner"]), str(record["token"]), float(record["at"]))
-    except (ValueError, KeyError, TypeError) as error:
+        at = float(record["at"])
+        if math.isnan(at):
+            raise ValueError("no time")
+        return _Holder(str(record["owner"])[:200], str(record["token"]), at)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"{run.shown(REMOTE_FILE)} is damaged: delete it when no process writes this run") from error
 
 

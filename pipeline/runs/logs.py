@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from pipeline.errors import PipelineError
 from pipeline.storage.artifacts import ArtifactStore
-from pipeline.storage.filesystem import private_directory
+from pipeline.storage.filesystem import open_to_write, private_directory
 
 DIRECTORY = "logs"
 
@@ -50,8 +50,7 @@ class LogFile:
         directory = private_directory(private) if logs.local is None else logs.local
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / file
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self.path, flags, 0o644)  # kept: the file can be copied when its name is gone
+        self._descriptor = open_to_write(self.path)  # kept: the file can be copied when its name is gone
         self._num_copied = -1  # an empty log is copied too
         self._lock = threading.Lock()
         self._closing = threading.Event()

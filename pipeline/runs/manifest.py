@@ -436,6 +436,11 @@ class Manifest:
         return self.status == "complete"
 
     @property
+    def was_complete(self) -> bool:
+        """Whether the run finished and its rescore was stopped: a run that starts has no results."""
+        return self.status == "running" and (self.ended_at, self.published, self.counts) != (None, None, None)
+
+    @property
     def num_failed(self) -> int:
         """Number of failed rows, including those of the noise pass, as far as they were counted."""
         return sum(part.num_failed or 0 for part in (self.counts, self.noise) if part is not None)

@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from pipeline.config.paths import expanded
 from pipeline.config.schema import ModelConfig, PromptConfig
 from pipeline.errors import ModelError
 
@@ -26,7 +27,7 @@ def require_directory(model: ModelConfig) -> None:
     """
     if model.path is None:
         return
-    path = Path(model.path).expanduser()
+    path = expanded(model.path)
     if not path.is_dir() and (path.exists() or LOCAL.match(model.path)):
         raise ModelError(f"model.path={model.path!r}: there is no such directory (seen from {Path.cwd()})")
 
@@ -42,7 +43,7 @@ def model_fingerprint(model: ModelConfig) -> str | None:
     The hash changes when the model is trained further or converted again, and takes less than a second for any size.
     It does not detect a deliberate change in the middle of a weights file.
     """
-    directory = Path(model.path).expanduser() if model.path else None
+    directory = expanded(model.path) if model.path else None
     if directory is None or not directory.is_dir():
         return None
     whole = hashlib.sha256()
@@ -69,7 +70,7 @@ def read_template(prompt: PromptConfig) -> str | None:
         return None
     at = f"prompt.chat_template={prompt.chat_template!r}"
     try:
-        template = Path(prompt.chat_template).expanduser().read_text(encoding="utf-8-sig")
+        template = expanded(prompt.chat_template).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ModelError(f"{at} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -8,14 +8,18 @@ override names is reported. The recorded run is never written.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.config.loading import dump as dump_config
-from pipeline.config.loading import flat, load
+import yaml
+
+from pipeline.config.loading import flat, load, plain
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, RunError
 from pipeline.records import SAMPLE_SCHEMA
@@ -24,12 +28,16 @@ from pipeline.runs.environment_diff import as_text, changed_names, engine_values
 from pipeline.runs.manifest import FILE, EngineInfo, Manifest, PromptMetadata, dump, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template, require_directory
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import without_credentials
 
 ENVIRONMENT = ("versions", "codebase", "hardware")
 """Keys of the manifest that describe the environment of a run."""
 
 UNCOMPARED = ("conf", "run_id", "output_dir", "run", "cluster")
 """Keys of where and how a run is executed and stored; they are not compared."""
+
+PLAIN_ARGUMENTS = ("attention_backend", "generation_config", "kv_cache_dtype", "quantization")
+"""Engine arguments whose texts name no code, no host and no other model. Numbers and switches never do."""
 
 SAME_SQL = """
     SELECT count(*), count(*) FILTER (a.prompt_sha256 = b.prompt_sha256),
@@ -117,7 +125,7 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
         overrides: `key=value`, of any key of the configuration.
 
     Raises:
-        ConfigError: An override is wrong.
+        ConfigError: An override is wrong, or a value needs the consent of this command: see `_needing_consent`.
         RunError: There is no such run, it is not complete, or the new run would be written into it.
         ModelError: The model's directory does not exist, or it or the template file has changed without an override.
         DataError: The run's manifest is damaged.
@@ -131,7 +139,8 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
         raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id goes on with it")
     # `restart` would start a new run each time that the reproduction is to be resumed.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
-    config = load(dump_config(base), source.shown(CONFIG_FILE), overrides)
+    needing = _needing_consent(recorded, directory)
+    config = load(_without_consent(base, needing, directory, overrides), source.shown(CONFIG_FILE), overrides)
     overridden = _overridden(base, config)
     config = _pinned(config, base, manifest.datasets)
     reproduction = Reproduction(
@@ -142,6 +151,66 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
     _require_model_directory(config)
     _refuse_another_template(reproduction, config)
     return config, reproduction
+
+
+def _without_consent(base: Config, needing: Mapping[str, Any], directory: str, overrides: Sequence[str]) -> str:
+    """Return the configuration to reproduce as YAML, in which the command line replaces what needs its consent.
+
+    Args:
+        base: The configuration.
+        needing: Its values that need consent: see `_needing_consent`.
+        directory: The run's directory, as the command line gives it.
+        overrides: The command line's overrides.
+
+    Raises:
+        ConfigError: The command line does not give all of these values.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    missing = {name: value for name, value in needing.items() if name not in given}
+    if missing:
+        words = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in missing.items())
+        raise ConfigError(
+            f"from={without_credentials(directory)}: what a run recorded may be another user's, so "
+            f"{', '.join(missing)} count only when this command gives them again: if they are right, add "
+            f"{shlex.join(words)}"
+        )
+    values = plain(base)
+    extra = values["engine"]["extra"]  # a mapping of the command line would be merged into the recorded one
+    values["engine"]["extra"] = {name: each for name, each in extra.items() if f"engine.extra.{name}" not in needing}
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _needing_consent(recorded: Config, directory: str) -> dict[str, Any]:
+    """Return the recorded values that run code, contact hosts, send keys or write elsewhere, by their dotted keys.
+
+    Args:
+        recorded: The configuration.
+        directory: The run's directory, as the command line gives it: beside it a run may be written.
+    """
+    engine, output_dir, address = recorded.engine, recorded.output_dir, recorded.cluster.address
+    is_known = output_dir == "outputs" or _lies_in(output_dir, _directory(directory), recorded.run_id)
+    found = {
+        "output_dir": None if is_known else output_dir,
+        "model.trust_remote_code": recorded.model.trust_remote_code or None,
+        "cluster.address": None if address == "local" else address,
+        "engine.endpoint.base_url": engine.endpoint.base_url,
+        "engine.endpoint.api_key_env": engine.endpoint.api_key_env,
+    }
+    for name, value in engine.extra.items():
+        is_plain = name in PLAIN_ARGUMENTS or not isinstance(value, str | dict | list)
+        found[f"engine.extra.{name}"] = None if is_plain else value
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _lies_in(output_dir: str, directory: str, run_id: str) -> bool:
+    """Return whether a run's directory is the one that its configuration names."""
+    if "://" not in output_dir:
+        return (
+            "://" not in directory
+            and (expanded(output_dir) / f"run={run_id}").resolve() == expanded(directory).resolve()
+        )
+    (place, *query), (there, *its_query) = output_dir.split("?", 1), directory.split("?", 1)
+    return f"{place.rstrip('/')}/run={run_id}" == there.rstrip("/") and query == its_query
 
 
 def _directory(place: str) -> str:

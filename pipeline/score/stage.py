@@ -11,10 +11,8 @@ samples at a time.
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.config.schema import Config
-from pipeline.errors import DataError
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
 from pipeline.score.extraction_groups import extraction_groups
@@ -39,7 +37,7 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
         rows_per_file: Maximum rows per file of samples; the repeats of a question stay together.
 
     Raises:
-        DataError: Prompts or completions are missing or damaged, or one of their tasks is not configured.
+        DataError: Prompts or completions are missing or damaged, or have a task or split that is not configured.
         RunError: The run's directory cannot be written.
         RuntimeError: Completions do not match the prompts (a bug of the pipeline); the message has the counts.
     """
@@ -49,6 +47,7 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
     )
     repeats = config.generation.repeats
     domains = {name: task.domain for name, task in config.active_tasks.items()}
+    query.require_cells(prompts, domains, config.splits)
     with query.connection() as database:
         count_keys(database, prompts, completions, repeats).require_whole(repeats)
         with run.publish("samples", SAMPLE_SCHEMA) as store:
@@ -62,16 +61,5 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
             files = [Artifact(store, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in store.files(suffix=".parquet")]
             metrics = aggregate(database, files, domains, repeats)
-            _require_configured(run, metrics, domains)
             metrics = pa.concat_tables([metrics, extraction_groups(database, files)])
         run.replace_parquet(METRICS_FILE, metrics)
-
-
-def _require_configured(run: ArtifactStore, metrics: pa.Table, domains: dict[str, str]) -> None:
-    """Raise `DataError` if a task with samples is not in the configuration, and so in no domain."""
-    tasks = pc.unique(metrics.filter(pc.equal(metrics["level"], "task"))["task"]).to_pylist()
-    unconfigured = sorted(set(tasks) - set(domains))
-    if unconfigured:
-        raise DataError(
-            f"{run.shown()} has rows of {', '.join(unconfigured)}, which its config.yaml does not run: restore it"
-        )

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
 from pipeline.records import is_added_later
-from pipeline.storage.filesystem import Directory, fsync_directory
+from pipeline.storage.filesystem import Directory, fsync_directory, is_out_of_reach
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -129,8 +129,8 @@ class ArtifactStore(Directory):
         """Return the number of rows of a Parquet file, read from its footer.
 
         Raises:
-            DataError: The file is missing, is not Parquet, or has other columns than `schema`. The last ones may be
-                missing if they are `ADDED_LATER` (pipeline/records.py): they are read as null.
+            DataError: The file is missing, cannot be read now, is not Parquet, or has other columns than `schema`. The
+                last ones may be missing if they are `ADDED_LATER` (pipeline/records.py): they are read as null.
         """
         try:
             self.require_regular(name)
@@ -138,6 +138,10 @@ class ArtifactStore(Directory):
                 footer = pq.ParquetFile(source)
                 names, rows = footer.schema_arrow.names, footer.metadata.num_rows
         except (OSError, ValueError, pa.ArrowException) as error:  # a name of a column may be no UTF-8
+            if is_out_of_reach(error):
+                raise DataError(
+                    f"{self.shown(name)} cannot be read now: {error}: run the same command again when it can"
+                ) from error
             raise DataError(f"{self.shown(name)} is missing or damaged: delete {self.shown()} and run again") from error
         later = list(schema)[len(names) :]
         if names != schema.names[: len(names)] or not all(is_added_later(field) for field in later):

@@ -5,6 +5,7 @@ In: a path or URI. Out: files. An error of the file system becomes a `RunError` 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -21,9 +22,15 @@ from typing import IO, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline.config.paths import expanded
 from pipeline.errors import DataError, RunError
 
 _IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
+_OF_NETWORK = re.compile(r"AWS Error|HTTP|[Cc]url|[Cc]onnection|timed? ?out")
+
+LONGEST_NAME = 200
+"""Characters of a refused name that its message repeats."""
+
 SCHEMES = {"s3": "s3://", "gcs": "gs://", "abfs": "abfs://", "hdfs": "hdfs://"}
 """How a URI begins, by pyarrow's `type_name` of the file system; others are shown as a bare path."""
 
@@ -49,6 +56,36 @@ def private_directory(name: str) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
     return path
+
+
+def open_to_write(path: str | Path, flags: int = os.O_APPEND) -> int:
+    """Return a descriptor, to read and write, of a regular file that has this name alone; make it if it is not there.
+
+    What another user may have put there leads to no other file, and to no endless wait.
+
+    Raises:
+        OSError: It cannot be opened, or is a link, a FIFO or a device.
+    """
+    always = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags | always, 0o644)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file, or has another name", str(path))
+    return descriptor
+
+
+def is_out_of_reach(error: BaseException) -> bool:
+    """Return whether a file could not be read for a reason that may pass: nothing is known of its content.
+
+    pyarrow raises `OSError` for damaged Parquet too, but without an error number of the system.
+    """
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        return False
+    return (
+        error.errno is not None
+        or re.search(r"AWS Error|HTTP|[Cc]url|[Cc]onnection|timed? ?out", str(error)) is not None
+    )
 
 
 def free_bytes(path: Path) -> int | None:
@@ -77,8 +114,10 @@ class Directory:
         Raises:
             RunError: pyarrow does not support the URI's file system or cannot open it.
         """
+        if "\0" in uri:
+            raise RunError(f"{without_credentials(uri)!r} cannot be opened: it holds a NUL")
         if "://" not in uri:
-            return cls(pafs.LocalFileSystem(), str(Path(uri).resolve()))
+            return cls(pafs.LocalFileSystem(), str(expanded(uri).resolve()))
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -92,7 +131,15 @@ class Directory:
         return Path(self.root) if isinstance(self.fs, pafs.LocalFileSystem) else None
 
     def path(self, name: str = "") -> str:
-        """Return the full path of a file in this directory, for the file system."""
+        """Return the full path of a file in this directory, for the file system.
+
+        Raises:
+            DataError: The name leads out of this directory: it may come from a file that another user wrote.
+        """
+        if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+            raise DataError(
+                f"{name[:LONGEST_NAME]!r} is no path inside of {self.shown()}: it is neither read nor written"
+            )
         return f"{self.root}/{name}" if name else self.root
 
     def shown(self, name: str = "") -> str:
@@ -103,7 +150,11 @@ class Directory:
         return shlex.quote(f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}")
 
     def child(self, name: str) -> Self:
-        """Return a subdirectory; it need not exist yet."""
+        """Return a subdirectory; it need not exist yet.
+
+        Raises:
+            DataError: The name leads out of this directory.
+        """
         return type(self)(self.fs, self.path(name))
 
     def exists(self, name: str = "") -> bool:
@@ -159,6 +210,29 @@ class Directory:
                 self.fs.delete_file(self.path(name))
             elif kind == pafs.FileType.Directory:
                 self.fs.delete_dir(self.path(name))
+
+    def require_own(self) -> None:
+        """Check that a local directory is this user's, and that neither it nor what is directly in it is a link.
+
+        Raises:
+            RunError: Another user made it, or put a link into it: what is written there would go elsewhere.
+        """
+        if self.local is None:
+            return
+        link, fix = "is a symbolic link, and what is written would go elsewhere", "choose another run_id or output_dir"
+        with self.writing():
+            found = self.local.lstat()
+            with os.scandir(self.local) as entries:
+                links = [entry.name for entry in entries if entry.is_symlink()]
+        if stat.S_ISLNK(found.st_mode):
+            raise RunError(f"{self.shown()} {link}: {fix}")
+        if links:
+            raise RunError(f"{self.shown(min(links))} {link}: {fix}")
+        if found.st_uid != os.geteuid():
+            with self.writing(), tempfile.TemporaryFile(dir=self.local) as made:
+                uid = os.fstat(made.fileno()).st_uid  # a file system may give all files to one user
+            if uid != found.st_uid:
+                raise RunError(f"{self.shown()} belongs to another user: {fix}")
 
     def read_text(self, name: str, most_bytes: int | None = None) -> str:
         """Return the text of a UTF-8 file.

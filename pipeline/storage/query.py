@@ -6,8 +6,9 @@ not fit in memory spills to a temporary directory, which is removed with the con
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for sorting: {error}") from error
         except duckdb.InvalidInputException as error:
+            if re.search(r"\[Errno (?!2\])|AWS Error", str(error)):
+                raise DataError(f"a file of the run cannot be read now: {error}. Run again when it can") from error
             raise DataError(f"a Parquet file of the run is damaged: {error}. Delete its stage and run again") from error
 
 
@@ -76,6 +79,23 @@ def cell(task: str, split: str | None) -> pc.Expression:
     """Return the filter that selects the rows of a task's split (None: of all its splits)."""
     of_task = pc.field("task") == task
     return of_task if split is None else of_task & (pc.field("split") == split)
+
+
+def require_cells(artifact: Artifact, tasks: Collection[str], splits: Collection[str]) -> None:
+    """Check that all rows are of known tasks and splits: both become names of directories.
+
+    Raises:
+        DataError: Rows are of others; the message names the first.
+    """
+    with connection() as database:
+        database.register("artifact", scanner(artifact, ["task", "split"]))
+        found = rows(database, "SELECT DISTINCT task, split FROM artifact ORDER BY ALL")
+    others = [each for each in found if each["task"] not in tasks or each["split"] not in splits]
+    if others:
+        raise DataError(
+            f"{artifact.store.shown()} has rows of task {others[0]['task']!r:.200}, split {others[0]['split']!r:.200}, "
+            "which its config.yaml does not run: restore it"
+        )
 
 
 def scanner(artifact: Artifact, columns: list[str], where: pc.Expression | None = None) -> pads.Scanner:

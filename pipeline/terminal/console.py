@@ -17,6 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.storage.filesystem import open_to_write
+from pipeline.terminal.screen import stream
+
 LONGEST_LOG_TEXT = 1_000_000
 """Bytes of a log that are searched for the reason of a failure."""
 
@@ -46,7 +49,7 @@ def quiet(log: Path) -> Iterator[Console]:
     redirect_output(log)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     try:
-        with open(os.dup(saved[0]), "w", encoding="utf-8", errors="backslashreplace") as terminal:
+        with stream(os.dup(saved[0]), "utf-8", closes=True) as terminal:
             width = None if terminal.isatty() else 120  # a file has no width, and rich would cut tables to 80 columns
             yield Console(file=terminal, width=width, highlight=False, markup=False, emoji=False)
     finally:
@@ -71,7 +74,7 @@ def redirect_output(log: Path, name: str | None = None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    target = open_to_write(log)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)

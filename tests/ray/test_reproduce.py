@@ -40,7 +40,7 @@ def first(tmp_path: Path) -> ArtifactStore:
 
 
 def reproduce(*arguments: str, answer: str = "B") -> ArtifactStore:
-    config, reproduction = resolve(arguments)
+    config, reproduction = resolve([*arguments, ENDPOINT[1]])
     return execute(config, ScriptedFactory(answer=answer), reproduction)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from builders import ROOT, command
 
-from pipeline import __version__, cli
+from pipeline import __version__, cli, preview, replay, rescore, run
 from pipeline.config.loading import describe
 from pipeline.errors import ConfigError, DataError, Interrupted, TooManyFailedRows
 
@@ -179,6 +180,95 @@ def test_a_closed_standard_output_is_no_error() -> None:
     line = f"{sys.executable} -m pipeline.run --help >&-"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+HOSTILE = """
+import os, sys
+from pathlib import Path
+from pipeline import cli
+from pipeline.errors import GateFailed
+from pipeline.terminal.console import plain, quiet
+sys.argv = ["x", "conf=demo"]
+def main(_):
+    plain().print("\u0437\u0430\u0434\u0430\u0447\u0430 \u2265 [x] " * 10_000)
+    with quiet(Path(os.environ["LOG"])) as console:
+        console.print("\u0437\u0430\u0434\u0430\u0447\u0430 " * 10_000)
+    plain().print("end")
+    raise GateFailed("broken \x1b[31m\u202e [x]")
+raise SystemExit(cli.command(main))
+"""
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full 2> /dev/full", ">/dev/null"])
+def test_no_terminal_loses_an_exit_code(redirection: str, tmp_path: Path) -> None:
+    environment = os.environ | {"LOG": str(tmp_path / "log"), "PYTHONIOENCODING": "ascii", "CODE": HOSTILE}
+    line = f'{sys.executable} -c "$CODE" {redirection}'
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    if "2>" not in redirection:
+        assert done.stderr == "error: broken ⟨U+001B⟩[31m⟨U+202E⟩ [x]\n".encode("ascii", "backslashreplace").decode()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_terminal_that_has_gone_loses_no_exit_code(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    environment = os.environ | {"LOG": str(tmp_path / "log")}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOSTILE], cwd=ROOT, env=environment, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        os.close(ours)
+    assert process.returncode == 3
+
+
+def test_a_working_directory_that_was_deleted_is_a_one_line_error(tmp_path: Path) -> None:
+    place = tmp_path / "gone"
+    place.mkdir()
+    line = f"cd {place} && rmdir {place} && {sys.executable} -m pipeline.rescore run=x"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: the working directory cannot be used")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (rescore.main, ["run=" + "x" * 5_000]),
+        (rescore.main, ["run=" + "x/" * 2_500]),
+        (rescore.main, ["run=~nosuchuser/run=1"]),
+        (rescore.main, ["run=a\0b"]),
+        (replay.main, ["conf=demo", "logs=" + "x" * 5_000]),
+        (replay.main, ["conf=demo", "logs=~nosuchuser/x"]),
+        (preview.main, ["conf=" + "x" * 5_000]),
+        (preview.main, ["conf=demo", "model.path=~nosuchuser/model"]),
+        (preview.main, ["conf=demo", "model.path=" + "x" * 5_000]),
+        (preview.main, ["conf=demo", "tasks.med_bench.dataset=/" + "x" * 5_000]),
+        (run.main, ["conf=demo", "run_id=x", "output_dir=" + "x" * 5_000]),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_a_path_that_cannot_be_is_a_one_line_error(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["x", *arguments])
+    assert cli.command(main) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_no_temporary_directory_is_a_one_line_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    monkeypatch.setattr(sys, "argv", ["x", "conf=demo"])
+    assert cli.command(lambda _: None) == 2
+    assert capsys.readouterr().err.endswith("set TMPDIR to a directory that can be written\n")
 
 
 def test_a_broken_connection_is_not_taken_for_a_reader_that_is_gone() -> None:

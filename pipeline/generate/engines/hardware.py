@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
+from pipeline.config.paths import expanded
 from pipeline.runs.manifest import EngineInfo
 
 HIDING = ("", "-1", "NoDevFiles")
@@ -106,7 +107,7 @@ def num_parameters(path: str, revision: str | None = None, download_dir: str | N
     from huggingface_hub import get_local_safetensors_metadata, snapshot_download
 
     try:
-        directory = Path(path).expanduser()
+        directory = expanded(path)
         if not directory.is_dir():
             cached = snapshot_download(path, revision=revision, cache_dir=download_dir, local_files_only=True)
             directory = Path(cached)

@@ -19,6 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config, EngineConfig
 from pipeline.errors import HostError
 from pipeline.generate import connection
@@ -276,7 +277,7 @@ def _disk(config: Config, weights: Weights | None) -> tuple[str | None, str | No
                 f"{weights.cache}, where {free / GB:,.1f} GB are free: make room, or set HF_HOME to another disk"
             )
     if "://" not in config.output_dir:
-        free = free_bytes(Path(config.output_dir))
+        free = free_bytes(expanded(config.output_dir))
         if free is not None and free < LITTLE_DISK_BYTES:
             warning = f"output_dir={config.output_dir}: {free / GB:,.2f} GB are free: a run that fills the disk stops"
     return fault, warning

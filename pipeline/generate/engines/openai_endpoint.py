@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from pipeline.config.fields import require
 from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
+from pipeline.generate.engines.api_key import api_key
 from pipeline.generate.engines.base import Engine, EngineStats, Output, Request, RowError
 from pipeline.generate.engines.http_client import async_client, client
 from pipeline.generate.engines.openai_failures import Classifier, Failure
@@ -59,25 +59,6 @@ class EndpointFactory:
             EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
         """
         return EndpointEngine(self.config, served(self.config))
-
-
-def api_key(endpoint: EndpointConfig) -> str | None:
-    """Return the key from the environment variable that the configuration names; None without one.
-
-    Raises:
-        EndpointError: The variable is not set, or an HTTP header cannot hold its value.
-    """
-    name = endpoint.api_key_env
-    if name is None:
-        return None
-    value = os.environ.get(name, "")
-    if not value:
-        raise EndpointError(f"engine.endpoint.api_key_env={name!r} is not set: export it with the key")
-    if not (value.isascii() and value.isprintable() and value == value.strip()):
-        # A pasted key often ends in a line break. The value is a secret, so the message does not repeat it.
-        fix = "has a space at an end, a line break or a character that is not ASCII: export it again"
-        raise EndpointError(f"engine.endpoint.api_key_env={name!r}: the key in it {fix}")
-    return value
 
 
 def served(config: Config) -> EngineInfo:

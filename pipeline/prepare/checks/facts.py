@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.paths import expanded
 from pipeline.config.schema import Config
 from pipeline.prepare.chat_template import Chat, Messages, TemplateFailed
 from pipeline.prepare.checks.parser_facts import ParserFacts
@@ -163,7 +164,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 def _generation_config_file(config: Config, directory: Path) -> Path:
     """Return the generation_config.json that vLLM reads; `engine.extra` may name another directory than the model's."""
     named = config.engine.extra.get("generation_config", "auto")
-    return (directory if named in ("auto", "vllm") else Path(str(named)).expanduser()) / "generation_config.json"
+    return (directory if named in ("auto", "vllm") else expanded(str(named))) / "generation_config.json"
 
 
 def _begin(tokenizer: Any, special: Mapping[int, str]) -> int | None:

@@ -17,6 +17,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
@@ -167,7 +168,7 @@ def _require_all(task: str, num_answers: int, num_questions: int) -> None:
 
 def _add(archive: ZipFile, path: Path, name: str, manifest: Manifest, *, method: int = ZIP_DEFLATED) -> None:
     """Move a file into a zip, with metadata that is the same each time the archive is made."""
-    member = ZipInfo(name, date_time=started_at(manifest).timetuple()[:6])
+    member = ZipInfo(name, date_time=_zip_time(started_at(manifest)))
     member.compress_type, member.external_attr, member.create_system = method, _REGULAR_FILE, _UNIX
     member.file_size = path.stat().st_size  # zipfile decides by it whether the member needs Zip64
     with path.open("rb") as source, archive.open(member, "w") as target:
@@ -190,3 +191,10 @@ def _missing_answers(task: str, counts: KeyCounts | None) -> str | None:
         if num
     ]
     return f"{task}: {' and '.join(parts)}"
+
+
+def _zip_time(time: datetime) -> tuple[int, int, int, int, int, int]:
+    """Return a time as a zip can hold it, from 1980 to 2107: a host's clock may be wrong."""
+    if not 1980 <= time.year <= 2107:
+        return (1980, 1, 1, 0, 0, 0)
+    return (time.year, time.month, time.day, time.hour, time.minute, time.second)

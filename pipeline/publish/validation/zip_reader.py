@@ -96,7 +96,7 @@ class Archive:
                 f"it holds {len(infos):,} files, of which up to {MOST_MEMBERS:,} are read: pack a JSON file a task and "
                 "logs_public.zip"
             )
-        self.members = {info.filename: info for info in infos if not info.is_dir()}
+        self.members = {info.filename: info for info in infos if not info.filename.endswith("/")}
         self.repeated = sorted(name for name, num in Counter(info.filename for info in infos).items() if num > 1)
 
     def member_warnings(self, name: str) -> list[str]:

@@ -225,3 +225,13 @@ def test_a_file_without_a_task_in_its_name_needs_the_argument_task(tmp_path):
     (tmp_path / "log.jsonl").write_text("x")
     with find_logs(str(tmp_path / "log.jsonl")) as found, pytest.raises(DataError, match="does not say its task"):
         choose(found, ["med_bench"], [], None)
+
+
+def test_an_archive_with_a_name_in_bad_utf_8_is_one_line(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("\u00e9", "x")
+    file = tmp_path / "logs.zip"
+    file.write_bytes(buffer.getvalue().replace("\u00e9".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match=r"logs\.zip"), find_logs(str(file)):
+        pass

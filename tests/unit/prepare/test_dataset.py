@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.schema import TaskConfig
+from pipeline.config.schema import Config, ModelConfig, TaskConfig
 from pipeline.errors import DataError
-from pipeline.prepare.dataset import find_source
+from pipeline.prepare.dataset import find_source, require_unchanged
 from pipeline.prepare.dataset_rows import read_rows
 
 BOTH = ("train", "test")
@@ -355,3 +355,19 @@ def test_a_readme_that_names_anything_else_is_refused(tmp_path, make_row, write_
     text = message(tmp_path / "set", ("test",))
     assert reason in text
     assert len(text) < 700
+
+
+def test_rows_that_have_changed_since_the_prompts_were_made_are_refused(tmp_path, make_row, write_rows):
+    for split in BOTH:
+        write_rows(tmp_path / f"{split}.jsonl", [make_row(1)])
+    task = TaskConfig(dataset=str(tmp_path), domain="d")
+    config = Config(tasks={"agro": task}, model=ModelConfig(path="m", context_size=65_536), run_id="one")
+    recorded = {"agro": find_source("agro", task, BOTH).revision}
+    assert require_unchanged(config, recorded) == []
+    assert require_unchanged(config, {"agro": "a1" * 20}) == []
+    write_rows(tmp_path / "test.jsonl", [make_row(2)])
+    with pytest.raises(DataError, match=r"tasks\.agro\.dataset=.* holds other rows than the prompts of run_id='one'"):
+        require_unchanged(config, recorded)
+    shutil.rmtree(tmp_path)
+    (line,) = require_unchanged(config, recorded)
+    assert line.startswith("prompts are not compared with their data set: tasks.agro.dataset=")

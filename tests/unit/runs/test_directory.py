@@ -61,14 +61,15 @@ def test_a_manifest_with_values_of_the_wrong_type_is_damaged(begun: tuple[Artifa
         run_directory.begin(run, config)
 
 
-@pytest.mark.parametrize("kept", ["journal", "completions"])
+@pytest.mark.parametrize("kept", ["prompts", "journal", "completions", "noise"])
 def test_what_was_generated_under_an_unknown_configuration_is_refused(
     begun: tuple[ArtifactStore, Config], kept: str
 ) -> None:
     run, config = begun
     Path(run.path("config.yaml")).unlink()
+    run.remove("prompts")
     run.write_text(f"{kept}/some", "")
-    with pytest.raises(RunError, match=r"config\.yaml is missing, so what was generated is of an unknown making"):
+    with pytest.raises(RunError, match=r"config\.yaml is missing, so what lies there is of an unknown making"):
         run_directory.begin(run, config)
 
 

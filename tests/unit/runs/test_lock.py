@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -157,3 +159,56 @@ def test_in_object_storage_a_run_stops_when_its_lock_is_taken_over(s3: str) -> N
         run.write_text(REMOTE_FILE, json.dumps(record))
         assert process.wait(timeout=30) == -signal.SIGTERM
     assert json.loads(run.read_text(REMOTE_FILE)) == record
+
+
+@pytest.mark.parametrize("planted", [".lock", "logs", "journal", "run itself"])
+def test_a_link_in_a_runs_place_is_refused_and_not_followed(tmp_path: Path, planted: str) -> None:
+    victim, run = tmp_path / "victim", tmp_path / "run=1"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    if planted == "run itself":
+        run.symlink_to(victim)
+    else:
+        run.mkdir()
+        (run / planted).symlink_to(victim / "file" if planted == ".lock" else victim)
+    refused = pytest.raises(RunError, match="is a symbolic link, and what is written would go elsewhere: choose")
+    with refused, locked(ArtifactStore.open(str(tmp_path)).child("run=1")):
+        pass
+    assert [(each.name, each.read_text()) for each in victim.iterdir()] == [("file", "mine")]
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda lock: os.link(lock.parent / "mine", lock)])
+def test_a_lock_that_is_no_file_of_its_own_is_refused(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    (tmp_path / "mine").write_text("mine")
+    plant(tmp_path / ".lock")
+    with pytest.raises(RunError, match="it is no regular file"), locked(ArtifactStore.open(str(tmp_path))):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_a_run_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(RunError, match="belongs to another user"), locked(ArtifactStore.open(str(tmp_path))):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["1e999", "99999999999"])
+def test_a_lock_with_a_time_in_the_future_counts_while_it_is_rewritten(
+    s3_query: str, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 1.0)
+    run = ArtifactStore.open(f"s3://runs/future-{at}?{s3_query}")
+    run.write_text(REMOTE_FILE, f'{{"owner": "another", "token": "another", "at": {at}}}')
+    with locked(run):
+        assert json.loads(run.read_text(REMOTE_FILE))["token"] != "another"
+    run.write_text(REMOTE_FILE, f'{{"owner": "another", "token": "0", "at": {at}}}')
+    rewriting = threading.Timer(
+        0.3, run.write_text, (REMOTE_FILE, '{"owner": "another", "token": "1", "at": 99999999999}')
+    )
+    monkeypatch.setattr(lock, "BEAT_S", 30.0)
+    rewriting.start()
+    with pytest.raises(RunError, match=r"\(another, by s3://runs/.*/lock\.json\)"), locked(run):
+        pass
+    rewriting.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from builders import ENDPOINT, command, record_manifest, settings
 
+from pipeline import run as run_command
 from pipeline.config import loading
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, ModelError, RunError, UserError
-from pipeline.run import resolve
 from pipeline.runs.manifest import Manifest, PromptMetadata, load, load_engines
 from pipeline.runs.model_files import model_fingerprint
 from pipeline.runs.reproduce import Reproduction
@@ -36,6 +36,19 @@ def record(output: Path | str, *words: str, config: Config | None = None, **cont
     metadata = {f"dataset_revision.{name}": LOCAL for name in TASKS}
     record_manifest(run, "complete", **{"run_id": config.run_id, "datasets": metadata} | content)
     return run
+
+
+ADDRESS = ENDPOINT[1]
+"""The address of the server: the command that makes a run again must give it again."""
+
+
+def resolve(words: Sequence[str]) -> tuple[Config, Reproduction | None]:
+    try:
+        return run_command.resolve(words)
+    except ConfigError as error:
+        if f"add {ADDRESS}" not in str(error):
+            raise
+        return run_command.resolve([*words, ADDRESS])
 
 
 def reproduce(*words: str) -> Reproduction:
@@ -346,3 +359,40 @@ def test_a_manifest_without_data_sets_is_compared_with_none(tmp_path: Path) -> N
         found.prepared(config, PromptMetadata.from_flat(METADATA))[0]
         == f"dataset_revision.agro_bench is {LOCAL}, recorded none"
     )
+
+
+CONSENT = {
+    "model.trust_remote_code": "true",
+    "cluster.address": "10.0.0.1:6379",
+    "engine.extra.worker_cls": "evil.Worker",
+    "engine.extra.compilation_config": "{backend: evil.compile}",
+    "engine.endpoint.base_url": "http://evil.example/v1",
+    "engine.endpoint.api_key_env": "HF_TOKEN",
+}
+
+
+@pytest.mark.parametrize("name", CONSENT)
+def test_what_runs_code_or_contacts_hosts_counts_only_when_the_command_gives_it_again(
+    tmp_path: Path, name: str
+) -> None:
+    recorded = record(tmp_path, *(f"{key}={value}" for key, value in CONSENT.items()))
+    others = [f"{key}={value}" for key, value in CONSENT.items() if key != name]
+    with pytest.raises(ConfigError, match=rf"so {re.escape(name)} count only when this command gives .* add '?{name}="):
+        run_command.resolve([f"from={recorded.root}", *others])
+    config, _ = run_command.resolve([f"from={recorded.root}", *others, f"{name}={CONSENT[name]}"])
+    expected = {"worker_cls": "evil.Worker", "compilation_config": {"backend": "evil.compile"}}
+    assert config.engine.extra.items() >= expected.items()
+
+
+def test_a_recorded_argument_is_not_merged_into_the_one_of_the_command(tmp_path: Path) -> None:
+    recorded = record(tmp_path, "engine.extra.compilation_config={backend: evil.compile}", "engine.extra.block_size=16")
+    config, _ = resolve([f"from={recorded.root}", "engine.extra.compilation_config={level: 3}"])
+    assert config.engine.extra.items() >= {"compilation_config": {"level": 3}, "block_size": 16}.items()
+
+
+def test_a_run_is_not_written_where_only_the_recorded_configuration_says(tmp_path: Path) -> None:
+    recorded = record(tmp_path / "shared")
+    moved = tmp_path / "moved" / "run=one"
+    shutil.copytree(recorded.root, moved)
+    assert f"add output_dir={tmp_path}/shared" in refused(ConfigError, f"from={moved}")
+    assert resolve([f"from={moved}", f"output_dir={tmp_path}/mine"])[0].output_dir == f"{tmp_path}/mine"

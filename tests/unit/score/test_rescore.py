@@ -87,3 +87,38 @@ def test_a_run_that_an_older_version_scored_is_read_and_scored_again(scored):
     assert samples.dataset().to_table(["seen_letters"]).to_pylist() == [{"seen_letters": None}] * 2
     main([f"run={scored.store.root}"])
     assert [row["seen_letters"] for row in scored.samples()] == [None, "A, C"]
+
+
+@pytest.mark.parametrize(
+    "planted", [{"task": "../../run=victim/samples/task=agro"}, {"task": "/victim"}, {"split": "../../../run=victim"}]
+)
+def test_rows_that_would_be_written_elsewhere_are_refused(run, planted):
+    victim = run.store.local.parent / "run=victim"
+    victim.mkdir()
+    run.ask("B", **planted)
+    run.publish()
+    run.store.write_text("config.yaml", loading.dump(run.config))
+    before = run.store.files()
+    with pytest.raises(UserError, match=r"has rows of task .*, which its config.yaml does not run"):
+        main([f"run={run.store.root}"])
+    assert list(victim.iterdir()) == []
+    assert set(run.store.files()) - set(before) <= {".lock"}
+
+
+@pytest.mark.parametrize("kept", [{"ended_at": "2026-11-21T23:00:00Z"}, {"counts": {"num_samples": 1}}, {}])
+def test_a_rescore_that_was_stopped_is_finished_by_the_next(scored, kept):
+    record_manifest(scored.store, "running", run_id="test", **kept)  # as `rescore` leaves it when it is killed
+    main([f"run={scored.store.root}"])
+    is_complete = json.loads(scored.store.read_text("manifest.json"))["status"] == "complete"
+    assert (is_complete, scored.store.exists("card.json")) == (bool(kept), bool(kept))
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged(scored):
+    record_manifest(scored.store, "complete", run_id="test", ended_at="2026-11-21T23:00:00Z")
+    file = scored.store.local / "completions" / "part-00000.parquet"
+    file.rename(file.with_name("kept"))
+    file.symlink_to(file.name)  # ELOOP stands for EACCES, which root does not meet
+    with pytest.raises(UserError, match=r"part-00000\.parquet cannot .*: run the same") as caught:
+        main([f"run={scored.store.root}"])
+    assert "delete" not in str(caught.value)
+    assert json.loads(scored.store.read_text("manifest.json"))["status"] == "complete"

@@ -245,7 +245,7 @@ def test_a_missing_artifact_is_named_with_the_fix(run, missing):
 def test_rows_of_a_task_that_is_not_configured_are_rejected(run):
     run.ask("B")
     run.domains = {"other": "medicine"}
-    with pytest.raises(DataError, match="rows of agro"):
+    with pytest.raises(DataError, match="rows of task 'agro'"):
         run.score()
 
 

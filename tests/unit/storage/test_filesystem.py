@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import RunError
+from pipeline.errors import DataError, RunError
 from pipeline.storage.filesystem import Directory, private_directory
 
 S3 = "s3://key:secret@runs/c?endpoint_override=127.0.0.1:9&scheme=http&region=x"
@@ -53,3 +53,17 @@ def test_what_another_user_may_have_planted_is_refused(temporary: Path, planted:
         place.chmod(0o777)
     with pytest.raises(RunError, match="pipeline-1 is not a directory of this user alone: remove it, or set TMPDIR"):
         private_directory("pipeline-1")
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/etc/passwd", "a\0b"])
+def test_a_name_that_leads_out_of_a_directory_is_refused(tmp_path: Path, name: str) -> None:
+    directory = Directory.open(str(tmp_path))
+    for way in (directory.path, directory.child, directory.exists, directory.remove):
+        with pytest.raises(DataError, match="is no path inside of"):
+            way(name)
+
+
+def test_the_home_directory_is_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Directory.open("~/runs").root == f"{tmp_path}/runs"
+    assert Directory.open("~nosuchuser/runs").root.endswith("/~nosuchuser/runs")

@@ -264,7 +264,10 @@ class TestEndpoint:
 
     def test_a_key_that_is_not_set_is_a_one_line_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MY_KEY", raising=False)
-        with server(answer({"content": "A"})) as (url, _), pytest.raises(EndpointError, match="'MY_KEY' is not set"):
+        with (
+            server(answer({"content": "A"})) as (url, _),
+            pytest.raises(EndpointError, match="names a variable that is not set"),
+        ):
             complete(config(url, "engine.endpoint.api_key_env=MY_KEY"))
 
     def test_several_models_and_no_name_are_refused_with_the_list(self) -> None:

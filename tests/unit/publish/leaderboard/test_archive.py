@@ -195,3 +195,11 @@ def test_an_archive_in_object_storage_is_the_same_as_on_a_disk(make_run: MakeRun
         there.store.path(packed.file)
     ) as stream:
         assert stream.read() == here.archive.read_bytes()
+
+
+@pytest.mark.parametrize("year", ["1970", "2200"])
+def test_a_host_with_a_wrong_clock_packs_an_archive(make_run: MakeRun, year: str) -> None:
+    run = make_run(TWO)
+    manifest = load(run.content | {"started_at": f"{year}-01-01T00:00:00Z"})
+    leaderboard_archive.pack(run.store, run.config, manifest)
+    assert members(run.archive).keys() == pack(run).keys()

@@ -319,10 +319,24 @@ def test_a_zip_bomb_is_reported_and_not_taken_for_json() -> None:
     assert any(text.startswith(f"refused: {AGRO}: is no JSON") for text in found)
 
 
-def test_a_file_of_millions_of_objects_is_refused_before_it_is_parsed() -> None:
-    found = lines(agro(b'{"data": {"test": [' + b"{}," * 5_000_000 + b"{}]}}"))
+@pytest.mark.parametrize("value", [b"{},", b"[],", b"[[]],", b'"",1,'])
+def test_a_file_of_millions_of_objects_is_refused_before_it_is_parsed(value: bytes) -> None:
+    found = lines(agro(b'{"data": {"test": [' + value * 5_000_001 + b"{}]}}"))
     line = f"refused: {AGRO}: holds more than the 5,000,000 objects that are read: leave out what is no answer"
     assert line in found
+
+
+def test_brackets_in_a_text_are_no_objects() -> None:
+    text = json.dumps("[{," * 6_000_000 + '\\"').encode()
+    found = lines(agro(b'{"data": {"test": [{"outputs": ' + text + b', "meta": {"id": 1}}]}}'))
+    assert not any("objects that are read" in line for line in found)
+
+
+def test_members_without_a_name_or_in_bad_utf_8_are_findings() -> None:
+    unnamed = zipped({**GOOD, "UNNAMED": "x"}).replace(b"UNNAMED", b"\0NNAMED")
+    assert not any("cannot be read" in line for line in lines(unnamed))
+    (found,) = lines(zipped({**GOOD, "\u00e9": "x"}).replace("\u00e9".encode(), b"\xff\xff"))
+    assert found.startswith("refused: x_submission.zip: ")
 
 
 def test_a_list_of_members_that_is_too_large_is_refused() -> None:
