@@ -68,6 +68,8 @@ _PARENTHESES = re.compile(r"[\")\]]*[:—]? ?\([^()\n]{0,200}\)[\"]* ?(?:[,;] ?)
 _NEXT_OBJECT = re.compile(r"\" ?, ?\"(?:letter|option|choice|answer|буква|вариант|ответ)\" ?: ?\Z")
 """In JSON, the key of an option of the same list."""
 _NOTHING = re.compile(r"[ .,;\")(\]\[]*")
+_LONGEST_TEXT = 400
+"""Characters after an option up to which its text can be one of a list."""
 _OPEN_END = re.compile(r"[ \")\]]*(?:[,;/&—:]|[ \n](?:и|and)|\n\s*(?:•|\d{1,2}[.)]))\s*", re.IGNORECASE)
 
 
@@ -153,10 +155,12 @@ class _Block:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the text ends after a separator, or within the text of the last of several options."""
-        if self.previous is None:
+        """Whether the text ends after a separator, or on a line of the answer that another option may follow."""
+        if self.previous is None or self.model is None:
             return False
-        rest = self.text[self.previous.end : self.previous.end + 400]
-        if len(rest) < 40 and _OPEN_END.fullmatch(rest):
+        rest = self.text[self.previous.end : self.previous.end + _LONGEST_TEXT]
+        if _OPEN_END.fullmatch(rest):
             return True
-        return self.num_items > 1 and bool(self.previous.mark) and "\n" not in rest and len(rest) < 400
+        is_list = self.num_items > 1 and bool(self.previous.mark)
+        is_below = self.model.place is Place.LINE and self.model.start > 0
+        return (is_list or is_below) and "\n" not in rest and len(rest) < _LONGEST_TEXT

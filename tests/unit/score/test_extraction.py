@@ -144,6 +144,7 @@ def test_a_response_that_is_truncated_within_an_enumeration_has_no_answer():
         "Ответ: A, ",
         "Ответ: A, C и",
         "Ответ:\n1. A\n2.",
+        "Ответ:\n1. A",
         "A) раз\nC) тр",
         "Разберём варианты.\n\nA. Известь. Её вно",
     ):
