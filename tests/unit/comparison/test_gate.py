@@ -6,22 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from archives import MakeRun, Scored, completion
+from archives import MakeRun, completion
 from builders import command, record_manifest, settings
 from pairs import judged, line_of, train, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate
-from pipeline.comparison.pairing import PairedOutcomes
-from pipeline.comparison.significance import changes
-from pipeline.config import loading
-from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, GateFailed, RunError
-from pipeline.metrics.paired_tests import Pairs, power_of_mcnemar
-from pipeline.records import MetricChange
-from pipeline.runs.manifest import load
+
 
 def test_a_large_and_significant_drop_fails_the_gate_and_names_the_rule(make_run: MakeRun) -> None:
     prompts = train(40)
