@@ -269,7 +269,8 @@ def years(num: int = 60) -> Iterator[str]:
         for _ in range(number):
             model = Model.drawn(rng, "half", 0.07)
             red.append(sum(broken_nights([model.night(rng) for _ in range(YEAR)], config)))
-        yield f"| {alpha} | {number} | {alpha * YEAR:.1f} | {np.mean(red):.2f} | {max(red)} | {np.mean(np.array(red) == 0):.0%} |"
+        cells = [f"{alpha * YEAR:.1f}", f"{np.mean(red):.2f}", max(red), f"{np.mean(np.array(red) == 0):.0%}"]
+        yield f"| {alpha} | {number} | " + " | ".join(map(str, cells)) + " |"
 
 
 def steps(num: int = 100, before: int = 60, after: int = 30) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from archives import MakeRun, Scored
 from builders import settings
-from pairs import judged, line_of, train, wrong
+from pairs import at, copy, judged, line_of, train, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate
@@ -20,18 +20,6 @@ from pipeline.records import Prompt
 
 PROMPTS = train(4)
 LATEST = "gate.baseline=latest"
-
-
-def at(night: int) -> dict[str, str]:
-    """Return when the run of a night started and ended."""
-    return {"started_at": f"2026-11-{night:02}T01:00:00Z", "ended_at": f"2026-11-{night:02}T02:00:00Z"}
-
-
-def copy(run: Scored, run_id: str, **manifest: Any) -> None:
-    """Copy a run under another name, with these changes of its manifest."""
-    output = Path(run.store.root).parent
-    shutil.copytree(run.store.root, output / f"run={run_id}")
-    (output / f"run={run_id}/manifest.json").write_text(json.dumps(run.content | manifest))
 
 
 def broke(*rules: str) -> dict[str, Any]:
