@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 from archives import Reply, Scored, completion, question
@@ -27,6 +30,19 @@ def wrong(*ids: int, text: str = "A") -> Reply:
 def reply_right(prompt: dict[str, Any], repeat: int) -> Completion:
     """Answer B."""
     return completion(prompt, repeat, "B")
+
+
+def at(night: int) -> dict[str, str]:
+    """Return when the run of a night started and ended, as its manifest records it."""
+    return {"started_at": f"2026-11-{night:02}T01:00:00Z", "ended_at": f"2026-11-{night:02}T02:00:00Z"}
+
+
+def copy(run: Scored, run_id: str, **manifest: Any) -> Path:
+    """Copy a run under another name, with these changes of its manifest; return the copy's directory."""
+    directory = Path(run.store.root).parent / f"run={run_id}"
+    shutil.copytree(run.store.root, directory)
+    (directory / "manifest.json").write_text(json.dumps(run.content | manifest))
+    return directory
 
 
 def judged(run: Scored, *overrides: str, num_failed: int = 0) -> gate.Verdict:

@@ -13,18 +13,21 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pipeline.comparison.pairing import ComparedRun, prompts_digest
 from pipeline.config.loading import plain
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, UserError
+from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs import environment, past_runs
 from pipeline.runs.directory import recorded
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.manifest import Acceptance, Manifest
 from pipeline.runs.past_runs import PastRun
-from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage import query
+from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.terminal.text import counted
 
 ACCEPT = "gate.accept"
@@ -111,46 +114,71 @@ def history(config: Config, run: ArtifactStore, manifest: Manifest) -> History:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PooledRun:
+    """A run of the baseline."""
+
+    run_id: str
+    store: ArtifactStore
+    manifest: Manifest
+    samples: Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """The runs of the baseline, newest first, and the number of other complete runs by the reason for passing them."""
 
-    runs: Sequence[ComparedRun]
+    runs: Sequence[PooledRun]
     passed_over: Counter[str]
 
-    def line(self, most: int) -> str:
-        """Return a line for the user on the newest `most` runs, and on those passed over."""
+    @property
+    def line(self) -> str:
+        """A line for the user on the runs and on those passed over."""
         if self.runs:
-            num = counted(min(most, len(self.runs)), "run")
-            text = f"the baseline is {num}, the newest {self.runs[0].config.run_id}"
+            text = f"the baseline is {counted(len(self.runs), 'run')}, the newest {self.runs[0].run_id}"
         else:
             text = "there is no earlier run that was made as this one and kept its gate: nothing to compare with"
         reasons = ", ".join(f"{num} {reason}" for reason, num in self.passed_over.items() if num)
         return f"{text}; passed over: {reasons}" if reasons else text
 
+    def newest(self, most: int) -> Pool:
+        """Return the pool of the newest `most` runs."""
+        return replace(self, runs=self.runs[:most])
+
+    def compared(self) -> ComparedRun:
+        """Return the newest run with the samples of the others pooled.
+
+        Raises:
+            DataError: Its prompts, samples or configuration are damaged.
+            ConfigError: Its configuration is not of this version.
+        """
+        newest, *others = self.runs
+        run = ComparedRun.of(newest.store, recorded(newest.store), newest.manifest)
+        return replace(run, pooled=tuple(each.samples for each in others))
+
 
 def eligible(found: History, new: ComparedRun, most: int) -> Pool:
     """Return the newest runs of the baseline, at most `most`; `found.notes` receives a line for one that is damaged."""
-    digest = prompts_digest(new.prompts)
-    chosen: list[ComparedRun] = []
+    chosen: list[PooledRun] = []
     passed_over = Counter(found.passed_over)
-    for each in found.runs:
-        if not each.kept_gate and each.run_id != found.accepted_run:
-            passed_over["broke their gate"] += 1
-        elif len(chosen) < most:
-            try:
-                run = ComparedRun.of(each.store, recorded(each.store), each.manifest)
-                if prompts_digest(run.prompts) == digest:
+    with query.connection() as database:
+        digest = prompts_digest(database, new.prompts)
+        for each in found.runs:
+            if not each.kept_gate and each.run_id != found.accepted_run:
+                passed_over["broke their gate"] += 1
+            elif len(chosen) < most:
+                try:
+                    prompts = each.store.require_artifact("prompts", PROMPT_SCHEMA)
+                    samples = each.store.require_artifact("samples", SAMPLE_SCHEMA)
+                    is_same = prompts_digest(database, prompts) == digest
+                except UserError as error:
+                    found.notes.append(f"{each.store.shown()} is left out: {error}")
+                    continue
+                if is_same:
+                    run = PooledRun(run_id=each.run_id, store=each.store, manifest=each.manifest, samples=samples)
                     chosen.append(run)
                 else:
                     passed_over["asked other questions or prompts"] += 1
-            except UserError as error:
-                found.notes.append(f"{each.store.shown()} is left out: {error}")
     return Pool(runs=chosen, passed_over=passed_over)
-
-
-def pooled(runs: Sequence[ComparedRun]) -> ComparedRun:
-    """Return the first run with the samples of the others pooled."""
-    return replace(runs[0], pooled=tuple(run.samples for run in runs[1:]))
 
 
 def _acceptance(name: str | None, manifest: Manifest) -> Acceptance | None:
@@ -170,27 +198,29 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Making:
-    """What a run's completions depend on. `store` and `manifest` are where its settings are recorded."""
+    """What a run's completions depend on. `commit` is this project's, None if it is unknown or has changes."""
 
     model: tuple[Any, ...]
     data: Mapping[str, str]
     template: str | None
+    settings: str | None
+    commit: str | None
     store: ArtifactStore
-    manifest: Manifest
 
     @classmethod
     def of(cls, store: ArtifactStore, manifest: Manifest) -> _Making:
-        values = manifest.config or plain(recorded(store))
+        values, code = manifest.config or plain(recorded(store)), manifest.codebase
         prompts = manifest.datasets
         served = tuple(sorted({each.served_model or "" for each in manifest.engine.values()}))
         return cls(
             model=(*_model(values), manifest.model_fingerprint, prompts.model_revision, served),
             data=prompts.dataset_revisions,
             template=manifest.template_fingerprint,
+            settings=manifest.settings_hash,
+            commit=code.commit if code is not None and not code.modified else None,
             store=store,
-            manifest=manifest,
         )
 
     def difference(self, other: _Making) -> str | None:
@@ -201,12 +231,20 @@ class _Making:
             return "with other data"
         if other.template != self.template:
             return "with another chat template"
-        known = self.manifest.settings_hash, other.manifest.settings_hash
-        if None not in known and known[0] == known[1]:
-            return None
-        # A key that was added to the schema since changes the recorded hash, but not the settings.
-        same = settings_hash(recorded(self.store)) == settings_hash(recorded(other.store))
-        return None if same else "with other settings"
+        return None if self._has_settings_of(other) else "with other settings"
+
+    def _has_settings_of(self, other: _Making) -> bool:
+        """Return whether the settings are the same, although their hashes may be of two versions of the schema."""
+        if None not in (self.settings, other.settings):
+            if self.settings == other.settings:
+                return True
+            if self.commit is not None and self.commit == other.commit:
+                return False
+        return self._settings_now == settings_hash(recorded(other.store))
+
+    @cached_property
+    def _settings_now(self) -> str:
+        return settings_hash(recorded(self.store))
 
 
 def _model(values: Mapping[str, Any]) -> tuple[Any, ...]:

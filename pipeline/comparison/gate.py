@@ -15,7 +15,7 @@ comparison, and breaks the gate only if `gate.max_changed` or `gate.cusum` is se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.comparison import baseline, changed_answers, drops, trend
@@ -144,13 +144,13 @@ def _against_runs(config: Config, run: ArtifactStore, manifest: Manifest) -> Ver
     notes = list(history.notes)
     verdict = Verdict()
     if config.gate.baseline == LATEST:
-        notes.append(pool.line(config.gate.num_baselines))
-        runs = pool.runs[: config.gate.num_baselines]
-        if runs:
-            verdict = _compared(config, baseline.pooled(runs), new)
-        verdict = replace(verdict, baselines=[each.config.run_id for each in runs])
+        newest = pool.newest(config.gate.num_baselines)
+        notes.append(newest.line)
+        if newest.runs:
+            verdict = _compared(config, newest.runs[0].run_id, newest.compared, new)
+        verdict = replace(verdict, baselines=[each.run_id for each in newest.runs])
     elif config.gate.baseline is not None:
-        verdict = _compared_with_named(config, new)
+        verdict = _compared(config, config.gate.baseline, lambda: _named_run(config), new)
     unread: list[str] = []
     trends = trend.read(config, scores, history.runs, unread)
     changed = changed_answers.changed_answers(new, pool.runs)
@@ -173,35 +173,28 @@ def _against_runs(config: Config, run: ArtifactStore, manifest: Manifest) -> Ver
     )
 
 
-def _compared_with_named(config: Config, new: ComparedRun) -> Verdict:
-    name = str(config.gate.baseline)
-    try:
-        found = _named(config)
-        base = ComparedRun.of(found.store, found.config(), found.manifest)
-    except (DataError, ConfigError) as error:
-        return _incomparable(name, error)
-    return _compared(config, base, new)
+def _compared(config: Config, name: str, open_base: Callable[[], ComparedRun], new: ComparedRun) -> Verdict:
+    """Return the verdict of `max_drop`, with the differences between the runs besides their scores as notes.
 
-
-def _compared(config: Config, base: ComparedRun, new: ComparedRun) -> Verdict:
-    """Return the verdict of `max_drop`, with the differences between the runs besides their scores as notes."""
-    name = base.config.run_id
+    Args:
+        config: The new run's configuration.
+        name: The baseline's run_id.
+        open_base: Opens the baseline.
+        new: The new run.
+    """
     try:
+        base = open_base()
         comparison = compare(base, new, new.store.child(DIRECTORY))
         family = tested(comparison.rows)
         domains = {name: task.domain for name, task in config.active_tasks.items()}
         keys = dict.fromkeys(key for row in family for key in drops.weights_of_row(row, domains))
         p_values = drops.p_values(drops.read(base, new, keys), family, domains, config.gate.alpha)
-    except (Incomparable, DataError) as error:  # DataError: of the baseline
-        return _incomparable(name, error)
+    except (Incomparable, DataError, ConfigError) as error:  # DataError and ConfigError: of the baseline
+        line = f"{name} cannot be compared: {error}"
+        return Verdict(baseline=name, rules=[GateRule(name="baseline", value=None, limit=None, broken=True, line=line)])
     rule = drop_rule(config, family, p_values)
     notes = [each.line for each in comparison.differences]
     return Verdict(baseline=name, rules=[rule], notes=notes, rows=comparison.rows)
-
-
-def _incomparable(name: str, error: Exception) -> Verdict:
-    line = f"{name} cannot be compared: {error}"
-    return Verdict(baseline=name, rules=[GateRule(name="baseline", value=None, limit=None, broken=True, line=line)])
 
 
 def require_kept(manifest: Manifest) -> None:
@@ -274,6 +267,11 @@ def _shares(config: Config, counts: Counts | None) -> Iterator[GateRule]:
         share = num / total
         line = f"{num:,} of {total:,} rows ({share:.1%}) {SHARE_PHRASES[name]}, at most {limit:.1%}"
         yield GateRule(name=name, value=share, limit=limit, broken=share > limit + ROUNDING, line=line)
+
+
+def _named_run(config: Config) -> ComparedRun:
+    found = _named(config)
+    return ComparedRun.of(found.store, found.config(), found.manifest)
 
 
 def _named(config: Config) -> PastRun:

@@ -201,15 +201,13 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
     return found
 
 
-def prompts_digest(prompts: Artifact) -> str:
+def prompts_digest(database: duckdb.DuckDBPyConnection, prompts: Artifact) -> str:
     """Return a digest of a run's questions and their prompts: equal for runs that were asked exactly the same.
 
     The order of the rows does not matter. The digest is that of this version of DuckDB, so it is not to be stored.
     """
-    with query.connection() as database:
-        database.register("prompts", query.scanner(prompts, ["task", "split", "id", "gold", "prompt_sha256"]))
-        found = database.execute(_DIGEST).fetchone()
-    return str(found)
+    database.register("prompts", query.scanner(prompts, ["task", "split", "id", "gold", "prompt_sha256"]))
+    return str(database.execute(_DIGEST).fetchall())
 
 
 def pair(

@@ -20,6 +20,7 @@ from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.text import counted
 
 NUM_BINS = 40
 
@@ -245,9 +246,18 @@ def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]
 
 
 def _compare(manifest: Manifest) -> dict[str, Any] | None:
-    """Return the gate's rules and notes and the comparison with the baseline, or None without a gate."""
+    """Return the gate's rules and notes, the comparison with the baseline and the trends, or None without a gate."""
     gate = manifest.gate
     if gate is None:
         return None
     rows = [row for row in manifest.compare or () if row.level != "run" or row.metric in HEADLINE_METRICS]
-    return {"base": gate.baseline, "rules": gate.rules, "notes": gate.notes, "rows": rows}
+    num_others = len(gate.baselines) - 1
+    base = f"{gate.baseline} and {counted(num_others, 'run')} before it" if num_others > 0 else gate.baseline
+    return {
+        "base": base,
+        "rules": gate.rules,
+        "notes": gate.notes,
+        "rows": rows,
+        "trends": gate.trends,
+        "changed": gate.changed,
+    }

@@ -10,8 +10,10 @@ from archives import MakeRun, Reply, Scored, finish
 from builders import record_manifest, settings
 from pairs import reply_right
 
+from pipeline.config.loading import plain
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.runs import directory as run_directory
+from pipeline.runs.identity import settings_hash
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ def make_run(tmp_path: Path, at_root: Path) -> MakeRun:  # noqa: ARG001
         with run.publish("prompts", PROMPT_SCHEMA) as store:
             store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
         scored = finish(run, config, reply)
-        recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"} | manifest
+        recorded = scored.content | {"ended_at": "2026-11-20T23:00:00Z"}
+        recorded |= {"settings_hash": settings_hash(config), "config": plain(config)} | manifest
         record_manifest(run, "complete", **{name: value for name, value in recorded.items() if name != "status"})
         return scored
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from archives import MakeRun, Scored
-from builders import record_manifest, settings
-from pairs import judged, line_of, train, wrong
+from builders import settings
+from pairs import at, copy, judged, line_of, train, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate
 from pipeline.errors import ConfigError, GateFailed
 from pipeline.records import Prompt
-from pipeline.runs.identity import settings_hash
 
 PROMPTS = train(4)
 LATEST = "gate.baseline=latest"
-
-
-def at(night: int) -> dict[str, str]:
-    """Return when the run of a night started and ended."""
-    return {"started_at": f"2026-11-{night:02}T01:00:00Z", "ended_at": f"2026-11-{night:02}T02:00:00Z"}
 
 
 def broke(*rules: str) -> dict[str, Any]:
@@ -39,9 +34,10 @@ def note(verdict: gate.Verdict) -> str:
 
 
 def test_the_newest_runs_are_pooled_up_to_the_number_configured(make_run: MakeRun) -> None:
-    for night in range(1, 6):
-        make_run(f"n{night}", PROMPTS, **at(night))
-    make_run("later", PROMPTS, **at(25))
+    first = make_run("n1", PROMPTS, **at(1))
+    for night in range(2, 6):
+        copy(first, f"n{night}", **at(night))
+    copy(first, "later", **at(25))
     new = make_run("new", PROMPTS, **at(20))
     verdict = judged(new, LATEST, "gate.num_baselines=3")
     assert verdict.result.baselines == ("n5", "n4", "n3")
@@ -56,33 +52,36 @@ def test_a_pooled_baseline_is_the_mean_of_its_runs(make_run: MakeRun) -> None:
     verdict = judged(make_run("new", prompts, reply=wrong(0, 1), **at(20)), LATEST)
     (row,) = [row for row in verdict.rows if (row.level, row.metric) == ("task", "correct")]
     assert (row.base, row.new, row.num_questions) == (pytest.approx(0.8), pytest.approx(0.8), 10)
-    assert (row.num_lost, row.num_gained, row.test) == (0, 0, "bootstrap")  # most runs have the first two wrong
+    assert (row.num_lost, row.num_gained, row.test) == (0, 0, "sign_flips")  # most runs have the first two wrong
 
 
-@pytest.mark.parametrize(
-    ("overrides", "manifest", "reason"),
-    [
-        (["engine.endpoint.model=m"], {}, "1 with another model"),
-        (["engine.endpoint.base_url=http://127.0.0.1:8/v1"], {}, "1 with another model"),
-        ([], {"model_fingerprint": "sha256:b"}, "1 with another model"),
-        ([], {"engine": {"r0": {"served_model": "other"}}}, "1 with another model"),
-        ([], {"datasets": {"dataset_revision.agro_bench": "other"}}, "1 with other data"),
-        ([], {"template_fingerprint": "sha256:b"}, "1 with another chat template"),
-        (["prompt.system=Отвечай кратко."], {}, "1 with other settings"),
-        (["generation.max_gen_toks=64"], {}, "1 with other settings"),
-        (["limit=4"], {}, "1 with other settings"),
-        ([], broke("max_drop"), "1 broke their gate"),
-        ([], broke("max_truncated"), "1 broke their gate"),
-    ],
-)
-def test_a_run_that_was_made_otherwise_or_broke_its_gate_is_passed_over_with_the_reason(
-    make_run: MakeRun, overrides: list[str], manifest: dict[str, Any], reason: str
-) -> None:
-    make_run("older", PROMPTS, **at(1))
-    make_run("other", PROMPTS, *overrides, **at(2), **manifest)
+def test_runs_that_were_made_otherwise_or_broke_their_gate_are_passed_over_with_the_reason(make_run: MakeRun) -> None:
+    older = make_run("older", PROMPTS, **at(1))
+    endpoint = older.content["config"]["engine"]["endpoint"]
+    for number, changes in enumerate(
+        [
+            {"config": {"engine": {"kind": "endpoint", "endpoint": endpoint | {"model": "m"}}}},
+            {"config": {"engine": {"kind": "endpoint", "endpoint": endpoint | {"base_url": "http://b/v1"}}}},
+            {"config": {"engine": {"kind": "vllm"}, "model": {"path": "m"}}},
+            {"config": {"engine": "not what a run writes"}},
+            {"model_fingerprint": "sha256:b"},
+            {"engine": {"r0": {"served_model": "other"}}},
+            {"datasets": {"dataset_revision.agro_bench": "other"}},
+            {"template_fingerprint": "sha256:b"},
+            {"settings_hash": "sha256:b"},
+            broke("max_drop"),
+            broke("max_truncated"),
+        ]
+    ):
+        copy(older, f"other{number}", **at(number + 2), **changes)
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
     assert verdict.result.baselines == ("older",)
-    assert note(verdict) == f"the baseline is 1 run, the newest older; passed over: {reason}"
+    reasons = "2 broke their gate, 1 with other settings, 1 with another chat template, 1 with other data, "
+    assert note(verdict).startswith("the baseline is 1 run, the newest older; passed over: ")
+    assert set(note(verdict).partition("passed over: ")[2].split(", ")) == {
+        *reasons.split(", ")[:-1],
+        "6 with another model",
+    }
 
 
 def test_a_run_whose_prompts_differ_is_passed_over_although_its_records_do_not(make_run: MakeRun) -> None:
@@ -93,20 +92,25 @@ def test_a_run_whose_prompts_differ_is_passed_over_although_its_records_do_not(m
     assert note(verdict).endswith("nothing to compare with; passed over: 2 asked other questions or prompts")
 
 
-def test_a_damaged_run_is_left_out_and_named(make_run: MakeRun) -> None:
-    make_run("older", PROMPTS, **at(1))
-    damaged = make_run("damaged", PROMPTS, **at(2))
-    damaged.store.write_text("samples/_stage.json", "{")
-    failed = make_run("failed", PROMPTS, **at(3))
-    record_manifest(failed.store, "failed", **failed.content)
+def test_a_damaged_run_is_left_out_and_named(make_run: MakeRun, tmp_path: Path) -> None:
+    older = make_run("older", PROMPTS, **at(1))
+    copy(older, "damaged", **at(2))
+    (tmp_path / "run=damaged/samples/_stage.json").write_text("{")
+    copy(older, "unread", **at(2))
+    (tmp_path / "run=unread/manifest.json").write_text("{")
+    copy(older, "failed", **at(3), status="failed")
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
     assert verdict.result.baselines == ("older",)
-    assert [line for line in verdict.notes if "run=damaged" in line and "is left out" in line]
+    left_out = [line for line in verdict.notes if "is left out" in line]
+    assert ["run=damaged" in line for line in left_out] == [False, True]
+    assert "run=unread" in left_out[0]
 
 
 def test_runs_with_a_key_that_their_version_did_not_have_are_alike(make_run: MakeRun) -> None:
-    old = make_run("old", PROMPTS, **at(1), settings_hash="sha256:of-another-schema")
-    new = make_run("new", PROMPTS, **at(20), settings_hash=settings_hash(old.config))
+    code = {"codebase": {"commit": "of another version", "modified": False}}
+    make_run("old", PROMPTS, **at(1), settings_hash="sha256:of-another-schema", **code)
+    make_run("other", PROMPTS, "generation.max_gen_toks=64", **at(2), **code)
+    new = make_run("new", PROMPTS, **at(20))
     assert judged(new, LATEST).result.baselines == ("old",)
 
 
@@ -173,7 +177,7 @@ class TestStories:
         assert "passed over: 2 with other settings" in new.content["gate"]["notes"][0]
 
 
-def test_a_run_to_be_accepted_must_be_complete_and_of_the_same_settings(make_run: MakeRun, tmp_path: Any) -> None:
+def test_a_run_to_be_accepted_must_be_complete_and_of_the_same_settings(make_run: MakeRun, tmp_path: Path) -> None:
     other = make_run("other", PROMPTS, "generation.max_gen_toks=64")
     shutil.copytree(other.store.root, tmp_path / "run=torn")
     (tmp_path / "run=torn/manifest.json").write_text(json.dumps({"status": "failed"}))

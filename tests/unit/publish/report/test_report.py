@@ -177,6 +177,23 @@ def test_the_gates_result_is_in_the_report(make_run: MakeRun) -> None:
     assert data(file)["index"][0]["change"] == ["lost"] * 9
 
 
+def test_what_the_gate_saw_over_runs_is_in_the_report(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", 1)])
+    trend = {"level": "run", "task": "all", "split": "train", "num_runs": 31, "value": 0.641, "mean": 0.662}
+    trend |= {"sigma": 0.006, "statistic": 7.0, "limit": 7.0, "since": "<b>n27", "has_declined": True}
+    changed = {"since": "n30", "before": "n29", "num_questions": 2_000, "num_changed": 190, "num_before": 140}
+    record = {"baseline": "n30", "broken": [], "rules": [], "notes": [], "baselines": ["n30", "n29", "n28"]}
+    record |= {"trends": [trend], "changed": changed | {"p_value": 0.002}}
+    report.write(run.store, run.config, load(run.content | {"gate": record}))
+    page = Path(run.store.path("report.html")).read_text(encoding="utf-8")
+    assert "Since the baseline <bdi>n30 and 2 runs before it</bdi>" in page
+    (row,) = re.findall(r'<table id="trends">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    for text in ("all domains", "declined", ">31<", ">0.662<", ">0.641<", ">7.0<", "&lt;b&gt;n27"):
+        assert text in row
+    assert "<b>n27" not in page
+    assert "190 of 2,000 (9.5%); between <bdi>n29</bdi> and that run: 140 (7.0%), p 0.002" in page
+
+
 def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", number) for number in range(3)])
     flip(run, [("agro_bench", "test", 1, "gained")])
