@@ -352,7 +352,7 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         fix = "has an effect with gate.baseline=latest alone: give that too"
-        require(self.accept is None or self.baseline == LATEST, "gate.accept", self.accept, fix)
+        require(not self.accept or self.baseline == LATEST, "gate.accept", self.accept, fix)
         require(self.accept != LATEST, "gate.accept", self.accept, "give the run_id of the run that is accepted")
 
     @property

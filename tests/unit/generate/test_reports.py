@@ -112,10 +112,10 @@ def test_a_replica_whose_state_does_not_change_shows_no_sign_of_life(
             shown[:] = states
 
     config: Any = SimpleNamespace(control=control, slots=1)
-    placement: Any = SimpleNamespace(num_replicas=2)
+    placement: Any = SimpleNamespace(num_replicas=2, grows=False)
     progress = Progress()
-    work: Any = SimpleNamespace(num_rows=10)
-    dispatch_pass = DispatchPass(work, config, placement, progress, progress)
+    part: Any = SimpleNamespace(num_left=10)
+    dispatch_pass = DispatchPass([part], config, placement, progress, progress)
     control.update("a1", ReplicaState(replica="a", phase_s=1.0))
     control.update("b1", ReplicaState(replica="b", phase="done", is_final=True))
     for after_s in (0.0, 50.0, 20.0):
