@@ -1,6 +1,6 @@
 """Coverage of the intervals: how often the shipped code's 95% interval holds the true value.
 
-    PYTHONPATH=tests:. .venv/bin/python -m bench.coverage [replications]
+    PYTHONPATH=tests .venv/bin/python -m bench.coverage [replications]
 
 Each cell simulates tasks of n questions: right or wrong with probability 0.65, or a score in quarters with that mean;
 between two runs 7% of the answers flip. Prints a row an interval and a column a number of questions.
