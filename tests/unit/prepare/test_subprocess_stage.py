@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders import wait_until
 
-from pipeline import orchestrator
+from pipeline.generate import connection
 from pipeline.config.loading import compose
 from pipeline.errors import DataError, ModelError
 from pipeline.orchestrator import execute
@@ -106,7 +106,7 @@ def test_a_run_imports_ray_meanwhile(served, tmp_path, monkeypatch):
     def fail():
         raise MemoryError("ray is too large")
 
-    monkeypatch.setattr(orchestrator, "load", fail)
+    monkeypatch.setattr(connection, "load", fail)
     with pytest.raises(MemoryError, match="ray is too large"):
         execute(compose([*served, f"output_dir={tmp_path}", "run_id=one"]))
     assert not (tmp_path / "run=one" / "prompts").exists()

@@ -145,7 +145,8 @@ def test_ids_without_a_sample_are_missing(make_run: MakeRun) -> None:
     ],
 )
 def test_a_run_that_cannot_be_packed_gives_the_reason(make_run: MakeRun, overrides: list[str], line: str) -> None:
-    run = make_run(TWO, *overrides)
+    split = "train" if "splits=[train]" in overrides else "test"
+    run = make_run([replace(each, split=split) for each in TWO], *overrides)
     with pytest.raises((RunError, ConfigError), match=line):
         leaderboard_archive.pack(run.store, run.config, run.manifest)
 
