@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from builders import wait_until
 
-from pipeline.generate import connection
 from pipeline.config.loading import compose
 from pipeline.errors import DataError, ModelError
+from pipeline.generate import connection
 from pipeline.orchestrator import execute
 from pipeline.prepare import prepare, subprocess_stage
 from pipeline.records import PROMPT_SCHEMA
