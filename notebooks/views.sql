@@ -1,4 +1,4 @@
--- All complete runs as three views: samples, metrics and runs.
+-- All complete runs as views: samples, metrics, runs, and trends and changes, which hold what the gate saw over runs.
 --
 --     duckdb -init notebooks/views.sql
 --     python: duckdb.execute(Path("notebooks/views.sql").read_text())
@@ -8,20 +8,23 @@
 -- a run of an older version did not record is null. Until there is a first run, the error names the pattern.
 SET VARIABLE outputs = coalesce(getvariable('outputs'), 'outputs');
 
+-- A row a complete run: its manifest.
+CREATE OR REPLACE VIEW manifests AS
+WITH files AS (
+    SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]manifest[.]json$', 1) AS run, TRY(decode(content)) AS text
+    FROM read_blob(getvariable('outputs') || '/run=*/manifest.json')
+)
+-- Not read_json: one damaged file would end it for all, whatever it is told to ignore.
+SELECT run, text::JSON AS content FROM (SELECT run, CASE WHEN json_valid(text) THEN text END AS text FROM files)
+WHERE text ->> '$.status' = 'complete';
+
 -- A row a run. Times are UTC, durations seconds.
 --   model           model.path of its config.yaml, or the endpoint's model
 --   num_gpus        null where the engines did not tell, or where the run went on with other GPUs
 --   generate_s      with the engines' start; null, as is all that is made of it, where the run was gone on with: the
 --   total_s         manifest then tells of the last session alone
 CREATE OR REPLACE VIEW runs AS
-WITH files AS (
-    SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]manifest[.]json$', 1) AS run, TRY(decode(content)) AS text
-    FROM read_blob(getvariable('outputs') || '/run=*/manifest.json')
-), manifests AS (
-    -- Not read_json: one damaged file would end it for all, whatever it is told to ignore.
-    SELECT run, text::JSON AS content FROM (SELECT run, CASE WHEN json_valid(text) THEN text END AS text FROM files)
-    WHERE text ->> '$.status' = 'complete'
-), configs AS (
+WITH configs AS (
     SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]config[.]yaml$', 1) AS run, TRY(decode(content)) AS text
     FROM read_blob(getvariable('outputs') || '/run=*/config.yaml')
 ), models AS (
@@ -112,3 +115,21 @@ SELECT * FROM (
         getvariable('outputs') || '/run=*/metrics.parquet', union_by_name = true,
         hive_partitioning = true, hive_types = {'run': VARCHAR})
 ) SEMI JOIN runs USING (run);
+
+-- A row a run with a gate and score of the run or a domain: its CUSUM; see README, "Over many nights".
+CREATE OR REPLACE VIEW trends AS
+SELECT run, trend ->> '$.level' AS level, trend ->> '$.task' AS task, trend ->> '$.split' AS split,
+    TRY_CAST(trend ->> '$.num_runs' AS BIGINT) AS num_runs, TRY_CAST(trend ->> '$.value' AS DOUBLE) AS value,
+    TRY_CAST(trend ->> '$.mean' AS DOUBLE) AS mean, TRY_CAST(trend ->> '$.statistic' AS DOUBLE) AS statistic,
+    TRY_CAST(trend ->> '$.limit' AS DOUBLE) AS "limit", trend ->> '$.since' AS since,
+    TRY_CAST(trend ->> '$.has_declined' AS BOOLEAN) AS has_declined
+FROM (SELECT run, unnest(TRY_CAST(content -> '$.gate.trends' AS JSON[])) AS trend FROM manifests);
+
+-- A row a run with a gate and an earlier run: the answers that changed since the run `since`, and in the pair before.
+CREATE OR REPLACE VIEW changes AS
+SELECT run, change ->> '$.since' AS since, change ->> '$.before' AS before,
+    TRY_CAST(change ->> '$.num_questions' AS BIGINT) AS num_questions,
+    TRY_CAST(change ->> '$.num_changed' AS BIGINT) AS num_changed,
+    TRY_CAST(change ->> '$.num_before' AS BIGINT) AS num_before,
+    TRY_CAST(change ->> '$.p_value' AS DOUBLE) AS p_value
+FROM (SELECT run, content -> '$.gate.changed' AS change FROM manifests) WHERE json_type(change) = 'OBJECT';

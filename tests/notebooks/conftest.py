@@ -45,6 +45,21 @@ MANIFEST: dict[str, Any] = {
 }
 
 
+GATE = {
+    "baseline": "2026-11-20",
+    "broken": [],
+    "rules": [],
+    "notes": [],
+    "trends": [
+        {"level": "run", "task": "all", "split": "test", "num_runs": 2, "value": 0.6, "mean": 0.6, "sigma": None}
+        | {"statistic": 0.0, "limit": 7.0, "since": None, "has_declined": False}
+    ],
+    "changed": {"since": "2026-11-20", "before": None, "num_questions": 18, "num_changed": 2, "num_before": None}
+    | {"p_value": None},
+}
+"""What the gate of a run records."""
+
+
 def reply(prompt: dict[str, Any], repeat: int) -> Completion:
     """Return one completion of each kind of failure, and some right answers."""
     plain = {1: "мысли", 2: HOSTILE, 4: "", 5: "Ответ: B", 6: "B"}
@@ -82,6 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(ROOT)
         make_run(output, "2026-11-20", "2026-11-20T01:00:00Z", "engine.endpoint.model=small")
         make_run(output, "2026-11-21", "2026-11-21T01:00:00Z", "engine.endpoint.model=small")
+        rewrite(output / "run=2026-11-21", gate=GATE)
         make_run(output, "large", "2026-11-21T05:00:00Z", "model.path=org/large: one")
     yield output
 

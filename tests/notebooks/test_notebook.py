@@ -65,7 +65,7 @@ def test_it_is_committed_without_outputs_and_for_any_python_3() -> None:
 
 def test_every_plot_cell_makes_one_figure_and_nothing_warns(cells: Cells) -> None:
     plots = [name for name in cells if name.endswith("-plot")]
-    assert plots == ["leaderboard-plot", "trend-plot", "hardest-plot", "wording-plot", "cost-plot"]
+    assert plots == ["leaderboard-plot", "trend-plot", "over-runs-plot", "hardest-plot", "wording-plot", "cost-plot"]
     for name in plots:
         assert [sorted(output.data) for output in cells[name]] == [["image/png", "text/plain"]], name
     assert not [output for outputs in cells.values() for output in outputs if output.output_type == "stream"]

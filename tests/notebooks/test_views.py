@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from datetime import datetime
@@ -169,3 +170,24 @@ def test_the_readmes_lines_open_the_views(output: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(output.parent)
     exec(lines, names := {})
     assert [row[0] for row in names["duckdb"].sql("SELECT run FROM runs ORDER BY run").fetchall()] == RUNS
+
+
+def test_trends_and_changes_are_what_the_gates_recorded(database: duckdb.DuckDBPyConnection, output: Path) -> None:
+    trend = {"level": "run", "task": "all", "split": "train", "num_runs": 9, "value": 0.6, "mean": 0.7, "sigma": 0.1}
+    trend |= {"statistic": 3.5, "limit": 7.0, "since": None, "has_declined": False}
+    changed = {"since": "n1", "before": None, "num_questions": 20, "num_changed": 3, "num_before": None}
+    gate = {"baseline": "n1", "broken": [], "rules": [], "notes": [], "trends": [trend, trend | {"level": "domain"}]}
+    odd = ("a text", {"trends": {"level": 1}, "changed": [1]}, {"trends": 5, "changed": "b"})
+    for place, record in enumerate((gate | {"changed": changed | {"p_value": None}}, *odd)):
+        run = output / "run=large" if place == 0 else shutil.copytree(output / "run=large", output / f"run=odd{place}")
+        content = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        (run / "manifest.json").write_text(json.dumps(content | {"gate": record}), encoding="utf-8")
+    names = ("num_runs", "value", "statistic", "limit", "since", "has_declined")
+    found = rows(database, "FROM trends WHERE run <> '2026-11-21' ORDER BY level")
+    assert [(row["level"], *(row[name] for name in names)) for row in found] == [
+        ("domain", 9, 0.6, 3.5, 7.0, None, False), ("run", 9, 0.6, 3.5, 7.0, None, False),
+    ]  # fmt: skip
+    (row,) = rows(database, "FROM changes WHERE run <> '2026-11-21'")
+    assert (row["run"], row["since"], row["num_changed"], row["num_questions"], row["p_value"]) == (
+        "large", "n1", 3, 20, None,
+    )  # fmt: skip
