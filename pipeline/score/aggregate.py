@@ -36,8 +36,8 @@ WITH centred AS (
 ), summed AS (
     SELECT task, split, group_by, "group", metric, any_value(mean) AS value,
         -- Of several repeats a metric of questions may have a value for fewer of them than its bounds count.
-        least(sum(low) / nullif(sum(possible), 0), value) AS bound_low,
-        greatest(sum(high) / nullif(sum(possible), 0), value) AS bound_high,
+        if(sum(possible) > 0, least(sum(low) / sum(possible), value), NULL) AS bound_low,
+        if(sum(possible) > 0, greatest(sum(high) / sum(possible), value), NULL) AS bound_high,
         sum(num_questions * (total - mean * scored) ** 2) AS squares,
         coalesce(sum(num_questions) FILTER (scored > 0), 0) AS questions,
         count(*) FILTER (scored > 0) AS different_outcomes,
