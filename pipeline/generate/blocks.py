@@ -1,6 +1,8 @@
-"""Divides the work list into blocks of rows, in order; their size depends on the amount of work and the cluster.
+"""Divides the work lists into blocks of rows, in order; their size depends on the amount of work and the cluster.
 
-In: the work list's files. Out: a Ray data set of small blocks, made on demand.
+In: the work lists' files. Out: a Ray data set whose rows are our blocks, made on demand. If our rows were those of Ray,
+`map_batches` would put the last block of a part, which is smaller, into one task with the next, and no status of a task
+leaves before all its rows are finished.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pipeline.generate.part import Part
 from pipeline.storage.artifacts import ArtifactStore
 
 ROWS_AT_ONCE = 1024
-"""Rows that are read from the work list at a time."""
+"""Rows that are read from the work list at a time; a multiple of the rows in a block."""
 
 ROWS_PER_SLOT = {4: 2.5, 8: 4.0, 16: 6.0, 32: 8.0}
 """Rows in flight at a replica per slot of its engine, by the number of rows in a block."""
@@ -61,39 +63,37 @@ class BlockPlan:
 
 
 def blocks(parts: Sequence[Part], rows_per_block: int) -> Any:
-    """Return the work lists of the parts as a Ray data set of blocks of `rows_per_block` rows, in order.
+    """Return the work lists of the parts as a Ray data set, in order.
 
-    The column `part` is the number of a row's part, `place` the row's position in its work list, both from 0. A block
-    has rows of one part, unless the first has only a few.
+    A row of it has the column `rows`: at most `rows_per_block` rows of one part, with the columns of `WORK_SCHEMA` and
+    `part`, the number of the part, and `place`, the row's position in its work list, both from 0.
     """
     import ray.data
 
-    lists = [{"part": number, "files": list(part.work.files)} for number, part in enumerate(parts) if part.num_left]
-    # One task reads all files of a part, since several would mix the order, and the parts are read one after another.
-    # It waits most of the time, so it reserves no CPU.
-    return (
-        ray.data.from_items(lists, override_num_blocks=len(lists))
-        .map_batches(
-            _read,
-            fn_args=([part.run for part in parts],),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=1),
-            num_cpus=0,
-        )
-        .repartition(target_num_rows_per_block=rows_per_block)
-    )
+    lists = [{"part": number, "files": list(part.work.files)} for number, part in enumerate(parts)]
+    # One task reads all files, since several would mix the order. It waits most of the time, so it reserves no CPU.
+    files = ray.data.from_items(lists, override_num_blocks=1)
+    return files.map_batches(
+        _read,
+        fn_args=([part.run for part in parts], rows_per_block),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.TaskPoolStrategy(size=1),
+        num_cpus=0,
+    ).repartition(target_num_rows_per_block=1)
 
 
-def _read(lists: pa.Table, runs: Sequence[ArtifactStore]) -> Iterator[pa.Table]:
-    """Yield the rows of the work lists in order, each with its `part` and `place`."""
+def _read(lists: pa.Table, runs: Sequence[ArtifactStore], rows_per_block: int) -> Iterator[pa.Table]:
+    """Yield the blocks of the work lists in order."""
     for each in lists.to_pylist():
         part, place = each["part"], 0
         run = runs[part]
         for name in each["files"]:
             with run.fs.open_input_file(run.path(name)) as source:
                 for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
-                    places = pa.array(range(place, place + batch.num_rows), pa.int64())
-                    rows = pa.Table.from_batches([batch]).append_column("place", places)
-                    yield rows.append_column("part", pa.array([part] * batch.num_rows, pa.int64()))
-                    place += batch.num_rows
+                    num_rows = batch.num_rows
+                    rows = batch.append_column("place", pa.array(range(place, place + num_rows), pa.int64()))
+                    rows = rows.append_column("part", pa.array([part] * num_rows, pa.int64()))
+                    ends = [*range(0, num_rows, rows_per_block), num_rows]
+                    yield pa.table({"rows": pa.ListArray.from_arrays(ends, rows.to_struct_array())})
+                    place += num_rows

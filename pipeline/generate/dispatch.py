@@ -126,9 +126,7 @@ class DispatchPass:
             return work_blocks.blocks(self._parts, plan.rows_per_block).map_batches(
                 Replica,
                 fn_constructor_args=(self._config,),
-                # A block is a batch. With a number of rows Ray Data would put the last block of a part, which is
-                # smaller, into one task with the next, and no status of a task leaves before its last batch has ended.
-                batch_size=None,
+                batch_size=1,  # one of our blocks
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
                     min_size=placement.num_replicas,

@@ -306,25 +306,31 @@ class Replica:
         logging.shutdown()
         os._exit(1)
 
-    async def __call__(self, block: pa.Table) -> pa.Table:
-        """Generate every row of the block; return their statuses, `STATUS_SCHEMA`, when all are journaled."""
+    async def __call__(self, blocks: pa.Table) -> pa.Table:
+        """Generate every row of the block, of which there is one; return their statuses when all are journaled.
+
+        Args:
+            blocks: One row, whose column `rows` is the block (`blocks.blocks`).
+
+        Returns:
+            A table of `STATUS_SCHEMA`.
+        """
+        if self._fatal is not None:
+            return fatal_status(self._fatal)
         try:
-            rows = [WorkRow(**row) for row in block.to_pylist()]
+            rows = [WorkRow(**row) for block in blocks.column("rows").to_pylist() for row in block]
             return statuses(rows, await self._block(rows))
         except PipelineError as error:
             fatal = error
         except OSError as error:
             fatal = self._unwritable(error)
-        if self._fatal is None:
-            for journal in self._journals:  # this status ends the run, and other rows may have finished just now
-                await journal.flush()
-            await asyncio.to_thread(self._store_log)
+        for journal in self._journals:  # this status ends the run, and other rows may have finished just now
+            await journal.flush()
+        await asyncio.to_thread(self._store_log)
         return fatal_status(fatal)
 
     async def _block(self, rows: list[WorkRow]) -> list[RowStatus | None]:
         received_at = time.monotonic()
-        if self._fatal is not None:
-            raise self._fatal
         if self._given_up is not None:
             await self._hold(len(rows))
             return [None] * len(rows)

@@ -110,10 +110,12 @@ def test_the_rows_of_a_second_part_follow_those_of_the_first_in_blocks_of_their_
     publish_prompts(run.child("noise"), [make_prompt(number) for number in range(50)])
     done: list[int] = []
     parts = [Part(run=each, repeats=1, on_done=lambda: done.append(1)) for each in (run, run.child("noise"))]
-    found = list(blocks.blocks(parts, 16).iter_batches(batch_size=None, batch_format="pyarrow"))
-    rows = [(row["part"], row["place"]) for block in found for row in block.to_pylist()]
-    assert rows == [*((0, place) for place in range(num_rows)), *((1, place) for place in range(50))]
-    assert all(block.num_rows <= 16 and len(set(block["part"].to_pylist())) == 1 for block in found)
+    found = list(blocks.blocks(parts, 16).iter_batches(batch_size=1, batch_format="pyarrow"))
+    cut = [[(row["part"], row["place"]) for row in block] for table in found for block in table["rows"].to_pylist()]
+    places = [*((0, place) for place in range(num_rows)), *((1, place) for place in range(50))]
+    assert [row for block in cut for row in block] == places
+    assert all(len(block) <= 16 and len({part for part, _ in block}) == 1 for block in cut)
+    assert sum(len(block) == 16 for block in cut) == num_rows // 16 + 50 // 16
     for part, left in zip(parts, (num_rows, 50), strict=True):
         assert part.num_left == left
         part.count(left - 1)

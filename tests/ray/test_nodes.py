@@ -85,7 +85,7 @@ class Joining(Removing):
         if not self.joined and self.num_done > self.num_rows // 10:
             self.joined = True
             self._nodes.add_node(num_cpus=1, num_gpus=2)
-        if self._removes and any("more GPUs" in line for line in self.lines):
+        if self._removes and any(event.kind == "replicas_joined" for event in self.events):
             super().advance(num_rows, num_failed, num_output_tokens)
         else:
             Counting.advance(self, num_rows, num_failed, num_output_tokens)
@@ -142,7 +142,7 @@ def test_a_node_that_joins_is_used_and_every_row_is_there_once(run_with_prompts:
     rows = completions(run)
     assert progress.joined
     assert progress.removed is removes
-    assert "more GPUs are free: 4 replicas, 2 of them new" in progress.lines
+    assert "more GPUs are free: 4 replicas, 2 of them new" in [event.line for event in progress.events]
     assert [row["id"] for row in rows] == list(range(1000))
     assert {row["error"] for row in rows} == {None}
     assert len(made.engine) == 4
