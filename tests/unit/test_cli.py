@@ -247,7 +247,7 @@ def test_a_working_directory_that_was_deleted_is_a_one_line_error(tmp_path: Path
         (preview.main, ["conf=demo", "tasks.med_bench.dataset=/" + "x" * 5_000]),
         (run.main, ["conf=demo", "run_id=x", "output_dir=" + "x" * 5_000]),
     ],
-    ids=lambda each: str(each)[:40],
+    ids=lambda each: each.__module__ if callable(each) else str(each)[:40],
 )
 def test_a_path_that_cannot_be_is_a_one_line_error(
     monkeypatch: pytest.MonkeyPatch,
