@@ -25,13 +25,13 @@ def test_each_error_names_its_key_and_value() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("ConfigError", "ModelError"))]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("ConfigError", "ModelError", "StartError"))]
     assert len(lines) == 5
     assert lines[0].startswith("ConfigError reasoning_parser='qwen33' is not known to vLLM: choose of ")
     assert "qwen3" in lines[0]
     assert lines[1].startswith("ConfigError engine.extra.colour='red': vLLM has no such engine argument")
     assert lines[2].startswith(
-        "ModelError model.path='/nowhere': vLLM does not start: HFValidationError: Repo id must "
+        "StartError model.path='/nowhere': vLLM does not start: HFValidationError: Repo id must "
     )
     assert lines[3].startswith("ConfigError engine.batch_invariant=True: ")
     assert lines[3].endswith("and this is cpu: set it to false")
