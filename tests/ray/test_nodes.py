@@ -81,14 +81,14 @@ class Joining(Removing):
         super().__init__(nodes)
         self._removes, self.joined = removes, False
 
-    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int) -> None:
+    def advance(self, num_rows: int, num_failed: int, num_output_tokens: int, expected_tokens: float | None) -> None:
         if not self.joined and self.num_done > self.num_rows // 10:
             self.joined = True
             self._nodes.add_node(num_cpus=1, num_gpus=2)
         if self._removes and any(event.kind == "replicas_joined" for event in self.events):
-            super().advance(num_rows, num_failed, num_output_tokens)
+            super().advance(num_rows, num_failed, num_output_tokens, expected_tokens)
         else:
-            Counting.advance(self, num_rows, num_failed, num_output_tokens)
+            Counting.advance(self, num_rows, num_failed, num_output_tokens, expected_tokens)
 
 
 class RemovingAll(Removing, Signals):
