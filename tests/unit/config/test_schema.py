@@ -216,8 +216,8 @@ def test_only_selects_one_task() -> None:
     assert list(compose(["conf=mera", "only=[med_bench]"]).active_tasks) == ["med_bench"]
 
 
-def test_every_run_command_of_the_readme_resolves() -> None:
-    text = Path("README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+def test_every_run_command_of_the_page_about_running_resolves() -> None:
+    text = Path("docs/running.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line.split("#")[0] for line in text.splitlines() if "-m pipeline.run conf=" in line]
     assert len(lines) >= 7
     for line in lines:
