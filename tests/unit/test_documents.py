@@ -11,7 +11,8 @@ from builders import ROOT
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 README = ROOT / "README.md"
-DOCUMENTS = [CONTRIBUTING, README, *sorted((ROOT / "docs").glob("*.md"))]
+README_RU = ROOT / "README.ru.md"
+DOCUMENTS = [CONTRIBUTING, README, README_RU, *sorted((ROOT / "docs").glob("*.md"))]
 MODULE = re.compile(r"[\w./-]+\.py\b")
 
 
