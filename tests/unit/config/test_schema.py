@@ -347,7 +347,7 @@ def test_one_scalar_on_the_command_line_is_a_list_of_one() -> None:
 
 
 @given(st.text(st.sampled_from("${}x.:\\'\"[]?, \nы"), min_size=1).filter(lambda text: text.strip() and text != "???"))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_text_survives_the_command_line_and_the_record(text: str) -> None:
     config = compose(["conf=demo", f"prompt.system={text}", f"prompt.template_kwargs={yaml.safe_dump({'a': text})}"])
     assert (config.prompt.system, config.prompt.template_kwargs["a"]) == (text, text)

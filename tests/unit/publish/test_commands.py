@@ -20,15 +20,15 @@ from pipeline.runs.manifest import NoArchive
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 
 
-def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) -> None:
-    packed = command("pipeline.pack", f"run={demo_run.store.root}")
-    assert (packed.returncode, packed.stderr) == (0, "")
-    first, _, last = packed.stdout.splitlines()
+def test_pack_makes_the_demos_archive_and_validate_accepts_it(
+    demo_run: Scored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack.main([f"run={demo_run.store.root}"])
+    first, _, last = capsys.readouterr().out.splitlines()
     assert last == f"  {demo_run.store.path('report.html')}  the report: scores, plots and 214 samples"
     assert first == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers"
-    done = command("pipeline.validate", f"archive={demo_run.archive}", "conf=demo")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
+    validate.main([f"archive={demo_run.archive}", "conf=demo"])
+    assert capsys.readouterr().out == "would be accepted: 3 tasks, 180 answers\n"
 
 
 def test_counts_of_one_are_singular(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
