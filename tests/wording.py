@@ -26,7 +26,7 @@ WORDS: Mapping[str, str] = {
     r"say|says|said|saying": "report, state, show, contain, name",
     r"asks?|asked|asking": "request, send, require",
     r"wanted|wants": "requested, expected, target",
-    r"beside|besides": "next to, in addition to",
+    r"beside": "next to, in addition to",
     r"doubtful": "uncertain",
     r"go(es)? on|gone on|went on|going on": "continue, resume",
     r"rooms?": "stage; memory, space",
