@@ -182,7 +182,8 @@ def _inner(hint: Any, key: str, name: str) -> Any:
     if hint is Any:
         return Any
     if is_dataclass(hint):
-        hints = _hints(cast("type[Any]", hint))
+        schema: Any = hint
+        hints = _hints(schema)
         if key in hints:
             return hints[key]
         near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
