@@ -1,10 +1,8 @@
-"""The manifests of conf/kuberay, their scripts, and the commands that they and the documents run."""
+"""The manifests of conf/kuberay, their scripts, and the commands that they run."""
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,14 +66,6 @@ def words_of_entrypoint(entrypoint: str, directory: Path) -> list[str]:
     done = shell(entrypoint.replace("/tmp/driver.pid", str(directory / "driver.pid")), environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
-
-
-def commands(text: str) -> list[list[str]]:
-    """Return the words of each `python -m pipeline...` of a document's indented blocks, with their lines joined."""
-    blocks = re.findall(r"(?m)(?:^(?: {4}|\t).*\n)+", text)
-    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
-    found = [shlex.split(line, comments=True) for line in lines if "-m pipeline." in line]
-    return [words[words.index("-m") + 1 :] for words in found]
 
 
 def require_parsed(words: Sequence[str]) -> None:
