@@ -119,9 +119,15 @@ def ray_stat_logger() -> type:
     Its series are `ray_vllm_...`, with the tags of vLLM's. vLLM would end the engine if it raised: after an error it
     exports nothing any more.
     """
-    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+    from ray.util import metrics
+    from vllm.v1.metrics import ray_wrappers
 
-    class RayStatLogger(RayPrometheusStatLogger):  # type: ignore[misc]
+    # vLLM imports Ray Serve next to Ray's metrics, to ask for the id of a Serve replica, and takes both for absent if
+    # Serve's own requirements are not installed (vLLM 0.32).
+    if ray_wrappers.ray_metrics is None:
+        ray_wrappers.ray_metrics = metrics
+
+    class RayStatLogger(ray_wrappers.RayPrometheusStatLogger):  # type: ignore[misc]
         """Exports vLLM's statistics."""
 
         def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
