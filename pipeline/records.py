@@ -331,9 +331,9 @@ class ReplicaState:
     """What a replica is doing at a moment.
 
     `phase` is what its start is at, with `percent` of it where the engine reports that, for `phase_s` seconds; None
-    once its engine is ready. With `is_final` the replica will not generate again. The rest are counters of its engine:
-    requests running and waiting now, tokens generated and requests preempted since it started, the used fraction of
-    the KV cache; None is unknown.
+    once its engine is ready, and then `num_in_flight` is how many rows the engine has. With `is_final` the replica will
+    not generate again. The rest are counters of its engine: requests running and waiting now, tokens generated and
+    requests preempted since it started, the used fraction of the KV cache; None is unknown.
     """
 
     replica: str
@@ -341,6 +341,7 @@ class ReplicaState:
     percent: int | None = None
     phase_s: float = 0.0
     is_final: bool = False
+    num_in_flight: int | None = None
     num_running: int | None = None
     num_waiting: int | None = None
     num_output_tokens: int | None = None

@@ -200,6 +200,10 @@ class EngineConfig:
     batch_invariant: bool = key(
         False, "answers that do not depend on what else is generated; GPUs of compute capability 9.0 and up, slower"
     )
+    metrics: bool | None = key(
+        None,
+        "export vLLM's own metrics through Ray's agent (null: only on a cluster that the run has joined)",
+    )
     extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
     endpoint: EndpointConfig = key(EndpointConfig(), "")
 

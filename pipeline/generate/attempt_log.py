@@ -47,6 +47,7 @@ class RowStatus:
 
     failed: bool
     num_output_tokens: int
+    truncated: bool = False
 
 
 @dataclass(slots=True)
@@ -172,7 +173,7 @@ class AttemptLog:
 
     def end(self, key: str, status: RowStatus) -> None:
         """Record that a row is finished and journaled."""
-        self._write(f"E {status.failed:d} {status.num_output_tokens} {key}")
+        self._write(f"E {status.failed:d} {status.truncated:d} {status.num_output_tokens} {key}")
 
     def crash(self, cause: str) -> None:
         """Record why the engine has crashed; only the first cause counts."""
@@ -212,10 +213,10 @@ def _read(text: str) -> _History:
             level, _, key = rest.partition(" ")
             process.in_flight[key] = Suspicion(int(level))
         elif kind == "E":
-            failed, num_output_tokens, key = rest.split(" ", 2)
+            failed, truncated, num_output_tokens, key = rest.split(" ", 3)
             # A poison row ends without having been started.
             process.has_finished |= process.in_flight.pop(key, None) is not None
-            history.finished[key] = RowStatus(failed == "1", int(num_output_tokens))
+            history.finished[key] = RowStatus(failed == "1", int(num_output_tokens), truncated == "1")
     _count_crash(history, process)
     return history
 

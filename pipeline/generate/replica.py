@@ -26,7 +26,7 @@ from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control,
 from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
 from pipeline.generate.failures import FailureJudge
 from pipeline.generate.journal import Journal, read_engine_info, write_engine_info
-from pipeline.generate.reports import IMPORTING, ReplicaReports
+from pipeline.generate.reports import ENDED, HAS_GIVEN_UP, IMPORTING, ReplicaReports
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.generate.storage_proof import StorageProof
 from pipeline.runs.logs import LogFile
@@ -57,6 +57,8 @@ STATUS_SCHEMA = pa.schema(
     [
         pa.field("done", pa.bool_(), nullable=False),
         pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("replica", pa.string(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),
         pa.field("expected_tokens", pa.float32()),
         pa.field("part", pa.int64(), nullable=False),
@@ -140,7 +142,10 @@ class Replica:
             config.control.begins(actor)
             # A first try needs any other engine that has started, the next one another since the last try.
             self._known_starts = config.control.starts() if self._attempt_log.num_tries_again else set()
-            self._reports = ReplicaReports(config.control, config.journals[0], actor, self._name)
+            admission = self._runner.admission
+            self._reports = ReplicaReports(
+                config.control, config.journals[0], actor, self._name, lambda: admission.num_running
+            )
             self._start()
         except PipelineError as error:
             self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
@@ -255,7 +260,7 @@ class Replica:
         self._given_up = reason
         log = self._attempt_log
         self._record(EngineInfo(gave_up=str(reason), restarts=log.num_crashes, tries_again=log.num_tries_again or None))
-        self._reports.ends("gave up")
+        self._reports.ends(HAS_GIVEN_UP)
         self._reports.event("gave_up", f"gave up: {reason}", reason=str(reason))
         self._store_log()
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
@@ -319,7 +324,7 @@ class Replica:
             return fatal_status(self._fatal)
         try:
             rows = [WorkRow(**row) for block in blocks.column("rows").to_pylist() for row in block]
-            return statuses(rows, await self._block(rows))
+            return statuses(rows, await self._block(rows), self._name)
         except PipelineError as error:
             fatal = error
         except OSError as error:
@@ -411,7 +416,7 @@ class Replica:
                 return
             self._has_ended = True
             if self._fatal is None:
-                self._reports.ends("done")
+                self._reports.ends(ENDED)
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
@@ -421,12 +426,14 @@ class Replica:
                 self._store_log(last=True)
 
 
-def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> pa.Table:
-    """Return the status of each row of a block; None is a row that was not started."""
+def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None], replica: str) -> pa.Table:
+    """Return the status of each row of a block from this replica; None is a row that was not started."""
     columns = [
         {
             "done": status is not None,
             "failed": status is not None and status.failed,
+            "truncated": status is not None and status.truncated,
+            "replica": replica,
             "num_output_tokens": status.num_output_tokens if status is not None else 0,
             "expected_tokens": row.expected_tokens if status is not None else 0.0,
             "part": row.part,
@@ -438,6 +445,6 @@ def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> p
 
 def fatal_status(error: PipelineError) -> pa.Table:
     """Return the single status that ends the run with this error."""
-    empty = {"done": False, "failed": False, "num_output_tokens": 0, "part": 0}
+    empty = {"done": False, "failed": False, "truncated": False, "replica": "", "num_output_tokens": 0, "part": 0}
     fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
     return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)
