@@ -104,9 +104,9 @@ class RunMetrics:
         for name, number in counts.items():
             self._set("pipeline_replicas", number, state=name)
         for state in states:
-            number = 0 if state.is_final else state.num_in_flight
-            if number is not None:
-                self._set("pipeline_rows_in_flight", number, replica=state.replica)
+            in_flight = 0 if state.is_final else state.num_in_flight
+            if in_flight is not None:
+                self._set("pipeline_rows_in_flight", in_flight, replica=state.replica)
 
     def _add(self, name: str, number: int, **tags: str) -> None:
         if number > 0:  # Ray refuses 0
