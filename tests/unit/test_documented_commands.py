@@ -103,7 +103,7 @@ def check_pipeline(command: str, arguments: list[str]) -> None:
     if any(each.startswith("conf=") for each in overrides):
         compose([each for each in overrides if not each.startswith("write=")])
     elif cli.COMMANDS[command].keys == "":
-        assert any(each.startswith(("run=", "from=")) for each in arguments), "neither conf= nor a run"
+        assert any(each.startswith(("run=", "runs=", "from=")) for each in arguments), "neither conf= nor a run"
 
 
 def check(words: list[str]) -> None:
