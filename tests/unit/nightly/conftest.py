@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 from archives import run_of
-from fake_night import run_night
+from builders import ROOT
+from night_of import run_night
 from pairs import reply_right, train
 
 from pipeline.errors import PipelineError
@@ -28,6 +30,10 @@ class Nights:
     def file(self) -> Path:
         return self.directory / "night.yaml"
 
+    @property
+    def program(self) -> list[str]:
+        return [sys.executable, "-S", str(ROOT / "tests/fake_run.py"), str(self.directory)]
+
     def script(self, name: str, **script: Any) -> None:
         """Write what a run does, and replaces what it did before."""
         (self.directory / f"{name}.json").write_text(json.dumps(script))
@@ -35,10 +41,10 @@ class Nights:
     def arguments(self, *arguments: str, night: str = "n") -> list[str]:
         return [f"night={night}", f"runs={self.file}", f"output_dir={self.output}", *arguments]
 
-    def code(self, *arguments: str, night: str = "n") -> int:
+    def code(self, *arguments: str, night: str = "n", is_quick: bool = True) -> int:
         """Hold a night in this process; return its exit code."""
         try:
-            run_night(self.directory, self.arguments(*arguments, night=night))
+            run_night(self.program, self.arguments(*arguments, night=night), is_quick=is_quick)
         except PipelineError as error:
             return error.exit_code
         return 0

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import ROOT, wait_until
-from fake_night import FAKE_RUN, run_night
+from night_of import run_night
 
-from pipeline.cli import resolve
 from pipeline.errors import ConfigError, NightFailed
-from pipeline.nightly.night import NightOptions, execute
 from pipeline.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -27,16 +25,30 @@ pytestmark = pytest.mark.usefixtures("at_root")
 BROKEN_RULE = {"name": "max_drop", "value": 0.1, "limit": 0.01, "broken": True, "line": "score fell"}
 BROKEN_GATE = {"baseline": "m-a", "broken": ["max_drop"], "rules": [BROKEN_RULE], "notes": []}
 CHANGE = {
-    "level": "run", "task": "all", "split": "train", "metric": "score", "base": 0.6, "new": 0.5, "stderr": None,
-    "difference": -0.1, "ci_low": -0.2, "ci_high": 0.0, "test": "x", "p_value": 0.01, "p_holm": 0.02,
-    "num_questions": 10, "num_lost": 1, "num_gained": 0, "detectable": None,
+    "level": "run",
+    "task": "all",
+    "split": "train",
+    "metric": "score",
+    "base": 0.6,
+    "new": 0.5,
+    "stderr": None,
+    "difference": -0.1,
+    "ci_low": -0.2,
+    "ci_high": 0.0,
+    "test": "x",
+    "p_value": 0.01,
+    "p_holm": 0.02,
+    "num_questions": 10,
+    "num_lost": 1,
+    "num_gained": 0,
+    "detectable": None,
 }
 
 
 @contextmanager
 def started(nights: Nights, *arguments: str, night: str = "n") -> Iterator[subprocess.Popen[str]]:
     """Start a night as a process."""
-    line = [sys.executable, str(ROOT / "tests/fake_night.py"), str(nights.directory)]
+    line = [sys.executable, str(ROOT / "tests/night_of.py"), json.dumps({"program": nights.program})]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*line, *nights.arguments(*arguments, night=night)], cwd=ROOT, **pipes)
     try:
@@ -136,7 +148,7 @@ def test_a_run_whose_arguments_are_wrong_fails_alone(nights: Nights, capfd: pyte
     }
     lines = "".join(f"  {name}: {json.dumps(words)}\n" for name, (words, _) in wrong.items())
     nights.file.write_text(f"runs:\n  a: conf=demo\n{lines}  c: conf=demo\n")
-    assert nights.code() == 2
+    assert nights.code(is_quick=False) == 2
     assert nights.lines("starts") == ["a", "c"]
     reasons = {run["name"]: run["reason"] for run in nights.runs()}
     for name, (_, line) in wrong.items():
@@ -171,32 +183,25 @@ def test_a_run_whose_arguments_are_wrong_fails_alone(nights: Nights, capfd: pyte
 )
 def test_a_wrong_file_ends_the_night_before_it_starts(nights: Nights, text: str, line: str) -> None:
     nights.file.write_bytes(text.encode("latin-1"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.night", *nights.arguments()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert line in done.stderr
-    assert "s.ecret" not in done.stderr
+    with pytest.raises(ConfigError) as caught:
+        run_night(nights.program, nights.arguments())
+    assert line in str(caught.value)
+    assert "s.ecret" not in str(caught.value)
     assert not nights.output.exists()
 
 
 @pytest.mark.parametrize("arguments", [["night=../x"], ["night=latest"], ["night="], ["night=n", "run_id=x"]])
 def test_a_wrong_id_ends_the_night_before_it_starts(nights: Nights, arguments: list[str]) -> None:
     with pytest.raises(ConfigError):
-        run_night(nights.directory, [f"runs={nights.file}", f"output_dir={nights.output}", *arguments])
+        run_night(nights.program, [f"runs={nights.file}", f"output_dir={nights.output}", *arguments])
     assert not nights.output.exists()
 
 
 def test_runs_with_different_directories_are_refused(nights: Nights) -> None:
     nights.file.write_text("runs: {a: conf=demo output_dir=x, b: conf=demo output_dir=y}")
     with pytest.raises(ConfigError, match="the runs of a night have one output_dir, and these have 'x', 'y'"):
-        run_night(nights.directory, ["night=n", f"runs={nights.file}"])
-    assert nights.code() in (0, 2)  # output_dir= of the command is that of all
-    assert nights.of_each("status")[0] == "complete"
+        run_night(nights.program, ["night=n", f"runs={nights.file}"], is_quick=False)
+    assert nights.code(is_quick=False) == 0  # output_dir= of the command is that of all
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -307,12 +312,10 @@ def test_a_page_that_cannot_be_written_is_a_warning(nights: Nights, capfd: pytes
         assert output_dir == str(nights.output)
         raise ValueError("no page")
 
-    options = NightOptions(night="n", runs=str(nights.file), overrides=[f"output_dir={nights.output}"])
-    program = [sys.executable, "-S", str(FAKE_RUN), str(nights.directory)]
-    execute(options, resolve, refuse, program)
+    run_night(nights.program, nights.arguments(), refuse)
     assert "warning: index.html was not written: ValueError: no page" in capfd.readouterr().out
     assert nights.record()["index"] is None
-    execute(options, resolve, lambda _: "x/index.html", program)
+    run_night(nights.program, nights.arguments(), lambda _: "x/index.html")
     assert nights.record()["index"] == "x/index.html"
 
 
@@ -320,7 +323,7 @@ def test_a_night_in_object_storage(nights: Nights, s3_query: str) -> None:
     nights.script("a", complete=False, code=2, stderr="error: no\n")
     nights.file.write_text("runs: {a: conf=demo}")
     with pytest.raises(NightFailed):  # the fake run writes to a disk: only what is of the night is in object storage
-        run_night(nights.directory, ["night=n", f"runs={nights.file}", f"output_dir=s3://runs/x?{s3_query}"])
+        run_night(nights.program, ["night=n", f"runs={nights.file}", f"output_dir=s3://runs/x?{s3_query}"])
     store = ArtifactStore.open(f"s3://runs/x?{s3_query}")
     record = json.loads(store.read_text("night=n.json"))
     assert (record["output_dir"], record["runs"][0]["run"]) == ("s3://runs/x", "s3://runs/x/run=n-a")
