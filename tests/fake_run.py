@@ -2,7 +2,7 @@
 
 What it does is in `<directory>/<name>.json`: `seconds` to work, what to print on standard error, the exit code, the
 number of a signal to end by, and whether the run becomes a copy of the complete run in `<directory>/template`. Each
-start adds a line to `<directory>/starts`, each signal a line to `<directory>/signals`.
+start adds a line to `<directory>/starts` and to `arguments`, each signal a line to `signals`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def main(directory: Path, arguments: dict[str, str]) -> int:
     script = json.loads((directory / f"{name}.json").read_text())
     run = Path(arguments["output_dir"], f"run={run_id}")
     note(directory / "starts", name)
+    note(directory / "arguments", " ".join(f"{key}={value}" for key, value in arguments.items()))
 
     def on_signal(number: int, _: FrameType | None) -> None:
         note(directory / "signals", f"{name} {number}")

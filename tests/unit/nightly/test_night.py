@@ -82,6 +82,16 @@ def test_runs_are_run_in_order_and_recorded(nights: Nights, capfd: pytest.Captur
     assert "night n: run 2 of 3: b" in out
 
 
+def test_arguments_of_the_command_are_added_to_those_of_each_run(nights: Nights) -> None:
+    nights.file.write_text("runs:\n  a: limit=3\n  b: >-\n    limit=4\n    generation.temperature=0.5\n")
+    assert nights.code("conf=demo", "seed=5", is_quick=False) == 0
+    for_all = f"output_dir={nights.output} conf=demo seed=5"
+    assert nights.lines("arguments") == [
+        f"limit=3 {for_all} run_id=n-a",
+        f"limit=4 generation.temperature=0.5 {for_all} run_id=n-b",
+    ]
+
+
 def test_a_report_has_its_path(nights: Nights) -> None:
     report = {"file": "report.html", "chunks": None, "num_samples": 10}
     nights.script("a", manifest={"published": {"report": report}})
