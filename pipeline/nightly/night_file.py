@@ -125,9 +125,9 @@ def _planned(name: str, run_id: str, text: str, for_all: Sequence[str], resolve:
         if config.run.restart:
             raise ConfigError("run.restart=true would choose another run_id: leave it out, and give another night=")
     except PipelineError as error:
-        return replace(run, error=f"runs.{name}: {error}")
+        return replace(run, error=str(error))
     except (OSError, ValueError) as error:  # of a path that no file system can hold, and of an open quotation
-        return replace(run, error=f"runs.{name}: {getattr(error, 'strerror', None) or error}")
+        return replace(run, error=str(getattr(error, "strerror", None) or error))
     return replace(run, config=config)
 
 
