@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -81,10 +81,10 @@ class Processes:
             text = errors.read().decode(errors="replace")
         return Ended(exit_code=code, errors=text, seconds=time.monotonic() - began)
 
-    def sleep(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Sleep, unless `until` is true or a signal comes."""
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but only until a signal comes."""
         end = time.monotonic() + seconds
-        while not self.is_stopping and not until() and (left := end - time.monotonic()) > 0:
+        while not self.is_stopping and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
