@@ -7,9 +7,8 @@ import sys
 
 from scripted import ScriptedFactory
 
-from pipeline.cli import command
+from pipeline.cli import command, resolve
 from pipeline.orchestrator import execute
-from pipeline.run import resolve
 
 
 def main(arguments: list[str]) -> None:

@@ -26,6 +26,9 @@ from pipeline.errors import ConfigError
 
 COMMAND_LINE = "command line"
 
+NO_CONFIGURATIONS = {"night"}
+"""Files in conf/ that are no configurations: the example of a night's runs."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ConfFile(Config):
@@ -169,7 +172,7 @@ def plain(config: Config) -> dict[str, Any]:
 def conf_names() -> list[str]:
     """Return the names that `conf=` accepts, from ./conf and from the project's own conf/."""
     directories = {Path("conf").resolve(), HOME / "conf"}
-    return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
+    return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")} - NO_CONFIGURATIONS)
 
 
 def find_conf(name: str) -> Path:

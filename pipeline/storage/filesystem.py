@@ -147,7 +147,11 @@ class Directory:
 
         It holds no credentials: they are not in the path. A quoted path is safe inside a message too.
         """
-        return shlex.quote(f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}")
+        return shlex.quote(self.uri(name))
+
+    def uri(self, name: str = "") -> str:
+        """Return the path, or in object storage the URI, of a file for another program; it holds no credentials."""
+        return f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}"
 
     def child(self, name: str) -> Self:
         """Return a subdirectory; it need not exist yet.

@@ -39,6 +39,17 @@ def plain() -> Console:
 
 
 @contextmanager
+def lasting() -> Iterator[tuple[Console, Console]]:
+    """Yield consoles on standard output and standard error whose readers may go away without ending the command."""
+    with stream(os.dup(1), "utf-8", closes=True) as out, stream(os.dup(2), "utf-8", closes=True) as err:
+        first, second = (
+            Console(file=file, width=None if file.isatty() else 120, highlight=False, markup=False, emoji=False)
+            for file in (out, err)
+        )
+        yield first, second
+
+
+@contextmanager
 def quiet(log: Path) -> Iterator[Console]:
     """Redirect standard output and error of this process and its children to `log`; yield a console on the terminal.
 

@@ -26,6 +26,7 @@ from builders import ROOT
         ["pipeline.compare", "base=x", "new=y"],
         ["pipeline.run", "conf=demo", "gate.baseline=gone"],
         ["pipeline.validate", "--help"],
+        ["pipeline.night", "night=n", "runs=gone"],
         ["pipeline.replay", "logs=gone", "conf=demo"],
     ],
 )
@@ -40,6 +41,7 @@ def test_help_and_errors_print_without_ray_torch_vllm_or_pandas(command_line: li
         ["pipeline.pack", "run=gone"],
         ["pipeline.validate", "archive=x.zip", "run=gone"],
         ["pipeline.run", "conf=demo", "limit=-1"],
+        ["pipeline.night", "night=n", "runs=conf/night.yaml", "wait_s=x"],
         ["pipeline.preview", "conf=demo", "task=gone"],
         ["pipeline.plan", "conf=nowhere"],
     ],
