@@ -69,9 +69,13 @@ class Night:
     since: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def declined(self) -> dict[str, str]:
-        """The run_id since which a score has declined, by domain (`all`: the run), where the CUSUM has an alarm."""
-        return {name: self.since[name] for name, step in self.steps.items() if step.is_alarm and name in self.since}
+    def declined(self) -> dict[str, list[str]]:
+        """What has declined by the CUSUM (`all`: the score of the run; domains), by the run_id since when."""
+        found: dict[str, list[str]] = {}
+        for name, step in self.steps.items():
+            if step.is_alarm and name in self.since:
+                found.setdefault(self.since[name], []).append(name)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

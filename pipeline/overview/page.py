@@ -21,7 +21,6 @@ from pipeline.errors import DataError, UserError
 from pipeline.overview import plots
 from pipeline.overview.history import Benchmark, BoardRun, ModelHistory, benchmarks
 from pipeline.overview.pairwise import MOST_MODELS, PairResult, compare_models
-from pipeline.overview.plots import plot_of
 from pipeline.overview.run_list import ListedRun, find, open_output
 from pipeline.overview.terminal_table import duration
 from pipeline.records import MetricChange
@@ -161,11 +160,10 @@ class _Section:
 
 def _section(benchmark: Benchmark) -> _Section:
     is_whole = benchmark.limit is None
-    drawn = [(model, plot) for model in benchmark.models if (plot := plot_of(model)) is not None]
     return _Section(
         benchmark=benchmark,
         cards=[_card(model) for model in benchmark.models] if is_whole else [],
-        drawn=drawn if is_whole else [],
+        drawn=plots.plots_of(benchmark.models) if is_whole else [],
         pairs=compare_models(benchmark) if is_whole and len(benchmark.models) > 1 else {},
         compared=benchmark.models[:MOST_MODELS],
     )

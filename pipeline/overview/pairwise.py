@@ -15,7 +15,7 @@ from pipeline.comparison.pairing import ComparedRun, pair, require_same
 from pipeline.comparison.significance import changes
 from pipeline.errors import Incomparable, UserError
 from pipeline.metrics.paired_tests import ALPHA, holm
-from pipeline.overview.history import METRIC, Benchmark, BoardRun, ModelHistory
+from pipeline.overview.history import METRIC, Benchmark, BoardRun
 from pipeline.records import MetricChange
 from pipeline.runs.directory import recorded, require_complete
 from pipeline.storage import query
@@ -26,7 +26,10 @@ MOST_MODELS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairResult:
-    """The difference between two models, the first minus the second, or why they cannot be compared."""
+    """The difference between two models, the first minus the second, or why they cannot be compared.
+
+    `reason` is a few words, `detail` the error behind it.
+    """
 
     difference: float | None = None
     ci_low: float | None = None
@@ -34,6 +37,7 @@ class PairResult:
     p_value: float | None = None
     num_questions: int = 0
     reason: str | None = None
+    detail: str = ""
 
     @property
     def is_significant(self) -> bool:
@@ -51,7 +55,7 @@ class PairResult:
 def compare_models(benchmark: Benchmark) -> dict[tuple[int, int], PairResult]:
     """Return the results of all pairs of the first `MOST_MODELS` models, by their places in the benchmark."""
     models = benchmark.models[:MOST_MODELS]
-    opened = [_open(_with_samples(model)) for model in models]
+    opened = [_open(model.newest.run) for model in models]
     found: dict[tuple[int, int], PairResult] = {}
     for first, second in combinations(range(len(models)), 2):
         found[first, second] = _compare(opened[first], opened[second], models[first].split)
@@ -62,37 +66,31 @@ def compare_models(benchmark: Benchmark) -> dict[tuple[int, int], PairResult]:
     return found | {(second, first): result.reversed for (first, second), result in found.items()}
 
 
-def _with_samples(model: ModelHistory) -> BoardRun:
-    """Return the newest run of a model."""
-    return model.newest.run
-
-
-def _open(run: BoardRun) -> ComparedRun | str:
+def _open(run: BoardRun) -> ComparedRun | PairResult:
     """Return the run to compare, or why it cannot be."""
     if run.entry.pruned_at is not None:
-        return f"run {run.entry.run_id} was pruned on {run.entry.pruned_at[:10]}"
+        return PairResult(reason=f"{run.entry.run_id} was pruned")
     try:
         return ComparedRun.of(run.store, recorded(run.store), require_complete(run.store))
     except UserError as error:
-        return str(error)
+        return PairResult(reason=f"the samples of {run.entry.run_id} cannot be read", detail=str(error))
 
 
-def _compare(first: ComparedRun | str, second: ComparedRun | str, split: str | None) -> PairResult:
-    for each in (first, second):
-        if isinstance(each, str):
-            return PairResult(reason=f"not comparable: {each}")
-    assert isinstance(first, ComparedRun)
-    assert isinstance(second, ComparedRun)
+def _compare(first: ComparedRun | PairResult, second: ComparedRun | PairResult, split: str | None) -> PairResult:
+    if isinstance(first, PairResult):
+        return first
+    if isinstance(second, PairResult):
+        return second
     if _other_data(first, second):
-        return PairResult(reason="not comparable: their data sets differ")
+        return PairResult(reason="their data sets differ")
     try:
         row = _change(first, second, split)
-    except Incomparable:
-        return PairResult(reason="not comparable: their questions differ")
+    except Incomparable as error:
+        return PairResult(reason="their questions differ", detail=str(error))
     except UserError as error:
-        return PairResult(reason=f"not comparable: {error}")
+        return PairResult(reason="their samples cannot be read", detail=str(error))
     if row is None:
-        return PairResult(reason="not comparable: no question of both has a reference answer")
+        return PairResult(reason="no reference answers")
     return PairResult(
         difference=row.difference,
         ci_low=row.ci_low,

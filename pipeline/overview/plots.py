@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from pipeline.comparison.trend import limit_of
 from pipeline.overview.history import ModelHistory, Night
@@ -64,13 +65,21 @@ class Plot:
     summary: str
 
 
-def plot_of(model: ModelHistory) -> Plot | None:
-    """Return the plot of a model's history, or None if fewer than two nights have a score and a date."""
+def plots_of(models: Sequence[ModelHistory]) -> list[tuple[ModelHistory, Plot]]:
+    """Return the plots of those models that have a score and a date of two nights or more, all over the same time."""
+    shown = [(model, _shown(model)) for model in models]
+    shown = [(model, nights) for model, nights in shown if len(nights) > 1]
+    times = [when for _, nights in shown for when, _ in nights]
+    return [(model, _plot(model, nights, min(times), max(times))) for model, nights in shown]
+
+
+def _shown(model: ModelHistory) -> list[tuple[datetime, Night]]:
     dated = [(when, night) for night in model.nights if (when := _when(night)) is not None]
-    shown = [(when, night) for when, night in dated if model.score(night.run) is not None]
-    if len(shown) < 2:
-        return None
-    scale_x = _Scale.of([when.timestamp() for when, _ in shown], LEFT + 8, WIDTH - RIGHT - 8)
+    return [(when, night) for when, night in dated if model.score(night.run) is not None]
+
+
+def _plot(model: ModelHistory, shown: Sequence[tuple[datetime, Night]], first: datetime, last: datetime) -> Plot:
+    scale_x = _Scale(first.timestamp(), last.timestamp(), LEFT + 8, WIDTH - RIGHT - 8)
     ends = [end for _, night in shown for end in _ends(model, night)]
     ticks = _nice(min(ends), max(ends), 5)
     scale_y = _Scale(ticks[0], ticks[-1], SCORES_BOTTOM, SCORES_TOP)
@@ -83,7 +92,7 @@ def plot_of(model: ModelHistory) -> Plot | None:
         alarm=_area(shown, scale_x, only_alarms=True),
         limit_y=_cusum_y(LIMIT),
         y_ticks=tuple(Tick(place=scale_y(tick), text=_short(tick, ticks)) for tick in ticks),
-        x_ticks=tuple(_dates(shown[0][0], shown[-1][0], scale_x)),
+        x_ticks=tuple(_dates(first, last, scale_x)),
         changes=tuple(
             Tick(place=scale_x(when.timestamp()), text=", ".join(night.changed))
             for when, night in shown
@@ -101,10 +110,6 @@ class _Scale:
     high: float
     begin: float
     end: float
-
-    @classmethod
-    def of(cls, values: Sequence[float], begin: float, end: float) -> _Scale:
-        return cls(min(values), max(values), begin, end)
 
     def __call__(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
@@ -166,10 +171,13 @@ def _title(model: ModelHistory, night: Night) -> str:
     step = night.steps.get("all")
     if step is not None:
         lines.append(f"CUSUM {step.statistic:.1f} of {LIMIT:g}")
-    lines += [
-        f"{'the run' if name == 'all' else name} has declined since {since}" for name, since in night.declined.items()
-    ]
+    lines += [f"{named(names)} declined since {since}" for since, names in night.declined.items()]
     return "\n".join(lines)
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the names of scores that declined as text, such as "score, medicine"."""
+    return ", ".join("score" if name == "all" else name for name in names)
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:
@@ -189,7 +197,9 @@ def _cusum_y(statistic: float) -> float:
 
 def _area(shown: Sequence[tuple[datetime, Night]], scale_x: _Scale, *, only_alarms: bool) -> str:
     """Return bars of the CUSUM, a night each, as wide as fit."""
-    half = max(0.6, min(7.0, 0.4 * (WIDTH - LEFT - RIGHT) / len(shown)))
+    places = [scale_x(when.timestamp()) for when, _ in shown]
+    gaps = [after - before for before, after in pairwise(places) if after > before]
+    half = max(0.6, min(7.0, 0.4 * min(gaps, default=7.0)))
     bars = []
     for when, night in shown:
         step = night.steps.get("all")
@@ -225,6 +235,6 @@ def _summary(model: ModelHistory, points: Sequence[Point]) -> str:
     newest = model.score(model.newest.run)
     value = "unknown" if newest is None else f"{newest.value:.3f}"
     num_broken = sum(point.state == "broken" for point in points)
-    declined = ", ".join("the run" if name == "all" else name for name in model.newest.declined)
+    declined = ", ".join(map(named, model.newest.declined.values()))
     text = f"Score of {model.name} over {len(points)} runs; the newest is {value}; {num_broken} broke their gate"
     return f"{text}; declined: {declined}" if declined else text

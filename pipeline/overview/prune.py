@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -246,12 +247,8 @@ def _local_files(root: str) -> Iterator[tuple[str, int]]:
             yield top.name, found.st_size
         elif stat.S_ISDIR(found.st_mode):
             for directory, _, names in os.walk(top.path):
-                for name in names:
-                    yield os.path.relpath(os.path.join(directory, name), root), _size(os.path.join(directory, name))
-
-
-def _size(path: str) -> int:
-    return os.lstat(path).st_size
+                for path in (Path(directory, name) for name in names):
+                    yield str(path.relative_to(root)), path.lstat().st_size
 
 
 def _remove(run: ArtifactStore, names: Sequence[str]) -> None:

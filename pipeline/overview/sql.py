@@ -74,14 +74,16 @@ class _RunFiles(AbstractFileSystem):  # type: ignore[misc]
         return tuple(sorted(f"{ROOT}/{self._relative(info)}" for info in self._files(found)))
 
     def _children(self, place: str) -> list[str]:
-        selector = pafs.FileSelector(self._store.path(place), allow_not_found=True)
         try:
+            selector = pafs.FileSelector(self._store.path(place), allow_not_found=True)
             return [self._relative(info) for info in self._store.fs.get_file_info(selector)]
-        except OSError:  # a file, or a directory of another user
+        except (OSError, DataError):  # a file, a directory of another user, or a name that leads out
             return []
 
     def _files(self, names: Sequence[str]) -> list[Any]:
         """Return what is known of those names that are regular files and lead out of the directory over no link."""
+        if any(".." in name.split("/") for name in names):  # `Directory.path` refuses it with an error
+            return []
         infos = self._store.fs.get_file_info([self._store.path(name) for name in names])
         return [info for info in infos if info.type == pafs.FileType.File and not self._is_linked(info.path)]
 
@@ -124,7 +126,8 @@ def answer(output: ArtifactStore, sql: str) -> Iterator[tuple[list[str], Iterato
 def _rows(database: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     statements = database.extract_statements(sql)
     if [each.type for each in statements] != [duckdb.StatementType.SELECT]:
-        raise ConfigError(f"sql={sql[:200]!r}: only one SELECT is run, for instance sql='SELECT run, model FROM runs'")
+        example = "sql='SELECT run, model FROM runs'"
+        raise ConfigError(f"sql={sql[:200]!r}: one SELECT is run and nothing else, for instance {example}")
     database.execute("SET VARIABLE outputs = $outputs", {"outputs": ROOT})
     database.execute(f"SET allowed_directories = ['{ROOT}/']")
     database.execute("SET enable_external_access = false")
