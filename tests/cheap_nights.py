@@ -70,7 +70,7 @@ def _config(output: Path, run_id: str, model: str) -> Any:
 
 
 def metrics(score: float) -> pa.Table:
-    """Return metrics.parquet of a run whose tasks all have this score on the train split, and none on the test split."""
+    """Return metrics.parquet of a run whose tasks all have this score on the train split, and none on test."""
     names = [("task", task, 1) for task in TASKS]
     names += [("domain", name, len(weights_of(TASKS, name))) for name in dict.fromkeys(TASKS.values())]
     rows = []
@@ -94,3 +94,15 @@ def declining(
     noise = np.random.default_rng(seed).normal(0, 0.006, num)
     lost = [0.05 if night == regression else max(0, night - decline + 1) * 0.005 for night in range(1, num + 1)]
     return [float(np.clip(accuracy - each + luck, 0, 1)) for each, luck in zip(lost, noise, strict=True)]
+
+
+def add_parts(run: Path) -> None:
+    """Put small files in place of the large parts of a run, and what is kept beside them."""
+    for name in ("samples/task=a/split=b/p.parquet", "prompts/_stage.json", "completions/p.parquet", "journal/a/b"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(b"x" * 1_000)
+    for name in ("noise/samples/p.parquet", "logs/driver.log", "report_samples/0.js", "compare/compare.parquet"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(b"x" * 10)
+    for name in ("report.html", "card.md", "x_submission.zip"):
+        (run / name).write_text("x")

@@ -3,7 +3,7 @@
     PYTHONPATH=tests .venv/bin/python -m nights <output_dir> [<number of nights>]
 
 Each question has a probability of being answered right, the same every night of an unchanged model: most are 0 or 1, a
-few unstable ones lie between. On night 25 a model loses 5 points for one night, and from night 30 on it declines slowly.
+few unstable ones lie between. On night 25 a model loses 5 points for one night, and from night 30 on it declines.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def answers(model: Model, night: int, prompts: Sequence[Prompt]) -> list[Any]:
 
 
 def points_lost(night: int) -> float:
-    """Return how much of the score is lost on a night: 5 points on one, and half a point more each night of a decline."""
+    """Return how much of the score is lost on a night: 5 points on one, half a point more each night of a decline."""
     return 0.05 if night == REGRESSION else max(0, night - DECLINE + 1) * 0.005
 
 

@@ -130,8 +130,9 @@ def plan(output: ArtifactStore, keep_days: int, now: datetime | None = None) -> 
                 parts = tuple(_parts(run.store))
                 reason = needed.get(run.run_id) or _refusal(run.store)
             except UserError as error:
-                parts, reason = (), str(error)
-            if reason is not None:
+                kept[run.run_id] = str(error)
+                continue
+            if parts and reason is not None:
                 kept[run.run_id] = reason
             elif parts:
                 model = next((str(name) for name in reversed(run.model) if name), "?")
