@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from builders import settings
 
 from pipeline.config import loading
+from pipeline.config.schema import Config
 from pipeline.metrics.confidence import wilson
 from pipeline.metrics.weights import weights_of
 from pipeline.records import METRIC_SCHEMA
@@ -32,10 +33,11 @@ def make_nights(
     *,
     model: str = "steady",
     broken: Mapping[int, str] | None = None,
+    overrides: Sequence[str] = (),
     **manifest: Any,
 ) -> list[ArtifactStore]:
     """Make a run a night, counted from 1, whose tasks have these scores; `broken` has the broken rule by night."""
-    text = loading.dump(_config(output, "RUN-ID", model))
+    text = loading.dump(_config(output, model, overrides))
     directory = ArtifactStore.open(str(output))
     found = []
     for number, score in enumerate(scores, start=1):
@@ -64,8 +66,8 @@ def make_nights(
     return found
 
 
-def _config(output: Path, run_id: str, model: str) -> Any:
-    config = settings(f"output_dir={output}", f"run_id={run_id}", f"engine.endpoint.model={model}")
+def _config(output: Path, model: str, overrides: Sequence[str]) -> Config:
+    config = settings(f"output_dir={output}", "run_id=RUN-ID", f"engine.endpoint.model={model}", *overrides)
     return replace(config, tasks={name: config.tasks[name] for name in TASKS}, only=())
 
 

@@ -7,6 +7,7 @@ run, and the page's Content Security Policy forbids scripts and external resourc
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +39,8 @@ MOST_RUNS = 1_000
 
 NUM_SHOWN = 30
 """Runs in the table that are visible at once; the others unfold."""
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -115,7 +118,7 @@ def _link(run: ArtifactStore, entry: IndexEntry, place: ArtifactStore) -> str | 
     """Return the address of a run's report, relative to the page; None if there is none on the same storage."""
     prefix = f"{index.RUN_PREFIX}{entry.run_id}/"
     file = (entry.report or "").removeprefix(prefix)
-    if not file or "/" in file or file.startswith("."):  # a name from the run's manifest
+    if not PLAIN_NAME.fullmatch(file):  # it comes from the run's manifest
         return None
     if run.local is not None and place.local is not None:
         return quote(os.path.relpath(run.local / file, place.local))

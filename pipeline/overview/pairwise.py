@@ -16,7 +16,7 @@ from pipeline.comparison.significance import changes
 from pipeline.errors import Incomparable, UserError
 from pipeline.metrics.paired_tests import ALPHA, holm
 from pipeline.overview.history import METRIC, Benchmark, BoardRun
-from pipeline.records import MetricChange
+from pipeline.records import SAMPLE_SCHEMA, MetricChange
 from pipeline.runs.directory import recorded, require_complete
 from pipeline.storage import query
 
@@ -71,6 +71,7 @@ def _open(run: BoardRun) -> ComparedRun | PairResult:
     if run.entry.pruned_at is not None:
         return PairResult(reason=f"{run.entry.run_id} was pruned")
     try:
+        run.store.require_artifact("samples", SAMPLE_SCHEMA)  # before the configuration, which takes longer to read
         return ComparedRun.of(run.store, recorded(run.store), require_complete(run.store))
     except UserError as error:
         return PairResult(reason=f"the samples of {run.entry.run_id} cannot be read", detail=str(error))

@@ -12,7 +12,7 @@ from cheap_nights import add_parts, declining, make_nights
 NUM = 40
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make 40 nights of a model with a regression and a slow decline, and 3 of another one; tests must not write."""
     output = tmp_path_factory.mktemp("made")

