@@ -69,6 +69,11 @@ class Night:
     since: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def is_alarm(self) -> bool:
+        """Whether the run broke its gate, or a score has declined by the CUSUM."""
+        return not self.run.entry.kept_gate or bool(self.declined)
+
+    @property
     def declined(self) -> dict[str, list[str]]:
         """What has declined by the CUSUM (`all`: the score of the run; domains), by the run_id since when."""
         found: dict[str, list[str]] = {}

@@ -165,7 +165,9 @@ def _section(benchmark: Benchmark) -> _Section:
     is_whole = benchmark.limit is None
     return _Section(
         benchmark=benchmark,
-        cards=[_card(model) for model in benchmark.models] if is_whole else [],
+        cards=[_card(model) for model in sorted(benchmark.models, key=lambda each: not each.newest.is_alarm)]
+        if is_whole
+        else [],
         drawn=plots.plots_of(benchmark.models) if is_whole else [],
         pairs=compare_models(benchmark) if is_whole and len(benchmark.models) > 1 else {},
         compared=benchmark.models[:MOST_MODELS],
@@ -181,12 +183,15 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
         for night in model.nights
     }
     rows = sorted(runs, key=lambda run: run.order, reverse=True)
+    sections = [_section(each) for each in found]
+    alarms = [card.model.name for section in sections for card in section.cards if card.model.newest.is_alarm]
     text = (
         _environment()
         .get_template("board.html.jinja")
         .render(
             where=where,
-            sections=[_section(each) for each in found],
+            sections=sections,
+            alarms=list(dict.fromkeys(alarms)),
             rows=[(run, *nights[run.store.root]) for run in rows],
             others=others,
             unread=unread,

@@ -15,7 +15,7 @@ from pipeline.comparison.trend import limit_of
 from pipeline.overview.history import ModelHistory, Night
 from pipeline.runs.manifest import TIME_FORMAT
 
-WIDTH, LEFT, RIGHT = 1060, 46, 14
+WIDTH, LEFT, RIGHT = 1060, 10, 48
 SCORES_TOP, SCORES_BOTTOM = 22, 190
 CUSUM_TOP, CUSUM_BOTTOM = 214, 268
 HEIGHT = 290
@@ -171,13 +171,14 @@ def _title(model: ModelHistory, night: Night) -> str:
     step = night.steps.get("all")
     if step is not None:
         lines.append(f"CUSUM {step.statistic:.1f} of {LIMIT:g}")
-    lines += [f"{named(names)} declined since {since}" for since, names in night.declined.items()]
+    lines += [f"declined: {declines(night)}"] if night.declined else []
     return "\n".join(lines)
 
 
-def named(names: Sequence[str]) -> str:
-    """Return the names of scores that declined as text, such as "score, medicine"."""
-    return ", ".join("score" if name == "all" else name for name in names)
+def declines(night: Night) -> str:
+    """Return what has declined and since which run, such as "score, medicine since 2026-11-10"."""
+    names = {since: ["score" if name == "all" else name for name in names] for since, names in night.declined.items()}
+    return "; ".join(f"{', '.join(each)} since {since}" for since, each in names.items())
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:
@@ -235,6 +236,5 @@ def _summary(model: ModelHistory, points: Sequence[Point]) -> str:
     newest = model.score(model.newest.run)
     value = "unknown" if newest is None else f"{newest.value:.3f}"
     num_broken = sum(point.state == "broken" for point in points)
-    declined = ", ".join(map(named, model.newest.declined.values()))
     text = f"Score of {model.name} over {len(points)} runs; the newest is {value}; {num_broken} broke their gate"
-    return f"{text}; declined: {declined}" if declined else text
+    return f"{text}; declined: {declines(model.newest)}" if model.newest.declined else text

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
-from builders import record_manifest
-from cheap_nights import declining, make_nights
+from builders import record_manifest, settings
+from cheap_nights import TASKS, declining, make_nights
 from nights import Model, Nights
 
 from pipeline import board
+from pipeline.comparison import trend
 from pipeline.errors import ConfigError, RunError
 from pipeline.overview import page
 from pipeline.overview.history import Benchmark, BoardRun, benchmarks
 from pipeline.overview.pairwise import compare_models
 from pipeline.overview.prune import apply, plan
-from pipeline.runs import index
+from pipeline.runs import index, past_runs
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -56,11 +58,27 @@ def test_a_regression_breaks_the_line_and_a_decline_raises_the_cusum(made: Path)
     )
 
 
+def test_the_cusum_is_that_of_the_gate(made: Path) -> None:
+    config = settings(f"output_dir={made}", "run_id=x", "engine.endpoint.model=worse")
+    config = replace(config, tasks={name: config.tasks[name] for name in TASKS}, only=())
+    newest, *earlier = past_runs.of_model(config, [], limit=100)
+    found = trend.read(config, trend.scores_of(newest.store, newest.run_id), earlier, [])
+    (benchmark,) = benchmarks(board_runs(made))
+    (model,) = [each for each in benchmark.models if each.name == "worse"]
+    night = model.newest
+    assert {each.task: each.statistic for each in found} == {name: step.statistic for name, step in night.steps.items()}
+    assert {each.task: each.since for each in found} == night.since
+    assert {each.task for each in found if each.has_declined} == {
+        name for names in night.declined.values() for name in names
+    }
+
+
 def test_the_page_has_the_models_the_gate_the_decline_and_links(output: Path) -> None:
     html = written(output)
     text = text_of(html)
     assert "43 complete runs, 2 models; newest 2025-11-28 23:00 UTC" in text
-    assert re.search(r"score, agriculture, medicine declined since 2025-11-\d\d-worse", text)
+    assert "1 of 2 models needs a look: worse" in text
+    assert re.search(r"by the CUSUM: score, agriculture, medicine since 2025-11-\d\d-worse", text)
     assert html.count('class="broken" d="M') == 2  # the legend and night 25
     assert "<title>2025-11-13-worse\nscore 0.634\n95% interval 0.602 to 0.665\ngate broken: max_drop\n" in html
     assert '<a href="run%3D2025-11-28-worse/report.html"><bdi>2025-11-28-worse</bdi></a>' in html
