@@ -398,7 +398,8 @@ def help_text(name: str) -> str:
     )
     lines = [*usage, "", f"{name}: {command.help}", "", f"for instance: python -m pipeline.{name} {command.example}"]
     others = ", ".join(each for each in COMMANDS if each != name)
-    return "\n".join([*lines, *_format_groups(_groups(command)), "", f"other commands: {others} (python -m pipeline)"])
+    last = textwrap.wrap(f"other commands: {others} (python -m pipeline)", WIDTH, subsequent_indent="  ")
+    return "\n".join([*lines, *_format_groups(_groups(command)), "", *last])
 
 
 def _groups(command: Command) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -224,7 +224,7 @@ def newest(
         for place in sorted(places, reverse=True)
         if _suits(place.slug, model, other_than) and (before is None or place.ended_at <= before)
     ][:most_read]
-    num_found, step = 0, min(limit, NUM_AT_ONCE)
+    num_found, step = 0, max(1, min(limit, NUM_AT_ONCE))
 
     def read(place: _Place) -> IndexEntry | None:
         return made.get(place.run_id) or _read(output, place) or make(output, place.run_id, lines)

@@ -1,4 +1,4 @@
-"""The board in a browser: nothing is requested, nothing runs, the page fits a narrow screen, and a point opens a report."""
+"""The board in a browser: it requests nothing and runs nothing, fits a narrow screen, and its points open reports."""
 
 from __future__ import annotations
 
