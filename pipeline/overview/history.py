@@ -214,6 +214,8 @@ def _made_alike(runs: Sequence[BoardRun]) -> list[list[BoardRun]]:
 def _chart(runs: Sequence[BoardRun], name: str, split: str) -> list[tuple[str, Step, str | None]]:
     """Return the state of the CUSUM of the run (`all`) or a domain after each run, with the run its decline began."""
     domains = dict(runs[-1].entry.domains or {})
+    if not domains:  # an entry of an older version whose run cannot be read
+        return []
     key: trend.Name = ("run", "all", split) if name == "all" else ("domain", name, split)
     needed = {key, *(("task", task, split) for task in weights_of(domains, None if name == "all" else name))}
     known = [scores for run in runs if needed <= (scores := _scores(run, split)).values.keys()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from cheap_nights import add_parts, make_nights
 
 from pipeline import compare, pack, prune, rescore
 from pipeline.errors import DataError, RunError
+from pipeline.orchestrator import execute
 from pipeline.overview import prune as pruning
 from pipeline.overview.run_list import find
 from pipeline.runs import index
+from pipeline.runs.directory import begin, open_finished
 from pipeline.runs.lock import locked
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -216,6 +219,20 @@ def test_commands_say_that_a_run_was_pruned(output: Path, command: object) -> No
     with pytest.raises(DataError, match=r"run=\S+ was pruned on 2026-03-01, and its prompts, .* are gone"):
         command(directory(output, 1), directory(output, 1))  # type: ignore[operator]
     assert listing(output) == before
+
+
+def test_a_pruned_run_prints_its_summary_again_and_is_not_begun_anew(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruning.apply(ArtifactStore.open(str(output)), planned(output).runs[0], datetime(2026, 3, 1, tzinfo=UTC))
+    run, config = open_finished(str(directory(output, 1)))
+    config = replace(config, output_dir=str(output))
+    execute(config)
+    assert "the run was pruned on 2026-03-01: its samples and its report are gone" in capsys.readouterr().out
+    change_manifest(directory(output, 1), counts={"num_samples": 900, "num_failed": 1})
+    with pytest.raises(DataError, match="was pruned on 2026-03-01"):
+        begin(run, replace(config, run=replace(config.run, retry_failed=True)))
+    assert names(directory(output, 1)) == KEPT | {"pruned.json"}
 
 
 def test_a_failure_is_a_line_and_the_exit_code(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
