@@ -201,6 +201,7 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
             policy=POLICY,
             style=_style(),
             duration=duration,
+            counted=counted,
             gate_state=plots.gate_state,
         )
     )

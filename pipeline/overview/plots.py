@@ -24,6 +24,9 @@ HEIGHT = 290
 MOST_NAMED = 8
 """Maximum number of nights with a broken gate that have their date in the drawing."""
 
+MANY = 120
+"""Nights above which their points are small."""
+
 LIMIT = limit_of(("run", "all", ""))
 
 
@@ -54,6 +57,7 @@ class Plot:
     """What is drawn of a model's history; `band`, `line` and the CUSUM's areas are the paths of SVG."""
 
     points: tuple[Point, ...]
+    radius: float
     line: str
     band: str
     cusum: str
@@ -86,6 +90,7 @@ def _plot(model: ModelHistory, shown: Sequence[tuple[datetime, Night]], first: d
     points = _points(model, shown, scale_x, scale_y)
     return Plot(
         points=points,
+        radius=3.2 if len(points) <= MANY else 1.6,
         line=_path([(point.x, point.y) for point in points]),
         band=_band(points),
         cusum=_area(shown, scale_x, only_alarms=False),

@@ -27,8 +27,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(page.write_index(str(output)))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [500, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(500, "light"), (1280, "dark")])
 def test_the_page_fits_the_screen_and_shows_plots_and_tables(
     opened: Opened, board: Path, width: int, scheme: str
 ) -> None:

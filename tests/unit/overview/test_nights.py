@@ -59,7 +59,7 @@ def test_the_cusum_of_the_gate_and_of_the_page_show_the_decline(output: Path) ->
     assert DECLINE <= declined[0] <= DECLINE + 8
     assert declined[-1] == NUM
     html = Path(page.write_index(str(output))).read_text()
-    assert "1 of 1 models needs a look: <bdi>worse</bdi>" in html
+    assert "1 of 1 model needs a look: <bdi>worse</bdi>" in html
     (alarm,) = re.findall(r'class="alarm" d="([^"]*)"/>\n<path class="limit"', html)
     assert alarm.count("Z") == len(declined)
     assert html.count("\ngate broken: max_drop\n") == sum(not entry.kept_gate for entry in entries(output))
