@@ -106,5 +106,5 @@ def add_parts(run: Path) -> None:
     for name in ("noise/samples/p.parquet", "logs/driver.log", "report_samples/0.js", "compare/compare.parquet"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(b"x" * 10)
-    for name in ("report.html", "card.md", "x_submission.zip"):
+    for name in ("report.html", "report.ru.html", "report_of_mine.txt", "card.md", "x_submission.zip"):
         (run / name).write_text("x")

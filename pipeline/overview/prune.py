@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,8 +41,8 @@ from pipeline.runs.manifest import TIME_FORMAT, Manifest, read_manifest
 from pipeline.storage.artifacts import PRUNED_FILE, ArtifactStore
 
 PARTS = ("completions", "journal", "logs", "noise", "prompts", "samples", "work")
-REPORTS = ("report.", "report_")
-"""What is removed of a run: the directories of these names, and what begins as the report does."""
+REPORT = re.compile(r"report(\.\w+)?\.html|report_samples(\.\w+)?")
+"""What is removed of a run: the directories of these names, and the report, of which there may be one a language."""
 
 NAMING_KEYS = (("gate", "baseline"), ("schedule", "history"))
 """Keys whose value may be the run_id of another run."""
@@ -214,7 +215,7 @@ def _refusal(run: ArtifactStore) -> str | None:
 
 
 def _is_part(name: str) -> bool:
-    return name in PARTS or name.startswith(REPORTS)
+    return name in PARTS or REPORT.fullmatch(name) is not None
 
 
 def _parts(run: ArtifactStore) -> Iterator[Part]:

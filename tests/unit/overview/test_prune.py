@@ -23,8 +23,26 @@ from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
-REMOVED = {"samples", "prompts", "completions", "journal", "noise", "logs", "report.html", "report_samples"}
-KEPT = {"manifest.json", "config.yaml", "metrics.parquet", "compare", "card.md", "x_submission.zip"}
+REMOVED = {
+    "samples",
+    "prompts",
+    "completions",
+    "journal",
+    "noise",
+    "logs",
+    "report.html",
+    "report.ru.html",
+    "report_samples",
+}
+KEPT = {
+    "manifest.json",
+    "config.yaml",
+    "metrics.parquet",
+    "compare",
+    "card.md",
+    "x_submission.zip",
+    "report_of_mine.txt",
+}
 
 
 def run_id(night: int, model: str = "worse") -> str:
@@ -62,7 +80,7 @@ def test_without_apply_nothing_changes_and_the_parts_are_listed_with_their_sizes
     assert listing(output) == before
     assert (
         f"would remove: run={run_id(1)} (worse): completions 1.0 kB, journal 1.0 kB, logs 10 bytes, noise 10 bytes, "
-        "prompts 1.0 kB, report.html 1 byte, report_samples 10 bytes, samples 1.0 kB" in lines
+        "prompts 1.0 kB, report.html 1 byte, report.ru.html 1 byte, report_samples 10 bytes, samples 1.0 kB" in lines
     )
     assert sum(line.startswith("would remove: ") for line in lines) == 6
 
