@@ -72,7 +72,6 @@ def test_hostile_runs_are_lines_and_their_text_is_escaped(output: Path, capsys: 
     list_command.main([f"output_dir={output}", "last=1000"])
     printed = capsys.readouterr().out
     assert "⟨U+001B⟩" in printed
-    assert "⟨U+202E⟩" in printed
     assert "warning: " in printed
     assert "run=damaged is left out: " in printed.replace("\n", "")
     assert not set(printed) & set("\x1b\u202e")
@@ -84,7 +83,7 @@ def test_an_older_index_entry_is_listed_and_made_again_for_the_board(output: Pat
         entry = {name: value for name, value in entry.items() if name not in ("domains", "pruned_at")}
         file.write_text(json.dumps(entry | {"gate": {"baseline": None, "broken": []}}))
     found = find(ArtifactStore.open(str(output)), last=100)
-    assert len(found.runs) == 43
+    assert len(found.runs) == 13
     assert {run.entry.is_of_this_version for run in found.runs if run.entry is not None} == {False}
 
 
@@ -134,9 +133,9 @@ def answer(output: Path, text: str) -> list[tuple[object, ...]]:
         "",
     ],
 )
-def test_a_query_that_writes_or_reads_elsewhere_is_refused_in_one_line(made: Path, text: str) -> None:
+def test_a_query_that_writes_or_reads_elsewhere_is_refused_in_one_line(few: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"^sql=") as caught:
-        answer(made, text)
+        answer(few, text)
     assert "Traceback" not in str(caught.value)
 
 
@@ -158,16 +157,16 @@ def test_a_hostile_file_in_a_run_is_no_row_of_a_view(output: Path) -> None:
     for name in ("manifest.json", "config.yaml", "metrics.parquet"):
         (output / "run=a").mkdir(exist_ok=True)
         os.mkfifo(output / "run=a" / name)
-    assert answer(output, "SELECT count(*) FROM runs") == [(43,)]
-    assert answer(output, "SELECT count(DISTINCT run) FROM metrics") == [(43,)]
+    assert answer(output, "SELECT count(*) FROM runs") == [(13,)]
+    assert answer(output, "SELECT count(DISTINCT run) FROM metrics") == [(13,)]
 
 
 def test_list_query_and_prune_work_on_object_storage(
-    made: Path, s3_query: str, capsys: pytest.CaptureFixture[str]
+    few: Path, s3_query: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"s3://runs/nights?{s3_query}"
     target = ArtifactStore.open(uri)
-    for run in sorted(made.glob("run=*-small")) + sorted(made.glob("run=2025-10-2[01]-worse")):
+    for run in sorted(few.glob("run=*-small")) + sorted(few.glob("run=2025-10-2[01]-worse")):
         pafs.copy_files(str(run), target.path(run.name), destination_filesystem=target.fs)
     list_command.main([f"output_dir={uri}", "json=true"])
     assert len(json.loads(capsys.readouterr().out)) == 5

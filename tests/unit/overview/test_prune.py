@@ -115,18 +115,18 @@ def test_the_newest_of_a_model_baselines_incomplete_and_locked_runs_keep_everyth
     add_parts(output / f"run={run_id(3, 'small')}")
     for night, other in ((1, "gate"), (2, "schedule")):
         key = {"gate": "baseline", "schedule": "history"}[other]
-        change_manifest(directory(output, 20 + night), config={other: {key: run_id(night)}, "engine": {"kind": "vllm"}})
+        change_manifest(directory(output, 6 + night), config={other: {key: run_id(night)}, "engine": {"kind": "vllm"}})
     gate = {"baseline": run_id(4), "baselines": [run_id(4), run_id(3)], "broken": [], "rules": [], "notes": []}
-    change_manifest(directory(output, 40), gate=gate)
+    change_manifest(directory(output, 10), gate=gate)
     change_manifest(directory(output, 5), status="failed")
     with locked(ArtifactStore.open(str(directory(output, 6)))):
         plan = planned(output)
     assert plan.runs == []
     assert plan.kept == {
-        run_id(1): f"run {run_id(21)} names it in gate.baseline",
-        run_id(2): f"run {run_id(22)} names it in schedule.history",
-        run_id(3): f"it is in the baseline of run {run_id(40)}",
-        run_id(4): f"it is in the baseline of run {run_id(40)}",
+        run_id(1): f"run {run_id(7)} names it in gate.baseline",
+        run_id(2): f"run {run_id(8)} names it in schedule.history",
+        run_id(3): f"it is in the baseline of run {run_id(10)}",
+        run_id(4): f"it is in the baseline of run {run_id(10)}",
         run_id(6): "a process holds its lock",
         run_id(3, "small"): "it is the newest run of its model",
     }
