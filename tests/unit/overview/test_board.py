@@ -195,9 +195,6 @@ def test_models_are_compared_question_by_question(answered: Path) -> None:
     assert better.difference > 0.2
     assert worse.difference == -better.difference
     assert (same.difference, same.is_significant) == (0.0, False)
-    text = text_of(page._rendered("x", board_runs(answered), [], []))
-    assert "better, p <0.001" in text
-    assert "not significant, p 1.000" in text
 
 
 def test_what_cannot_be_compared_is_named_with_the_reason(answered: Path, tmp_path: Path) -> None:
@@ -220,7 +217,7 @@ def test_some_runs_from_anywhere_are_drawn_on_a_page_elsewhere(answered: Path, t
     board.main([f"runs={good},{bad}", f"out={tmp_path}/pages/two.html"])
     html = (tmp_path / "pages/two.html").read_text()
     assert "2 complete runs, 2 models" in text_of(html)
-    assert "better, p" in text_of(html)
+    assert "better, p <0.001" in text_of(html)
 
 
 def test_pruned_runs_stay_on_the_page_without_a_link(output: Path) -> None:
