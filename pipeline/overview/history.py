@@ -175,20 +175,23 @@ def _names(models: Mapping[ModelKey, Sequence[BoardRun]]) -> dict[ModelKey, str]
 
 
 def _nights(runs: Sequence[BoardRun], split: str | None) -> tuple[Night, ...]:
-    steps: dict[str, dict[str, Step]] = defaultdict(dict)
+    steps: dict[str, dict[str, Step]] = defaultdict(dict)  # by the run's directory: run_ids may be alike elsewhere
     since: dict[str, dict[str, str]] = defaultdict(dict)
     if split is not None:
         for alike in _made_alike(runs):
             for name in ("all", *dict.fromkeys((alike[-1].entry.domains or {}).values())):
-                for run_id, step, began in _chart(alike, name, split):
-                    steps[run_id][name] = step
-                    since[run_id] |= {name: began} if began is not None else {}
-    found = []
-    for number, run in enumerate(runs):
-        run_id = run.entry.run_id
-        changed = _changed(runs[number - 1], run) if number else ()
-        found.append(Night(run=run, changed=changed, steps=steps[run_id], since=since[run_id]))
-    return tuple(found)
+                for run, step, began in _chart(alike, name, split):
+                    steps[run.store.root][name] = step
+                    since[run.store.root] |= {name: began} if began is not None else {}
+    return tuple(
+        Night(
+            run=run,
+            changed=_changed(runs[number - 1], run) if number else (),
+            steps=steps[run.store.root],
+            since=since[run.store.root],
+        )
+        for number, run in enumerate(runs)
+    )
 
 
 def _changed(before: BoardRun, run: BoardRun) -> tuple[str, ...]:
@@ -211,24 +214,26 @@ def _made_alike(runs: Sequence[BoardRun]) -> list[list[BoardRun]]:
     return groups
 
 
-def _chart(runs: Sequence[BoardRun], name: str, split: str) -> list[tuple[str, Step, str | None]]:
+def _chart(runs: Sequence[BoardRun], name: str, split: str) -> list[tuple[BoardRun, Step, str | None]]:
     """Return the state of the CUSUM of the run (`all`) or a domain after each run, with the run its decline began."""
     domains = dict(runs[-1].entry.domains or {})
     if not domains:  # an entry of an older version whose run cannot be read
         return []
     key: trend.Name = ("run", "all", split) if name == "all" else ("domain", name, split)
     needed = {key, *(("task", task, split) for task in weights_of(domains, None if name == "all" else name))}
-    known = [scores for run in runs if needed <= (scores := _scores(run, split)).values.keys()]
-    accepted = {run.entry.run_id: run.entry.gate.accepts for run in runs if run.entry.gate is not None}
-    places = {run.run_id: number for number, run in enumerate(known)}
-    found: list[tuple[str, Step, str | None]] = []
-    start, steps = 0, trend.chart(key, domains, known) if known else []
-    for number, run in enumerate(known):
-        begins = places.get(accepted.get(run.run_id) or "", start)
+    known = [(run, scores) for run in runs if needed <= (scores := _scores(run, split)).values.keys()]
+    scores_of_runs = [scores for _, scores in known]
+    places = {run.entry.run_id: number for number, (run, _) in enumerate(known)}
+    found: list[tuple[BoardRun, Step, str | None]] = []
+    start, steps = 0, trend.chart(key, domains, scores_of_runs) if known else []
+    for number, (run, _) in enumerate(known):
+        accepts = run.entry.gate.accepts if run.entry.gate is not None else None
+        begins = places.get(accepts or "", start)
         if begins > start:
-            start, steps = begins, trend.chart(key, domains, known[begins:])
+            start, steps = begins, trend.chart(key, domains, scores_of_runs[begins:])
         step = steps[number - start]
-        found.append((run.run_id, step, known[start + step.since].run_id if step.since is not None else None))
+        began = known[start + step.since][0].entry.run_id if step.since is not None else None
+        found.append((run, step, began))
     return found
 
 

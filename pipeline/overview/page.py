@@ -85,7 +85,7 @@ def write_page_of(directories: Sequence[str], out: str) -> tuple[str, Sequence[s
         DataError: A run is damaged.
     """
     place, name = _split(out)
-    runs = [_named(directory, place) for directory in directories]
+    runs = [_named(directory, place) for directory in dict.fromkeys(directories)]
     place.write_text(name, _rendered(counted(len(runs), "run"), runs, [], []))
     return place.shown(name), []
 
@@ -177,7 +177,7 @@ def _section(benchmark: Benchmark) -> _Section:
 def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun], unread: Sequence[str]) -> str:
     found = benchmarks(runs)
     nights = {
-        (night.run.store.root): (model, night)
+        night.run.store.root: (model, night)
         for benchmark in found
         for model in benchmark.models
         for night in model.nights
@@ -202,7 +202,6 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
             style=_style(),
             duration=duration,
             counted=counted,
-            gate_state=plots.gate_state,
         )
     )
     return replace_surrogates(text) or ""
