@@ -224,13 +224,15 @@ def newest(
         for place in sorted(places, reverse=True)
         if _suits(place.slug, model, other_than) and (before is None or place.ended_at <= before)
     ][:most_read]
-    num_found, step = 0, max(1, min(limit, NUM_AT_ONCE))
+    num_found, start, step = 0, 0, 1
 
     def read(place: _Place) -> IndexEntry | None:
         return made.get(place.run_id) or _read(output, place) or make(output, place.run_id, lines)
 
-    for start in range(0, len(chosen), step):
-        for entry in _in_parallel(read, chosen[start : start + step]):
+    while start < len(chosen):
+        read_now = _in_parallel(read, chosen[start : start + step])
+        start, step = start + step, min(2 * step, NUM_AT_ONCE)  # most callers take the first one or two
+        for entry in read_now:
             if entry is None or not _suits(_slug(entry.model), model, other_than) or not is_match(entry):
                 continue
             yield entry
