@@ -224,29 +224,29 @@ def newest(
         for place in sorted(places, reverse=True)
         if _suits(place.slug, model, other_than) and (before is None or place.ended_at <= before)
     ][:most_read]
-    num_found, start, step = 0, 0, 1
+    num_found = 0
 
     def read(place: _Place) -> IndexEntry | None:
         return made.get(place.run_id) or _read(output, place) or make(output, place.run_id, lines)
 
-    while start < len(chosen):
-        read_now = _in_parallel(read, chosen[start : start + step])
-        start, step = start + step, min(2 * step, NUM_AT_ONCE)  # most callers take the first one or two
-        for entry in read_now:
-            if entry is None or not _suits(_slug(entry.model), model, other_than) or not is_match(entry):
-                continue
+    for entry in _read_ahead(read, chosen):
+        if entry is not None and _suits(_slug(entry.model), model, other_than) and is_match(entry):
             yield entry
             num_found += 1
             if num_found == limit:
                 return
 
 
-def _in_parallel(read: Callable[[_Place], IndexEntry | None], places: Sequence[_Place]) -> list[IndexEntry | None]:
-    """Return what `read` returns for each place: object storage takes tens of milliseconds a request."""
-    if len(places) == 1:
-        return [read(places[0])]
+def _read_ahead(read: Callable[[_Place], IndexEntry | None], places: Sequence[_Place]) -> Iterator[IndexEntry | None]:
+    """Yield what `read` returns for each place: object storage takes tens of milliseconds a request.
+
+    Most callers take the first one or two, so one is read first, then two at a time, then four, and so on.
+    """
+    start, step = 0, 1
     with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
-        return list(pool.map(read, places))
+        while start < len(places):
+            yield from list(pool.map(read, places[start : start + step]))
+            start, step = start + step, min(2 * step, NUM_AT_ONCE)
 
 
 def record(run: ArtifactStore, manifest: Manifest) -> None:
