@@ -152,7 +152,7 @@ def _card(model: ModelHistory) -> _Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Section:
-    """What the page has of a benchmark. `pairs` are by the places of two models."""
+    """What the page has of a benchmark, what needs a look first. `pairs` are by the places of two models."""
 
     benchmark: Benchmark
     cards: Sequence[_Card]
@@ -162,14 +162,13 @@ class _Section:
 
 
 def _section(benchmark: Benchmark) -> _Section:
+    ordered = sorted(benchmark.models, key=lambda model: not model.newest.is_alarm)
     is_whole = benchmark.limit is None
     return _Section(
         benchmark=benchmark,
-        cards=[_card(model) for model in sorted(benchmark.models, key=lambda each: not each.newest.is_alarm)]
-        if is_whole
-        else [],
-        drawn=plots.plots_of(benchmark.models) if is_whole else [],
-        pairs=compare_models(benchmark) if is_whole and len(benchmark.models) > 1 else {},
+        cards=[_card(model) for model in ordered] if is_whole else [],
+        drawn=plots.plots_of(ordered) if is_whole else [],
+        pairs=compare_models(benchmark) if is_whole and len(ordered) > 1 else {},
         compared=benchmark.models[:MOST_MODELS],
     )
 
