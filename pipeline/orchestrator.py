@@ -167,7 +167,10 @@ def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> Artif
     if counts is None or counts.num_samples is None or counts.num_output_tokens is None:  # of an older version
         counts = count_samples(run)
     print_summary(run, config, counts, console, manifest.timings_s)
+    pruned_at = run.pruned_at()
     products = publish_stage.lines(run, manifest.published) if manifest.published is not None else ()
+    if pruned_at is not None:
+        products = (f"  the run was pruned on {pruned_at[:10]}: its samples and its report are gone",)
     _print(console, [*products, *(gate.lines(manifest.gate) if manifest.gate is not None else ())])
     _require_good(run, config, manifest)
     return run
@@ -267,6 +270,7 @@ def pack(run: ArtifactStore, config: Config) -> None:
             if manifest is not None:  # the lock is this process's, so that no other writes a running one
                 status = f"is {'crashed' if manifest.status == 'running' else manifest.status}"
             raise RunError(f"run={run.shown()} {status}: only a complete run is packed; run it again to its end")
+        run.require_unpruned()
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason

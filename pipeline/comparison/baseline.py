@@ -165,6 +165,8 @@ def eligible(found: History, new: ComparedRun, most: int) -> Pool:
         for each in found.runs:
             if not each.kept_gate and each.run_id != found.accepted_run:
                 passed_over["broke their gate"] += 1
+            elif each.entry.pruned_at is not None:
+                passed_over["were pruned"] += 1
             elif len(chosen) < most:
                 try:
                     prompts = each.store.require_artifact("prompts", PROMPT_SCHEMA)

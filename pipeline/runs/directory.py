@@ -110,6 +110,7 @@ def begin(run: ArtifactStore, config: Config) -> None:
     """
     manifest = read_manifest(run)
     if manifest is not None and manifest.is_complete:
+        run.require_unpruned()
         if not manifest.num_failed:
             raise RunError(
                 f"run_id={config.run_id!r} is complete in {run.shown()}: choose another run_id, or rescore it"

@@ -136,8 +136,13 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
 
 
 def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list[str]) -> Iterator[Found]:
-    """Yield `read(run)` of each run; a run that cannot be read is left out, and `unread` receives a line for it."""
+    """Yield `read(run)` of each run; a run that cannot be read is left out, and `unread` receives a line for it.
+
+    A pruned run has no samples, and is left out without a line.
+    """
     for run in runs:
+        if run.entry.pruned_at is not None:
+            continue
         try:
             found = read(run)
         except UserError as error:
