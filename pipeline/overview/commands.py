@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from pipeline.errors import ConfigError, PipelineError, RunError, without_secrets
-from pipeline.overview import prune, sql
 from pipeline.overview.run_list import find, open_output
 from pipeline.overview.terminal_table import runs_as_json, show_rows, show_runs
 from pipeline.terminal.text import counted, escape_control
@@ -40,6 +39,8 @@ def show_query(output_dir: str, text: str, console: Console, *, as_json: bool) -
         RunError: There is no such directory, or it cannot be reached.
         DataError: A file of a run cannot be read.
     """
+    from pipeline.overview import sql  # DuckDB is slow to import, and the list does not need it
+
     with sql.answer(open_output(output_dir), text) as (columns, rows):
         if as_json:
             for row in rows:
@@ -55,6 +56,8 @@ def show_prune(output_dir: str, keep_days: int, console: Console, *, is_applied:
     Raises:
         RunError: There is no such directory, or it cannot be reached; or some runs could not be pruned.
     """
+    from pipeline.overview import prune
+
     output = open_output(output_dir)
     plan = prune.plan(output, keep_days)
 
