@@ -190,7 +190,7 @@ def _spread(config: Config, golds: list[tuple[str, str, int]], variances: Mappin
         numbers = {task: num for task, of_split, num in golds if of_split == split}
         if set(numbers) == set(weights) and set(weights) <= set(variances):
             squares = [weight**2 * variances[task] / numbers[task] for task, weight in weights.items()]
-            found[split] = math.sqrt(sum(squares) / config.generation.repeats)
+            found[split] = math.sqrt(sum(squares) / config.generation.repeats_by_split[split])
     return found
 
 

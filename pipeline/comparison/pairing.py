@@ -149,7 +149,7 @@ class ComparedRun:
     @property
     def is_single(self) -> bool:
         """Whether each question has one response."""
-        return self.config.generation.repeats == 1 and not self.pooled
+        return max(self.config.generation.repeats_by_split.values()) == 1 and not self.pooled
 
     def scanner(self, columns: list[str], where: pc.Expression) -> pads.Scanner:
         """Return a scanner over the samples of this run and of those pooled with it."""

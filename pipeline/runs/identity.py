@@ -29,8 +29,16 @@ def identity(config: Config) -> dict[str, Any]:
     found = flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
     found |= flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
     found["engine.endpoint.model"] = config.engine.endpoint.model
+    found = {name: value for name, value in found.items() if not name.startswith("generation.repeats")}
+    found["generation.repeats"] = _repeats(config)
     found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
     return portable({name: value for name, value in found.items() if name not in COMPARED_ONLY})
+
+
+def _repeats(config: Config) -> Any:
+    """Return the number of completions of a question, or those by split where the run's splits differ."""
+    by_split = {split: config.generation.repeats_by_split[split] for split in sorted(config.splits)}
+    return by_split if len(set(by_split.values())) > 1 else next(iter(by_split.values()))
 
 
 def settings_hash(config: Config) -> str:

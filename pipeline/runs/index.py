@@ -110,7 +110,7 @@ class IndexEntry:
     tasks: Annotated[tuple[Text, ...], Field(min_length=1)]
     splits: tuple[Text, ...]
     limit: Count | None
-    repeats: Count
+    repeats: Count | Mapping[Text, Count]
     max_gen_toks: Count
     num_slots: Count
     gate: EntryGate | None

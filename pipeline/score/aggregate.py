@@ -24,6 +24,7 @@ import pyarrow as pa
 from pipeline.records import METRIC_SCHEMA
 from pipeline.score.intervals import add_intervals
 from pipeline.score.outcomes import count_outcomes
+from pipeline.storage.repeats import Repeats, define, most
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -94,7 +95,7 @@ _MACROS = [
 
 
 def aggregate(
-    database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], domains: Mapping[str, str], repeats: int
+    database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], domains: Mapping[str, str], repeats: Repeats
 ) -> pa.Table:
     """Return the metrics of the samples, with `METRIC_SCHEMA`.
 
@@ -102,14 +103,15 @@ def aggregate(
         database: A connection; the function creates temporary tables in it.
         files: The samples, one data set per file, as for `count_outcomes`.
         domains: Domain of every active task, whether it has samples or not.
-        repeats: Rows per question.
+        repeats: Rows per question, the same for all splits or by split.
     """
     database.execute("SET threads = 1")  # a fixed summation order makes the results reproducible to the last digit
-    count_outcomes(database, files, repeats)
+    define(database, repeats)
+    count_outcomes(database, files, most(repeats))
     database.register("domains", pa.table({"task": list(domains), "domain": list(domains.values())}))
     for statement in (*_MACROS, _OF_TASKS, _OF_DOMAINS, _OF_RUN, _LEVELS):
         database.execute(statement)
-    table = add_intervals(database, domains, repeats)
+    table = add_intervals(database, domains)
     return pa.Table.from_arrays(
         [table.column(field.name).cast(field.type) for field in METRIC_SCHEMA], schema=METRIC_SCHEMA
     )

@@ -21,6 +21,7 @@ from pipeline.score.row_scores import score_batch
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import id_ranges
+from pipeline.storage.repeats import count_rows, define, most
 
 METRICS_FILE = "metrics.parquet"
 
@@ -45,15 +46,16 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
         run.require_artifact("prompts", PROMPT_SCHEMA),
         run.require_artifact("completions", COMPLETION_SCHEMA),
     )
-    repeats = config.generation.repeats
+    repeats = config.generation.repeats_by_split
     domains = {name: task.domain for name, task in config.active_tasks.items()}
     query.require_cells(prompts, domains, config.splits)
     with query.connection() as database:
-        count_keys(database, prompts, completions, repeats).require_whole(repeats)
+        define(database, repeats)
+        count_keys(database, prompts, completions).require_whole(count_rows(prompts, repeats))
         with run.publish("samples", SAMPLE_SCHEMA) as store:
             num_samples = 0
             database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
-            for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // repeats)):
+            for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // most(repeats))):
                 file = f"task={ids.task}/split={ids.split}/part-{ids.number:05}.parquet"
                 batches = joined(database, prompts, completions, ids)
                 num_samples += store.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
