@@ -97,7 +97,7 @@ def history(config: Config, run: ArtifactStore, manifest: Manifest) -> History:
             passed_over[reason] += 1
     first = next((number for number, each in enumerate(alike) if each.run_id in accepted_ids), None)
     if first is not None:
-        passed_over[f"ended before the accepted run {alike[first].run_id}"] += len(alike) - first - 1
+        passed_over[f"from before the accepted run {alike[first].run_id}"] += len(alike) - first - 1
         del alike[first + 1 :]
     is_known = config.gate.accept in {each.run_id for each in alike}
     if config.gate.accept is not None and not is_known:
@@ -164,7 +164,7 @@ def eligible(found: History, new: ComparedRun, most: int) -> Pool:
         digest = prompts_digest(database, new.prompts)
         for each in found.runs:
             if not each.kept_gate and each.run_id != found.accepted_run:
-                passed_over["broke their gate"] += 1
+                passed_over["with a broken gate"] += 1
             elif len(chosen) < most:
                 try:
                     prompts = each.store.require_artifact("prompts", PROMPT_SCHEMA)
@@ -177,7 +177,7 @@ def eligible(found: History, new: ComparedRun, most: int) -> Pool:
                     run = PooledRun(run_id=each.run_id, store=each.store, manifest=each.manifest, samples=samples)
                     chosen.append(run)
                 else:
-                    passed_over["asked other questions or prompts"] += 1
+                    passed_over["with other questions or prompts"] += 1
     return Pool(runs=chosen, passed_over=passed_over)
 
 

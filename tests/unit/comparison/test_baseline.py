@@ -76,7 +76,7 @@ def test_runs_that_were_made_otherwise_or_broke_their_gate_are_passed_over_with_
         copy(older, f"other{number}", **at(number + 2), **changes)
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
     assert verdict.result.baselines == ("older",)
-    reasons = "2 broke their gate, 1 with other settings, 1 with another chat template, 1 with other data, "
+    reasons = "2 with a broken gate, 1 with other settings, 1 with another chat template, 1 with other data, "
     assert note(verdict).startswith("the baseline is 1 run, the newest older; passed over: ")
     assert set(note(verdict).partition("passed over: ")[2].split(", ")) == {
         *reasons.split(", ")[:-1],
@@ -89,7 +89,7 @@ def test_a_run_whose_prompts_differ_is_passed_over_although_its_records_do_not(m
     make_run("other", other, **at(2))
     make_run("fewer", PROMPTS[1:], **at(3))
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
-    assert note(verdict).endswith("nothing to compare with; passed over: 2 asked other questions or prompts")
+    assert note(verdict).endswith("nothing to compare with; passed over: 2 with other questions or prompts")
 
 
 def test_a_damaged_run_is_left_out_and_named(make_run: MakeRun, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ class TestStories:
         assert recorded["accepted"]["run"] == "n7"
         assert recorded["accepted"]["by"]
         assert recorded["accepted"]["at"] > "2026"
-        assert "6 ended before the accepted run n7" in recorded["notes"][0]
+        assert "6 from before the accepted run n7" in recorded["notes"][0]
         after = self.night(make_run, 9, num_lost=10)
         assert (self.broken(after), after.content["gate"]["baselines"]) == ([], ["n8", "n7"])
         assert self.broken(self.night(make_run, 10, num_lost=20)) == ["max_drop"]
