@@ -45,7 +45,8 @@ SIZES = {"agro_bench": 293, "aqua_bench": 110, "med_bench": 510}
 DOMAINS = {"agro_bench": "agriculture", "aqua_bench": "agriculture", "med_bench": "medicine"}
 ACCURACY = 0.7
 NUM_BASELINES = GateConfig().num_baselines
-ALPHAS = (0.05, GateConfig().alpha)
+DEFAULT_ALPHA = GateConfig().alpha
+ALPHAS = (0.05, 0.02, 0.01, 0.005)
 YEAR = 365
 NUM_QUESTIONS = 9_137
 """All questions of MERA's three tasks, of which those above have a known gold answer."""
@@ -150,10 +151,21 @@ def judged(new: Night, base: Sequence[Night], config: Config) -> tuple[list[Metr
     return rows, drops.p_values(tasks, rows, DOMAINS, config.gate.alpha)
 
 
+def has_large_drop(new: Night, base: Sequence[Night], config: Config) -> bool:
+    """Return whether a drop is larger than the limit: only then are p-values needed."""
+    return any(_is_large(row, config) for row in rows_of(new, base))
+
+
+def _is_large(row: MetricChange, config: Config) -> bool:
+    return -row.difference > config.gate.max_drop + gate.ROUNDING
+
+
 def smallest_p(new: Night, base: Sequence[Night], config: Config) -> float:
     """Return the smallest p-value of a drop that is larger than the limit: the gate breaks at any larger alpha."""
+    if not has_large_drop(new, base, config):
+        return 1.0
     rows, p_values = judged(new, base, config)
-    large = [p for row, p in zip(rows, p_values, strict=True) if -row.difference > config.gate.max_drop]
+    large = [p for row, p in zip(rows, p_values, strict=True) if _is_large(row, config)]
     return min(large, default=1.0)
 
 
@@ -200,7 +212,7 @@ def nights(num: int = 2_000) -> Iterator[str]:
         ("half", 0.07, 1, False),
     ):
         setting = Setting(kind=kind, flips=flips, num_baselines=num_baselines, repeats=repeats)
-        found = shares(setting.p_values(rng, num, config_of(ALPHAS[1])))
+        found = shares(setting.p_values(rng, num, config_of(min(ALPHAS))))
         base = f"{num_baselines} nights" + (", all the same" if repeats else "")
         yield f"| {kind} | {flips:.1%} | {base} | " + " | ".join(f"{share:.4f}" for share in found) + " |"
 
@@ -219,7 +231,7 @@ def power(num: int = 400) -> Iterator[str]:
         found = []
         for points in (1, 2, 3):
             setting = Setting(kind=kind, flips=flips, num_baselines=num_baselines, how=how, points=points)
-            found.append(shares(setting.p_values(rng, num, config_of(ALPHAS[1]))))
+            found.append(shares(setting.p_values(rng, num, config_of(min(ALPHAS)))))
         cells = [f"{each[place]:.2f}" for place in range(len(ALPHAS)) for each in found]
         yield f"| {kind} | {how} | {flips:.1%} | {num_baselines} | " + " | ".join(cells) + " |"
 
@@ -232,8 +244,8 @@ def broken_nights(made: Sequence[Night], config: Config, *, is_fixed: bool = Fal
     pool: deque[Night] = deque(maxlen=NUM_BASELINES)
     found = []
     for night in made:
-        rows, p_values = judged(night, pool, config) if pool else ([], [])
-        found.append(bool(rows) and gate.drop_rule(config, rows, p_values).broken)
+        is_judged = bool(pool) and has_large_drop(night, pool, config)
+        found.append(is_judged and gate.drop_rule(config, *judged(night, pool, config)).broken)
         if not found[-1] and not (is_fixed and pool):
             pool.appendleft(night)
     return found
@@ -269,7 +281,10 @@ def years(num: int = 60) -> Iterator[str]:
     yield f"Whole years of an unchanged model, 7% flips; latest: {NUM_BASELINES} nights pooled, fixed: the first night"
     yield "| baseline | alpha | years | promised red nights a year | red nights a year | most | years without one |"
     rng = np.random.default_rng(3)
-    for alpha, number, is_fixed in ((ALPHAS[1], num, False), (ALPHAS[1], num, True), (ALPHAS[0], num // 3, False)):
+    for alpha, number, is_fixed in (
+        *((alpha, num, False) for alpha in dict.fromkeys((DEFAULT_ALPHA, *ALPHAS[:2]))),
+        (DEFAULT_ALPHA, num // 3, True),
+    ):
         config = config_of(alpha)
         red = []
         for _ in range(number):
@@ -283,7 +298,7 @@ def steps(num: int = 100, before: int = 120, after: int = 30) -> Iterator[str]:
     """Yield how soon a step of 1 point is found by the gate and by the CUSUM."""
     yield f"A step of 1 point in every task after {before} nights, {num} times: found within 7 and {after} nights"
     yield "| unstable questions | flips | gate, 7 | gate, 30 | CUSUM, 7 | CUSUM, 30 | either, 7 |"
-    rng, config = np.random.default_rng(4), config_of(ALPHAS[1])
+    rng, config = np.random.default_rng(4), config_of(DEFAULT_ALPHA)
     for kind, flips in (("half", 0.07), ("half", 0.05), ("half", 0.026), ("skewed", 0.07)):
         by_gate, by_cusum = [], []
         for _ in range(num):
