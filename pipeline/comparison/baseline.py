@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from pipeline.comparison.pairing import ComparedRun, prompts_digest
+from pipeline.comparison.pairing import ComparedRun, prompts_digest, rules_version
 from pipeline.config.loading import plain
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, UserError
@@ -173,7 +173,9 @@ def eligible(found: History, new: ComparedRun, most: int) -> Pool:
                 except UserError as error:
                     found.notes.append(f"{each.store.shown()} is left out: {error}")
                     continue
-                if is_same:
+                if rules_version(samples) != new.rules_version:
+                    passed_over["whose letters were read by other rules (rescore them)"] += 1
+                elif is_same:
                     run = PooledRun(run_id=each.run_id, store=each.store, manifest=each.manifest, samples=samples)
                     chosen.append(run)
                 else:

@@ -82,6 +82,13 @@ class TaskConfig:
     strip: bool = key(False, "strip the filled instruction")
     train_split: str = key("train", "the data set's own name of its labelled split, called train here")
     announced: bool = key(False, "announced by the benchmark but not scored yet: runs only with announced=true")
+    cluster: str | None = key(
+        None,
+        "category whose questions are not independent of each other, as group_by of metrics.parquet names it: standard "
+        "errors and intervals of the task, its domain and the run are cluster-robust (null: questions are independent)",
+        pattern=NOT_EMPTY,
+        fix="give the name of a category, or null",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

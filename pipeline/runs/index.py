@@ -61,14 +61,10 @@ ModelKey: TypeAlias = tuple[Text | None, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryGate:
-    """The gate's verdict: the baseline's run_id (None: no baseline) and the names of the broken rules.
-
-    `accepted` is whether the broken rules were accepted by hand; None where nobody has decided.
-    """
+    """The gate's verdict: the baseline's run_id (None: no baseline) and the names of the broken rules."""
 
     baseline: Text | None
     broken: tuple[Text, ...]
-    accepted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +119,8 @@ class IndexEntry:
 
     @property
     def kept_gate(self) -> bool:
-        """Whether no rule of the gate was broken, or what was broken was accepted."""
-        return self.gate is None or not self.gate.broken or bool(self.gate.accepted)
+        """Whether no rule of the gate was broken."""
+        return self.gate is None or not self.gate.broken
 
     def is_of(self, manifest: Manifest) -> bool:
         """Return whether the entry was made of this state of the run."""

@@ -3,6 +3,8 @@
     em, correct of a task or group, one repeat    Wilson's interval
     any other metric of a task or group           the percentiles of a bootstrap over its questions
     domain, run                                   the same, each task resampled independently
+    a task with `tasks.<name>.cluster`            Wilson's for the effective number of questions: `clustered`; its
+                                                  groups as above
 
 The normal approximation replaces the bootstrap for the groups of a category that has more than `MOST_GROUPS` of them,
 and for a task with more than `MOST_OUTCOMES` distinct outcomes. A null value has no interval.
@@ -28,6 +30,7 @@ from pipeline.metrics.confidence import (
     Floats,
     Z,
     bootstrap,
+    clustered,
     generator,
     interval_of_mean,
     normal,
@@ -59,8 +62,8 @@ FROM cells JOIN outcomes ON cells.task = outcomes.task AND cells.split = outcome
 WHERE scored > 0 GROUP BY place ORDER BY place
 """
 
-_Drawn: TypeAlias = dict[tuple[str, str], dict[str, Estimate]]
-"""By split and metric: the estimate of each whole task."""
+_Drawn: TypeAlias = dict[tuple[str, str], dict[str, Estimate | None]]
+"""By split and metric: the estimate of each whole task; None if it has too few clusters."""
 
 
 def add_intervals(database: duckdb.DuckDBPyConnection, domains: Mapping[str, str]) -> pa.Table:
@@ -109,17 +112,26 @@ def _by_formula(table: pa.Table) -> tuple[Floats, NDArray[np.bool_]]:
 def _add_domains(table: pa.Table, ends: Floats, drawn: _Drawn, domains: Mapping[str, str]) -> None:
     """Fill in the ends of the domains and the run; `drawn` has every task with at most `MOST_OUTCOMES` outcomes."""
     wholes = table.filter(pc.and_(pc.is_null(table["group_by"]), pc.is_valid(table["value"])))
-    rows = wholes.select(["place", "level", "task", "split", "metric", "value", "stderr"]).to_pylist()
+    rows = wholes.select(["place", "level", "task", "split", "metric", "value", "stderr", "clusters"]).to_pylist()
     for row in rows:
         of_split = drawn[row["split"], row["metric"]]
-        if row["level"] == "task" and row["task"] not in of_split:
+        if row["clusters"] is not None:
+            of_split[row["task"]] = clustered(row["value"], row["stderr"], row["clusters"])
+            ends[:, row["place"]] = _ends(of_split[row["task"]])
+        elif row["level"] == "task" and row["task"] not in of_split:
             rng = generator(row["task"], row["split"], None, None, row["metric"])
             of_split[row["task"]] = normal(row["value"], row["stderr"], rng)
     for row in rows:
         if row["level"] != "task":
             weights = weights_of(domains, row["task"] if row["level"] == "domain" else None)
-            estimates = [drawn[row["split"], row["metric"]][name] for name in weights]
-            ends[:, row["place"]] = interval_of_mean(estimates, list(weights.values()))
+            found = [drawn[row["split"], row["metric"]][name] for name in weights]
+            estimates = [each for each in found if each is not None]
+            if len(estimates) == len(weights):
+                ends[:, row["place"]] = interval_of_mean(estimates, list(weights.values()))
+
+
+def _ends(estimate: Estimate | None) -> tuple[float, float]:
+    return (np.nan, np.nan) if estimate is None else (estimate.low, estimate.high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

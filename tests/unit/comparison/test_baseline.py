@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from archives import MakeRun, Scored
 from builders import settings
-from pairs import at, copy, judged, line_of, train, wrong
+from pairs import at, copy, judged, line_of, train, with_other_rules, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate
@@ -90,6 +90,19 @@ def test_a_run_whose_prompts_differ_is_passed_over_although_its_records_do_not(m
     make_run("fewer", PROMPTS[1:], **at(3))
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
     assert note(verdict).endswith("nothing to compare with; passed over: 2 with other questions or prompts")
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_a_run_whose_letters_were_read_by_other_rules_is_passed_over_until_it_is_rescored(
+    make_run: MakeRun, version: str | None
+) -> None:
+    older = make_run("older", PROMPTS, **at(1))
+    with_other_rules(older, version)
+    new = make_run("new", PROMPTS, **at(20))
+    verdict = judged(new, LATEST)
+    assert note(verdict).endswith("passed over: 1 whose letters were read by other rules (rescore them)")
+    rescore.main([f"run={older.store.root}"])
+    assert judged(new, LATEST).result.baselines == ("older",)
 
 
 def test_a_damaged_run_is_left_out_and_named(make_run: MakeRun, tmp_path: Path) -> None:
