@@ -45,6 +45,18 @@ def test_the_newest_runs_are_pooled_up_to_the_number_configured(make_run: MakeRu
     assert note(verdict) == "the baseline is 3 runs, the newest n5"
 
 
+def test_runs_with_repeats_by_split_are_a_baseline_of_each_other(make_run: MakeRun) -> None:
+    repeats = "generation.repeats={train: 2, test: 1}"
+    make_run("other", PROMPTS, "generation.repeats=1", **at(1))
+    make_run("older", PROMPTS, repeats, **at(2))
+    half = make_run("new", PROMPTS, repeats, reply=lambda row, repeat: wrong(*range(4 * repeat))(row, repeat), **at(20))
+    verdict = judged(half, LATEST)
+    assert verdict.result.baselines == ("older",)
+    assert "1 with other settings" in note(verdict)
+    (row,) = [row for row in verdict.rows if (row.level, row.metric) == ("task", "correct")]
+    assert (row.base, row.new, row.num_questions) == (1.0, 0.5, 4)
+
+
 def test_a_pooled_baseline_is_the_mean_of_its_runs(make_run: MakeRun) -> None:
     prompts = train(10)
     for night, lost in enumerate((0, 2, 4), 1):
