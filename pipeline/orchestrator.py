@@ -485,7 +485,7 @@ class Orchestrator:
         return lengths
 
     def _second_pass(self, store: ArtifactStore) -> SecondPass:
-        repeats = noise.second(self.config).generation.repeats
+        repeats = noise.second(self.config).generation.repeats_by_split
         return SecondPass(run=store, repeats=repeats, begins=lambda: self.timings.switch("noise"))
 
     def _report_engines(self, engines: Mapping[str, EngineInfo]) -> None:

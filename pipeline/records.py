@@ -99,6 +99,9 @@ are grouped by them. `extraction` is the rule that read `answer`, or the reason 
 the letters that a `conflict` or `unknown_option` is about, and is null in rows that older versions scored.
 """
 
+RULES_KEY = "extraction_rules"
+"""Key of the samples' metadata: the version of the rules that read the answers' letters."""
+
 METRIC_SCHEMA = pa.schema(
     [
         pa.field("task", pa.string(), nullable=False),

@@ -20,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import Incomparable
 from pipeline.metrics.names import BEHAVIOUR_METRICS, SAMPLE_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs
-from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA
 from pipeline.runs.environment_diff import RecordedRun
 from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
@@ -141,6 +141,11 @@ class ComparedRun:
         return RecordedRun(config=self.config, manifest=self.manifest)
 
     @property
+    def rules_version(self) -> str | None:
+        """The version of the rules that read its letters; None if it was not recorded."""
+        return rules_version(self.samples)
+
+    @property
     def name(self) -> str:
         """The run's id, and the number of runs that are pooled with it."""
         others = f" and {len(self.pooled)} before it" if self.pooled else ""
@@ -149,11 +154,17 @@ class ComparedRun:
     @property
     def is_single(self) -> bool:
         """Whether each question has one response."""
-        return self.config.generation.repeats == 1 and not self.pooled
+        return max(self.config.generation.repeats_by_split.values()) == 1 and not self.pooled
 
     def scanner(self, columns: list[str], where: pc.Expression) -> pads.Scanner:
         """Return a scanner over the samples of this run and of those pooled with it."""
         return query.pooled_scanner([self.samples, *self.pooled], columns, where)
+
+
+def rules_version(samples: Artifact) -> str | None:
+    """Return the version of the rules that read the letters of these samples; None if it was not recorded."""
+    found = samples.metadata.get(RULES_KEY)
+    return None if found is None else str(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from pipeline.runs import logs
 from pipeline.runs.manifest import CompletionMetadata, completion_metadata
 from pipeline.storage import query
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
+from pipeline.storage.repeats import Repeats
 
 
 def engine_factory(config: Config, placement: Placement) -> EngineFactory:
@@ -99,7 +100,7 @@ class SecondPass:
     """
 
     run: ArtifactStore
-    repeats: int
+    repeats: Repeats
     begins: Callable[[], None]
 
 
@@ -163,7 +164,7 @@ def _commit_if_finished(part: Part) -> None:
 
 def _first_part(config: Config, run: ArtifactStore, lengths: Lengths | None, second: SecondPass | None) -> Part:
     begins = second.begins if second is not None else lambda: None
-    return Part(run=run, repeats=config.generation.repeats, lengths=lengths, on_done=begins)
+    return Part(run=run, repeats=config.generation.repeats_by_split, lengths=lengths, on_done=begins)
 
 
 def _generate_rows(

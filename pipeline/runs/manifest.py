@@ -273,6 +273,11 @@ class GateRule:
     broken: bool
     line: str
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in a word: `broken` or `kept`."""
+        return "broken" if self.broken else "kept"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
@@ -323,7 +328,8 @@ class ChangedAnswers:
 class GateResult:
     """The gate's result: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes.
 
-    `baseline` is the newest of the pooled `baselines`; a run made before they were pooled has only the former.
+    `verdict` is the line that `compare` begins with, of the comparison with the baseline. `baseline` is the newest of
+    the pooled `baselines`; a run made before they were pooled has only the former.
     `trends` and `changed` compare more than two runs.
     """
 
@@ -335,6 +341,7 @@ class GateResult:
     accepted: Acceptance | None = None
     trends: tuple[ScoreTrend, ...] = ()
     changed: ChangedAnswers | None = None
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,12 +70,13 @@ def unused_sampling(facts: Facts) -> CheckResult | None:
 def greedy_repeats(facts: Facts) -> CheckResult | None:
     """Greedy decoding repeats nearly the same completion."""
     sampling = facts.config.generation
-    if sampling.do_sample or sampling.repeats == 1:
+    most = max(sampling.repeats_by_split[split] for split in facts.config.splits)
+    if sampling.do_sample or most == 1:
         return None
     return CheckResult(
         "greedy-repeats",
-        f"generation.repeats={sampling.repeats} with generation.do_sample=false makes nearly the same completion "
-        f"{sampling.repeats} times",
+        f"generation.repeats={sampling.repeats_text} with generation.do_sample=false makes nearly the same completion "
+        f"{most} times",
         "set generation.do_sample=true, or generation.repeats=1",
     )
 

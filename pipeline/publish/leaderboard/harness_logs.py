@@ -199,7 +199,7 @@ def _provenance(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) ->
         "versions": dict(manifest.versions),
         "submission_mode": config.submission.mode,
         "num_extracted": {task: log.num_extracted for task, log in logs.items()},
-        "repeats": config.generation.repeats,
+        "repeats": config.generation.repeats_by_split["test"],
         "submitted_repeat": REPEAT,
     }
 

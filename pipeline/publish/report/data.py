@@ -255,6 +255,7 @@ def _compare(manifest: Manifest) -> dict[str, Any] | None:
     base = f"{gate.baseline} and {counted(num_others, 'run')} before it" if num_others > 0 else gate.baseline
     return {
         "base": base,
+        "verdict": gate.verdict,
         "rules": gate.rules,
         "notes": gate.notes,
         "rows": rows,

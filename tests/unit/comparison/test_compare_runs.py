@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from archives import MakeRun, Scored, completion
 from builders import command, record_manifest
-from pairs import train, wrong
+from pairs import train, with_other_rules, wrong
 
 from pipeline.compare import main
 from pipeline.comparison.pairing import FLIP_SCHEMA
@@ -270,3 +270,13 @@ def test_a_damaged_run_raises_a_user_error(make_run: MakeRun) -> None:
     (Path(new.store.root) / "samples/_stage.json").write_text(json.dumps({"files": {"gone.parquet": 3}, "facts": {}}))
     with pytest.raises(UserError, match=r"gone\.parquet"):
         main([f"base={base.store.root}", f"new={new.store.root}"])
+
+
+def test_runs_whose_letters_were_read_by_other_rules_are_compared_with_a_warning(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, new = make_run("base", train(4)), make_run("new", train(4))
+    with_other_rules(base, None)
+    compared(base, new, tmp_path / "out")
+    warning = "warning: scoring differs: rules that read the letters of `correct`: base older rules: rescore it, new"
+    assert warning in capsys.readouterr().out.replace("\n", " ")
