@@ -77,12 +77,14 @@ class ReplicaConfig:
     """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
     `journals` are the directories of the parts' journals; `slots` is how many rows are in flight in an engine.
+    `earlier` is what engines reported whose rows are published already.
     `ends_when_alike` is whether a replica gives up when its engine crashes alike with different rows. `logs` is the
     run's logs/; `session` identifies this driver's attempt at the run.
     """
 
     factory: EngineFactory
     journals: Sequence[ArtifactStore]
+    earlier: Sequence[EngineInfo] = ()
     control: Control
     proof: StorageProof
     session: str
@@ -164,7 +166,8 @@ class Replica:
             self._give_up(RunError(f"{reason}: {cause} ({log}). Fix the cause and run the same run_id again"))
             return
         if num_crashes:
-            backoff_s = min(2.0 ** (num_crashes - 1), LONGEST_BACKOFF_S)
+            # It grows with crashes in a row, and begins anew once the engine has finished a row.
+            backoff_s = min(2.0 ** (max(1, self._attempt_log.num_recent_crashes) - 1), LONGEST_BACKOFF_S)
             logger.warning("Start %d of this replica, after a pause of %.0f s", num_crashes + 1, backoff_s)
             restart = f"restart {num_crashes} of {self._config.max_restarts} in {backoff_s:.0f} s"
             line = f"the engine crashed: {cause}; {restart}"
@@ -204,7 +207,8 @@ class Replica:
         Raises:
             RunError: It is another model.
         """
-        for earlier in (each for store in self._config.journals for each in read_engine_info(store).values()):
+        in_journals = (each for store in self._config.journals for each in read_engine_info(store).values())
+        for earlier in (*self._config.earlier, *in_journals):
             if earlier.served_model not in (None, info.served_model):
                 raise RunError(
                     f"engine.endpoint.model: {earlier.served_model!r} answered rows of this run, and the server "

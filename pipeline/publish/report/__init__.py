@@ -58,7 +58,7 @@ def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecor
                 blocks=samples.blocks(database, CHUNKS if separate else None),
                 chunks=CHUNKS if separate else None,
             )
-            stream.dump(str(path), encoding="utf-8")
+            stream.dump(str(path), encoding="utf-8", errors="replace")  # a path may be no Unicode text
     return ReportRecord(file=FILE, chunks=CHUNKS if separate else None, num_samples=samples.num_samples)
 
 

@@ -17,6 +17,7 @@ from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
+from pipeline.runs import failure_reasons
 from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -187,7 +188,8 @@ def _extractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Manifest) -> list[str]:
     """Return the warnings about the scores, a line each."""
-    lines = list(manifest.warnings)
+    lines = [*manifest.warnings, *failure_reasons.lines(manifest.failures, counts["num_failed"])]
+    lines += manifest.published.answers if manifest.published is not None else ()
     for row in rows:
         if row["metric"] != "score" or row["level"] != "task":
             continue
@@ -206,7 +208,8 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
     if num_preempted:
         lines.append(f"{num_preempted:,} rows were preempted and computed again: the KV cache was full")
     if counts["num_scored"] == 0:
-        lines.append("no sample has a score: the golds are hidden, or every row failed")
+        is_failed = counts["num_failed"] == counts["num_samples"]
+        lines.append(f"no sample has a score: {'every row failed' if is_failed else 'the golds are hidden'}")
     return lines
 
 
