@@ -72,6 +72,8 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
         if not isinstance(value, (str, int)) and not (isinstance(value, float) and math.isfinite(value)):
             raise DataError(f"{at}: meta.categories.{truncate(str(key))} is {_as_text(value)}: give a text")
     text = fill(at, instruction, inputs, meta if "meta" in task.prompt_fields else {})
+    if not text.strip():
+        raise DataError(f"{at}: the question is empty: give an instruction with text or {{placeholders}}")
     return Question(
         task=name,
         split=split,

@@ -11,7 +11,7 @@ from pipeline.generate.engines.refused_arguments import hint
     ("message", "key"),
     [
         (
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
             "engine.endpoint.token_limit=max_completion_tokens",
         ),
         ("max_completion_tokens: Extra inputs are not permitted", "engine.endpoint.token_limit=max_tokens"),
