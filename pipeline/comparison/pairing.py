@@ -21,7 +21,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import Incomparable
 from pipeline.metrics.names import BEHAVIOUR_METRICS, SAMPLE_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs
-from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA, read_doc
 from pipeline.runs.environment_diff import RecordedRun
 from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
@@ -219,7 +219,7 @@ def _differences(
     if row["num_other_rows"]:
         one = where & (pc.field("id") == row["other_rows"][0])
         docs = [query.scanner(run.prompts, ["doc"], one).head(1).column("doc")[0].as_py() for run in (base, new)]
-        row["field"] = differing_field(*map(json.loads, docs)) or "gold"
+        row["field"] = differing_field(*map(read_doc, docs)) or "gold"
     return row
 
 
@@ -228,7 +228,7 @@ def _normalized(prompts: pads.Scanner) -> pa.RecordBatchReader:
 
     def read() -> Iterator[pa.RecordBatch]:
         for batch in prompts.to_batches():
-            docs = [json.dumps(_plain(json.loads(doc)), sort_keys=True) for doc in batch.column("doc").to_pylist()]
+            docs = [json.dumps(_plain(read_doc(doc)), sort_keys=True) for doc in batch.column("doc").to_pylist()]
             yield batch.set_column(batch.schema.get_field_index("doc"), "doc", pa.array(docs, pa.string()))
 
     return pa.RecordBatchReader.from_batches(prompts.projected_schema, read())

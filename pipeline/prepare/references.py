@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline.records import read_doc
 from pipeline.terminal.text import counted, listed
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ def _kind(split: str, gold: str | None, doc: str) -> str | None:
 
 def _options(doc: str) -> set[str]:
     """Return the letters of a row's options that have text."""
-    inputs = json.loads(doc)["inputs"]
+    inputs = read_doc(doc)["inputs"]
     named = ((key.removeprefix("option_"), text) for key, text in inputs.items() if key.startswith("option_"))
     return {key.upper() for key, text in named if len(key) == 1 and text.strip()}

@@ -115,12 +115,15 @@ class Directory:
         """Return the directory of a path or URI; it need not exist yet.
 
         Raises:
-            RunError: pyarrow does not support the URI's file system or cannot open it.
+            RunError: pyarrow does not support the URI's file system or cannot open it, or the path is not UTF-8.
         """
         if "\0" in uri:
             raise RunError(f"{without_credentials(uri)!r} cannot be opened: it holds a NUL")
         if "://" not in uri:
-            return cls(pafs.LocalFileSystem(), str(expanded(uri).resolve()))
+            path = str(expanded(uri).resolve())
+            if not path.isprintable() and any("\ud800" <= char <= "\udfff" for char in path):
+                raise RunError(f"{path!r} is not UTF-8: rename that directory, or choose another one")
+            return cls(pafs.LocalFileSystem(), path)
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

@@ -17,7 +17,7 @@ from pipeline import pack, rescore, validate
 from pipeline.config.schema import SubmissionConfig
 from pipeline.errors import ConfigError, DataError, InvalidArchive, RunError, TooManyFailedRows
 from pipeline.publish import stage as publish_stage
-from pipeline.records import Completion
+from pipeline.records import PROMPT_SCHEMA, Completion
 from pipeline.runs import directory as run_directory
 from pipeline.runs.manifest import NoArchive
 
@@ -303,3 +303,21 @@ def test_what_is_no_regular_file_is_no_archive(tmp_path: Path, at_root: Path) ->
     os.mkfifo(tmp_path / "a.zip")  # opening it waits for a writer
     with pytest.raises(ConfigError, match="cannot be read: it is no regular file"):
         validate.main([f"archive={tmp_path / 'a.zip'}", "conf=demo"])
+
+
+@pytest.mark.parametrize("column", ["doc", "messages"])
+@pytest.mark.parametrize("text", ["{", "[1]", "5", "[" * 100_000])
+def test_prompts_that_were_not_made_by_a_run_are_an_error_of_one_line(
+    make_run: MakeRun, column: str, text: str
+) -> None:
+    run = make_run(ONE)
+    artifact = run.store.require_artifact("prompts", PROMPT_SCHEMA)
+    prompts = artifact.dataset().to_table()
+    place = prompts.schema.get_field_index(column)
+    prompts = prompts.set_column(place, prompts.schema.field(place), [[text] * prompts.num_rows])
+    with run.store.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [prompts])
+    for use in (rescore.main, pack.main):
+        with pytest.raises(DataError, match=r"a row of prompts/ has"):
+            use([f"run={run.store.root}"])
+        record_manifest(run.store, "complete", **run.content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 import tempfile
@@ -100,3 +101,11 @@ def test_half_a_character_in_a_text_does_not_prevent_its_writing(tmp_path: Path)
 def test_storage_in_the_memory_of_the_process_is_refused() -> None:
     with pytest.raises(RunError, match="'mock://x' is no storage: give a path or s3://"):
         Directory.open("mock://x")
+
+
+def test_a_path_that_is_not_utf_8_is_an_error_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff"))
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with pytest.raises(RunError, match=r"d\\udcff/outputs' is not UTF-8: rename that directory"):
+        Directory.open("outputs")
