@@ -27,6 +27,7 @@ from pipeline.generate.engines.base import Engine, EngineFactory, TransientStart
 from pipeline.generate.failures import FailureJudge
 from pipeline.generate.journal import Journal, read_engine_info, write_engine_info
 from pipeline.generate.reports import IMPORTING, ReplicaReports
+from pipeline.generate.resumed_server import server_changes
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.generate.storage_proof import StorageProof
 from pipeline.runs.logs import LogFile
@@ -202,23 +203,14 @@ class Replica:
         )
 
     def _compare(self, info: EngineInfo) -> None:
-        """Compare what the server reports with what it reported for the rows that this run has already.
+        """Report what has changed of the server since rows of this run were answered.
 
         Raises:
-            RunError: It is another model.
+            RunError: It serves another model.
         """
         in_journals = (each for store in self._config.journals for each in read_engine_info(store).values())
-        for earlier in (*self._config.earlier, *in_journals):
-            if earlier.served_model not in (None, info.served_model):
-                raise RunError(
-                    f"engine.endpoint.model: {earlier.served_model!r} answered rows of this run, and the server "
-                    f"now serves {info.served_model!r}: serve the same model, or choose another run_id"
-                )
-            for name in ("base_url", "server", "max_model_len"):
-                then, now = getattr(earlier, name), getattr(info, name)
-                if info.served_model is not None and then != now and self._config.session != earlier.session:
-                    line = f"the server's {name} is {now}; rows of this run were answered by one with {then}"
-                    self._reports.event("server_changed", line, name=name, before=str(then), now=str(now))
+        for change in server_changes([*self._config.earlier, *in_journals], info, self._config.session):
+            self._reports.event("server_changed", change.line, name=change.name, before=change.before, now=change.now)
 
     def _reason_to_give_up(self) -> str | None:
         """Return why the engine is not started another time, or None."""
