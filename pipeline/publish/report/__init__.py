@@ -52,6 +52,7 @@ def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecor
         with run.replacing(FILE) as path:
             stream = page.stream(
                 report_data=report_data,
+                most_groups=data.MOST_GROUPS,
                 style=_asset("report.css"),
                 scripts=[_asset(name) for name in SCRIPTS],
                 policy=_policy(separate=separate),

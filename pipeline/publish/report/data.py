@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any
 
 import duckdb
@@ -24,6 +25,9 @@ from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import counted
 
 NUM_BINS = 40
+
+MOST_GROUPS = 100
+"""Groups of a grouping that the page plots, those with the most rows; metrics.parquet has all of them."""
 
 NO_ANSWER_SHARE = 0.05
 """A warning is shown if more than this fraction of a task's rows has no readable answer or was truncated."""
@@ -123,7 +127,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         manifest=json.dumps(dump(manifest), ensure_ascii=False, indent=2),
         plots={
             "columns": list(_PLOTTED),
-            "metrics": [[row[name] for name in _PLOTTED] for row in metrics],
+            "metrics": [[row[name] for name in _PLOTTED] for row in _largest_groups(metrics)],
             "references": _references(config),
             "lengths": query.rows(database, _LENGTHS_SQL, {"width": width}),
             "bin_width": width,
@@ -132,6 +136,24 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         num_samples=counts["num_samples"],
         num_bytes=query.rows(database, _BYTES_SQL)[0]["num_bytes"],
     )
+
+
+def _largest_groups(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows without those of groups beyond the `MOST_GROUPS` largest of their grouping.
+
+    A data set may have a category with a value of its own for each row: 100,000 groups would be 42 MB of page.
+    """
+    groups: dict[tuple[str, ...], dict[str, int]] = {}
+    for row in rows:
+        if row["group_by"] is not None:
+            found = groups.setdefault((row["task"], row["split"], row["group_by"]), {})
+            found[row["group"]] = max(row["num_total"], found.get(row["group"], 0))
+    kept = {key: set(nlargest(MOST_GROUPS, found, key=found.__getitem__)) for key, found in groups.items()}
+    return [
+        row
+        for row in rows
+        if row["group_by"] is None or row["group"] in kept[row["task"], row["split"], row["group_by"]]
+    ]
 
 
 def _width(longest: int) -> int:
