@@ -34,6 +34,9 @@ _OF_CREDENTIALS = re.compile(
 )
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
+GCS_RETRY_S = 30
+"""Seconds for which Google's client repeats a request; of itself it does so for 15 minutes, without a word."""
+
 LONGEST_NAME = 200
 """Characters of a refused name that its message repeats."""
 
@@ -124,6 +127,8 @@ class Directory:
             if not path.isprintable() and any("\ud800" <= char <= "\udfff" for char in path):
                 raise RunError(f"{path!r} is not UTF-8: rename that directory, or choose another one")
             return cls(pafs.LocalFileSystem(), path)
+        if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
+            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_RETRY_S}"
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

@@ -8,10 +8,11 @@ import stat
 import tempfile
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from pipeline.errors import DataError, RunError
-from pipeline.storage.filesystem import Directory, private_directory
+from pipeline.storage.filesystem import GCS_RETRY_S, Directory, private_directory
 
 S3 = "s3://key:secret@runs/c?endpoint_override=127.0.0.1:9&scheme=http&region=x"
 
@@ -109,3 +110,9 @@ def test_a_path_that_is_not_utf_8_is_an_error_of_one_line(tmp_path: Path, monkey
     monkeypatch.chdir(place)
     with pytest.raises(RunError, match=r"d\\udcff/outputs' is not UTF-8: rename that directory"):
         Directory.open("outputs")
+
+
+def test_googles_storage_is_not_asked_for_minutes() -> None:
+    fs = Directory.open("gs://anonymous@bucket/runs").fs
+    assert isinstance(fs, pafs.GcsFileSystem)
+    assert fs.retry_time_limit.total_seconds() == GCS_RETRY_S
