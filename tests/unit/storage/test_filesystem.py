@@ -114,5 +114,8 @@ def test_a_path_that_is_not_utf_8_is_an_error_of_one_line(tmp_path: Path, monkey
 
 def test_googles_storage_is_not_asked_for_minutes() -> None:
     fs = Directory.open("gs://anonymous@bucket/runs").fs
-    assert isinstance(fs, pafs.GcsFileSystem)
-    assert fs.retry_time_limit.total_seconds() == GCS_RETRY_S
+    limited = [
+        pafs.FileSystem.from_uri(f"gs://anonymous@bucket/runs?retry_limit_seconds={limit}")[0]
+        for limit in (GCS_RETRY_S, 2 * GCS_RETRY_S)
+    ]
+    assert [fs == each for each in limited] == [True, False]
