@@ -219,7 +219,7 @@ def _differences(
     if row["num_other_rows"]:
         one = where & (pc.field("id") == row["other_rows"][0])
         docs = [query.scanner(run.prompts, ["doc"], one).head(1).column("doc")[0].as_py() for run in (base, new)]
-        row["field"] = differing_field(*map(read_doc, docs)) or "gold"
+        row["field"] = differing_field(read_doc(docs[0]), read_doc(docs[1])) or "gold"
     return row
 
 

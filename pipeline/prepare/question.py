@@ -49,7 +49,7 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
     at = f"{name} {split} row {number}"
     is_hidden = "outputs" in row and row["outputs"] is None
     try:
-        row = without_nulls(row)
+        row = without_nulls(row) | ({"outputs": ""} if is_hidden else {})
     except RecursionError as error:
         raise DataError(f"{at} is nested too deep: give a flat object") from error
     meta = _field(at, row, "meta", dict, "an object with the row's id")
@@ -62,8 +62,6 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
     for key, value in inputs.items():
         if not isinstance(value, str):
             raise DataError(f"{at}: inputs.{key} is {_as_text(value)}: give a text")
-    if row.get("outputs") is None and is_hidden:
-        row["outputs"] = ""
     outputs = _field(at, row, "outputs", str, 'the right answer as a text; "" or null when it is hidden')
     categories = meta.get("categories", {})
     if not isinstance(categories, dict):
