@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import duckdb
@@ -22,7 +22,7 @@ from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, IdRange, SpillPartitions, id_ranges, spill_partitions
 from pipeline.storage.repeats import Repeats, count_rows, define, most
 
-BATCH_ROWS = 1_000
+BATCH_ROWS, BATCH_CHARACTERS = 1_000, 64 << 20
 ROWS_PER_PARTITION = 10_000
 """Rows that are sorted at a time; at 10,000 tokens a row they are about 800 MB."""
 
@@ -97,7 +97,15 @@ def commit(run: ArtifactStore, prompts: Artifact, repeats: Repeats, metadata: Ma
 
 
 def _tables(completions: Iterator[Completion]) -> Iterator[pa.Table]:
-    while chunk := list(islice(completions, BATCH_ROWS)):
+    chunk: list[Completion] = []
+    num_characters = 0
+    for completion in completions:
+        chunk.append(completion)
+        num_characters += len(completion.completion or "")
+        if len(chunk) == BATCH_ROWS or num_characters > BATCH_CHARACTERS:
+            yield to_table(chunk, COMPLETION_SCHEMA)
+            chunk, num_characters = [], 0
+    if chunk:
         yield to_table(chunk, COMPLETION_SCHEMA)
 
 

@@ -211,6 +211,7 @@ def _replica_config(
     return ReplicaConfig(
         factory=factory,
         journals=tuple(part.journals for part in parts),
+        earlier=tuple(published.engine.values()) if (published := done(run)) is not None else (),
         control=control,
         proof=StorageProof.begin(config.output_dir, control.store, session),
         session=session,

@@ -74,7 +74,7 @@ class RowFacts:
 
     `unfit` and `marked` name the first of them; `num_marked` is None when the special tokens are unknown.
     `shares_block` is whether two prompts share a first block of the engine's cache, which could be reused; None when
-    the size of a block is unknown.
+    the size of a block is unknown. `odd_references` are the lines of `pipeline/prepare/references.py`.
     """
 
     num_rows: int
@@ -83,6 +83,7 @@ class RowFacts:
     num_marked: int | None = None
     marked: Sequence[str] = ()
     shares_block: bool | None = None
+    odd_references: Sequence[str] = ()
 
 
 def lengths(prompts: Artifact, *, in_tokens: bool) -> list[Lengths]:

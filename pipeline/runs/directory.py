@@ -129,6 +129,16 @@ def begin(run: ArtifactStore, config: Config) -> None:
     run.write_text(CONFIG_FILE, loading.dump(config))
 
 
+def keep_config(run: ArtifactStore, config: Config) -> None:
+    """Record the configuration of a run that ends, if its file was deleted meanwhile.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
+    if not run.exists(CONFIG_FILE):
+        run.write_text(CONFIG_FILE, loading.dump(config))
+
+
 def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | None) -> None:
     """Check that a run was begun with this configuration, model and template file, as far as it has begun.
 

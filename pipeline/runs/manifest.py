@@ -383,11 +383,21 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The products of a run; None: not made by the version that ran."""
+    """The products of a run; None: not made by the version that ran. `answers` are the warnings about the answers."""
 
+    answers: tuple[str, ...] = ()
     submission: ArchiveRecord | NoArchive | None = None
     card: CardRecord | None = None
     report: ReportRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureReason:
+    """A reason why `num` rows failed, as one of them has it; `example` names that row."""
+
+    num: int
+    reason: str
+    example: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,8 +414,8 @@ class ReproductionRecord:
 class Manifest:
     """A run's manifest.
 
-    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `other` keeps the keys that
-    have no field in this version.
+    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `failures` are the
+    commonest reasons of failed rows; `other` keeps the keys that have no field in this version.
     """
 
     status: Status
@@ -427,6 +437,7 @@ class Manifest:
     again: ReproductionRecord | None = None
     schedule: Schedule | None = _nullable()
     counts: Annotated[Counts, AfterValidator(_counts)] | None = None
+    failures: tuple[FailureReason, ...] = ()
     noise: Noise | None = None
     gate: GateResult | None = None
     compare: tuple[MetricChange, ...] | None = None

@@ -20,6 +20,7 @@ from pipeline.config.schema import EndpointConfig
 from pipeline.errors import EndpointError
 from pipeline.generate.engines.base import RowError, ServerUnavailable
 from pipeline.generate.engines.http_client import UnacceptableBody
+from pipeline.generate.engines.refused_arguments import REFUSALS, hint
 from pipeline.terminal.text import escape_control, one_line, replace_surrogates
 
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -65,6 +66,8 @@ class Classifier:
     def of_status(self, status: int, message: str, location: str | None = None) -> Failure:
         """Return what a status code means; `location` is where a redirect leads."""
         text = f"HTTP {status}: {self.hide(message)}" if message else f"HTTP {status}"
+        if status in REFUSALS:
+            text += hint(message)
         if 300 <= status < 400:
             target = self.hide(location or "nowhere")
             return Failure(False, self._end(f"redirects to {target}: give the address that answers itself"))
@@ -88,7 +91,7 @@ class Classifier:
         text = self.hide(str(message))
         if status in EXHAUSTED or status in UNAVAILABLE:
             return self.of_status(status, text)
-        return Failure(status in PASSING, RowError(f"HTTP 200 with an error: {text}"))
+        return Failure(status in PASSING, RowError(f"HTTP 200 with an error: {text}{hint(text)}"))
 
     def _of_connection(self, causes: list[BaseException]) -> Failure:
         cause = causes[-1]

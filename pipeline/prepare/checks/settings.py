@@ -37,6 +37,17 @@ def special_tokens_in_questions(facts: Facts) -> CheckResult | None:
     )
 
 
+def odd_references(facts: Facts) -> CheckResult | None:
+    """Reference answers are hidden where they should be known, or match no right answer."""
+    if facts.rows is None or not facts.rows.odd_references:
+        return None
+    return CheckResult(
+        "odd-references",
+        "; ".join(facts.rows.odd_references),
+        "correct the data set, or take the rows out",
+    )
+
+
 def context_beyond_model(facts: Facts) -> CheckResult | None:
     """The context is longer than the model supports."""
     most = facts.model.max_positions if facts.model else None
