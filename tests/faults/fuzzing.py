@@ -1,7 +1,7 @@
 """What the fuzz tests share: how many examples they try, untrusted texts and values, and the property that they hold.
 
-`make test` tries a few examples, always the same. FUZZ_EXAMPLES=<number> tries that many of each test, others each time;
-`make faults` does.
+`make test` tries a few examples, always the same ones. FUZZ_EXAMPLES=<number>, as in `make faults`, tries that many of
+each test, and others each time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Archives for `validate`: any bytes become findings, a line each; what is not refused is what the server would read."""
+"""Archives for `validate`: any bytes become findings, a line each; what is not refused has an answer for each id."""
 
 from __future__ import annotations
 

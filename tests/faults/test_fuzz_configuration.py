@@ -109,7 +109,7 @@ files = (
         max_size=3,
     ).map("\n".join)
     | fuzzing.damaged(
-        b"base: [tasks/demo]\nmodel: {path: null, revision: 0123}\ngeneration: {max_gen_toks: 192, until: [x]}\nseed: 1\n"
+        b"base: [tasks/demo]\nmodel: {revision: 0123}\ngeneration: {max_gen_toks: 192, until: [x]}\nseed: 1\n"
     ).map(lambda data: data.decode("utf-8", "surrogateescape"))
 )
 

@@ -132,7 +132,7 @@ def _through(transport: httpx2.MockTransport, make: Callable[..., Any]) -> Calla
 
 
 @pytest.fixture(scope="module")
-def ask(server: Server) -> Iterator[Callable[[], Output | RowError | None]]:
+def ask(server: Server) -> Iterator[Callable[[], Output | RowError | None]]:  # noqa: ARG001
     """Return a function that asks the server one row: its output or error, or None when the run ends with a line."""
     config = settings("engine.endpoint.max_retries=0")
     engine = EndpointEngine(config, EngineInfo(served_model="tiny"))

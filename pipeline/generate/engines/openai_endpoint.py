@@ -191,7 +191,7 @@ class EndpointEngine:
 
         Raises:
             RowError: The server fails this request, or its response is not a chat completion.
-            ServerUnavailable: The server did not answer.
+            ServerUnavailable: The server did not answer, or refuses what may be every request.
             EndpointError: No request can succeed.
         """
         assert request.messages is not None, "a prompt that a server renders has its messages"
@@ -252,7 +252,7 @@ def _output(response: Any, classifier: Classifier) -> Output:
         num_prompt_tokens = _tokens(response, "prompt_tokens")
         num_output_tokens = _tokens(response, "completion_tokens")
     except (AttributeError, LookupError, TypeError) as error:
-        raise RowError(f"the server's answer is no chat completion: {classifier.hide(str(response))}") from error
+        raise RowError(f"the server's answer is no chat completion: {classifier.hide(_written(response))}") from error
     if not isinstance(reasoning, (str, type(None))):
         raise RowError("the server's answer holds reasoning that is not text")
     return Output(
@@ -263,6 +263,13 @@ def _output(response: Any, classifier: Classifier) -> Output:
         num_prompt_tokens=num_prompt_tokens,
         num_output_tokens=num_output_tokens,
     )
+
+
+def _written(response: Any) -> str:
+    """Return an answer as the server wrote it, and not as Python shows its parsed form."""
+    if isinstance(response, openai.BaseModel):
+        response = response.model_dump(exclude_unset=True, warnings=False)
+    return response if isinstance(response, str) else json.dumps(response, ensure_ascii=False, default=str)
 
 
 def _texts(content: object) -> tuple[str | None, str | None]:
