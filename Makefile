@@ -32,7 +32,10 @@ gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline beside plain
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs killed at random moments
+faults: export PYTHONPATH = tests
+faults: $(VENV)/.dev  ## the table of faults, its slow tests, long fuzzing, and 40 kills at random moments
+	$(BIN)/python -m faults
+	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/faults
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/faults/kill_random.py outputs/faults
 

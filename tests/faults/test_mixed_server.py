@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from builders import ROOT, completions
-from faults.mixed_server import MODES, ROWS_PER_MODE, MixedServer, mixed_server, mode_of, text_of
+from faults.mixed_server import MixedServer, mixed_server, mode_of, text_of
 
 from pipeline.generate.failures import normalized
 from pipeline.storage.artifacts import ArtifactStore
@@ -115,7 +115,3 @@ def test_once_the_server_is_fixed_only_the_failed_rows_are_asked_and_each_once(
     for row in fixed.rows:
         assert row["error"] is None
         assert row["content"] == (text_of(row["id"]) if row["id"] in failed(broken) else before[row["id"]])
-
-
-def test_the_modes_fit_into_the_rows() -> None:
-    assert Counter(mode_of(number).name for number in range(2_000))[MODES[-1].name] == ROWS_PER_MODE
