@@ -21,8 +21,8 @@ def by_kind() -> list[tuple[str, list[Fault]]]:
 
 def section() -> str:
     """Return the section of the page: a table for users, without the tests."""
-    lines = [BEGIN, "", "| where | what happens | what the run does |", "|---|---|---|"]
-    lines += [f"| {kind} | {fault.name} | {fault.promise} |" for kind, found in by_kind() for fault in found]
+    lines = [BEGIN, "", "| event | what the run does |", "|---|---|"]
+    lines += [f"| {fault.name} | {fault.promise} |" for fault in FAULTS if fault.on_page]
     return "\n".join([*lines, "", END])
 
 

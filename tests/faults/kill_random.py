@@ -196,7 +196,7 @@ def in_stages(output: Path, seed: int) -> bool:
         found = stages.rows_of(ArtifactStore.open(str(run)))
         num_lost, num_twice = len(set(expected) - set(found)), len(found) - len(set(found))
         for *cells, broken in lines:
-            print("| " + " | ".join(map(str, [*cells, num_lost, num_twice, len(broken)])) + " |", flush=True)
+            print("| " + " | ".join(map(str, [*cells, num_lost, num_twice, len(broken)])) + " |", *broken, flush=True)
             is_good &= not broken and cells[4] in (0, -signal.SIGKILL)
         is_good &= found == expected and resumed.exit_code == 0 and not stages.half_written(run)
         is_good &= stages.products(run) == {

@@ -55,13 +55,18 @@ def rows_of(store: ArtifactStore, name: str = "samples") -> list[tuple[Any, ...]
     artifact = store.artifact(name, ARTIFACTS[name])
     if artifact is None:
         return []
-    columns = [each for each in ("task", "split", "id", "repeat", "response", "error") if each in artifact.schema.names]
-    rows = artifact.dataset().to_table(columns=columns).to_pylist()
+    dataset = artifact.dataset()
+    columns = [each for each in ("task", "split", "id", "repeat", "response", "error") if each in dataset.schema.names]
+    assert "task" in columns
+    rows = dataset.to_table(columns=columns).to_pylist()
     return sorted(tuple(map(str, row.values())) for row in rows)
 
 
 def half_written(directory: Path) -> list[str]:
-    """Return the files of a run that exist and are not whole, whatever state the run is in."""
+    """Return the files of a run that exist and are not whole, whatever state the run is in.
+
+    What is being written has a name, or is in a directory, that begins with a dot.
+    """
     store, found = ArtifactStore.open(str(directory)), []
     for name, schema in ARTIFACTS.items():
         try:
@@ -71,11 +76,13 @@ def half_written(directory: Path) -> list[str]:
         except (PipelineError, OSError, ValueError) as error:
             found.append(f"{name}: {error}")
     for file in (file for file in directory.rglob("*.json") if "journal" not in file.parts):
+        if any(part.startswith(".") for part in file.relative_to(directory).parts):
+            continue
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             found.append(file.name)
-    found += [file.name for file in directory.glob("*.zip") if not _is_whole_zip(file)]
+    found += [file.name for file in directory.glob("[!.]*.zip") if not _is_whole_zip(file)]
     pages = [directory / "report.html"]
     found += [page.name for page in pages if page.exists() and not page.read_text().rstrip().endswith("</html>")]
     return found
