@@ -55,8 +55,10 @@ check: $(VENV)/.dev  ## lint, format, types and the layers of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: export PYTHONPATH = tests
 docs: $(VENV)/.dev  ## write the pages of docs/ that are made from code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m faults --write
 
 # gpu.txt begins as cpu.txt, so that uv keeps the tested versions where it can. Indexes of CPU builds are left out, and
 # `===` excludes those builds when pip installs: `torch==2.13.0` also accepts 2.13.0+cpu.
