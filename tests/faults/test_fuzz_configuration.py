@@ -58,7 +58,7 @@ def require_stable(config: Config) -> None:
     assert plain(load(dump(config), "config.yaml")) == plain(config)
 
 
-@fuzzing.fuzzed(60)
+@fuzzing.fuzzed(30)
 @given(arguments=st.lists(words | fuzzing.texts, min_size=1, max_size=3))
 @pytest.mark.usefixtures("at_root_once")
 def test_words_are_a_configuration_or_a_line(arguments: list[str]) -> None:
@@ -71,7 +71,7 @@ TEXT_KEYS = ["model.revision", "model.name", "submission.team", "prompt.system",
 NUMBER_KEYS = ["limit", "seed", "generation.max_gen_toks", "generation.repeats", "engine.endpoint.max_retries"]
 
 
-@fuzzing.fuzzed(60)
+@fuzzing.fuzzed(12)
 @given(key=st.sampled_from([key for key in TEXT_KEYS if key in KEYS]), text=st.sampled_from(WORDS) | fuzzing.texts)
 @pytest.mark.usefixtures("at_root_once")
 def test_a_text_is_kept_as_it_is_written(key: str, text: str) -> None:
@@ -82,7 +82,7 @@ def test_a_text_is_kept_as_it_is_written(key: str, text: str) -> None:
         assert found == (None if text in ("null", "Null", "NULL", "~") else text)
 
 
-@fuzzing.fuzzed(60)
+@fuzzing.fuzzed(30)
 @given(
     key=st.sampled_from(NUMBER_KEYS),
     text=st.sampled_from(WORDS) | st.integers(-(2**70), 2**70).map(str) | fuzzing.texts,
@@ -114,7 +114,7 @@ files = (
 )
 
 
-@fuzzing.fuzzed(60)
+@fuzzing.fuzzed(30)
 @given(text=files)
 @pytest.mark.usefixtures("at_root_once")
 def test_a_file_is_a_configuration_or_a_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
@@ -125,7 +125,7 @@ def test_a_file_is_a_configuration_or_a_line(tmp_path_factory: pytest.TempPathFa
         require_stable(config)
 
 
-@fuzzing.fuzzed(60)
+@fuzzing.fuzzed(30)
 @given(
     text=files
     | fuzzing.damaged(b"conf: demo\nseed: 1\ngeneration: {max_gen_toks: 192}\n").map(
