@@ -35,7 +35,7 @@ test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU include
 faults: export PYTHONPATH = tests
 faults: $(VENV)/.dev  ## the table of faults, its slow tests, long fuzzing, and 40 kills at random moments
 	$(BIN)/python -m faults
-	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/faults
+	FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/faults
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/faults/kill_random.py outputs/faults
 

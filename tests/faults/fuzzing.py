@@ -51,7 +51,7 @@ def result_or_line(call: Callable[[], Found]) -> Found | None:
 
 
 def require_lines(error: UserError) -> None:
-    """Check what a command prints of an error: bounded lines without control characters of a terminal."""
+    """Check what a command prints of an error: lines of a bounded length. The terminal escapes what is in them."""
     assert error.exit_code == 2
     for line in error.lines:
         assert line
