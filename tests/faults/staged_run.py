@@ -3,7 +3,7 @@
 Usage: python tests/faults/staged_run.py '{"stage": "score", "fault": "kill", "after_s": 0.1}' '{}' conf=demo ...
 
 `fault` is `kill`, or one of `DISK_FAULTS` at the `directory` that the run is in; the second argument is that of
-tests/scripted_run.py. Nothing of the pipeline is replaced: its clock of stages also tells when to act.
+tests/scripted_run.py. A kill in `generate` comes `after_s` seconds after the first request: Ray starts before. Nothing of the pipeline is replaced: its clock of stages also tells when to act.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,14 +68,18 @@ DISK_FAULTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def happen(fault: str, after_s: float, directory: str) -> None:
-    """Let the fault happen, a kill after some seconds in the background."""
-    if fault == "kill":
-        timer = threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-    else:
-        DISK_FAULTS[fault](Path(directory))
+def kill(after_s: float, requests: Path | None) -> None:
+    """Kill this process some seconds from now, or from the first request on."""
+
+    def wait() -> None:
+        while requests is not None and not requests.exists():
+            time.sleep(0.01)
+        time.sleep(after_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if requests is not None:
+        requests.unlink(missing_ok=True)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def act_at(stage: str, act: Callable[[], None]) -> None:
@@ -97,8 +102,11 @@ def main(arguments: list[str]) -> None:
 
     plan, *rest = arguments
     what = json.loads(plan)
-    if what:
-        act_at(what["stage"], lambda: happen(what["fault"], what.get("after_s", 0.0), what.get("directory", "")))
+    if what.get("fault") == "kill":
+        requests = Path(json.loads(rest[0])["requests"]) if what["stage"] == "generate" else None
+        act_at(what["stage"], lambda: kill(what.get("after_s", 0.0), requests))
+    elif what:
+        act_at(what["stage"], lambda: DISK_FAULTS[what["fault"]](Path(what["directory"])))
     run(rest)
 
 

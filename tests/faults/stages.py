@@ -20,7 +20,9 @@ from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
 from pipeline.storage.artifacts import ArtifactStore
 
 ARTIFACTS = {"prompts": PROMPT_SCHEMA, "completions": COMPLETION_SCHEMA, "samples": SAMPLE_SCHEMA}
-SCRIPT = {"answer": "B", "seconds": 0.05}
+SCRIPT = {"answer": "B", "seconds": 1.0}
+GENERATING_S = 4.0
+"""How long that takes for the demo's questions, 64 at once, without Ray's start."""
 GATE = ("gate.max_failed=0.5", "gate.max_truncated=0.5")
 
 
