@@ -3,7 +3,8 @@
 Usage: python tests/faults/staged_run.py '{"stage": "score", "fault": "kill", "after_s": 0.1}' '{}' conf=demo ...
 
 `fault` is `kill`, or one of `DISK_FAULTS` at the `directory` that the run is in; the second argument is that of
-tests/scripted_run.py. A kill in `generate` comes `after_s` seconds after the first request: Ray starts before. Nothing of the pipeline is replaced: its clock of stages also tells when to act.
+tests/scripted_run.py. A kill in `generate` comes `after_s` seconds after the first request, since Ray starts before.
+Nothing of the pipeline is replaced: its clock of stages also tells when to act.
 """
 
 from __future__ import annotations
