@@ -90,9 +90,11 @@ def chat(config: Config) -> Chat:
     return open_chat(config)
 
 
-@fuzzing.fuzzed(60)
+@fuzzing.fuzzed(25)
 @given(template=templates)
 def test_a_template_renders_each_row_fails_it_or_is_refused(config: Config, chat: Chat, template: str) -> None:
+    template = template.encode("utf-8", "replace").decode()  # others are refused before
+
     def prepared() -> list[dict[str, object]]:
         with tempfile.TemporaryDirectory() as directory:
             run = ArtifactStore.open(directory)
@@ -113,7 +115,7 @@ def test_a_template_renders_each_row_fails_it_or_is_refused(config: Config, chat
             assert len(row["prompt_token_ids"]) == row["num_prompt_tokens"] > 0  # type: ignore[arg-type]
 
 
-@fuzzing.fuzzed(30)
+@fuzzing.fuzzed(15)
 @given(content=st.binary(max_size=30) | fuzzing.damaged(USUAL.encode()))
 def test_a_template_file_is_read_or_refused(
     config: Config, tmp_path_factory: pytest.TempPathFactory, content: bytes

@@ -215,15 +215,17 @@ class EndpointEngine:
 
     async def _request(self, messages: Any, seed: int) -> Output | Failure:
         try:
-            response = await self._client.chat.completions.create(
+            raw = await self._client.chat.completions.with_raw_response.create(
                 messages=messages, seed=seed, stream=False, **self._arguments
             )
+            response = raw.parse()
+            usage = _usage(raw.http_response) if isinstance(response, openai.BaseModel) else {}
         except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
             return self._classifier.of_exception(error)
         error_body = (getattr(response, "model_extra", None) or {}).get("error")
         if error_body and not getattr(response, "choices", None):
             return self._classifier.of_error_body(error_body)
-        return _output(response, self._classifier)
+        return _output(response, usage, self._classifier)
 
     async def is_serving(self) -> bool:
         """Return whether the server answers a request for its models."""
@@ -238,7 +240,13 @@ class EndpointEngine:
         """Leave the connections to the end of the process: closing them needs the event loop, which has ended."""
 
 
-def _output(response: Any, classifier: Classifier) -> Output:
+def _usage(response: Any) -> Mapping[str, Any]:
+    """Return the server's counts as it sent them: the client's model of them makes 0 of false."""
+    usage = response.json().get("usage")
+    return usage if isinstance(usage, dict) else {}
+
+
+def _output(response: Any, usage: Mapping[str, Any], classifier: Classifier) -> Output:
     """Return the output of a chat completion.
 
     Raises:
@@ -249,8 +257,6 @@ def _output(response: Any, classifier: Classifier) -> Output:
         content, thoughts = _texts(choice.message.content)
         extra = choice.message.model_extra or {}
         reasoning = extra.get("reasoning") or extra.get("reasoning_content") or thoughts
-        num_prompt_tokens = _tokens(response, "prompt_tokens")
-        num_output_tokens = _tokens(response, "completion_tokens")
     except (AttributeError, LookupError, TypeError) as error:
         raise RowError(f"the server's answer is no chat completion: {classifier.hide(_written(response))}") from error
     if not isinstance(reasoning, (str, type(None))):
@@ -260,8 +266,8 @@ def _output(response: Any, classifier: Classifier) -> Output:
         reasoning=reasoning,
         content=content,
         finish_reason=_finish_reason(choice.finish_reason, classifier),
-        num_prompt_tokens=num_prompt_tokens,
-        num_output_tokens=num_output_tokens,
+        num_prompt_tokens=_tokens(usage, "prompt_tokens"),
+        num_output_tokens=_tokens(usage, "completion_tokens"),
     )
 
 
@@ -306,9 +312,9 @@ def _finish_reason(word: object, classifier: Classifier) -> FinishReason:
     return "length" if text in CUT else text
 
 
-def _tokens(response: Any, name: str) -> int | None:
+def _tokens(usage: Mapping[str, Any], name: str) -> int | None:
     """Return a count of the server's usage, or None when it is missing or not a count."""
-    count = getattr(response.usage, name, None)
+    count = usage.get(name)
     return count if _is_count(count) else None
 
 
