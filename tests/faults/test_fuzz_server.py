@@ -13,7 +13,7 @@ import openai
 import pytest
 from builders import settings
 from faults import fuzzing
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import EndpointError
@@ -160,6 +160,7 @@ def require_writable(result: Output | RowError) -> None:
 
 @fuzzing.fuzzed(150)
 @given(reply=replies(bodies))
+@example(reply=(200, {"content-type": "application/json"}, b"[" * 5_000))
 def test_every_answer_is_an_output_a_failed_row_or_a_line(
     server: Server, ask: Callable[[], Output | RowError | None], reply: tuple[int, dict[str, str], bytes]
 ) -> None:
@@ -204,6 +205,7 @@ def test_what_is_taken_is_what_the_server_sent(
         | bodies
     )
 )
+@example(reply=(200, {"content-type": "application/json"}, b"[" * 5_000))
 def test_every_list_of_models_names_the_model_or_is_a_line(
     server: Server, reply: tuple[int, dict[str, str], bytes]
 ) -> None:

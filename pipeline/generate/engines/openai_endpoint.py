@@ -81,7 +81,7 @@ def served(config: Config) -> EngineInfo:
             models = {model.id: model for model in listed_models if isinstance(model.id, str) and model.id}
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise _of_models(endpoint, classifier.of_exception(error).error) from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
         name = _choose(endpoint, models, classifier)
         info = EngineInfo(base_url=endpoint.base_url, served_model=name)
@@ -134,7 +134,7 @@ def _vllm_version(client: openai.OpenAI) -> str | None:
     try:
         above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
         version = above.get("/version", cast_to=dict[str, object]).get("version")
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return f"vllm {version}" if isinstance(version, str) and VERSION.fullmatch(version) else None
 
@@ -219,20 +219,21 @@ class EndpointEngine:
                 messages=messages, seed=seed, stream=False, **self._arguments
             )
             response = raw.parse()
-            usage = _usage(raw.http_response) if isinstance(response, openai.BaseModel) else {}
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
+            text = raw.http_response.text
+            usage = _usage(text) if isinstance(response, openai.BaseModel) else {}
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, RecursionError) as error:
             return self._classifier.of_exception(error)
         error_body = (getattr(response, "model_extra", None) or {}).get("error")
         if error_body and not getattr(response, "choices", None):
             return self._classifier.of_error_body(error_body)
-        return _output(response, usage, self._classifier)
+        return _output(response, text, usage, self._classifier)
 
     async def is_serving(self) -> bool:
         """Return whether the server answers a request for its models."""
         try:
             async with asyncio.timeout(LIST_S):
                 await self._client.models.list()
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError):
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError, RecursionError):
             return False
         return True
 
@@ -240,14 +241,20 @@ class EndpointEngine:
         """Leave the connections to the end of the process: closing them needs the event loop, which has ended."""
 
 
-def _usage(response: Any) -> Mapping[str, Any]:
+def _usage(text: str) -> Mapping[str, Any]:
     """Return the server's counts as it sent them: the client's model of them makes 0 of false."""
-    usage = response.json().get("usage")
+    usage = json.loads(text).get("usage")
     return usage if isinstance(usage, dict) else {}
 
 
-def _output(response: Any, usage: Mapping[str, Any], classifier: Classifier) -> Output:
+def _output(response: Any, text: str, usage: Mapping[str, Any], classifier: Classifier) -> Output:
     """Return the output of a chat completion.
+
+    Args:
+        response: What the client made of the answer.
+        text: The answer, for the message of an error.
+        usage: The counts in it.
+        classifier: Hides the key in messages.
 
     Raises:
         RowError: The response is not one, or did not end regularly.
@@ -258,7 +265,7 @@ def _output(response: Any, usage: Mapping[str, Any], classifier: Classifier) -> 
         extra = choice.message.model_extra or {}
         reasoning = extra.get("reasoning") or extra.get("reasoning_content") or thoughts
     except (AttributeError, LookupError, TypeError) as error:
-        raise RowError(f"the server's answer is no chat completion: {classifier.hide(_written(response))}") from error
+        raise RowError(f"the server's answer is no chat completion: {classifier.hide(text)}") from error
     if not isinstance(reasoning, (str, type(None))):
         raise RowError("the server's answer holds reasoning that is not text")
     return Output(
@@ -269,13 +276,6 @@ def _output(response: Any, usage: Mapping[str, Any], classifier: Classifier) -> 
         num_prompt_tokens=_tokens(usage, "prompt_tokens"),
         num_output_tokens=_tokens(usage, "completion_tokens"),
     )
-
-
-def _written(response: Any) -> str:
-    """Return an answer as the server wrote it, and not as Python shows its parsed form."""
-    if isinstance(response, openai.BaseModel):
-        response = response.model_dump(exclude_unset=True, warnings=False)
-    return response if isinstance(response, str) else json.dumps(response, ensure_ascii=False, default=str)
 
 
 def _texts(content: object) -> tuple[str | None, str | None]:

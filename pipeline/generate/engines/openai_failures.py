@@ -59,7 +59,7 @@ class Classifier:
                 return Failure(False, RowError(self.hide(str(cause))))
         if isinstance(error, openai.APIConnectionError):
             return self._of_connection(causes)
-        if isinstance(error, (openai.OpenAIError, ValueError)):
+        if isinstance(error, (openai.OpenAIError, ValueError, RecursionError)):
             return Failure(False, RowError(f"the server's answer cannot be read: {self._described(error)}"))
         raise error
 
