@@ -45,13 +45,13 @@ def require_readable(report: Report, content: bytes) -> None:
     assert report.num_answers == len(outputs)
 
 
-@fuzzing.fuzzed(200)
+@fuzzing.fuzzed(100)
 @given(content=fuzzing.damaged(GOOD) | st.binary(max_size=100))
 def test_damaged_archives_are_findings(content: bytes) -> None:
     require_readable(checked(content), content)
 
 
-@fuzzing.fuzzed(150)
+@fuzzing.fuzzed(80)
 @given(data=fuzzing.changed(CONTENT), escaped=st.booleans())
 def test_changed_answers_are_findings(data: Any, escaped: bool) -> None:
     text = json.dumps(data, ensure_ascii=escaped).encode("utf-8", "surrogatepass")

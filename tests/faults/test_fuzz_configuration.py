@@ -142,7 +142,7 @@ def test_a_recorded_configuration_is_read_or_a_line(text: str) -> None:
 own = st.sampled_from([each.name for command in COMMANDS.values() for each in command.arguments])
 
 
-@fuzzing.fuzzed(100)
+@fuzzing.fuzzed(50)
 @given(
     name=st.sampled_from(list(COMMANDS)),
     arguments=st.lists(st.builds("{}={}".format, own, st.sampled_from(WORDS) | fuzzing.texts) | words, max_size=4),

@@ -36,7 +36,7 @@ def require_same(row: Logged, line: dict[str, Any]) -> None:
     pa.Table.from_pylist([asdict(row)], schema=LOG_SCHEMA)
 
 
-@fuzzing.fuzzed(200)
+@fuzzing.fuzzed(100)
 @given(line=fuzzing.changed(LINE), escaped=st.booleans())
 def test_a_line_is_read_with_its_values_or_named(line: Any, escaped: bool) -> None:
     data = json.dumps(line, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
@@ -45,7 +45,7 @@ def test_a_line_is_read_with_its_values_or_named(line: Any, escaped: bool) -> No
         require_same(row, line)
 
 
-@fuzzing.fuzzed(200)
+@fuzzing.fuzzed(100)
 @given(data=fuzzing.damaged(json.dumps(LINE).encode()) | st.binary(max_size=50))
 def test_a_damaged_line_is_read_with_its_values_or_named(data: bytes) -> None:
     row = fuzzing.result_or_line(lambda: read_line(NAME, 3, data))

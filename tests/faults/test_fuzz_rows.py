@@ -118,7 +118,7 @@ def test_damaged_json_is_prompts_or_refused(config: Config, work: Path, content:
             require_same(row, prompt)
 
 
-@fuzzing.fuzzed(25)
+@fuzzing.fuzzed(15)
 @given(rows=rows())
 def test_parquet_rows_are_prompts_or_refused(config: Config, work: Path, rows: list[Any]) -> None:
     try:

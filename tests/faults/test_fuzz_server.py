@@ -158,7 +158,7 @@ def require_writable(result: Output | RowError) -> None:
         assert stored["num_output_tokens"] == result.num_output_tokens
 
 
-@fuzzing.fuzzed(150)
+@fuzzing.fuzzed(100)
 @given(reply=replies(bodies))
 @example(reply=(200, {"content-type": "application/json"}, b"[" * 5_000))
 def test_every_answer_is_an_output_a_failed_row_or_a_line(
@@ -172,7 +172,7 @@ def test_every_answer_is_an_output_a_failed_row_or_a_line(
         assert 200 <= reply[0] < 300
 
 
-@fuzzing.fuzzed(150)
+@fuzzing.fuzzed(100)
 @given(body=chats())
 def test_what_is_taken_is_what_the_server_sent(
     server: Server, ask: Callable[[], Output | RowError | None], body: Any
