@@ -1,4 +1,4 @@
-"""What a replica tells about itself: to the driver events and its state, into the run its engine's counters.
+"""What a replica reports about itself: to the driver events and its state, into the run its engine's counters.
 
 In: the calls of the replica at each step of its life, what its engine logs while it starts, and the engine's counters.
 Out: messages (control.py), read by the driver for the terminal and logs/events.jsonl, and fields of `EngineInfo`. The
@@ -22,7 +22,7 @@ from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import LogPosition
 
 IMPORTING = "importing the engine"
-"""What a start is at until the engine's log tells more: its libraries take seconds to import."""
+"""What a start is at until the engine's log shows more: its libraries take seconds to import."""
 
 RECORD_S = 30.0
 """Seconds between two records of the engine's counters: so much is lost of them when the process is killed."""
@@ -59,7 +59,7 @@ class ReplicaReports:
             logger.exception("An event cannot be reported: %s", line)
 
     def begins(self, phase: str) -> None:
-        """Report what the start is at from now on, until the engine's log tells more."""
+        """Report what the start is at from now on, until the engine's log shows more."""
         self._phase, self._since, self._log = phase, time.monotonic(), LogPosition.now()
         self._send()
 

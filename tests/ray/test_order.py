@@ -53,7 +53,7 @@ def test_the_next_run_learns_from_the_previous_one_also_from_another_models(tmp_
     known = {"num_known": 5, "num_rows": 5}
     server = "http://127.0.0.1:9/v1"
     for run_id, model, line, order in (
-        ("one", "null", "no earlier run tells their lengths", {"history": None, "num_known": 0, "num_rows": 5}),
+        ("one", "null", "no earlier run has their lengths", {"history": None, "num_known": 0, "num_rows": 5}),
         ("two", "null", "longest first by run one, which has answered 5", {"history": "one", **known}),
         ("new", "new", f"longest first by run two of {server}, which", {"history": "two", "model": server, **known}),
     ):
