@@ -224,7 +224,7 @@ def _check_named_runs(config: Config) -> None:
 def rescore(run: ArtifactStore, config: Config) -> None:
     """Rescore a run's completions and print its summary. If the run is complete, publish its products again.
 
-    A run whose rescore was stopped is complete too: its manifest says `running`, and has what only a complete one has.
+    A run whose rescore was stopped is complete too: its status is `running`, and it has what only a complete one has.
 
     Raises:
         RunError: The run's directory cannot be written, or another process is writing it.
@@ -311,7 +311,7 @@ def validate(archive_path: str, run: ArtifactStore | None, config: Config, conso
     if report.num_refusals:
         raise InvalidArchive(
             f"{without_credentials(archive_path)} would be refused, for {counted(report.num_refusals, 'reason')}: "
-            "mend what the lines that begin with refused: name, and pack again"
+            "fix what the lines that begin with refused: name, and pack again"
         )
     what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
     console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}", soft_wrap=True)
@@ -365,7 +365,7 @@ def finish(
 def _update_index(run: ArtifactStore, manifest: Manifest) -> list[str]:
     """Write the index entry of a complete run, or remove that of another; return the reason if it cannot be written.
 
-    The run does not depend on it: an absent entry is made by the next run that looks for it.
+    The run does not depend on it: an absent entry is made by the next run that needs it.
     """
     try:
         if manifest.is_complete:
@@ -516,7 +516,7 @@ class Orchestrator:
         self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
         self._warn(environment.mixed(engines))
         num_restarts = sum(info.restarts or 0 for info in engines.values())
-        lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
+        lines = [f"generate: {num_restarts} restarts of crashed engines; logs/ has the causes"] if num_restarts else []
         num_preempted = sum(info.num_preempted_rows or 0 for info in engines.values())
         if num_preempted:
             fix = "fewer sequences (engine.max_num_seqs) or more GPUs a replica (engine.tensor_parallel_size)"

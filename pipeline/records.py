@@ -22,7 +22,7 @@ KEY_COLUMNS = ("task", "split", "id", "repeat")
 """The columns that identify a completion: a question of a split of a task, and which repeat of it."""
 
 ADDED_LATER = {"added": "later"}
-"""Marks a column that files of older versions lack; it is read as null. It stands last and may be null."""
+"""Marks a column that files of older versions lack; it is read as null. It is last and may be null."""
 
 PROMPT_SCHEMA = pa.schema(
     [

@@ -71,6 +71,11 @@ ALLOWED: Mapping[str, str] = {
 }
 """Texts in which such a word is right, each with the reason."""
 
+LEFT_OUT: Mapping[str, str] = {
+    "pipeline/prepare/template_probes.py": "its texts are a part of every recorded fingerprint",
+}
+"""Files that are not read, each with the reason."""
+
 BAD = re.compile("|".join(rf"(?P<w{number}>\b(?:{word})\b)" for number, word in enumerate(WORDS)), re.IGNORECASE)
 GOOD = re.compile("|".join(re.escape(text) for text in ALLOWED))
 
@@ -119,6 +124,7 @@ def main() -> int:
     lines = [
         f"{file.relative_to(ROOT)}:{line + offset}: {word!r}: write {better}"
         for file in files()
+        if str(file.relative_to(ROOT)) not in LEFT_OUT
         for line, text in texts_of(file)
         for offset, word, better in found_in(text)
     ]

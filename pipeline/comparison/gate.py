@@ -9,7 +9,7 @@
 `max_drop` is broken by a drop that is both larger than `gate.max_drop` and significant: its one-sided p-value, adjusted
 for all drops that are tested together (`pipeline/metrics/max_t.py`), is below `gate.alpha`. For an unchanged model at
 most a fraction `gate.alpha` of runs breaks it. A domain of a single task, and a run of a single domain, are not tested
-twice. `pipeline/comparison/baseline.py` chooses the baseline. What the last two rules look at is reported with each
+twice. `pipeline/comparison/baseline.py` chooses the baseline. The values of the last two rules are reported with each
 comparison, and breaks the gate only if `gate.max_changed` or `gate.cusum` is set.
 """
 
@@ -141,7 +141,7 @@ def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | N
 
 
 def _against_runs(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict:
-    """Return the verdict of the rules that look at earlier runs."""
+    """Return the verdict of the rules that use earlier runs."""
     new, scores = ComparedRun.of(run, config, manifest), trend.scores_of(run, config.run_id)
     history = baseline.history(config, run, manifest)
     pool = baseline.eligible(history, new, max(2, config.gate.num_baselines))  # changed answers need two

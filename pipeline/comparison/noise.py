@@ -5,11 +5,11 @@ the chosen prompts, and the manifest's record `noise` out. The second pass uses 
 questions, so batch composition changes: differences come from floating-point rounding and its consequences. Results of
 the second pass are neither submitted nor averaged into a score.
 
-Questions with a reference answer are chosen first: only they say how much a score moves. For an unchanged model a
+Questions with a reference answer are chosen first: only they show how much a score changes. For an unchanged model a
 question's change e has expectation 0, so its variance is the mean of e^2 over the questions of its task that were
 generated twice. Between two runs, a mean over n questions of r repeats then changes with that variance divided by n r.
-A few dozen questions may all stay the same by luck, so there are upper bounds: of a share by Clopper and Pearson 1934,
-Biometrika 26:404, and, since |e| is at most 1, of E[e^2] by that of the share of questions whose score changed.
+A few dozen questions may all stay the same by chance, so there are upper bounds: of a share by Clopper and Pearson
+1934, Biometrika 26:404, and, since |e| is at most 1, of E[e^2] by that of the share of questions whose score changed.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
             reasons += _reasons(f"{task} {split}", row)
     if reasons:
         raise Incomparable(
-            f"base={base.store.shown()} and new={new.store.shown()} do not ask the same questions: "
+            f"base={base.store.shown()} and new={new.store.shown()} do not have the same questions: "
             f"{'; '.join(reasons)}. Compare runs of the same data sets, tasks, splits and limit"
         )
     return found
@@ -266,7 +266,7 @@ def differing_field(base: Any, new: Any, name: str = "") -> str | None:
 
 
 def prompts_digest(database: duckdb.DuckDBPyConnection, prompts: Artifact) -> str:
-    """Return a digest of a run's questions and their prompts: equal for runs that were asked exactly the same.
+    """Return a digest of a run's questions and their prompts: equal for runs with exactly the same.
 
     The order of the rows does not matter. The digest is that of this version of DuckDB, so it is not to be stored.
     """

@@ -21,7 +21,7 @@ LONGEST_CAUSE = 400
 """Characters of a crash's cause that are kept."""
 
 WITHOUT_REASON = ("EngineDeadError", "RuntimeError: vLLM's engine ended without a message")
-"""How causes begin that say only that the engine's process has ended: somebody killed it, or its memory was taken."""
+"""Beginnings of causes that state only that the engine's process has ended: it was killed, or its memory was taken."""
 
 ALIKE_CRASHES = 3
 """Crashes alike after which the engine itself is the cause; at the last of them one row ran in isolation."""

@@ -2,7 +2,7 @@
 
 In: each request's begin, and its answer or error. Out: whether the row is the cause; or the error that ends the run. A
 failure is the row's when the engine answered another request since the failed one began. Until then it is held, not
-written: when the run ends because all requests fail, none of its rows is lost, and the same run_id asks them again.
+written: when the run ends because all requests fail, no row is lost, and the same run_id generates them again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.runs.failure_reasons import normalized
 
 POLL_S = 0.1
 IDLE_S = 5.0
-"""Seconds without a request in flight after which no other request will tell."""
+"""Seconds without a request in flight after which no other request will show the cause."""
 MAX_UNAVAILABLE = 3
 """Requests in a row without an answer after which the server is down."""
 
@@ -53,13 +53,13 @@ class FailureJudge:
         self._held.clear()
 
     def abandon(self, token: tuple[int, int]) -> None:
-        """Record that the request ended in a way that says nothing about others."""
+        """Record that the request ended in a way that proves nothing about others."""
         self._end(token)
 
     async def is_of_row(
         self, token: tuple[int, int], error: RowError, is_serving: Callable[[], Awaitable[bool]]
     ) -> bool:
-        """Return whether the row is the cause of its failure; False when the replica ends before it can be told.
+        """Return whether the row is the cause of its failure; False when the replica ends before that is known.
 
         Args:
             token: What `begin` returned.

@@ -49,7 +49,7 @@ TRY_AGAIN_AFTER_S = (5.0, 60.0, 300.0)
 """Shortest times from giving up to another try, of as many as there are, once another replica's engine has started."""
 
 LOOK_AGAIN_S = 5.0
-"""Seconds between two looks for an engine that has started meanwhile."""
+"""Seconds between two checks for an engine that has started meanwhile."""
 
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
@@ -151,7 +151,7 @@ class Replica:
             )
             self._start()
         except PipelineError as error:
-            self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
+            self._fatal = error  # raised here, Ray would report only that the actor ended; the first block reports it
         except OSError as error:
             self._fatal = self._unwritable(error)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -224,7 +224,7 @@ class Replica:
                 f"the engine was started {self._attempt_log.num_crashes} times and crashed alike, whichever rows it had"
             )
         if self._attempt_log.num_crashes > self._config.max_restarts:
-            return f"engine.max_restarts={self._config.max_restarts}: replica {self._name} died again"
+            return f"engine.max_restarts={self._config.max_restarts}: replica {self._name} crashed again"
         return None
 
     def _started_engine(self) -> Engine:
@@ -352,7 +352,7 @@ class Replica:
     def _unwritable(self, error: OSError) -> RunError:
         where = error.filename or self._config.journals[0].shown()
         reason = error.strerror or str(error)
-        return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
+        return RunError(f"{where} cannot be written: {reason}. Free some space and run the same run_id again")
 
     async def _hold(self, num_rows: int) -> None:
         """Hold a block back: the last one of this replica, or every block of a replica that has given up.

@@ -131,7 +131,7 @@ def generate(
 
     Raises:
         DataError: A prompt is of a task or split that is not configured.
-        Interrupted: The user asked to stop; finished rows are kept.
+        Interrupted: The user requested a stop; finished rows are kept.
         PipelineError: No engine can start or the disk cannot be written; finished rows are kept.
         RuntimeError: Rows are missing at the end.
     """

@@ -122,7 +122,7 @@ class Work:
         if self.is_shuffled:
             return f"noise pass: {self.num_rows:,} rows a second time, in another order"
         if self.history is None:
-            return "no earlier run tells their lengths: longest prompts first"
+            return "no earlier run has their lengths: longest prompts first"
         of_model = f" of {escape_control(truncate(self.model, LONGEST_NAME))}" if self.model is not None else ""
         return f"longest first by run {self.history}{of_model}, which has answered {self.num_known} of {self.num_rows}"
 

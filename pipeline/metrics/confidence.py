@@ -38,7 +38,7 @@ A task with more outcomes has at least as many questions. The distribution of it
 """
 
 FEW_QUESTIONS = 50
-"""Questions below which the percentiles of a bootstrap cover less than they say: .91 to .94 at 20."""
+"""Questions below which the percentiles of a bootstrap cover less than 95%: .91 to .94 at 20."""
 
 MIN_CLUSTERS = 10
 """Clusters of questions below which a cluster-robust standard error is not given; see `clustered`."""

@@ -92,7 +92,7 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Arti
             try:
                 prepare(config, run, inputs, on_rows, on_metadata=check)
             except RunError as error:
-                raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for the prompts: {error}") from error
+                raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no space for the prompts: {error}") from error
         yield run.require_artifact("prompts", PROMPT_SCHEMA)
 
 

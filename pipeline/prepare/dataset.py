@@ -75,7 +75,7 @@ def require_unchanged(config: Config, revisions: Mapping[str, str]) -> list[str]
             may have a newer one since.
 
     Returns:
-        A line for each data set that cannot be read: its prompts are on disk, so that the run can go on.
+        A line for each data set that cannot be read: its prompts are on disk, so that the run can continue.
 
     Raises:
         DataError: A data set holds other rows.
@@ -221,7 +221,7 @@ def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[st
     if not any(names & found for found in words.values()):
         examples = ", ".join(file.name for file in files[:5])
         raise DataError(
-            f"{at}: no file's name says its split ({examples}): name it after {' or '.join(sorted(names))}, "
+            f"{at}: no file's name has its split ({examples}): name it after {' or '.join(sorted(names))}, "
             "for instance test.jsonl"
         )
     by_name = {name: tuple(file for file in files if name in words[file]) for name in names}

@@ -117,7 +117,7 @@ def _check_placeholder(at: str, name: str, spec: str, conversion: str | None) ->
     if not name or name.isdecimal():
         raise DataError(f"{at}: placeholder {{{truncate(name)}}} is positional: give the name of an input")
     if "." in name or "[" in name:
-        raise DataError(f"{at}: placeholder {{{truncate(name)}}} looks into a value: only plain names are filled in")
+        raise DataError(f"{at}: placeholder {{{truncate(name)}}} reads into a value: only plain names are filled in")
     if conversion or spec:
         placeholder = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
         raise DataError(f"{at}: placeholder {{{truncate(placeholder)}}} has a format: only plain names are filled in")

@@ -407,7 +407,7 @@ def entry_of(run: ArtifactStore, run_id: str, manifest: Manifest) -> IndexEntry:
             recorded["report"] = f"{RUN_PREFIX}{run_id}/{recorded['report']}"
         return _ENTRY.validate_python(recorded)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{run.path(CONFIG_FILE)} or what is beside it is damaged: {error}") from error
+        raise DataError(f"{run.path(CONFIG_FILE)} or a file next to it is damaged: {error}") from error
 
 
 def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:

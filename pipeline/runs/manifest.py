@@ -525,7 +525,7 @@ def read_manifest(run: ArtifactStore, *, finite: bool = False) -> Manifest | Non
     try:
         return load(json.loads(run.read_text(FILE, MOST_BYTES), parse_float=number, parse_constant=number))
     except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
-        raise DataError(f"{run.shown(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
+        raise DataError(f"{run.shown(FILE)} is damaged: delete it to resume the run{_where(error)}") from error
 
 
 def _finite(text: str) -> float:

@@ -43,7 +43,7 @@ def test_one_poison_row_among_200_fails_and_no_other_row_is_lost(run_with_prompt
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(200))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {
-        77: "the engine died 4 times with this row in it"
+        77: "the engine crashed 4 times with this row in it"
     }
     assert {row["completion"] for row in rows if not row["error"]} == {"A"}
     (restarts,) = (info.restarts for info in made.engine.values())
@@ -136,7 +136,7 @@ def test_poison_rows_that_crash_the_engine_before_any_row_is_finished_are_no_bro
     long = "DIE, and what a long question this is "
     run = run_with_prompts([make_prompt(number, question=long if number < 2 else "Что?") for number in range(10)])
     config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=2")
-    with pytest.raises(RunError, match=r"max_restarts=2: replica \S+ died again: told to die"):
+    with pytest.raises(RunError, match=r"max_restarts=2: replica \S+ crashed again: told to die"):
         generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
     (finished,) = journal.read(run.child(journal.DIRECTORY))
     assert finished.id > 1
@@ -149,7 +149,7 @@ def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
     """An engine has worked for this run in an earlier session."""
     run = run_with_prompts([make_prompt(number, question="DIE" if number < 2 else "Что?") for number in range(6)])
     config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=0")
-    with pytest.raises(RunError, match=r"max_restarts=0: replica \S+ died again: told to die"):
+    with pytest.raises(RunError, match=r"max_restarts=0: replica \S+ crashed again: told to die"):
         generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
     generate_stage.generate(settings(), run, placement, ScriptedFactory(), Counting(), Counting())
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]

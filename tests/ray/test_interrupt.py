@@ -35,7 +35,7 @@ def interrupt(job: Started, number: signal.Signals, within_s: float) -> str:
     job.process.send_signal(number)
     code, _, err = job.end(within_s)
     assert (code, err.count("\n"), job.survivors()) == (130, 1, []), err
-    assert "goes on where it stopped" in err
+    assert "resumes where it stopped" in err
     return err
 
 

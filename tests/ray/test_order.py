@@ -53,7 +53,7 @@ def test_the_next_run_learns_from_another_models_run(tmp_path: Path) -> None:
     known = {"num_known": 5, "num_rows": 5}
     server = "http://127.0.0.1:9/v1"
     for run_id, model, line, order in (
-        ("one", "null", "no earlier run tells their lengths", {"history": None, "num_known": 0, "num_rows": 5}),
+        ("one", "null", "no earlier run has their lengths", {"history": None, "num_known": 0, "num_rows": 5}),
         ("new", "new", f"longest first by run one of {server}, which", {"history": "one", "model": server, **known}),
     ):
         code, out, err = Started({}, f"run_id={run_id}", f"engine.endpoint.model={model}", *overrides).end(within_s=300)

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server as the engine: the messages that the harness sends, one request a row.
 
 In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. Failures that
-may pass (429, 5xx, a lost connection) are retried with back-off; a timeout is not. `openai_failures.py` says what
+may pass (429, 5xx, a lost connection) are retried with back-off; a timeout is not. `openai_failures.py` knows what
 each failure means.
 Try it: `python -m pipeline.run conf=demo engine.kind=endpoint engine.endpoint.base_url=http://127.0.0.1:8000/v1`.
 """
@@ -279,7 +279,7 @@ def _output(response: Any, text: str, usage: Mapping[str, Any], classifier: Clas
 
 
 def _texts(content: object) -> tuple[str | None, str | None]:
-    """Return the text and the thoughts of a message's content: a text, or a list of parts.
+    """Return the text and the reasoning of a message's content: a text, or a list of parts.
 
     Raises:
         RowError: It is neither.
@@ -292,7 +292,7 @@ def _texts(content: object) -> tuple[str | None, str | None]:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         value = part.get(kind) if kind in found else None
-        if isinstance(value, list):  # thoughts may be parts themselves
+        if isinstance(value, list):  # the reasoning may be parts themselves
             value = _texts(value)[0]
         if not isinstance(value, str):
             raise RowError(f"the server's answer holds a part that is not text: {str(kind)[:40]!r}")
@@ -304,7 +304,7 @@ def _finish_reason(word: object, classifier: Classifier) -> FinishReason:
     """Return `length` for the words of a token limit, `stop` for none or OpenAI's, else the server's own word.
 
     Raises:
-        RowError: The word says that the answer is not the model's own, or not whole.
+        RowError: The word means that the answer is not the model's own, or not whole.
     """
     text = classifier.hide(str(word if word is not None else "stop")).lower()[:LONGEST_WORD]
     if text in FAILED:

@@ -33,7 +33,7 @@ def special_tokens_in_questions(facts: Facts) -> CheckResult | None:
         "special-tokens-in-questions",
         f"{rows.num_marked:,} of {rows.num_rows:,} questions hold text that is tokenized as special tokens, and may "
         f"end their own turn: {listed(rows.marked[:NUM_LISTED], rows.num_marked)}",
-        "look at them with id=, and mend the data set",
+        "examine them with id=, and fix the data set",
     )
 
 
@@ -107,7 +107,7 @@ def no_revision(facts: Facts) -> CheckResult | None:
     names = ", ".join(pin.partition("=")[0] for pin in pins)
     return CheckResult(
         "no-revision",
-        f"{names}: without it the hub gives whatever is newest, and two nights may differ",
+        f"{names}: without it the hub gives whatever is newest, and two runs may differ",
         f"pin what is there now: {' '.join(pins)}",
     )
 

@@ -41,7 +41,7 @@ def check_file(path: str, files: Mapping[str, str], ids: Mapping[str, frozenset[
 def ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
     """Return the test ids of a run by task, and a finding for the tasks without any."""
     found = {task: frozenset(question_ids(run, task)) for task in files}
-    reason = "the run has no test rows of them: give a run that asked them, or conf= in place of it"
+    reason = "the run has no test rows of them: give a run that has them, or conf= in place of it"
     unknown = [file for task, file in files.items() if not found[task]]
     return {task: ids for task, ids in found.items() if ids}, not_compared(unknown, reason)
 

@@ -169,7 +169,7 @@ def test_runs_of_other_questions_are_rejected_and_the_questions_named(
     make_run: MakeRun, other: Any, reason: str
 ) -> None:
     base, new = make_run("base", train(4)), make_run("new", other())
-    with pytest.raises(RunError, match="do not ask the same questions") as caught:
+    with pytest.raises(RunError, match="do not have the same questions") as caught:
         main([f"base={base.store.root}", f"new={new.store.root}"])
     assert reason in str(caught.value)
     assert not Path(base.store.root).with_name("compare=base..new").exists()

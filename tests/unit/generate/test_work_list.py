@@ -102,7 +102,7 @@ def test_without_history_the_longest_prompt_starts_first(run_with_prompts: Make)
     work = write_work(run, prompts_of(run), [], 1)
     assert ids(run, work) == [1, 3, 0, 2]
     assert (work.history, work.num_known) == (None, 0)
-    assert work.order == "no earlier run tells their lengths: longest prompts first"
+    assert work.order == "no earlier run has their lengths: longest prompts first"
 
 
 def test_prompts_are_ordered_by_tokens_where_known_rather_than_by_characters(run_with_prompts: Make) -> None:

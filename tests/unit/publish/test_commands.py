@@ -163,7 +163,7 @@ def test_validate_counts_the_refusals_and_ends_with_2(tmp_path: Path) -> None:
         "warning: logs_public.zip: missing: a public submission needs it: "
         "pack the zip of the harness's logs under this name",
     ]
-    line = f"error: {archive} would be refused, for 4 reasons: mend what the lines that begin with refused: name, "
+    line = f"error: {archive} would be refused, for 4 reasons: fix what the lines that begin with refused: name, "
     assert done.stderr == f"{line}and pack again\n"
 
 
@@ -173,7 +173,7 @@ def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pyte
     other = make_run([question("agro_bench", 2), *ONE], "run_id=two")
     validate.main([f"archive={run.archive}", f"run={run.store.root}"])
     assert capsys.readouterr().out.endswith("would be accepted: 2 tasks, 2 answers\n")
-    with pytest.raises(InvalidArchive, match=r"for 1 reason: mend"):
+    with pytest.raises(InvalidArchive, match=r"for 1 reason: fix"):
         validate.main([f"archive={run.archive}", f"run={other.store.root}"])
     assert "no row for 1 of 2 ids of the test split (2): one missing id fails the task" in capsys.readouterr().out
 
@@ -207,7 +207,7 @@ def test_without_the_hub_one_line_lists_what_was_not_checked(
     [
         (["conf=demo"], "give one archive"),
         (["archive=", "conf=demo"], "give one archive"),
-        (["archive=x.zip"], "say which tasks it is for"),
+        (["archive=x.zip"], "name its tasks"),
         (["archive=x.zip", "limit=1"], "conf= must be given once"),
         (
             ["archive=/nowhere/x.zip", "conf=demo"],
