@@ -53,7 +53,8 @@ def rows(draw: st.DrawFn) -> list[Any]:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     conf = tmp_path_factory.mktemp("conf") / "one.yaml"
     conf.write_text(
-        "tasks: {agro: {dataset: x, domain: agriculture, strip: false}}\ngeneration: {max_gen_toks: 100}\nsplits: [test]\n"
+        "tasks: {agro: {dataset: x, domain: agriculture, strip: false}}\n"
+        "generation: {max_gen_toks: 100}\nsplits: [test]\n"
     )
     endpoint = ["engine.kind=endpoint", "engine.endpoint.base_url=http://127.0.0.1:1/v1", "model.path=null"]
     return compose([f"conf={conf}", *endpoint])
