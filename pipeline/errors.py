@@ -51,7 +51,7 @@ _URI = re.compile(
 LONGEST_LINE = 4_000
 """Characters of an error's line: it may quote foreign text."""
 
-CAN_BE_RESUMED = "interrupted: the same command with the same run_id goes on where it stopped"
+CAN_BE_RESUMED = "interrupted: the same command with the same run_id resumes where it stopped"
 
 
 def without_secrets(text: str) -> str:
@@ -105,7 +105,7 @@ class ModelError(UserError):
 
 
 class StartError(ModelError):
-    """The engine did not start, and nothing says that the configuration is the cause: elsewhere it may start."""
+    """The engine did not start, and the configuration is not known to be the cause: elsewhere it may start."""
 
 
 class InstallationError(UserError):

@@ -19,8 +19,9 @@ def main(arguments: list[str]) -> None:
     """
     own, overrides = parse("night", arguments)
     from pipeline.nightly.night import NightOptions, execute
+    from pipeline.overview.page import write_index
 
-    execute(NightOptions(**own, overrides=overrides), resolve)
+    execute(NightOptions(**own, overrides=overrides), resolve, write_index)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def locked(run: ArtifactStore) -> Iterator[None]:
 
 
 def is_held(run: ArtifactStore) -> bool:
-    """Return whether a driver holds the run's lock now; True where that cannot be told.
+    """Return whether a driver holds the run's lock now; True where that is unknown.
 
     Raises:
         RunError: The storage does not respond.
@@ -170,7 +170,7 @@ class _Holder:
 
     @property
     def is_beating(self) -> bool:
-        """Whether the last heartbeat is recent; a time far in the future tells nothing."""
+        """Whether the last heartbeat is recent; a time far in the future proves nothing."""
         return abs(time.time() - self.at) < STALE_S
 
 
