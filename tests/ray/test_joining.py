@@ -175,12 +175,17 @@ def answers(head: Head) -> bool:
     return True
 
 
+def takes_jobs(head: Head, directory: Path) -> bool:
+    """Return whether a job can be submitted: the agent that starts it comes after the dashboard answers."""
+    return answers(head) and job(head, "submit", "--no-wait", "--", "true", directory=directory).returncode == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("aiohttp_cors"), reason="Ray jobs need ray[default]")
 def test_a_ray_job_that_was_killed_resumes_when_the_same_words_are_submitted_again(head: Head, tmp_path: Path) -> None:
     empty, run = tmp_path / "empty", tmp_path / "run=one"
     empty.mkdir()
-    wait_until(lambda: answers(head), 120)
+    wait_until(lambda: takes_jobs(head, empty), 120)
     # `local`: a run that is made again elsewhere has recorded it.
     overrides = ("conf=demo", *ENDPOINT, *VLLM, f"output_dir={tmp_path}", "run_id=one", "cluster.address=local")
 
@@ -225,7 +230,7 @@ def test_a_night_does_what_is_missing_after_a_broken_model_and_after_a_kill(head
         return [run[what] for run in json.loads((output / "night=n.json").read_text())["runs"]]
 
     with node(head, 2):  # type: ignore[attr-defined]
-        wait_until(lambda: answers(head), 120)
+        wait_until(lambda: takes_jobs(head, empty), 120)
         for name, before in (("broken-1", False), ("broken-2", True)):
             done = submit(name, 0.1)
             assert done.returncode == 1, done.stdout
