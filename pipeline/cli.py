@@ -16,14 +16,18 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.config.loading import conf_names, describe
+from pipeline.config.loading import compose, conf_names, describe
 from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError, UserError
 from pipeline.planner.roofline import GPUS
 from pipeline.terminal.screen import protect
 from pipeline.terminal.text import escape_control
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+    from pipeline.runs.reproduce import Reproduction
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
@@ -179,6 +183,38 @@ COMMANDS = {
         example="conf=mera gpu=A100-SXM4-80GB gpus=8",
         arguments=(CONF, *PLAN),
     ),
+    "night": Command(
+        help="run several configurations one after the other, and tell how they ended",
+        example="night=2026-11-28 runs=conf/night.yaml strict=true",
+        arguments=(
+            Argument(
+                "night", "id of the night; run_ids begin with it", value="id", example="2026-11-28", required=True
+            ),
+            Argument(
+                "runs",
+                "YAML file with the runs of the night",
+                value="file",
+                example="conf/night.yaml",
+                required=True,
+            ),
+            replace(CONF, required=False, help="the configuration of all runs, where their words have none"),
+            Argument(
+                "strict",
+                "end with exit code 3 if a gate is broken, and with 4 if too many rows failed",
+                value="true|false",
+                type=bool,
+                default=False,
+            ),
+            Argument(
+                "wait_s",
+                "seconds to wait for another night that writes to the same output_dir",
+                type=int,
+                minimum=0,
+                maximum=1_000_000,
+                default=0,
+            ),
+        ),
+    ),
     "rescore": Command(
         help="score the completions of a run again, without an engine",
         example="run=outputs/run=2026-11-21",
@@ -328,6 +364,20 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str
         else:
             values[argument.name] = argument.default
     return {each.key or name: values[name] for name, each in own.items() if name in values}, overrides
+
+
+def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
+    """Return the configuration that the arguments of `run` describe, and with `from=` the run that it reproduces.
+
+    Raises:
+        PipelineError: An argument is wrong, or the named run cannot be reproduced: see `pipeline.runs.reproduce`.
+    """
+    own, overrides = parse("run", arguments)
+    if own["source"] is None:
+        return compose(overrides), None
+    from pipeline.runs import reproduce
+
+    return reproduce.resolve(own["source"], overrides)
 
 
 def _applies(argument: Argument, command: Command, values: dict[str, Any], texts: dict[str, str]) -> bool:

@@ -197,10 +197,10 @@ def _needed(runs: Sequence[_Run], complete: Sequence[_Run]) -> dict[str, str]:
             for name in {gate.baseline, *gate.baselines} - {None}:
                 found[str(name)] = f"it is in the baseline of run {run.run_id}"
     for run in runs:
-        for section, key in NAMING_KEYS:
-            name = value(run.values, section, key)
-            if isinstance(name, str) and name != LATEST:
-                found[name] = f"run {run.run_id} names it in {section}.{key}"
+        for section, field in NAMING_KEYS:
+            named = value(run.values, section, field)
+            if isinstance(named, str) and named != LATEST:
+                found[named] = f"run {run.run_id} names it in {section}.{field}"
     return found
 
 

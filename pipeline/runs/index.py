@@ -66,13 +66,11 @@ ModelKey: TypeAlias = tuple[Text | None, ...]
 class EntryGate:
     """The gate's verdict: the baseline's run_id (None: no baseline) and the names of the broken rules.
 
-    `accepted` is whether the broken rules were accepted by hand; None where nobody has decided. `accepts` is the
-    run_id of an earlier run that this one accepts as the new normal.
+    `accepts` is the run_id of an earlier run that this one accepts as the new normal.
     """
 
     baseline: Text | None
     broken: tuple[Text, ...]
-    accepted: bool | None = None
     accepts: Text | None = None
 
 
@@ -118,7 +116,7 @@ class IndexEntry:
     tasks: Annotated[tuple[Text, ...], Field(min_length=1)]
     splits: tuple[Text, ...]
     limit: Count | None
-    repeats: Count
+    repeats: Count | Mapping[Text, Count]
     max_gen_toks: Count
     num_slots: Count
     gate: EntryGate | None
@@ -138,8 +136,8 @@ class IndexEntry:
 
     @property
     def kept_gate(self) -> bool:
-        """Whether no rule of the gate was broken, or what was broken was accepted."""
-        return self.gate is None or not self.gate.broken or bool(self.gate.accepted)
+        """Whether no rule of the gate was broken."""
+        return self.gate is None or not self.gate.broken
 
     def is_of(self, manifest: Manifest) -> bool:
         """Return whether the entry was made of this state of the run."""
@@ -409,7 +407,7 @@ def entry_of(run: ArtifactStore, run_id: str, manifest: Manifest) -> IndexEntry:
             recorded["report"] = f"{RUN_PREFIX}{run_id}/{recorded['report']}"
         return _ENTRY.validate_python(recorded)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{run.path(CONFIG_FILE)} or what is beside it is damaged: {error}") from error
+        raise DataError(f"{run.path(CONFIG_FILE)} or a file next to it is damaged: {error}") from error
 
 
 def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
