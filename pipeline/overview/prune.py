@@ -191,9 +191,9 @@ def _needed(runs: Sequence[_Run], complete: Sequence[_Run]) -> dict[str, str]:
         if run.model not in models:
             models.add(run.model)
             found.setdefault(run.run_id, "it is the newest run of its model")
-        gate, key = run.manifest.gate, (run.model, run.manifest.settings_hash)
-        if gate is not None and key not in settings:
-            settings.add(key)
+        gate, made_with = run.manifest.gate, (run.model, run.manifest.settings_hash)
+        if gate is not None and made_with not in settings:
+            settings.add(made_with)
             for name in {gate.baseline, *gate.baselines} - {None}:
                 found[str(name)] = f"it is in the baseline of run {run.run_id}"
     for run in runs:
