@@ -37,7 +37,7 @@ COUNT_S = 5.0
 """Seconds between two counts of the cluster's nodes and replicas."""
 
 LONGEST_SILENCE_S = 60.0
-"""Seconds without a change of a replica's state after which the user is told: its machine may be gone."""
+"""Seconds without a change of a replica's state after which it is reported: its machine may be lost."""
 
 LONGEST_STRANDED_S = 300.0
 """Seconds that a pass waits for a node, when all of them are lost or hold replicas that have given up."""
@@ -79,7 +79,7 @@ class DispatchPass:
         """Generate the rows of the parts' work lists; return how many replicas gave up meanwhile.
 
         Raises:
-            Interrupted: The user asked to stop, and the rows in flight are finished or the grace period is over.
+            Interrupted: The user requested a stop, and the rows in flight are finished or the grace period is over.
             PipelineError: The run cannot continue.
             RuntimeError: No row was returned although no replica has given up.
         """
@@ -199,7 +199,7 @@ class DispatchPass:
             known = before.get(state.replica)
             self._states[state.replica] = known if known is not None and known[0] == state else (state, now)
         found = [
-            replace(state, phase="no sign of life", phase_s=now - at, percent=None)
+            replace(state, phase="no response", phase_s=now - at, percent=None)
             if now - at > LONGEST_SILENCE_S and not state.is_final
             else state
             for state, at in self._states.values()

@@ -1,4 +1,4 @@
-"""What a replica tells about itself: to the driver events and its state, into the run its engine's counters.
+"""What a replica reports about itself: to the driver events and its state, into the run its engine's counters.
 
 In: the calls of the replica at each step of its life, what its engine logs while it starts, and the engine's counters.
 Out: messages (control.py), read by the driver for the terminal and logs/events.jsonl, and fields of `EngineInfo`. The
@@ -23,7 +23,7 @@ from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import LogPosition
 
 IMPORTING = "importing the engine"
-"""What a start is at until the engine's log tells more: its libraries take seconds to import."""
+"""What a start is at until the engine's log shows more: its libraries take seconds to import."""
 
 ENDED, HAS_GIVEN_UP = "done", "gave up"
 """Phases of a replica that will not generate again."""
@@ -71,7 +71,7 @@ class ReplicaReports:
             logger.exception("An event cannot be reported: %s", line)
 
     def begins(self, phase: str) -> None:
-        """Report what the start is at from now on, until the engine's log tells more."""
+        """Report what the start is at from now on, until the engine's log shows more."""
         self._phase, self._since, self._log = phase, time.monotonic(), LogPosition.now()
         self._send()
 

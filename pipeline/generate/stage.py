@@ -34,6 +34,7 @@ from pipeline.runs import logs
 from pipeline.runs.manifest import CompletionMetadata, completion_metadata
 from pipeline.storage import query
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
+from pipeline.storage.repeats import Repeats
 
 
 def engine_factory(config: Config, placement: Placement) -> EngineFactory:
@@ -99,7 +100,7 @@ class SecondPass:
     """
 
     run: ArtifactStore
-    repeats: int
+    repeats: Repeats
     begins: Callable[[], None]
 
 
@@ -130,7 +131,7 @@ def generate(
 
     Raises:
         DataError: A prompt is of a task or split that is not configured.
-        Interrupted: The user asked to stop; finished rows are kept.
+        Interrupted: The user requested a stop; finished rows are kept.
         PipelineError: No engine can start or the disk cannot be written; finished rows are kept.
         RuntimeError: Rows are missing at the end.
     """
@@ -163,7 +164,7 @@ def _commit_if_finished(part: Part) -> None:
 
 def _first_part(config: Config, run: ArtifactStore, lengths: Lengths | None, second: SecondPass | None) -> Part:
     begins = second.begins if second is not None else lambda: None
-    return Part(run=run, repeats=config.generation.repeats, lengths=lengths, on_done=begins)
+    return Part(run=run, repeats=config.generation.repeats_by_split, lengths=lengths, on_done=begins)
 
 
 def _generate_rows(
@@ -210,6 +211,7 @@ def _replica_config(
     return ReplicaConfig(
         factory=factory,
         journals=tuple(part.journals for part in parts),
+        earlier=tuple(published.engine.values()) if (published := done(run)) is not None else (),
         control=control,
         proof=StorageProof.begin(config.output_dir, control.store, session),
         session=session,

@@ -124,7 +124,7 @@ def test_a_replica_whose_state_does_not_change_shows_no_sign_of_life(
     for after_s in (0.0, 50.0, 20.0):
         now[0] += after_s
         dispatch_pass._update()
-    assert [(each.phase, each.phase_s) for each in shown] == [("no sign of life", 70.0), ("done", 0.0)]
+    assert [(each.phase, each.phase_s) for each in shown] == [("no response", 70.0), ("done", 0.0)]
     control.update("a1", ReplicaState(replica="a", phase_s=80.0))
     now[0] += 10
     dispatch_pass._update()
