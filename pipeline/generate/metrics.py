@@ -60,6 +60,7 @@ class RunMetrics:
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge}
         model = config.model.path or config.engine.endpoint.model or ""
         self._gave_up: set[str] = set()
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._series: dict[str, Any] = {}
         for name, series in METRICS.items():
             made = kinds[series.kind](name, series.meaning, tag_keys=("run_id", "model", *series.tags))
@@ -104,13 +105,17 @@ class RunMetrics:
         for name, number in counts.items():
             self._set("pipeline_replicas", number, state=name)
         for state in states:
-            in_flight = 0 if state.is_final else state.num_in_flight
-            if in_flight is not None:
-                self._set("pipeline_rows_in_flight", in_flight, replica=state.replica)
+            num_in_flight = 0 if state.is_final else state.num_in_flight
+            if num_in_flight is not None:
+                self._set("pipeline_rows_in_flight", num_in_flight, replica=state.replica)
+        # Ray's agent drops a gauge that has not been exported for two of its intervals.
+        for (name, tags), value in list(self._gauges.items()):
+            self._series[name].set(value, dict(tags))
 
     def _add(self, name: str, number: int, **tags: str) -> None:
         if number > 0:  # Ray refuses 0
             self._series[name].inc(number, tags)
 
     def _set(self, name: str, number: float, **tags: str) -> None:
+        self._gauges[name, tuple(tags.items())] = number
         self._series[name].set(number, tags)
