@@ -32,7 +32,10 @@ gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline compared wit
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs killed at random moments
+faults: export PYTHONPATH = tests
+faults: $(VENV)/.dev  ## the table of faults, its slow tests, long fuzzing, and 40 kills at random moments
+	$(BIN)/python -m faults
+	FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/faults
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/faults/kill_random.py outputs/faults
 
@@ -52,8 +55,10 @@ check: $(VENV)/.dev  ## code rules, format, types, layers of imports, wording of
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: export PYTHONPATH = tests
 docs: $(VENV)/.dev  ## write the pages of docs/ that are made from code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m faults --write
 
 # gpu.txt begins as cpu.txt, so that uv keeps the tested versions where it can. Indexes of CPU builds are left out, and
 # `===` excludes those builds when pip installs: `torch==2.13.0` also accepts 2.13.0+cpu.

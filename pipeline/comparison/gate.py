@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pipeline.comparison import baseline, changed_answers, drops, trend
 from pipeline.comparison.compare_runs import compare
 from pipeline.comparison.pairing import ComparedRun
+from pipeline.comparison.verdict import verdict as comparison_verdict
 from pipeline.config.fields import LATEST
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
@@ -63,6 +64,7 @@ class Verdict:
     accepted: Acceptance | None = None
     trends: Sequence[ScoreTrend] = ()
     changed: ChangedAnswers | None = None
+    verdict: str | None = None
 
     @property
     def broken(self) -> list[str]:
@@ -86,13 +88,15 @@ class Verdict:
             accepted=self.accepted,
             trends=tuple(self.trends),
             changed=self.changed,
+            verdict=self.verdict,
         )
 
 
 def lines(result: GateResult) -> list[str]:
-    """Return the lines to print for the gate's result: the notes, then the rules."""
-    rules = [f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in result.rules]
-    return [*(f"gate: {note}" for note in result.notes), *rules]
+    """Return the lines to print for the gate's result: notes, the verdict of `compare`, then the rules."""
+    notes = result.notes if result.verdict is None else (*result.notes, result.verdict)
+    rules = [f"gate: {rule.verdict}: {rule.name}: {rule.line}" for rule in result.rules]
+    return [*(f"gate: {note}" for note in notes), *rules]
 
 
 def check(config: Config) -> None:
@@ -194,7 +198,9 @@ def _compared(config: Config, name: str, open_base: Callable[[], ComparedRun], n
         return Verdict(baseline=name, rules=[GateRule(name="baseline", value=None, limit=None, broken=True, line=line)])
     rule = drop_rule(config, family, p_values)
     notes = [each.line for each in comparison.differences]
-    return Verdict(baseline=name, rules=[rule], notes=notes, rows=comparison.rows)
+    return Verdict(
+        baseline=name, rules=[rule], notes=notes, rows=comparison.rows, verdict=comparison_verdict(comparison)
+    )
 
 
 def require_kept(manifest: Manifest) -> None:

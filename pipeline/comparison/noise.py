@@ -55,8 +55,12 @@ SELECT task, split, count(em) FROM samples WHERE repeat = 0 GROUP BY ALL HAVING 
 
 
 def second(config: Config) -> Config:
-    """Return the configuration of the second pass: one completion per question, with the seed of the first repeat."""
-    return replace(config, generation=replace(config.generation, repeats=1))
+    """Return the configuration of the second pass: one completion per question, with the seed of the first repeat.
+
+    Its questions are taken as independent: there may be too few of a category, and their errors are not used.
+    """
+    tasks = {name: replace(task, cluster=None) for name, task in config.tasks.items()}
+    return replace(config, tasks=tasks, generation=replace(config.generation, repeats=1))
 
 
 def is_chosen(task: str, split: str, row_id: int, *, share: float) -> bool:
@@ -190,7 +194,7 @@ def _spread(config: Config, golds: list[tuple[str, str, int]], variances: Mappin
         numbers = {task: num for task, of_split, num in golds if of_split == split}
         if set(numbers) == set(weights) and set(weights) <= set(variances):
             squares = [weight**2 * variances[task] / numbers[task] for task, weight in weights.items()]
-            found[split] = math.sqrt(sum(squares) / config.generation.repeats)
+            found[split] = math.sqrt(sum(squares) / config.generation.repeats_by_split[split])
     return found
 
 

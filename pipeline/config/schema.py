@@ -82,6 +82,13 @@ class TaskConfig:
     strip: bool = key(False, "strip the filled instruction")
     train_split: str = key("train", "the data set's own name of its labelled split, called train here")
     announced: bool = key(False, "announced by the benchmark but not scored yet: runs only with announced=true")
+    cluster: str | None = key(
+        None,
+        "category whose questions are not independent of each other, as group_by of metrics.parquet names it: standard "
+        "errors and intervals of the task, its domain and the run are cluster-robust (null: questions are independent)",
+        pattern=NOT_EMPTY,
+        fix="give the name of a category, or null",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +144,33 @@ class GenerationConfig:
         at_least=0,
         fix="must be 0 (all tokens) or more",
     )
-    repeats: int = key(1, "completions a question", at_least=1, at_most=10_000)
+    repeats: Any = key(
+        1,
+        "completions a question: a number, or numbers by split such as {train: 4, test: 1}",
+        at_least=1,
+        at_most=10_000,
+    )
 
     def __post_init__(self) -> None:
         fix = "an empty stop string would end every completion"
         require(all(self.until), "generation.until", list(self.until), fix)
+        numbers = self.repeats if isinstance(self.repeats, Mapping) else {"train": self.repeats}
+        fix = "must be a number, or numbers by split such as {train: 4, test: 1}"
+        are_numbers = all(isinstance(num, int) and not isinstance(num, bool) for num in numbers.values())
+        require(are_numbers and {"train", "test"}.issuperset(numbers), "generation.repeats", self.repeats, fix)
+
+    @property
+    def repeats_by_split(self) -> Mapping[str, int]:
+        """Completions a question in each split."""
+        named = self.repeats if isinstance(self.repeats, Mapping) else dict.fromkeys(("train", "test"), self.repeats)
+        return {"train": 1, "test": 1} | dict(named)
+
+    @property
+    def repeats_text(self) -> str:
+        """Completions a question, as they are configured."""
+        if not isinstance(self.repeats, Mapping):
+            return str(self.repeats)
+        return "{" + ", ".join(f"{split}: {num}" for split, num in self.repeats.items()) + "}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +228,10 @@ class EngineConfig:
     )
     batch_invariant: bool = key(
         False, "answers that do not depend on what else is generated; GPUs of compute capability 9.0 and up, slower"
+    )
+    metrics: bool | None = key(
+        None,
+        "export vLLM's own metrics through Ray's agent (null: only on a cluster that the run has joined)",
     )
     extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
     endpoint: EndpointConfig = key(EndpointConfig(), "")

@@ -8,20 +8,19 @@ written: when the run ends because all requests fail, no row is lost, and the sa
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from pipeline.errors import PipelineError, RunError
 from pipeline.generate.engines.base import RowError, ServerUnavailable
+from pipeline.runs.failure_reasons import normalized
 
 POLL_S = 0.1
 IDLE_S = 5.0
 """Seconds without a request in flight after which no other request will show the cause."""
 MAX_UNAVAILABLE = 3
 """Requests in a row without an answer after which the server is down."""
-LONGEST_REASON = 300
 
 
 class FailureJudge:
@@ -110,9 +109,3 @@ class FailureJudge:
     def _end(self, token: tuple[int, int]) -> None:
         self._in_flight.discard(token[0])
         self._last_end = time.monotonic()
-
-
-def normalized(reason: str) -> str:
-    """Return a reason without what differs from row to row: numbers, addresses, quoted texts."""
-    text = re.sub(r"\"[^\"]*\"|'[^']*'|`[^`]*`", "'...'", reason)
-    return re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}(?:-[0-9a-f]+)*\b|\d+", "#", text)[:LONGEST_REASON]

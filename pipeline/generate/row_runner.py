@@ -110,7 +110,8 @@ class RowRunner:
 
     async def _persist(self, row: WorkRow, completion: Completion) -> RowStatus:
         await self.journals[row.part].append(completion)
-        status = RowStatus(completion.error is not None, completion.num_output_tokens or 0)
+        truncated = completion.finish_reason == "length"
+        status = RowStatus(completion.error is not None, completion.num_output_tokens or 0, truncated)
         self.attempt_log.end(row.key, status)
         return status
 

@@ -222,9 +222,8 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
             f"  {task.task}: {task.num_rows:,} rows, {task.num_same:,} of them with the same prompt then, ",
             f"{task.mean_tokens:,.0f} tokens each, {task.truncated or 0:.1%} ran into that run's budget",
         )
-    repeats = config.generation.repeats
-    tokens, seconds = found.num_tokens(repeats), found.seconds(repeats)
-    line(console, "  output tokens: ", (_number(tokens), "bold"), f" with generation.repeats={repeats}")
+    seconds, repeats = found.seconds, config.generation.repeats_text
+    line(console, "  output tokens: ", (_number(found.num_tokens), "bold"), f" with generation.repeats={repeats}")
     if seconds is None or found.tokens_per_s is None:
         line(console, "  time: unknown: that run's manifest does not have its speed")
         return

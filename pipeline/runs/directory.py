@@ -110,6 +110,7 @@ def begin(run: ArtifactStore, config: Config) -> None:
     """
     manifest = read_manifest(run)
     if manifest is not None and manifest.is_complete:
+        run.require_unpruned()
         if not manifest.num_failed:
             raise RunError(
                 f"run_id={config.run_id!r} is complete in {run.shown()}: choose another run_id, or rescore it"
@@ -126,6 +127,16 @@ def begin(run: ArtifactStore, config: Config) -> None:
         )
     _remove_leftovers(run)
     run.write_text(CONFIG_FILE, loading.dump(config))
+
+
+def keep_config(run: ArtifactStore, config: Config) -> None:
+    """Record the configuration of a run that ends, if its file was deleted meanwhile.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
+    if not run.exists(CONFIG_FILE):
+        run.write_text(CONFIG_FILE, loading.dump(config))
 
 
 def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | None) -> None:

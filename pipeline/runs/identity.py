@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +23,9 @@ ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
 COMPARED_ONLY = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
 """Keys of checks: a run that such a check refused can be resumed under the same run_id once the key is corrected."""
 
+SCORING_ONLY = r"tasks\.[^.]+\.cluster"
+"""Keys of tasks that only their scores depend on: a regular expression."""
+
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the keys that the completions depend on, dotted, with their values."""
@@ -29,8 +33,20 @@ def identity(config: Config) -> dict[str, Any]:
     found = flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
     found |= flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
     found["engine.endpoint.model"] = config.engine.endpoint.model
+    found = {name: value for name, value in found.items() if not name.startswith("generation.repeats")}
+    found["generation.repeats"] = _repeats(config)
     found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    return portable({name: value for name, value in found.items() if name not in COMPARED_ONLY})
+    return portable({name: value for name, value in found.items() if not _is_left_out(name)})
+
+
+def _is_left_out(name: str) -> bool:
+    return name in COMPARED_ONLY or re.fullmatch(SCORING_ONLY, name) is not None
+
+
+def _repeats(config: Config) -> Any:
+    """Return the number of completions of a question, or those by split where the run's splits differ."""
+    by_split = {split: config.generation.repeats_by_split[split] for split in sorted(config.splits)}
+    return by_split if len(set(by_split.values())) > 1 else next(iter(by_split.values()))
 
 
 def settings_hash(config: Config) -> str:

@@ -273,6 +273,11 @@ class GateRule:
     broken: bool
     line: str
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in a word: `broken` or `kept`."""
+        return "broken" if self.broken else "kept"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
@@ -323,7 +328,8 @@ class ChangedAnswers:
 class GateResult:
     """The gate's result: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes.
 
-    `baseline` is the newest of the pooled `baselines`; a run made before they were pooled has only the former.
+    `verdict` is the line that `compare` begins with, of the comparison with the baseline. `baseline` is the newest of
+    the pooled `baselines`; a run made before they were pooled has only the former.
     `trends` and `changed` compare more than two runs.
     """
 
@@ -335,6 +341,7 @@ class GateResult:
     accepted: Acceptance | None = None
     trends: tuple[ScoreTrend, ...] = ()
     changed: ChangedAnswers | None = None
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,11 +383,21 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The products of a run; None: not made by the version that ran."""
+    """The products of a run; None: not made by the version that ran. `answers` are the warnings about the answers."""
 
+    answers: tuple[str, ...] = ()
     submission: ArchiveRecord | NoArchive | None = None
     card: CardRecord | None = None
     report: ReportRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureReason:
+    """A reason why `num` rows failed, as one of them has it; `example` names that row."""
+
+    num: int
+    reason: str
+    example: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,8 +414,8 @@ class ReproductionRecord:
 class Manifest:
     """A run's manifest.
 
-    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `other` keeps the keys that
-    have no field in this version.
+    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `failures` are the
+    commonest reasons of failed rows; `other` keeps the keys that have no field in this version.
     """
 
     status: Status
@@ -420,6 +437,7 @@ class Manifest:
     again: ReproductionRecord | None = None
     schedule: Schedule | None = _nullable()
     counts: Annotated[Counts, AfterValidator(_counts)] | None = None
+    failures: tuple[FailureReason, ...] = ()
     noise: Noise | None = None
     gate: GateResult | None = None
     compare: tuple[MetricChange, ...] | None = None

@@ -25,6 +25,11 @@ from pipeline.score.letters.plain_text import plain_text
 from pipeline.score.letters.reading import Answer
 from pipeline.score.letters.rules import RULES, Response
 
+RULES_VERSION = "2"
+"""Stored with the samples as `RULES_KEY`. To be raised when a response gets another answer: runs that were scored by
+other rules differ in `correct` although the model is the same, so the gate and `compare` look at it.
+"""
+
 FAILED = "failed"
 """The row failed and has no response."""
 TRUNCATED = "truncated"

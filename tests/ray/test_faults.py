@@ -85,7 +85,7 @@ def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placem
     assert progress.num_done == 24
 
 
-@pytest.mark.parametrize(("num_rows", "slots"), [(200, 16), (12, 64), (3, 64)])
+@pytest.mark.parametrize(("num_rows", "slots"), [(200, 16), pytest.param(12, 64, marks=pytest.mark.slow), (3, 64)])
 def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_three_starts(
     run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int
 ) -> None:
@@ -112,6 +112,7 @@ def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_three_st
     assert kinds == ["engine_starting", "replica_ready", *["restart", "replica_ready"] * 2, "gave_up"]
 
 
+@pytest.mark.slow
 def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_ones_to_fail(
     run_with_prompts: Make, placement: Placement
 ) -> None:
@@ -141,6 +142,7 @@ def test_poison_rows_that_crash_the_engine_before_any_row_is_finished_are_no_bro
     assert finished.id > 1
 
 
+@pytest.mark.slow
 def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
     run_with_prompts: Make, placement: Placement
 ) -> None:

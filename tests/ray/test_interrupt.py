@@ -55,7 +55,7 @@ def resume(run: Path, num_rows: int, *overrides: str) -> None:
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, number: signal.Signals) -> None:
     run, requests = tmp_path / "run=one", tmp_path / "requests"
     overrides = (*SMALL, f"output_dir={tmp_path}", "run.grace_s=30")

@@ -9,11 +9,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from builders import ENDPOINT, ROOT, command
+from builders import ENDPOINT, ROOT
 from rich.console import Console
 
 from pipeline import preview
-from pipeline.errors import ConfigError, DataError, ModelError
+from pipeline.errors import ConfigError, DataError, ModelError, UserError
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
 
@@ -216,12 +216,13 @@ def test_an_unexpected_template_is_a_warning_or_an_error_as_in_a_run(show) -> No
     assert "warning" not in show("n=0", "limit=1", f"prompt.expected_fingerprint={known.split()[-1]}")
 
 
-def test_the_exit_code_is_0_with_failed_checks_and_2_with_an_error() -> None:
-    done = command("pipeline.preview", *PLAIN, "n=0", "generation.top_k=3")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "check unused-sampling: generation.top_k=3 has no effect with generation.do_sample=false" in done.stdout
-    done = command("pipeline.preview", *PLAIN, "id=99999")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+def test_the_exit_code_is_0_with_failed_checks_and_2_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    preview.main([*PLAIN, "n=0", "generation.top_k=3"])
+    expected = "check unused-sampling: generation.top_k=3 has no effect with generation.do_sample=false"
+    assert expected in capsys.readouterr().out
+    with pytest.raises(UserError) as error:
+        preview.main([*PLAIN, "id=99999"])
+    assert (error.value.exit_code, str(error.value).count("\n"), capsys.readouterr().out) == (2, 0, "")
 
 
 def test_neither_ray_nor_vllm_is_imported_without_a_parser() -> None:

@@ -67,7 +67,10 @@ class RowError(Exception):
 
 
 class ServerUnavailable(RowError):
-    """The server did not answer this request. The row is the cause only if the server answers others meanwhile."""
+    """The server did not answer this request, or refused it as it may refuse every one.
+
+    The row is the cause only if the server answers others meanwhile.
+    """
 
 
 class EngineCrashed(Exception):

@@ -81,7 +81,7 @@ def served(config: Config) -> EngineInfo:
             models = {model.id: model for model in listed_models if isinstance(model.id, str) and model.id}
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise _of_models(endpoint, classifier.of_exception(error).error) from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
         name = _choose(endpoint, models, classifier)
         info = EngineInfo(base_url=endpoint.base_url, served_model=name)
@@ -134,7 +134,7 @@ def _vllm_version(client: openai.OpenAI) -> str | None:
     try:
         above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
         version = above.get("/version", cast_to=dict[str, object]).get("version")
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return f"vllm {version}" if isinstance(version, str) and VERSION.fullmatch(version) else None
 
@@ -191,7 +191,7 @@ class EndpointEngine:
 
         Raises:
             RowError: The server fails this request, or its response is not a chat completion.
-            ServerUnavailable: The server did not answer.
+            ServerUnavailable: The server did not answer, or refuses what may be every request.
             EndpointError: No request can succeed.
         """
         assert request.messages is not None, "a prompt that a server renders has its messages"
@@ -215,22 +215,25 @@ class EndpointEngine:
 
     async def _request(self, messages: Any, seed: int) -> Output | Failure:
         try:
-            response = await self._client.chat.completions.create(
+            raw = await self._client.chat.completions.with_raw_response.create(
                 messages=messages, seed=seed, stream=False, **self._arguments
             )
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
+            response = raw.parse()
+            text = raw.http_response.text
+            usage = _usage(text) if isinstance(response, openai.BaseModel) else {}
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, RecursionError) as error:
             return self._classifier.of_exception(error)
         error_body = (getattr(response, "model_extra", None) or {}).get("error")
         if error_body and not getattr(response, "choices", None):
             return self._classifier.of_error_body(error_body)
-        return _output(response, self._classifier)
+        return _output(response, text, usage, self._classifier)
 
     async def is_serving(self) -> bool:
         """Return whether the server answers a request for its models."""
         try:
             async with asyncio.timeout(LIST_S):
                 await self._client.models.list()
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError):
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError, RecursionError):
             return False
         return True
 
@@ -238,8 +241,20 @@ class EndpointEngine:
         """Leave the connections to the end of the process: closing them needs the event loop, which has ended."""
 
 
-def _output(response: Any, classifier: Classifier) -> Output:
+def _usage(text: str) -> Mapping[str, Any]:
+    """Return the server's counts as it sent them: the client's model of them makes 0 of false."""
+    usage = json.loads(text).get("usage")
+    return usage if isinstance(usage, dict) else {}
+
+
+def _output(response: Any, text: str, usage: Mapping[str, Any], classifier: Classifier) -> Output:
     """Return the output of a chat completion.
+
+    Args:
+        response: What the client made of the answer.
+        text: The answer, for the message of an error.
+        usage: The counts in it.
+        classifier: Hides the key in messages.
 
     Raises:
         RowError: The response is not one, or did not end regularly.
@@ -249,10 +264,8 @@ def _output(response: Any, classifier: Classifier) -> Output:
         content, thoughts = _texts(choice.message.content)
         extra = choice.message.model_extra or {}
         reasoning = extra.get("reasoning") or extra.get("reasoning_content") or thoughts
-        num_prompt_tokens = _tokens(response, "prompt_tokens")
-        num_output_tokens = _tokens(response, "completion_tokens")
     except (AttributeError, LookupError, TypeError) as error:
-        raise RowError(f"the server's answer is no chat completion: {classifier.hide(str(response))}") from error
+        raise RowError(f"the server's answer is no chat completion: {classifier.hide(text)}") from error
     if not isinstance(reasoning, (str, type(None))):
         raise RowError("the server's answer holds reasoning that is not text")
     return Output(
@@ -260,8 +273,8 @@ def _output(response: Any, classifier: Classifier) -> Output:
         reasoning=reasoning,
         content=content,
         finish_reason=_finish_reason(choice.finish_reason, classifier),
-        num_prompt_tokens=num_prompt_tokens,
-        num_output_tokens=num_output_tokens,
+        num_prompt_tokens=_tokens(usage, "prompt_tokens"),
+        num_output_tokens=_tokens(usage, "completion_tokens"),
     )
 
 
@@ -299,9 +312,9 @@ def _finish_reason(word: object, classifier: Classifier) -> FinishReason:
     return "length" if text in CUT else text
 
 
-def _tokens(response: Any, name: str) -> int | None:
+def _tokens(usage: Mapping[str, Any], name: str) -> int | None:
     """Return a count of the server's usage, or None when it is missing or not a count."""
-    count = getattr(response.usage, name, None)
+    count = usage.get(name)
     return count if _is_count(count) else None
 
 

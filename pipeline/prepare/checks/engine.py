@@ -128,7 +128,8 @@ def shares_block(facts: Facts, prompts: pads.Dataset) -> bool | None:
     if facts.model is None or not _caches_prefixes(facts.config):
         return None
     block = hybrid_block(facts.config, facts.model.config)
-    requests = facts.config.generation.repeats + (facts.config.noise.share > 0)
+    second = int(facts.config.noise.share > 0)
+    requests = {split: num + second for split, num in facts.config.generation.repeats_by_split.items()}
     return None if block is None else prompt_stats.shares_block(prompts, block, requests)
 
 

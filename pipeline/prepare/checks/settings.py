@@ -37,6 +37,17 @@ def special_tokens_in_questions(facts: Facts) -> CheckResult | None:
     )
 
 
+def odd_references(facts: Facts) -> CheckResult | None:
+    """Reference answers are hidden where they should be known, or match no right answer."""
+    if facts.rows is None or not facts.rows.odd_references:
+        return None
+    return CheckResult(
+        "odd-references",
+        "; ".join(facts.rows.odd_references),
+        "correct the data set, or take the rows out",
+    )
+
+
 def context_beyond_model(facts: Facts) -> CheckResult | None:
     """The context is longer than the model supports."""
     most = facts.model.max_positions if facts.model else None
@@ -70,12 +81,13 @@ def unused_sampling(facts: Facts) -> CheckResult | None:
 def greedy_repeats(facts: Facts) -> CheckResult | None:
     """Greedy decoding repeats nearly the same completion."""
     sampling = facts.config.generation
-    if sampling.do_sample or sampling.repeats == 1:
+    most = max(sampling.repeats_by_split[split] for split in facts.config.splits)
+    if sampling.do_sample or most == 1:
         return None
     return CheckResult(
         "greedy-repeats",
-        f"generation.repeats={sampling.repeats} with generation.do_sample=false makes nearly the same completion "
-        f"{sampling.repeats} times",
+        f"generation.repeats={sampling.repeats_text} with generation.do_sample=false makes nearly the same completion "
+        f"{most} times",
         "set generation.do_sample=true, or generation.repeats=1",
     )
 

@@ -76,9 +76,10 @@ const plots = {
     const metric = $("plot-metric").value, split = $("plot-split").value;
     const of = (row) => row.metric === metric && row.split === split && row.value !== null;
     const whole = plots.rows.filter((row) => of(row) && !row.group_by && row.level !== "run");
-    const references = metric === "score" && split === "test" ? plots.data.references : {};
+    const named = metric === "score" && split === "test" ? Object.entries(plots.data.references) : [];
+    const references = new Map(named); // in an object, a domain called "constructor" would be found
     $("plot-tasks").replaceChildren(plots.intervals(whole.map((row) => (
-      { ...row, name: row.level === "domain" ? `${row.task} (domain)` : row.task, reference: row.level === "domain" ? references[row.task] : undefined }
+      { ...row, name: row.level === "domain" ? `${row.task} (domain)` : row.task, reference: row.level === "domain" ? references.get(row.task) : undefined }
     )), metric));
     const task = $("plot-task").value, by = $("plot-group").value;
     const groups = plots.rows.filter((row) => of(row) && row.task === task && row.group_by === by);

@@ -29,6 +29,8 @@ def check_file(path: str, files: Mapping[str, str], ids: Mapping[str, frozenset[
     expected = [Expected(task=task, file=file, ids=ids.get(task)) for task, file in files.items()]
     place = ArtifactStore.open(path)  # a URI's query may hold credentials, so only the path is printed
     try:
+        if place.local is not None and place.local.exists() and not place.local.is_file():
+            raise OSError("it is no regular file")  # a FIFO would be waited for without end
         with place.fs.open_input_file(place.root) as stream:
             return check(place.root.rpartition("/")[2], stream, expected)
     except OSError as error:

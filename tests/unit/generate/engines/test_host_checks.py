@@ -316,7 +316,7 @@ def working_torch(tmp_path: Path) -> Path:
     return packages
 
 
-@pytest.mark.parametrize("module", ["pipeline.run", "pipeline.preview"])
+@pytest.mark.parametrize("module", ["pipeline.run", pytest.param("pipeline.preview", marks=pytest.mark.slow)])
 def test_the_commands_end_with_a_line_for_each_fault(
     module: str, working_torch: Path, driver: Path, tmp_path: Path
 ) -> None:
