@@ -73,6 +73,7 @@ ALLOWED: Mapping[str, str] = {
 TERMS: Mapping[str, tuple[str, ...]] = {
     "night": (
         *("pipeline/night", "pipeline/overview/", "pipeline/cli.py", "pipeline/errors.py", "conf/night.yaml"),
+        *("pipeline/config/loading.py", "CHANGELOG.md"),
         *("conf/kuberay/", "docs/nightly.md", "docs/output-files.md", "README", "CONTRIBUTING.md"),
     ),
 }
