@@ -54,6 +54,7 @@ check: $(VENV)/.dev  ## code rules, format, types, layers of imports, wording of
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/wording.py
 
 docs: export PYTHONPATH = tests
 docs: $(VENV)/.dev  ## write the pages of docs/ that are made from code

@@ -184,7 +184,7 @@ COMMANDS = {
         arguments=(CONF, *PLAN),
     ),
     "night": Command(
-        help="run several configurations one after the other, and tell how they ended",
+        help="run several configurations one after the other, and report how they ended",
         example="night=2026-11-28 runs=conf/night.yaml strict=true",
         arguments=(
             Argument(

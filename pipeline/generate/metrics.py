@@ -1,6 +1,6 @@
 """The run's metrics for Prometheus: rows, tokens, replicas and engine starts, through Ray's metrics agent.
 
-In: what a dispatch pass counts and is told by its replicas. Out: the series of `METRICS`, which the agent of the
+In: what a dispatch pass counts and gets from its replicas. Out: the series of `METRICS`, which the agent of the
 driver's node exports with the prefix `ray_` while rows are generated. All of them are recorded by the driver: a counter
 in a replica would begin at 0 again whenever its process is restarted.
 """
@@ -98,7 +98,7 @@ class RunMetrics:
             self._set("pipeline_engine_start_seconds", start_s, replica=event.replica)
 
     def update(self, states: Sequence[ReplicaState], num_replicas: int) -> None:
-        """Take over what the replicas of a pass are doing; those that have not said anything are starting."""
+        """Take over what the replicas of a pass are doing; those that have not reported anything are starting."""
         num_ready = sum(state.phase is None for state in states)
         num_over = sum(state.phase in (ENDED, HAS_GIVEN_UP) for state in states)
         counts = {READY: num_ready, GAVE_UP: len(self._gave_up), STARTING: max(0, num_replicas - num_ready - num_over)}

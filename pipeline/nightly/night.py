@@ -50,7 +50,7 @@ WriteIndex = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightOptions:
-    """What the command line says of a night; `overrides` are for all runs."""
+    """The command line of a night; `overrides` are for all runs."""
 
     night: str
     runs: str
@@ -160,7 +160,7 @@ class _Night:
     def _manifest(self, run: PlannedRun) -> Manifest | None:
         try:
             return read_manifest(self._output.child(f"{RUN_PREFIX}{run.run_id}"))
-        except UserError:  # the run itself will say so
+        except UserError:  # the run itself will report it
             return None
 
     def _environment(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ def url_of(config: NotifyConfig) -> str | None:
 
 
 def problems(config: NotifyConfig) -> list[str]:
-    """Return what can be said before the night: warnings of a variable that is not set or holds no URL."""
+    """Return what is known before the night: warnings of a variable that is not set or holds no URL."""
     if config.url_env is None:
         return []
     url = url_of(config)

@@ -22,7 +22,7 @@ from pipeline.terminal.signals import WATCHED
 WITH_PARENT = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
 )
-"""Program that asks for a signal at its parent's death (1: PR_SET_PDEATHSIG) and becomes another program."""
+"""Program that requests a signal at its parent's end (1: PR_SET_PDEATHSIG) and becomes another program."""
 
 MOST_BYTES = 1 << 16
 """How much of the end of a process's standard error is kept."""

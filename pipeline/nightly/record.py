@@ -85,7 +85,7 @@ class RunRecord:
             ended: How the process ended.
             output: The directory of the runs.
             was: The manifest before the process was started.
-            is_stopping: Whether the night was told to stop.
+            is_stopping: Whether the night was signalled to stop.
         """
         record = replace(self, exit_code=ended.exit_code, seconds=round(ended.seconds, 1))
         run = output.child(f"{RUN_PREFIX}{self.run_id}")
@@ -160,7 +160,7 @@ class NightRecord:
             return replace(self, status="interrupted", exit_code=Interrupted.exit_code, ended_at=ended_at)
         if self.unfinished:
             return replace(self, status="failed", exit_code=NightFailed.exit_code, ended_at=ended_at)
-        # As of a run: scores of which many rows are missing say little about a gate.
+        # As of a run: scores of which many rows are missing show little about a gate.
         codes = (TooManyFailedRows.exit_code, GateFailed.exit_code)
         code = next((each for each in codes if self.strict and self.of_code(each)), 0)
         return replace(self, status="complete", exit_code=code, ended_at=ended_at)

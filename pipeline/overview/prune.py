@@ -1,8 +1,8 @@
 """Removes the large files of old runs: prompts, completions, samples, journals, logs and reports.
 
-In: a directory of runs, and how many days a run is kept whole. Out: first a plan, then what the plan says is removed
+In: a directory of runs, and how many days a run is kept whole. Out: first a plan, then what the plan lists is removed
 and nothing else. Manifest, configuration, metrics.parquet, the index entry, the archive and the card stay, so that
-lists, trends and the order of `latest` go on. A run keeps everything if
+lists, trends and the order of `latest` still work. A run keeps everything if
 
 - it is not complete, or a process holds its lock,
 - it is the newest complete run of its model,

@@ -190,7 +190,7 @@ def endpoint(console: Console, config: Config, body: Mapping[str, Any]) -> None:
         is_set = address.api_key_env in os.environ  # else it may be the key itself, given by mistake
         line(console, f"  the key is read from {f'${address.api_key_env}' if is_set else 'a variable that is not set'}")
     _barred(console, Text(escape_control(json.dumps(body, ensure_ascii=False, indent=2), keep="\n")))
-    line(console, "  seed is that of the first repeat. The server decides on what is not said: vLLM's takes top_k,")
+    line(console, "  seed is that of the first repeat. The server decides on what is not set: vLLM's takes top_k,")
     line(console, "  repetition_penalty and the like from the model's generation_config.json, unless it was started")
     line(
         console, "  with --generation-config vllm, and splits reasoning only if it was started with --reasoning-parser."

@@ -27,7 +27,7 @@ from pipeline.score.letters.rules import RULES, Response
 
 RULES_VERSION = "2"
 """Stored with the samples as `RULES_KEY`. To be raised when a response gets another answer: runs that were scored by
-other rules differ in `correct` although the model is the same, so the gate and `compare` look at it.
+other rules differ in `correct` although the model is the same, so the gate and `compare` read it.
 """
 
 FAILED = "failed"

@@ -61,7 +61,7 @@ def private_directory(name: str) -> Path:
             path.mkdir(mode=0o700)
         found = path.lstat()  # of a link itself
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}. Make room, or set TMPDIR") from error
+        raise RunError(f"{path} cannot be written: {error.strerror}. Free some space, or set TMPDIR") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
     return path
@@ -371,7 +371,7 @@ class Directory:
         try:
             yield
         except OSError as error:
-            reason = _denied(error) or f"{error.strerror or error}. Make room or write elsewhere"
+            reason = _denied(error) or f"{error.strerror or error}. Free some space or write elsewhere"
             raise RunError(f"{self.shown()} cannot be written: {reason}") from error
 
 

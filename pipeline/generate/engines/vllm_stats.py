@@ -123,7 +123,7 @@ def ray_stat_logger() -> type:
     from ray.util import metrics
     from vllm.v1.metrics import ray_wrappers
 
-    # vLLM imports Ray Serve next to Ray's metrics, to ask for the id of a Serve replica, and takes both for absent if
+    # vLLM imports Ray Serve next to Ray's metrics, to read the id of a Serve replica, and takes both for absent if
     # Serve's own requirements are not installed (vLLM 0.32).
     if ray_wrappers.ray_metrics is None:
         ray_wrappers.ray_metrics = metrics

@@ -281,7 +281,7 @@ def test_run_pack_and_validate_report_the_same_warnings(
             if mode == "reference"
             else []
         ),
-        "thoughts (such as <think> or </think>)",
+        "reasoning (such as <think> or </think>)",
         "special tokens (such as <|im_end|>)",
         "more than 2,000 characters",
         "87% of 39 outputs are 'C', more than 50%: four even options give one letter a quarter: look at the prompts "
