@@ -164,6 +164,14 @@ COMMANDS = {
                 key="num_prompts",
                 when=("plan", False),
             ),
+            Argument(
+                "write",
+                "write a configuration to keep: these arguments, the reasoning parser and the thinking switch that the "
+                "model's chat template calls for; a file that exists is never overwritten",
+                value="file",
+                example="conf/mine.yaml",
+                when=("plan", False),
+            ),
             Argument("plan", "show what the command plan shows", value="true|false", type=bool, default=False),
             *(replace(argument, when=("plan", True)) for argument in PLAN),
         ),

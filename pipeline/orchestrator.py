@@ -22,9 +22,11 @@ from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
 from pipeline.errors import (
+    ConfigError,
     DataError,
     Interrupted,
     InvalidArchive,
+    ModelError,
     PipelineError,
     RunError,
     TooManyFailedRows,
@@ -34,7 +36,7 @@ from pipeline.generate import connection, length_estimates, node_checks
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
 from pipeline.generate.engines import host_checks
-from pipeline.generate.engines.api_key import api_key
+from pipeline.generate.engines.api_key import secrets_of
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.stage import SecondPass
@@ -43,6 +45,7 @@ from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
 from pipeline.prepare.dataset import require_unchanged
 from pipeline.prepare.dataset_rows import read_test_ids
+from pipeline.prepare.own_model import require_expected_model, with_own_context
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
@@ -51,7 +54,10 @@ from pipeline.publish.validation.findings import Finding
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment, index, installation, logs
+from pipeline.runs.cost import cost_of
+from pipeline.runs.cost import line as cost_line
 from pipeline.runs.counts import count_samples
+from pipeline.runs.evaluated import model_of
 from pipeline.runs.events import EventLog
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
@@ -66,7 +72,7 @@ from pipeline.runs.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.runs.model_files import model_fingerprint
+from pipeline.runs.model_files import fingerprint_of, require_directory
 from pipeline.runs.reproduce import Reproduction
 from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
@@ -98,50 +104,71 @@ def execute(
     Raises:
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
+    config = run_directory.with_recorded_context(config)
     finished = run_directory.finished(config)
     if finished is not None:
         return _show_again(*finished)
     require_found(config, directory_of)
+    require_expected_model(config)
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
     if factory is None and config.engine.kind == "endpoint":
-        api_key(config.engine.endpoint)
+        secrets_of(config.engine.endpoint)
     _check_named_runs(config)
-    run, config = run_directory.place(config)
+    if config.engine.kind == "vllm":
+        require_directory(config.model)
+    config = with_own_context(config)
+    place, config = run_directory.place(config)
     signals = Signals(config.run.grace_s)
+    with locked(place.run), signals.listen():
+        try:
+            manifest = _run_session(place.run, config, factory, reproduction, signals)
+        except (ConfigError, DataError, ModelError):
+            place.discard()  # a start with a wrong key, path or model leaves nothing behind
+            raise
+    _require_good(place.run, config, manifest)
+    return place.run
+
+
+def _run_session(
+    run: ArtifactStore,
+    config: Config,
+    factory: EngineFactory | None,
+    reproduction: Reproduction | None,
+    signals: Signals,
+) -> Manifest:
+    """Run the stages that are left, in one session of a run whose lock is held; return the manifest at its end."""
     manifest = _begun(config)
-    with locked(run), signals.listen():
-        run_directory.begin(run, config)
-        before = read_manifest(run)  # a resumed run keeps the start time of its first session
-        manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
-        write_manifest(run, manifest)
-        with _log(run) as console:
-            _print(console, _update_index(run, manifest))
-            events = EventLog(run.child(logs.DIRECTORY), config.run_id)
-            events.write("begin", **_beginning(config, run, before))
-            _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
-            stages = Orchestrator(
-                config=config,
-                run=run,
-                factory=factory,
-                console=console,
-                signals=signals,
-                reproduction=reproduction,
-                manifest=manifest,
-                events=events,
-            )
-            try:
-                stages.run_stages()
-                events.write("end", **_ending(stages.manifest))
-            except BaseException as error:
-                # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
-                _record_failure(stages, signals.ended or error)
-                if signals.ended is not None and signals.ended is not error:
-                    raise signals.ended from error
-                raise
-    _require_good(run, config, stages.manifest)
-    return run
+    run_directory.begin(run, config)
+    before = read_manifest(run)  # a resumed run keeps the start time of its first session
+    manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
+    write_manifest(run, manifest)
+    with _log(run) as console:
+        _print(console, _update_index(run, manifest))
+        events = EventLog(run.child(logs.DIRECTORY), config.run_id)
+        events.write("begin", **_beginning(config, run, before))
+        _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
+        stages = Orchestrator(
+            config=config,
+            run=run,
+            factory=factory,
+            console=console,
+            signals=signals,
+            reproduction=reproduction,
+            manifest=manifest,
+            events=events,
+        )
+        try:
+            stages.run_stages()
+            events.write("end", **_ending(stages.manifest))
+        except BaseException as error:
+            # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
+            _record_failure(stages, signals.ended or error)
+            if signals.ended is not None and signals.ended is not error:
+                raise signals.ended from error
+            raise
+    return stages.manifest
 
 
 def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> ArtifactStore:
@@ -196,10 +223,12 @@ def preview(
             exist.
     """
     require_found(config, directory_of)
+    require_expected_model(config)
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
     _check_named_runs(config)
+    config = with_own_context(config)
     show_preview(config, origins, options, console)
     _print(console, [f"warning: {line}" for line in host_checks.require_fit(config, starts=False)])
 
@@ -240,7 +269,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
-            lines = [*lines, *finished]
+            lines = [*lines, *_told(manifest), *finished]
     console = plain_console()
     print_summary(run, config, counts, console)
     _print(console, lines)
@@ -248,12 +277,13 @@ def rescore(run: ArtifactStore, config: Config) -> None:
         _require_good(run, config, manifest)
 
 
-def pack(run: ArtifactStore, config: Config) -> None:
+def pack(run: ArtifactStore, config: Config, told: Sequence[str] = ()) -> None:
     """Publish the products of a complete run again.
 
     Args:
         run: The run's directory.
-        config: The configuration that it recorded; its `submission` may differ.
+        config: The configuration that it recorded; its `submission` may differ, and is then recorded.
+        told: The arguments `submission.<key>=<value>` by which it differs.
 
     Raises:
         ConfigError: A task has no submission_name.
@@ -270,11 +300,30 @@ def pack(run: ArtifactStore, config: Config) -> None:
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
+        manifest = replace(manifest, config=plain(config), packed=_merged(manifest.packed, told))
         products = publish_stage.publish(run, config, manifest)
         manifest = replace(manifest, published=products.published)
+        run_directory.record(run, config)
         write_manifest(run, manifest)
-        lines = [*products.lines, *_update_index(run, manifest)]
+        lines = [*_told(manifest), *products.lines, *_missing_team(run, config), *_update_index(run, manifest)]
     _print(plain_console(), lines)
+
+
+def _merged(before: Sequence[str], told: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of `pack` of which the last one for each key holds."""
+    return tuple({argument.partition("=")[0]: argument for argument in (*before, *told)}.values())
+
+
+def _told(manifest: Manifest) -> list[str]:
+    return [f"  as pack was told: {' '.join(manifest.packed)}"] if manifest.packed else []
+
+
+def _missing_team(run: ArtifactStore, config: Config) -> list[str]:
+    if config.submission.team is not None:
+        return []
+    return [
+        f"  the form asks for the team: python -m pipeline.pack run={run.shown()} submission.team=<who submits>",
+    ]
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
@@ -392,7 +441,7 @@ class Orchestrator:
         self._pin_revision()
         with self.timings.stage("generate"):
             made = self._generate()
-        self._record(engine=made.engine, schedule=made.schedule)
+        self._record(engine=made.engine, schedule=made.schedule, model=model_of(self.config, made.engine))
         self._report_engines(made.engine)
         publish_stage.remove_products(self.run, self.config)  # an earlier session may have published other samples
         with self.timings.stage("score"):
@@ -403,8 +452,11 @@ class Orchestrator:
         if self.config.noise.share:
             with self.timings.stage("noise"):
                 self._measure_noise()
+        stores = [self.run, *([self.run.child(noise.DIRECTORY)] if self.config.noise.share else [])]
+        self._record(cost=cost_of(self.config, stores))
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
         print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
+        lines += [f"  cost: {cost_line(self.manifest.cost)}"] if self.manifest.cost is not None else []
         _print(self.console, lines)
 
     def _prepare(self) -> None:
@@ -551,7 +603,8 @@ def _begun(config: Config) -> Manifest:
         versions=environment.versions(),
         codebase=environment.codebase(),
         hardware=environment.hardware(),
-        model_fingerprint=model_fingerprint(config.model),
+        model=model_of(config, {}),
+        model_fingerprint=fingerprint_of(config),
         settings_hash=settings_hash(config),
         config=plain(config),
     )
@@ -562,7 +615,7 @@ def _beginning(config: Config, run: ArtifactStore, before: Manifest | None) -> d
     return {
         "run": run.shown(),
         "conf": config.conf,
-        "model": config.model.path or config.engine.endpoint.model,
+        "model": model_of(config, {}),
         "tasks": list(config.active_tasks),
         "resumed": before is not None,
         "host": socket.gethostname(),

@@ -11,6 +11,8 @@ from pipeline.cli import command, parse
 def main(arguments: list[str]) -> None:
     """Pack the run that `run=<directory>` names; arguments `submission.<key>=<value>` override the recorded ones.
 
+    They are recorded with the run, so that `rescore` and the next `pack` keep them.
+
     Raises:
         ConfigError: An argument is wrong, or a task has no submission_name.
         RunError: The archive would be incomplete, the run is not complete, or its directory cannot be written.
@@ -22,7 +24,7 @@ def main(arguments: list[str]) -> None:
     run, config = open_finished(own["run"], overrides, to_write=True)
     from pipeline.orchestrator import pack
 
-    pack(run, config)
+    pack(run, config, overrides)
 
 
 if __name__ == "__main__":

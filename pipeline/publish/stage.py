@@ -66,7 +66,8 @@ def remove_products(run: ArtifactStore, config: Config) -> None:
         RunError: The directory cannot be written.
     """
     with run.writing():
-        run.remove(archive.archive_name(config))
+        for name in archive.archive_names(config):
+            run.remove(name)
         for name in ("card.md", "card.json", "compare"):
             run.remove(name)
         report.remove(run)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -19,11 +20,12 @@ from pipeline.config import loading
 from pipeline.config.paths import expanded
 from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, PipelineError, RunError
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.identity import identity
 from pipeline.runs.lock import is_held
 from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
-from pipeline.runs.model_files import model_fingerprint, read_template
+from pipeline.runs.model_files import fingerprint_of, read_template
 from pipeline.storage.artifacts import ArtifactStore
 
 CONFIG_FILE = "config.yaml"
@@ -57,7 +59,25 @@ def require_lasting(output_dir: str) -> None:
         )
 
 
-def place(config: Config) -> tuple[ArtifactStore, Config]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run's directory, and which directories were made for it: the run's own first, if it did not exist."""
+
+    run: ArtifactStore
+    is_new: bool
+    new_parents: tuple[Path, ...]
+
+    def discard(self) -> None:
+        """Remove a new directory of a run that prepared nothing, and what was made above it, as far as it is empty."""
+        if not self.is_new or self.run.metadata("prompts") is not None:
+            return
+        with suppress(PipelineError, OSError):  # the error that ended the run is the one to report
+            self.run.remove()
+            for parent in self.new_parents:
+                parent.rmdir()
+
+
+def place(config: Config) -> tuple[Place, Config]:
     """Create the run's directory, or open the existing one.
 
     Returns:
@@ -72,8 +92,29 @@ def place(config: Config) -> tuple[ArtifactStore, Config]:
         names = (run_id if number == 1 else f"{run_id}.{number}" for number in count(1))
         run_id = next(name for name in names if not output.exists(f"run={name}"))
     run = output.child(f"run={run_id}")
+    is_new, above = not run.exists(), run.local.parents if run.local is not None else ()
+    new_parents = tuple(parent for parent in above if not parent.exists())
     run.create()
-    return run, replace(config, run_id=run_id)
+    return Place(run, is_new, new_parents), replace(config, run_id=run_id)
+
+
+def with_recorded_context(config: Config) -> Config:
+    """Return the configuration with the context that its run was begun with, where it has none of its own.
+
+    Runs of older versions have a default that was not the model's own.
+
+    Raises:
+        DataError: What the run recorded is damaged.
+        ConfigError: It is not of this version.
+    """
+    if config.engine.kind != "vllm" or config.model.context_size is not None:
+        return config
+    if not config.run_id or config.run.restart:
+        return config
+    run = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
+    if not run.exists(CONFIG_FILE):
+        return config
+    return replace(config, model=replace(config.model, context_size=recorded(run).model.context_size))
 
 
 def finished(config: Config) -> tuple[ArtifactStore, Config, Manifest] | None:
@@ -125,6 +166,15 @@ def begin(run: ArtifactStore, config: Config) -> None:
             f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
         )
     _remove_leftovers(run)
+    record(run, config)
+
+
+def record(run: ArtifactStore, config: Config) -> None:
+    """Write the configuration of a run into its directory; the caller holds its lock.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
     run.write_text(CONFIG_FILE, loading.dump(config))
 
 
@@ -146,7 +196,8 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
-    if fingerprint is not None and fingerprint != model_fingerprint(config.model):
+    is_vllm = config.engine.kind == "vllm"  # older runs of an endpoint recorded the fingerprint of an unused model.path
+    if is_vllm and fingerprint is not None and fingerprint != fingerprint_of(config):
         raise RunError(
             f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
             f"{NEW_ID}"
@@ -196,7 +247,13 @@ def open_finished(
         raise RunError(f"{argument}={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):
         raise RunError(f"{argument}={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
-    return run, recorded(run, arguments)
+    return run, recorded(run, arguments, _evaluated(run) if arguments else None)
+
+
+def _evaluated(run: ArtifactStore) -> str | None:
+    """Return the model that a run evaluated, None if it has no manifest."""
+    manifest = read_manifest(run)
+    return evaluated_model(recorded(run), manifest) if manifest is not None else None
 
 
 def require_complete(run: ArtifactStore) -> Manifest:
@@ -222,14 +279,16 @@ def status(run: ArtifactStore, manifest: Manifest) -> str:
     return "crashed" if manifest.status == "running" and not is_held(run) else manifest.status
 
 
-def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
+def recorded(run: ArtifactStore, arguments: Sequence[str] = (), model: str | None = None) -> Config:
     """Return a run's recorded configuration, with `arguments` as overrides.
+
+    With `model`, the evaluated model, words about another one are left out.
 
     Raises:
         DataError: Its config.yaml cannot be read.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
-    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.shown(CONFIG_FILE), arguments)
+    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.shown(CONFIG_FILE), arguments, model)
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:

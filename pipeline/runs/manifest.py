@@ -384,6 +384,21 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the tokens of a run cost, second pass included; see `pipeline/runs/cost.py`.
+
+    `amount` is in `currency`; None if no row has a token count. With `num_unknown` rows that have none it is a lower
+    bound.
+    """
+
+    amount: float | None
+    currency: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReproductionRecord:
     """The run that this one reproduces, the overridden keys, the differences, and how many completions agree."""
 
@@ -397,8 +412,9 @@ class ReproductionRecord:
 class Manifest:
     """A run's manifest.
 
-    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `other` keeps the keys that
-    have no field in this version.
+    `model` is the model that was evaluated: model.path, or the one that an endpoint's server serves (None: an older
+    run, see pipeline/runs/evaluated.py). `packed` has what `pack` was told. `config` is the resolved configuration;
+    `settings_hash` is computed in runs/identity.py; `other` keeps the keys that have no field in this version.
     """
 
     status: Status
@@ -408,6 +424,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     codebase: Codebase | None = _nullable()
     hardware: Hardware = field(default_factory=Hardware)
+    model: str | None = None
     model_fingerprint: str | None = _nullable()
     settings_hash: str | None = None
     config: Json = field(default_factory=dict)
@@ -420,10 +437,12 @@ class Manifest:
     again: ReproductionRecord | None = None
     schedule: Schedule | None = _nullable()
     counts: Annotated[Counts, AfterValidator(_counts)] | None = None
+    cost: Cost | None = None
     noise: Noise | None = None
     gate: GateResult | None = None
     compare: tuple[MetricChange, ...] | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)
+    packed: tuple[str, ...] = ()
     published: Published | None = None
     ended_at: str | None = None
     rescored_at: str | None = None

@@ -18,6 +18,7 @@ import openai
 
 from pipeline.config.schema import EndpointConfig
 from pipeline.errors import EndpointError
+from pipeline.generate.engines.api_key import Secrets
 from pipeline.generate.engines.base import RowError, ServerUnavailable
 from pipeline.generate.engines.http_client import UnacceptableBody
 from pipeline.terminal.text import escape_control, one_line, replace_surrogates
@@ -43,10 +44,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """Classifies failures of one endpoint. `secret` is its key, which no message may hold."""
+    """Classifies failures of one endpoint, whose secrets no message may hold."""
 
     endpoint: EndpointConfig
-    secret: str | None
+    secrets: Secrets
 
     def of_exception(self, error: Exception) -> Failure:
         """Return what an exception of the client means."""
@@ -132,10 +133,8 @@ class Classifier:
         return self.hide(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
     def hide(self, text: str) -> str:
-        """Return a foreign text on one line, bounded, without control characters and without the key."""
-        if self.secret:
-            text = text.replace(self.secret, "<the key>")
-        return escape_control(one_line(replace_surrogates(text) or "", LONGEST_TEXT))
+        """Return a foreign text on one line, bounded, without control characters and without secrets."""
+        return escape_control(one_line(replace_surrogates(self.secrets.hide(text)) or "", LONGEST_TEXT))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
