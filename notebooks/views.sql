@@ -31,12 +31,12 @@ WITH configs AS (
     -- Of runs whose manifest has no model. config.yaml is written by one program in one layout, so that its lines can be
     -- told by their indentation.
     SELECT run, regexp_extract(text, '(?m)^engine:\n  kind: (.+)$', 1) = 'endpoint' AS is_endpoint,
-        trim(regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1), '''"') AS path,
-        trim(regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1), '''"') AS requested
+        nullif(nullif(trim(regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1), '''"'), ''), 'null') AS path,
+        nullif(nullif(trim(regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1), '''"'), ''),
+            'null') AS requested
     FROM configs
 ), named AS (
-    SELECT run, nullif(nullif(CASE WHEN is_endpoint THEN requested ELSE path END, ''), 'null') AS configured, is_endpoint
-    FROM models
+    SELECT run, is_endpoint, CASE WHEN is_endpoint THEN coalesce(requested, path) ELSE path END AS configured FROM models
 ), plain AS (
     SELECT run,
         content ->> '$.conf' AS conf,

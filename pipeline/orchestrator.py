@@ -119,16 +119,19 @@ def execute(
     if config.engine.kind == "vllm":
         require_directory(config.model)
     config = with_own_context(config)
-    place, config = run_directory.place(config)
+    new = run_directory.NewDirectories.before(config)
+    run, config = run_directory.place(config)
+    is_new = run_directory.is_empty(run)
     signals = Signals(config.run.grace_s)
-    with locked(place.run), signals.listen():
+    with locked(run), signals.listen():
         try:
-            manifest = _run_session(place.run, config, factory, reproduction, signals)
+            manifest = _run_session(run, config, factory, reproduction, signals)
         except (ConfigError, DataError, ModelError):
-            place.discard()  # a start with a wrong key, path or model leaves nothing behind
+            if is_new:  # a start with a wrong key, path or model leaves nothing behind
+                new.discard(run)
             raise
-    _require_good(place.run, config, manifest)
-    return place.run
+    _require_good(run, config, manifest)
+    return run
 
 
 def _run_session(

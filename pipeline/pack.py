@@ -3,6 +3,8 @@
 python -m pipeline.pack run=outputs/run=2026-11-21 [submission.mode=extracted] submission.key=value ...
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, parse

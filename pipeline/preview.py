@@ -9,6 +9,8 @@ a configuration file to keep. Prompts are rendered as `run` renders them, in a t
 raises before its engine starts are raised here as well.
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from dataclasses import replace

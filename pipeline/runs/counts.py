@@ -11,8 +11,10 @@ _COUNTS = """
            count(*) FILTER (finish_reason = 'length') AS num_truncated,
            count(*) FILTER (answer IS NULL AND error IS NULL) AS num_no_answer,
            count(error) AS num_failed,
-           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, sum(coalesce(num_prompt_tokens, 0)))::BIGINT AS num_prompt_tokens,
-           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, sum(coalesce(num_output_tokens, 0)))::BIGINT AS num_output_tokens
+           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_prompt_tokens), 0))
+               ::BIGINT AS num_prompt_tokens,
+           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_output_tokens), 0))
+               ::BIGINT AS num_output_tokens
     FROM samples
 """
 

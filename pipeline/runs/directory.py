@@ -60,24 +60,34 @@ def require_lasting(output_dir: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A run's directory, and which directories were made for it: the run's own first, if it did not exist."""
+class NewDirectories:
+    """What a run makes on a disk before it has prepared anything: of these directories, none was there before."""
 
-    run: ArtifactStore
-    is_new: bool
-    new_parents: tuple[Path, ...]
+    parents: tuple[Path, ...]
 
-    def discard(self) -> None:
-        """Remove a new directory of a run that prepared nothing, and what was made above it, as far as it is empty."""
-        if not self.is_new or self.run.metadata("prompts") is not None:
-            return
+    @classmethod
+    def before(cls, config: Config) -> NewDirectories:
+        """Return the directories of output_dir and above it that do not exist yet, the innermost first."""
+        local = ArtifactStore.open(config.output_dir).local
+        places = (local, *local.parents) if local is not None else ()
+        return cls(tuple(place for place in places if not place.exists()))
+
+    def discard(self, run: ArtifactStore) -> None:
+        """Remove the directory of a run that prepared nothing, and the new ones above it, as far as they are empty."""
         with suppress(PipelineError, OSError):  # the error that ended the run is the one to report
-            self.run.remove()
-            for parent in self.new_parents:
+            if run.metadata("prompts") is not None:
+                return
+            run.remove()
+            for parent in self.parents:
                 parent.rmdir()
 
 
-def place(config: Config) -> tuple[Place, Config]:
+def is_empty(run: ArtifactStore) -> bool:
+    """Return whether a directory holds nothing, as that of a new run."""
+    return not run.directories() and not run.files(recursive=False)
+
+
+def place(config: Config) -> tuple[ArtifactStore, Config]:
     """Create the run's directory, or open the existing one.
 
     Returns:
@@ -92,10 +102,8 @@ def place(config: Config) -> tuple[Place, Config]:
         names = (run_id if number == 1 else f"{run_id}.{number}" for number in count(1))
         run_id = next(name for name in names if not output.exists(f"run={name}"))
     run = output.child(f"run={run_id}")
-    is_new, above = not run.exists(), run.local.parents if run.local is not None else ()
-    new_parents = tuple(parent for parent in above if not parent.exists())
     run.create()
-    return Place(run, is_new, new_parents), replace(config, run_id=run_id)
+    return run, replace(config, run_id=run_id)
 
 
 def with_recorded_context(config: Config) -> Config:

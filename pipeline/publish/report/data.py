@@ -32,8 +32,10 @@ NO_ANSWER_SHARE = 0.05
 _COUNTS_SQL = """
     SELECT count(*) AS num_samples, count(em) AS num_scored, count(DISTINCT task) AS num_tasks,
            count(*) FILTER (finish_reason = 'length') AS num_truncated, count(error) AS num_failed,
-           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, sum(coalesce(num_output_tokens, 0)))::BIGINT AS num_output_tokens,
-           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, sum(coalesce(num_prompt_tokens, 0)))::BIGINT AS num_prompt_tokens,
+           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_output_tokens), 0))
+               ::BIGINT AS num_output_tokens,
+           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_prompt_tokens), 0))
+               ::BIGINT AS num_prompt_tokens,
            coalesce(max(num_output_tokens), 0) AS longest
     FROM samples
 """
