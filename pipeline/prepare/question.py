@@ -18,7 +18,6 @@ from pipeline.errors import DataError
 from pipeline.records import without_nulls
 from pipeline.terminal.text import listed, one_line, truncate
 
-
 LAYOUT = {
     "instruction": "a prompt with {placeholders}",
     "inputs": "an object of texts that fill them",

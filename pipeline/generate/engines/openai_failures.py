@@ -7,6 +7,7 @@ server fails it is decided by what happens to other requests: see `pipeline/gene
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,19 @@ UNAVAILABLE = (408, 502, 503, 504)
 EXHAUSTED = (402, 429, 529)
 """Those of a quota, a rate limit or an overload that the retries have not outlasted: other rows would meet them too."""
 REFUSED = (401, 403)
+
+UNACCEPTED = (400, 422)
+"""Those of a request with an entry that the server does not know."""
+
+NOT_ACCEPTED = re.compile(
+    r"(?i)unsupported (parameter|value)|not supported|unrecognized|unknown (parameter|field|argument|name)"
+    r"|unexpected (keyword|field|parameter)|extra (inputs|fields)|not permitted"
+)
+"""How servers say that they do not accept an entry of a request."""
+
+LIMITS = {"max_tokens", "max_completion_tokens"}
+ENTRIES = (*LIMITS, "seed", "stop", "temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
+"""The entries of a request that a key leaves out or renames."""
 
 LONGEST_TEXT = 300
 
@@ -76,6 +90,8 @@ class Classifier:
         if status in EXHAUSTED:
             fix = "wait, raise the quota or lower engine.endpoint.concurrency, and run the same run_id again"
             return Failure(status != 402, self._end(f"{text}: {fix}"))
+        if status in UNACCEPTED and (fix := self._fix_of_parameter(message)) is not None:
+            return Failure(False, self._end(f"{text}: {fix}"))
         if status in UNAVAILABLE:
             return Failure(True, ServerUnavailable(text))
         return Failure(status in PASSING, RowError(text))
@@ -109,6 +125,21 @@ class Classifier:
     def _key_fix(self) -> str:
         name = self.endpoint.api_key_env
         return f"export {name} with a valid key" if name else "name the key's variable in engine.endpoint.api_key_env"
+
+    def _fix_of_parameter(self, message: str) -> str | None:
+        """Return the key to set if the server does not accept an entry of every request, else None."""
+        if not NOT_ACCEPTED.search(message):
+            return None
+        # A message about max_tokens names max_completion_tokens too, so the longest name that was sent comes first.
+        found = {name: match.start() for name in ENTRIES if (match := re.search(rf"\b{name}\b", message))}
+        sent = {name: at for name, at in found.items() if name not in (LIMITS - {self.endpoint.token_limit})}
+        if not sent:
+            return None
+        name = min(sent, key=sent.__getitem__)
+        if name not in LIMITS:
+            return f"leave it out by engine.endpoint.leave_out=[{', '.join([*self.endpoint.leave_out, name])}]"
+        (other,) = LIMITS - {name}
+        return f"set engine.endpoint.token_limit={other}"
 
     @property
     def _proxy(self) -> str:
