@@ -5,6 +5,7 @@ In: the arguments of a preview and what its checks found. Out: a short YAML file
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,22 +102,27 @@ def _text(file: Path, arguments: Sequence[str], config: Config, proposal: Propos
     base, values = given(arguments)
     values = {name: value for name, value in values.items() if name not in OF_ONE_RUN}
     _make_absolute(values, config)
-    lines = [
-        f"# Written by python -m pipeline.preview write={escape_control(str(file))}",
-        f"# Run it: python -m pipeline.run conf={escape_control(str(file))}",
-        "# Without GPUs: base: [..., cluster/cpu], with your base in place of the dots.",
-        *_yaml({"base": [_base(base)]}),
-    ]
+    comments = {}
     if config.engine.kind == "vllm" and config.model.context_size is not None:
-        lines.append(f"# model.context_size: {config.model.context_size} tokens here; null is the model's own")
+        comments["model"] = f"The context is {config.model.context_size} tokens; context_size sets another one."
     if proposal.switch is not None:
         prompt = values.setdefault("prompt", {})
         prompt["template_kwargs"] = {**prompt.get("template_kwargs", {}), proposal.switch: True}
-        lines.append(f"# {proposal.switch} switches thinking in this chat template; false: without thinking")
+        comments["prompt"] = f"{proposal.switch} is the chat template's switch of thinking; false: without thinking."
     if proposal.parser is not None:
         values["reasoning_parser"] = proposal.parser
-        lines.append("# reasoning_parser splits the thinking of this chat template from the answer")
-    return "\n".join([*lines, *_yaml(values)]) + "\n"
+        comments["reasoning_parser"] = "vLLM's parser for this chat template: it splits thinking from the answer."
+    lines = [
+        "# Written by python -m pipeline.preview. Run it:",
+        f"#     python -m pipeline.run conf={escape_control(str(file))}",
+        "# On a machine without GPUs add cluster/cpu to base.",
+        f"base: [{json.dumps(_base(base), ensure_ascii=False)}]",
+    ]
+    first = [name for name in ("model", "prompt", "reasoning_parser") if name in values]
+    for name in (*first, *(name for name in values if name not in first)):
+        lines += [f"# {comments[name]}"] if name in comments else []
+        lines += _yaml({name: values[name]})
+    return "\n".join(lines) + "\n"
 
 
 def _base(name: str) -> str:
@@ -143,6 +149,4 @@ def _replace(section: Any, name: str) -> None:
 
 
 def _yaml(values: Mapping[str, Any]) -> list[str]:
-    if not values:
-        return []
     return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=100)).splitlines()
