@@ -9,7 +9,7 @@ TARGETS ?= cpu gpu
 COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain -- pipeline 2>/dev/null)" || echo -dirty)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo gpu gpu-check image test faults parity bench check lock clean
+.PHONY: help demo gpu gpu-check image test faults parity bench check docs lock clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -51,6 +51,9 @@ check: $(VENV)/.dev  ## lint, format, types and the layers of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.dev  ## write the pages of docs/ that are made from code
+	$(BIN)/python docs/generate.py
 
 # gpu.txt begins as cpu.txt, so that uv keeps the tested versions where it can. Indexes of CPU builds are left out, and
 # `===` excludes those builds when pip installs: `torch==2.13.0` also accepts 2.13.0+cpu.

@@ -86,7 +86,7 @@ SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
     CASE WHEN NOT coalesce(is_continued, false) THEN num_output_tokens / nullif(generate_s, 0) END AS tokens_per_s
 FROM plain;
 
--- A row a run, question and repeat; columns as in README, "What comes out".
+-- A row a run, question and repeat; columns as in docs/output-files.md.
 CREATE OR REPLACE VIEW samples AS
 SELECT * FROM (
     -- No rows, all columns: those that all runs are too old for are null then, and not missing.
@@ -106,7 +106,7 @@ SELECT * FROM (
         hive_partitioning = true, hive_types = {'run': VARCHAR, 'task': VARCHAR, 'split': VARCHAR})
 ) SEMI JOIN runs USING (run);
 
--- A row a run, task (or domain, or all), split, group and metric; columns as in README, "How sure is a score?".
+-- A row a run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
 CREATE OR REPLACE VIEW metrics AS
 SELECT * FROM (
     SELECT NULL::VARCHAR AS run, NULL::VARCHAR AS task, NULL::VARCHAR AS level, NULL::VARCHAR AS split,
@@ -122,7 +122,7 @@ SELECT * FROM (
         hive_partitioning = true, hive_types = {'run': VARCHAR})
 ) SEMI JOIN runs USING (run);
 
--- A row a run with a gate and score of the run or a domain: its CUSUM; see README, "Over many nights".
+-- A row a run with a gate and score of the run or a domain: its CUSUM; see docs/analysis.md.
 CREATE OR REPLACE VIEW trends AS
 SELECT run, trend ->> '$.level' AS level, trend ->> '$.task' AS task, trend ->> '$.split' AS split,
     TRY_CAST(trend ->> '$.num_runs' AS BIGINT) AS num_runs, TRY_CAST(trend ->> '$.value' AS DOUBLE) AS value,

@@ -41,7 +41,7 @@ SATISFIES: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def key(default: T, meaning: str, *, fix: str = "", **bounds: Unpack[Bounds]) -> T:
-    """Declare a key: its default, the meaning that `--help` and the README print, and its bounds.
+    """Declare a key: its default, the meaning that `--help` and docs/configuration.md print, and its bounds.
 
     `fix` ends the error message for a value outside the bounds; without it the message states the bounds.
     """

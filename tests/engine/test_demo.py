@@ -200,12 +200,12 @@ def test_the_same_command_prints_the_summary_of_the_complete_run_again(demo_run:
     ][-5:]
 
 
-def readme_queries() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def documented_queries() -> list[str]:
+    text = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
     return re.findall(r"```sql\n(.*?)```", text, flags=re.S)
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_the_readmes_queries_work_as_printed(demo_run: ArtifactStore, number: int) -> None:
-    query = readme_queries()[number].replace("outputs/run=*", f"{Path(demo_run.root).parent}/run=*")
+def test_the_queries_of_the_docs_work_as_printed(demo_run: ArtifactStore, number: int) -> None:
+    query = documented_queries()[number].replace("outputs/run=*", f"{Path(demo_run.root).parent}/run=*")
     assert duckdb.sql(query).fetchall()

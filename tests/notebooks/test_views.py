@@ -162,10 +162,9 @@ def test_a_new_run_and_another_directory_are_in_the_next_query(
     assert runs_of(database, "samples") == RUNS
 
 
-def test_the_readmes_lines_open_the_views(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## Over many nights")[1].split("\n## ")[0]
-    (lines,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+def test_the_lines_of_the_docs_open_the_views(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     (output.parent / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(output.parent)
     exec(lines, names := {})

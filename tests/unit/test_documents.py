@@ -1,15 +1,18 @@
-"""CONTRIBUTING.md and docs/ name only modules and make targets that exist, and CONTRIBUTING.md stays short."""
+"""The documents name only modules, files and make targets that exist, and are as short as promised; pages from code."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 from builders import ROOT
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-DOCUMENTS = [CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+README_RU = ROOT / "README.ru.md"
+DOCUMENTS = [CONTRIBUTING, README, README_RU, *sorted((ROOT / "docs").glob("*.md"))]
 MODULE = re.compile(r"[\w./-]+\.py\b")
 
 
@@ -47,7 +50,6 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
     _, modules = listed(tree)
     prose = "\n".join([rest, *(line for line in tree.splitlines() if not line.startswith("    "))])
     named = modules | set(MODULE.findall(prose))
-    assert named
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
 
 
@@ -59,10 +61,26 @@ def test_the_tree_has_a_caption_for_every_package() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
-    named = set(re.findall(r"(?m)(?:^ {4}|`)make ([a-z-]+)", document.read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?m)(?:^ {0,4}|`)make ([a-z-]+)", document.read_text(encoding="utf-8")))
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert named <= targets
 
 
 def test_the_contributors_page_is_under_100_lines() -> None:
     assert len(CONTRIBUTING.read_text(encoding="utf-8").splitlines()) < 100
+
+
+def test_the_readme_is_under_200_lines() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_the_pages_that_are_made_from_code_are_up_to_date() -> None:
+    pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"]
+    for name, page in pages.items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page(), f"run `make docs`: {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (document.parent / target).exists()] == []

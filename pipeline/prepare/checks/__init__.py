@@ -4,7 +4,7 @@ Each check is a function that takes `Facts` and returns a `CheckResult` with a r
 facts are unknown returns None. A result that `ends_run` is raised by `require_startable` before any row is read; other
 settings that a run rejects are not checks: the stage that uses them raises the error.
 To add a check, write the function, add it to `CHECKS`, test a configuration that triggers it and one that does not,
-and add a row to the table in the README.
+and add a row to the table in docs/preview.md.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from pipeline.config.fields import SATISFIES
 from pipeline.config.loading import compose, describe, dump, flat, load, origins
 from pipeline.errors import ConfigError
-from pipeline.generate.cluster import place
 
 pytestmark = pytest.mark.usefixtures("at_root")
 
@@ -217,15 +216,6 @@ def test_the_value_of_a_text_key_is_taken_literally() -> None:
 
 def test_only_selects_one_task() -> None:
     assert list(compose(["conf=mera", "only=[med_bench]"]).active_tasks) == ["med_bench"]
-
-
-def test_every_run_command_of_the_readme_resolves() -> None:
-    text = Path("README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line.split("#")[0] for line in text.splitlines() if "-m pipeline.run conf=" in line]
-    assert len(lines) >= 7
-    for line in lines:
-        arguments = line.split("pipeline.run", 1)[1].split()
-        place(compose(arguments), [{"Alive": True, "Resources": {"GPU": 8.0}}])
 
 
 def test_announced_true_adds_the_announced_tasks() -> None:

@@ -91,11 +91,11 @@ def test_a_category_with_the_name_of_a_built_in_group_has_a_prefix(run):
     assert groups(run, "categories.categories.num_options") == {"few": 1}
 
 
-def test_the_readmes_query_finds_the_text_of_a_wording(run):
+def test_the_query_of_the_docs_finds_the_text_of_a_wording(run):
     run.ask("B", doc=doc("Выберите: {question}\n{option_a}\n{option_b}\n{option_c}\nБуква:"))
     run.ask("C", doc=doc("Ответьте: {question}"))
     run.score()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
     (query,) = [found for found in re.findall(r"```sql\n(.*?)```", text, flags=re.S) if "sha256" in found]
     rows = duckdb.sql(query.replace("outputs/run=*", run.store.root)).to_arrow_table().to_pylist()
     assert {(row["wording"], row["correct"]) for row in rows} == {
