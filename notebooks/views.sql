@@ -28,8 +28,8 @@ WITH configs AS (
     SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]config[.]yaml$', 1) AS run, TRY(decode(content)) AS text
     FROM read_blob(getvariable('outputs') || '/run=*/config.yaml')
 ), models AS (
-    -- Of runs whose manifest has no model. config.yaml is written by one program in one layout, so that its lines can be
-    -- told by their indentation.
+    -- Of runs whose manifest has no model. config.yaml is written by one program in one layout, so that its lines are
+    -- found by their indentation.
     SELECT run, regexp_extract(text, '(?m)^engine:\n  kind: (.+)$', 1) = 'endpoint' AS is_endpoint,
         nullif(nullif(trim(regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1), '''"'), ''), 'null') AS path,
         nullif(nullif(trim(regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1), '''"'), ''),

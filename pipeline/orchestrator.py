@@ -272,7 +272,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
-            lines = [*lines, *_told(manifest), *finished]
+            lines = [*lines, *_as_packed(manifest), *finished]
     console = plain_console()
     print_summary(run, config, counts, console)
     _print(console, lines)
@@ -280,13 +280,13 @@ def rescore(run: ArtifactStore, config: Config) -> None:
         _require_good(run, config, manifest)
 
 
-def pack(run: ArtifactStore, config: Config, told: Sequence[str] = ()) -> None:
+def pack(run: ArtifactStore, config: Config, overrides: Sequence[str] = ()) -> None:
     """Publish the products of a complete run again.
 
     Args:
         run: The run's directory.
         config: The configuration that it recorded; its `submission` may differ, and is then recorded.
-        told: The arguments `submission.<key>=<value>` by which it differs.
+        overrides: The arguments `submission.<key>=<value>` by which it differs.
 
     Raises:
         ConfigError: A task has no submission_name.
@@ -303,29 +303,29 @@ def pack(run: ArtifactStore, config: Config, told: Sequence[str] = ()) -> None:
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
-        manifest = replace(manifest, config=plain(config), packed=_merged(manifest.packed, told))
+        manifest = replace(manifest, config=plain(config), packed=_merged(manifest.packed, overrides))
         products = publish_stage.publish(run, config, manifest)
         manifest = replace(manifest, published=products.published)
         run_directory.record(run, config)
         write_manifest(run, manifest)
-        lines = [*_told(manifest), *products.lines, *_missing_team(run, config), *_update_index(run, manifest)]
+        lines = [*_as_packed(manifest), *products.lines, *_missing_team(run, config), *_update_index(run, manifest)]
     _print(plain_console(), lines)
 
 
-def _merged(before: Sequence[str], told: Sequence[str]) -> tuple[str, ...]:
+def _merged(before: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments of `pack` of which the last one for each key holds."""
-    return tuple({argument.partition("=")[0]: argument for argument in (*before, *told)}.values())
+    return tuple({argument.partition("=")[0]: argument for argument in (*before, *overrides)}.values())
 
 
-def _told(manifest: Manifest) -> list[str]:
-    return [f"  as pack was told: {' '.join(manifest.packed)}"] if manifest.packed else []
+def _as_packed(manifest: Manifest) -> list[str]:
+    return [f"  submission as given to pack: {' '.join(manifest.packed)}"] if manifest.packed else []
 
 
 def _missing_team(run: ArtifactStore, config: Config) -> list[str]:
     if config.submission.team is not None:
         return []
     return [
-        f"  the form asks for the team: python -m pipeline.pack run={run.shown()} submission.team=<who submits>",
+        f"  the form requires the team: python -m pipeline.pack run={run.shown()} submission.team=<who submits>",
     ]
 
 

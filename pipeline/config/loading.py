@@ -202,17 +202,17 @@ def conf_names() -> list[str]:
 def find_conf(name: str, base_of: Path | None = None) -> Path:
     """Return the file that `name`, a name in conf/ or a path, refers to.
 
-    With `base_of`, the file whose base it is, what lies next to that file is found too, and never the file itself.
+    With `base_of`, the file whose base it is, files next to that one are found too, and never the file itself.
 
     Raises:
         ConfigError: There is no such file.
     """
-    beside = [] if base_of is None else [base_of.parent / name]
+    nearby = [] if base_of is None else [base_of.parent / name]
     if name.endswith((".yaml", ".yml")):
-        places = [*beside, Path(name), Path("conf", name), HOME / "conf" / name]
+        places = [*nearby, Path(name), Path("conf", name), HOME / "conf" / name]
     else:
-        beside = [Path(f"{place}.yaml") for place in beside]
-        places = [Path("conf", f"{name}.yaml"), *beside, HOME / "conf" / f"{name}.yaml"]
+        nearby = [Path(f"{place}.yaml") for place in nearby]
+        places = [Path("conf", f"{name}.yaml"), *nearby, HOME / "conf" / f"{name}.yaml"]
     for place in places:
         if place.is_file() and not (base_of is not None and place.samefile(base_of) and place != places[-1]):
             return place

@@ -223,8 +223,8 @@ class EndpointConfig:
     )
     list_models: bool = key(
         True,
-        "ask the server for its models at the start; false where it has no /models, or accepts names that it does not "
-        "list: engine.endpoint.model is then needed",
+        "request the list of the server's models at the start; false where it has no /models, or accepts names that it "
+        "does not list: engine.endpoint.model is then needed",
     )
     requests_per_minute: float | None = key(
         None, "most requests a minute, of all replicas of the run together (null: no limit)", above=0
@@ -253,7 +253,12 @@ class EndpointConfig:
             require(not fix, name, value, f"has a key of its own: {fix}")
             require_no_secrets(name, value)
         named = self.list_models or self.model is not None
-        require(named, "engine.endpoint.model", None, "give the model's name: the server is not asked for its models")
+        require(
+            named,
+            "engine.endpoint.model",
+            None,
+            "give the model's name: with list_models=false the server's list is not requested",
+        )
         if self.base_url is not None:
             name, url = "engine.endpoint.base_url", self.base_url
             require_no_credentials(name, url)

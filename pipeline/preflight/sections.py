@@ -197,7 +197,7 @@ def endpoint(console: Console, config: Config, body: Mapping[str, Any]) -> None:
     _barred(console, Text(escape_control(json.dumps(body, ensure_ascii=False, indent=2), keep="\n")))
     if "seed" not in address.leave_out:
         line(console, "  seed is that of the first repeat.")
-    line(console, "  The server decides on what is not said: vLLM's takes top_k, repetition_penalty")
+    line(console, "  The server decides on everything else: vLLM's takes top_k, repetition_penalty")
     line(console, "  and the like from the model's generation_config.json, unless it was started")
     line(
         console, "  with --generation-config vllm, and splits reasoning only if it was started with --reasoning-parser."

@@ -40,7 +40,7 @@ def with_own_context(config: Config) -> Config:
     size = _context_size(read_json(directory / "config.json") or {})
     if size is None:
         raise ConfigError(
-            "model.context_size=None: the model's config.json does not say how long its context is: "
+            "model.context_size=None: the model's config.json does not contain the length of its context: "
             "set model.context_size=<tokens>"
         )
     max_tokens = config.generation.max_gen_toks

@@ -133,7 +133,7 @@ def _check_placeholder(at: str, name: str, spec: str, conversion: str | None) ->
 
 
 def _require_layout(at: str, row: Mapping[str, Any]) -> None:
-    """Check that a row has a field of the benchmark's layout, so that a data set of another layout is told at once.
+    """Check that a row has a field of the benchmark's layout, so that a data set of another layout is found at once.
 
     Raises:
         DataError: It has none; the message names the row's own fields and those that it needs.

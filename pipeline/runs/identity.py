@@ -37,9 +37,8 @@ def identity(config: Config) -> dict[str, Any]:
         if getattr(endpoint, name) != getattr(usual, name):
             found |= flat({f"engine.endpoint.{name}": getattr(endpoint, name)})
     found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    left_out = COMPARED_ONLY
-    if config.engine.kind == "endpoint":  # whose context is the server's; older versions recorded their default
-        left_out += ("model.context_size",)
+    # An endpoint's context is its server's; older versions recorded their default.
+    left_out = (*COMPARED_ONLY, *(["model.context_size"] if config.engine.kind == "endpoint" else []))
     return portable({name: value for name, value in found.items() if name not in left_out})
 
 

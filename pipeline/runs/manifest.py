@@ -413,7 +413,7 @@ class Manifest:
     """A run's manifest.
 
     `model` is the model that was evaluated: model.path, or the one that an endpoint's server serves (None: an older
-    run, see pipeline/runs/evaluated.py). `packed` has what `pack` was told. `config` is the resolved configuration;
+    run, see pipeline/runs/evaluated.py). `packed` has the overrides of `pack`. `config` is the resolved configuration;
     `settings_hash` is computed in runs/identity.py; `other` keeps the keys that have no field in this version.
     """
 

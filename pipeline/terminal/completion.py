@@ -1,6 +1,6 @@
 """Shell completion of `name=value` arguments, by argcomplete where it is installed.
 
-A shell asks for completions by running the command with the variable `_ARGCOMPLETE`; without it nothing is imported.
+A shell requests completions by running the command with the variable `_ARGCOMPLETE`; without it nothing is imported.
 Set it up with `pip install argcomplete` and `activate-global-python-argcomplete`, which bash and zsh read at their
 start; then `python -m pipeline.run conf=<TAB>` completes.
 """
@@ -14,7 +14,7 @@ VARIABLE = "_ARGCOMPLETE"
 
 
 def complete(candidates: Callable[[str], Sequence[str]]) -> None:
-    """If a shell asks for completions, print them and exit; else return.
+    """If a shell requests completions, print them and exit; else return.
 
     Args:
         candidates: Returns the completions of the beginning of an argument.

@@ -104,16 +104,16 @@ def test_no_file_of_the_run_holds_a_headers_value(ran: Ran) -> None:
     assert [file for file in files if b"b1gsecret" in file.read_bytes()] == []
 
 
-def test_what_pack_was_told_is_kept_and_said_by_rescore(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_overrides_of_pack_are_kept_and_shown_by_rescore(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
     where = f"run={ran.run.root}"
     pack.main([where])
-    asked = "the form asks for the team: python -m pipeline.pack run="
+    asked = "the form requires the team: python -m pipeline.pack run="
     assert asked in capsys.readouterr().out
     pack.main([where, "submission.mode=extracted", "submission.team=Мы", "submission.model_name=Else 7B"])
     out = capsys.readouterr().out
     assert "one_extracted_submission.zip" in out
     assert asked not in out
-    told = "  as pack was told: submission.mode=extracted submission.team=Мы submission.model_name=Else 7B\n"
+    told = "  submission as given to pack: submission.mode=extracted submission.team=Мы submission.model_name=Else 7B\n"
     rescore.main([where])
     assert told in capsys.readouterr().out
     fields = ran.json("card.json")["fields"]
@@ -121,4 +121,4 @@ def test_what_pack_was_told_is_kept_and_said_by_rescore(ran: Ran, capsys: pytest
     names = {path.name for path in Path(ran.run.root).glob("*.zip")}
     assert names == {"one_extracted_submission.zip"}
     pack.main([where, "submission.mode=reference"])
-    assert "as pack was told: submission.mode=reference submission.team=Мы" in capsys.readouterr().out
+    assert "submission as given to pack: submission.mode=reference submission.team=Мы" in capsys.readouterr().out

@@ -86,8 +86,11 @@ def test_the_context_is_the_models_own(tmp_path: Path, model_config: object, siz
 @pytest.mark.parametrize(
     ("model_config", "line"),
     [
-        ({}, "model.context_size=None: the model's config.json does not say .*: set model.context_size=<tokens>"),
-        ({"max_position_embeddings": 4096}, "generation.max_gen_toks=10000: must be below 4096, the model's own .*=2048"),
+        ({}, "model.context_size=None: the model's config.json does not contain .*: set model.context_size=<tokens>"),
+        (
+            {"max_position_embeddings": 4096},
+            "generation.max_gen_toks=10000: must be below 4096, the model's own .*=2048",
+        ),
         ({"max_position_embeddings": True}, "model.context_size=None: "),
     ],
 )
@@ -148,7 +151,7 @@ def test_what_was_there_before_a_mistyped_start_stays(tmp_path: Path) -> None:
         run.main(wrong)
     assert begun.exists("config.yaml")
     with pytest.raises(UserError):
-        run.main([*wrong, "run_id=two"][:2] + ["run_id=two", wrong[-1]])
+        run.main(["run_id=two" if each == "run_id=one" else each for each in wrong])
     assert [path.name for path in tmp_path.iterdir()] == ["run=one"]
 
 

@@ -166,7 +166,7 @@ def request_arguments(config: Config, model: str) -> dict[str, Any]:
     return arguments | ({"extra_body": extra} if extra else {})
 
 
-def seed_arguments(endpoint: EndpointConfig, seed: int) -> dict[str, int]:
+def seed_arguments(endpoint: EndpointConfig, seed: int) -> dict[str, Any]:
     """Return the argument with a request's seed; empty where the server accepts none."""
     return {} if "seed" in endpoint.leave_out else {"seed": seed}
 
@@ -234,10 +234,9 @@ class EndpointEngine:
         raise AssertionError("the last attempt raises")
 
     async def _request(self, messages: Any, seed: int) -> Output | Failure:
+        arguments = {"messages": messages, **seed_arguments(self._endpoint, seed), **self._arguments}
         try:
-            response = await self._client.chat.completions.create(
-                messages=messages, **seed_arguments(self._endpoint, seed), **self._arguments
-            )
+            response: Any = await self._client.chat.completions.create(**arguments)
         except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
             return self._classifier.of_exception(error)
         error_body = (getattr(response, "model_extra", None) or {}).get("error")

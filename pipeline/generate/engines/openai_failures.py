@@ -39,7 +39,7 @@ NOT_ACCEPTED = re.compile(
     r"(?i)unsupported (parameter|value)|not supported|unrecognized|unknown (parameter|field|argument|name)"
     r"|unexpected (keyword|field|parameter)|extra (inputs|fields)|not permitted"
 )
-"""How servers say that they do not accept an entry of a request."""
+"""How servers report that they do not accept an entry of a request."""
 
 LIMITS = {"max_tokens", "max_completion_tokens"}
 ENTRIES = (*LIMITS, "seed", "stop", "temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
@@ -90,8 +90,8 @@ class Classifier:
         if status in EXHAUSTED:
             fix = "wait, raise the quota or lower engine.endpoint.concurrency, and run the same run_id again"
             return Failure(status != 402, self._end(f"{text}: {fix}"))
-        if status in UNACCEPTED and (fix := self._fix_of_parameter(message)) is not None:
-            return Failure(False, self._end(f"{text}: {fix}"))
+        if status in UNACCEPTED and (key := self._key_of_entry(message)) is not None:
+            return Failure(False, self._end(f"{text}: {key}"))
         if status in UNAVAILABLE:
             return Failure(True, ServerUnavailable(text))
         return Failure(status in PASSING, RowError(text))
@@ -126,8 +126,8 @@ class Classifier:
         name = self.endpoint.api_key_env
         return f"export {name} with a valid key" if name else "name the key's variable in engine.endpoint.api_key_env"
 
-    def _fix_of_parameter(self, message: str) -> str | None:
-        """Return the key to set if the server does not accept an entry of every request, else None."""
+    def _key_of_entry(self, message: str) -> str | None:
+        """Return what to set if the server does not accept an entry of every request, else None."""
         if not NOT_ACCEPTED.search(message):
             return None
         # A message about max_tokens names max_completion_tokens too, so the longest name that was sent comes first.

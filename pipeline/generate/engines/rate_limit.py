@@ -16,7 +16,7 @@ MINUTE_S = 60.0
 
 
 class RateLimit:
-    """Starts requests in the order in which they ask, no faster than the limits. Used on one event loop."""
+    """Starts requests in the order of the calls, no faster than the limits. Used on one event loop."""
 
     def __init__(
         self,

@@ -67,8 +67,8 @@ def thinks(facts: Facts) -> bool:
 def proposed_parsers(facts: Facts) -> list[str]:
     """Return vLLM's reasoning parsers that may be the model's, the likeliest first; empty for one that does not think.
 
-    The type of the model is known only by its config.json, and the marks by its chat template. Whether a parser splits
-    the model's outputs is for `parser_mismatch` to say.
+    The type of the model is known only by its config.json, and the marks by its chat template. `parser_mismatch`
+    checks whether a parser splits the model's outputs.
     """
     model = facts.model
     if model is None or not thinks(facts):
