@@ -308,7 +308,7 @@ def pack(run: ArtifactStore, config: Config, overrides: Sequence[str] = ()) -> N
         manifest = replace(manifest, published=products.published)
         run_directory.record(run, config)
         write_manifest(run, manifest)
-        lines = [*_as_packed(manifest), *products.lines, *_missing_team(run, config), *_update_index(run, manifest)]
+        lines = [*_as_packed(manifest), *products.lines, *_update_index(run, manifest)]
     _print(plain_console(), lines)
 
 
@@ -319,14 +319,6 @@ def _merged(before: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
 
 def _as_packed(manifest: Manifest) -> list[str]:
     return [f"  submission as given to pack: {' '.join(manifest.packed)}"] if manifest.packed else []
-
-
-def _missing_team(run: ArtifactStore, config: Config) -> list[str]:
-    if config.submission.team is not None:
-        return []
-    return [
-        f"  the form requires the team: python -m pipeline.pack run={run.shown()} submission.team=<who submits>",
-    ]
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:

@@ -183,11 +183,6 @@ class PriceConfig:
     output_per_million: float | None = key(None, "price of 1,000,000 tokens of completions, likewise", at_least=0)
     currency: str = key("USD", "currency of the prices", pattern=r"\w{1,16}", fix="give a word such as USD or RUB")
 
-    def __post_init__(self) -> None:
-        one, other = self.input_per_million, self.output_per_million
-        name = "engine.endpoint.price." + ("input_per_million" if one is None else "output_per_million")
-        require((one is None) == (other is None), name, None, "give both prices, 0 for what is free, or none")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:
@@ -586,6 +581,10 @@ class Config:
         require_no_credentials("output_dir", self.output_dir)
         require_no_credentials("model.path", self.model.path or "")
         require_no_secrets("prompt.template_kwargs", self.prompt.template_kwargs)
+        price = self.engine.endpoint.price
+        one, other = price.input_per_million, price.output_per_million
+        name = "engine.endpoint.price." + ("input_per_million" if one is None else "output_per_million")
+        require((one is None) == (other is None), name, None, "give both prices, 0 for what is free, or none")
         splits = list(self.splits)
         require(bool(splits), "splits", splits, "name at least one of train and test")
         require({"train", "test"}.issuperset(splits), "splits", splits, "only train and test are known")

@@ -96,6 +96,8 @@ def _card(run: ArtifactStore, config: Config, manifest: Manifest) -> CardRecord:
 
 def _card_line(run: ArtifactStore, made: CardRecord) -> str:
     left = f"; still to do: {', '.join(made.todo)}" if made.todo else ""
+    if "team" in made.todo:
+        left += f": python -m pipeline.pack run={run.shown()} submission.team=<who submits>"
     return f"  {run.shown(made.file)}  the submission form, filled in{left}"
 
 

@@ -24,8 +24,8 @@ from pipeline.errors import ConfigError, PipelineError, RunError
 from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.identity import identity
 from pipeline.runs.lock import is_held
-from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
-from pipeline.runs.model_files import fingerprint_of, read_template
+from pipeline.runs.manifest import FILE, Manifest, PromptMetadata, prompt_metadata, read_manifest
+from pipeline.runs.model_files import model_fingerprint, read_template
 from pipeline.storage.artifacts import ArtifactStore
 
 CONFIG_FILE = "config.yaml"
@@ -73,9 +73,13 @@ class NewDirectories:
         return cls(tuple(place for place in places if not place.exists()))
 
     def discard(self, run: ArtifactStore) -> None:
-        """Remove the directory of a run that prepared nothing, and the new ones above it, as far as they are empty."""
+        """Remove the directory of a run that found nothing to prepare, and the new ones above it that are empty.
+
+        A run that found its data sets and its model is kept, with the reason of its failure in the manifest.
+        """
         with suppress(PipelineError, OSError):  # the error that ended the run is the one to report
-            if run.metadata("prompts") is not None:
+            manifest = read_manifest(run)
+            if manifest is not None and manifest.datasets != PromptMetadata():
                 return
             run.remove()
             for parent in self.parents:
@@ -205,7 +209,7 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
     is_vllm = config.engine.kind == "vllm"  # older runs of an endpoint recorded the fingerprint of an unused model.path
-    if is_vllm and fingerprint is not None and fingerprint != fingerprint_of(config):
+    if is_vllm and fingerprint is not None and fingerprint != model_fingerprint(config.model):
         raise RunError(
             f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
             f"{NEW_ID}"

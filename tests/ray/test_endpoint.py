@@ -107,7 +107,7 @@ def test_no_file_of_the_run_holds_a_headers_value(ran: Ran) -> None:
 def test_the_overrides_of_pack_are_kept_and_shown_by_rescore(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
     where = f"run={ran.run.root}"
     pack.main([where])
-    asked = "the form requires the team: python -m pipeline.pack run="
+    asked = " submission.team=<who submits>"
     assert asked in capsys.readouterr().out
     pack.main([where, "submission.mode=extracted", "submission.team=Мы", "submission.model_name=Else 7B"])
     out = capsys.readouterr().out

@@ -135,13 +135,13 @@ def _of_model(config: Config, manifest: Manifest) -> dict[str, Value]:
         found["architecture_description"] = Value(
             f"{architecture.text}: {en}", "engine.architecture", f"{architecture.text}: {ru}"
         )
-    if manifest.datasets.model_revision:  # only a hub model has a commit
+    if config.engine.kind == "endpoint":
+        origin = "engine.served_model" if manifest.engine else "engine.endpoint.model"
+        found["model_name"] = Value(evaluated_model(config, manifest), origin)
+    elif manifest.datasets.model_revision:  # only a hub model has a commit
         path = str(config.model.path)
         found["model_name"] = Value(path.rpartition("/")[2], "model.path")
         found["model_link"] = Value(f"https://huggingface.co/{path}", "model.path")
-    elif config.engine.kind == "endpoint":
-        origin = "engine.served_model" if manifest.engine else "engine.endpoint.model"
-        found["model_name"] = Value(evaluated_model(config, manifest), origin)
     return found
 
 
