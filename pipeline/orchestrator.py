@@ -57,7 +57,7 @@ from pipeline.runs import environment, index, installation, logs
 from pipeline.runs.cost import cost_of
 from pipeline.runs.cost import line as cost_line
 from pipeline.runs.counts import count_samples
-from pipeline.runs.evaluated import model_of
+from pipeline.runs.evaluated import model_of, other_model_answered
 from pipeline.runs.events import EventLog
 from pipeline.runs.identity import settings_hash
 from pipeline.runs.lock import locked
@@ -438,6 +438,7 @@ class Orchestrator:
             made = self._generate()
         self._record(engine=made.engine, schedule=made.schedule, model=model_of(self.config, made.engine))
         self._report_engines(made.engine)
+        self._warn(other_model_answered(made.engine))
         publish_stage.remove_products(self.run, self.config)  # an earlier session may have published other samples
         with self.timings.stage("score"):
             score(self.run, self.config)

@@ -27,3 +27,17 @@ def model_of(config: Config, engines: Mapping[str, EngineInfo]) -> str | None:
 def evaluated_model(config: Config, manifest: Manifest) -> str | None:
     """Return the name of the model that the run of a manifest evaluated."""
     return model_of(config, manifest.engine)
+
+
+def other_model_answered(engines: Mapping[str, EngineInfo]) -> list[str]:
+    """Return a line for each server whose answers carry another model's name than the requested one.
+
+    It may be the full name of the same model, or a model that the server took in its place.
+    """
+    pairs = {(info.served_model, info.answered_by) for info in engines.values() if info.answered_by is not None}
+    return [
+        f"other-model-answered: requests for {requested!r} were answered by {answered!r}, as the server names it: "
+        "set engine.endpoint.model to the full name, so that it is always the same model"
+        for requested, answered in sorted(pairs, key=str)
+        if requested is not None and answered != requested
+    ]

@@ -124,6 +124,8 @@ class EngineInfo:
     number of starts after a crash, `gave_up` the reason why the replica stopped for good, `tries_again` the number of
     its tries after it had given up.
 
+    `answered_by` has the names of models, comma-separated, that a server put into its answers.
+
     `num_preemptions` counts how often a row lost its place in the KV cache and was computed again, and
     `num_preempted_rows` the rows to which that happened. The peaks are of the rows that run and wait in the engine, and
     of the fraction of the KV cache in use. `other` keeps the keys that have no field in this version.
@@ -167,6 +169,7 @@ class EngineInfo:
     gpu_error: str | None = None
     base_url: str | None = None
     served_model: str | None = None
+    answered_by: str | None = None
     server: str | None = None
     engine_start_s: float | None = None
     restarts: int | None = None

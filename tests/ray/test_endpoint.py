@@ -24,6 +24,7 @@ from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 SERVED = "someone/else-7b"
+SCRIPT = StrictServer(refused=("max_tokens", "seed"), served=f"{SERVED}-2026-11-01")
 
 
 @dataclass
@@ -45,11 +46,11 @@ class Ran:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     """A run of conf=mera, the reference model's, against a server of another model that refuses max_tokens."""
     output = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch, serving(StrictServer(refused=("max_tokens", "seed"))) as server:
+    with pytest.MonkeyPatch.context() as patch, serving(SCRIPT) as server:
         patch.chdir(ROOT)
         patch.setenv("MY_FOLDER", "b1gsecret")
         server.required = {"x-folder-id": "b1gsecret"}
-        arguments = ["conf=mera", "run_id=one", f"output_dir={output}", "splits=test", "only=med_bench"]
+        arguments = ["conf=mera", "run_id=one", f"output_dir={output}", "splits=test"]
         arguments += [f"tasks.{task}.dataset=data/demo/{task}" for task in ("agro_bench", "aqua_bench", "med_bench")]
         arguments += ["engine.kind=endpoint", f"engine.endpoint.base_url={server.url}"]
         arguments += ["engine.endpoint.headers.x-folder-id=MY_FOLDER", "engine.endpoint.leave_out=[seed]"]
@@ -75,6 +76,12 @@ def test_no_product_names_the_model_of_the_configuration(ran: Ran) -> None:
         logs = zipfile.ZipFile(io.BytesIO(archive.read("logs_public.zip")))
         (results,) = (json.loads(logs.read(name)) for name in logs.namelist() if name.startswith("results_"))
     assert (results["model_name"], results["config"]["model_args"]) == (SERVED, f"model={SERVED}")
+
+
+def test_a_name_in_the_answers_that_was_not_requested_is_a_warning(ran: Ran) -> None:
+    (line,) = [line for line in ran.manifest.warnings if line.startswith("other-model-answered: ")]
+    assert f"requests for '{SERVED}' were answered by '{SERVED}-2026-11-01'" in line
+    assert ran.json("card.json")["beyond"]["answered_by"]["value"] == f"{SERVED}-2026-11-01"
 
 
 def test_the_index_and_the_views_have_the_model_that_answered(ran: Ran) -> None:

@@ -38,7 +38,7 @@ LIST_S = 30.0
 """Longest wait for the list of models, in seconds."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before a request is sent again: doubled from the first to the longest."""
-MOST_LISTED = 20
+MOST_LISTED, MOST_NAMES = 20, 5
 
 CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "token_limit", "model_length"}
 FAILED = {"error", "abort", "content_filter", "safety", "recitation", "blocklist", "prohibited_content", "blacklist"}
@@ -195,12 +195,13 @@ class EndpointEngine:
         self._client = async_client(self._endpoint, secrets)
         self._arguments = request_arguments(config, str(info.served_model))
         rates = self._endpoint.requests_per_minute, self._endpoint.tokens_per_minute
+        self._answered_by: dict[str, None] = {}
         self._limit = RateLimit(*rates, first_tokens=config.generation.max_gen_toks)
 
     @property
     def stats(self) -> EngineStats:
-        """Nothing: the server's counters are its own."""
-        return EngineStats()
+        """The names of models in the answers; the server's counters are its own."""
+        return EngineStats(answered_by=tuple(self._answered_by))
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's response.
@@ -242,6 +243,9 @@ class EndpointEngine:
         error_body = (getattr(response, "model_extra", None) or {}).get("error")
         if error_body and not getattr(response, "choices", None):
             return self._classifier.of_error_body(error_body)
+        name = getattr(response, "model", None)
+        if isinstance(name, str) and name and len(self._answered_by) < MOST_NAMES:
+            self._answered_by[self._classifier.hide(name).replace(",", "")] = None
         return _output(response, self._classifier)
 
     async def is_serving(self) -> bool:

@@ -238,6 +238,7 @@ def _beyond(config: Config, manifest: Manifest) -> dict[str, Value]:
         "submission_mode": Value(config.submission.mode, "submission.mode"),
         "server": _engine_value(manifest, "server"),
         "served_model": _engine_value(manifest, "served_model"),
+        "answered_by": _engine_value(manifest, "answered_by"),
         "model_revision": Value(prompts.model_revision, "datasets.model_revision"),
         "model_fingerprint": Value(manifest.model_fingerprint if is_vllm else None, "model_fingerprint"),
         "data_revisions": Value("\n".join(lines) or None, "datasets"),
