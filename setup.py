@@ -1,6 +1,6 @@
 """Builds the wheel with the files that lie outside pipeline/, and with the commit that it is built from.
 
-conf/ and data/demo/ become pipeline/conf/ and pipeline/data/demo/, where pipeline/config/paths.py finds them.
+conf/, data/demo/ and notebooks/views.sql become pipeline/conf/ and so on, where pipeline/config/paths.py finds them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.runs import source  # noqa: E402
 
 SHIPPED = ("conf", "data/demo")
+VIEWS = "notebooks/views.sql"
 LEFT_OUT = shutil.ignore_patterns("*.py", "*.png", "__pycache__")
 """Scripts that made the demo's data, and a figure of the README."""
 
@@ -35,6 +36,8 @@ class BuildPackage(build_py):
         for name in SHIPPED:
             shutil.rmtree(target / name, ignore_errors=True)  # of an earlier build
             shutil.copytree(ROOT / name, target / name, ignore=LEFT_OUT)
+        (target / VIEWS).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / VIEWS, target / VIEWS)
         source.record(ROOT / "pipeline", target)
 
 

@@ -16,15 +16,19 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.config.loading import conf_names, describe
+from pipeline.config.loading import compose, conf_names, describe
 from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError, UserError
 from pipeline.planner.roofline import GPUS
 from pipeline.terminal import completion
 from pipeline.terminal.screen import protect
 from pipeline.terminal.text import escape_control
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+    from pipeline.runs.reproduce import Reproduction
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
@@ -106,6 +110,11 @@ class Command:
     example: str
     keys: str | None = ""
 
+    @property
+    def has_defaults(self) -> bool:
+        """Whether the command does its work without arguments."""
+        return self.keys is None and not any(each.required for each in self.arguments)
+
 
 def _count(name: str, what: str, *, key: str = "", default: int | None = None) -> Argument:
     return Argument(name, what, type=int, minimum=1, key=key, default=default)
@@ -114,6 +123,7 @@ def _count(name: str, what: str, *, key: str = "", default: int | None = None) -
 CONF = Argument("conf", "the configuration", value="name", required=True)
 RUN = Argument("run", "directory or URI of the run", value="run", example="outputs/run=2026-11-21", required=True)
 TASK = Argument("task", "show only this task", value="task", example="med_bench")
+OUTPUT = Argument("output_dir", "directory or URI of the runs", value="directory", example="outputs")
 OUT = Argument("out", "where to write", value="directory", example="outputs/compared")
 
 NUM_BENCHMARK_ROWS = 9_137
@@ -182,6 +192,38 @@ COMMANDS = {
         example="conf=mera gpu=A100-SXM4-80GB gpus=8",
         arguments=(CONF, *PLAN),
     ),
+    "night": Command(
+        help="run several configurations one after the other, and tell how they ended",
+        example="night=2026-11-28 runs=conf/night.yaml strict=true",
+        arguments=(
+            Argument(
+                "night", "id of the night; run_ids begin with it", value="id", example="2026-11-28", required=True
+            ),
+            Argument(
+                "runs",
+                "YAML file with the runs of the night",
+                value="file",
+                example="conf/night.yaml",
+                required=True,
+            ),
+            replace(CONF, required=False, help="the configuration of all runs, where their words have none"),
+            Argument(
+                "strict",
+                "end with exit code 3 if a gate is broken, and with 4 if too many rows failed",
+                value="true|false",
+                type=bool,
+                default=False,
+            ),
+            Argument(
+                "wait_s",
+                "seconds to wait for another night that writes to the same output_dir",
+                type=int,
+                minimum=0,
+                maximum=1_000_000,
+                default=0,
+            ),
+        ),
+    ),
     "rescore": Command(
         help="score the completions of a run again, without an engine",
         example="run=outputs/run=2026-11-21",
@@ -216,6 +258,63 @@ COMMANDS = {
             replace(RUN, name="base", example="outputs/run=2026-11-20", help="directory or URI of the baseline run"),
             replace(RUN, name="new", help="directory or URI of the run to compare with it"),
             replace(OUT, help="where to write the comparison; by default compare=<base>..<new> next to the new run"),
+        ),
+        keys=None,
+    ),
+    "list": Command(
+        help="list the runs there are, newest first, or answer a query over them",
+        example="output_dir=outputs last=30",
+        arguments=(
+            replace(OUTPUT, default="outputs"),
+            Argument("model", "only runs of models whose name contains this", value="text", example="qwen"),
+            _count("last", "maximum number of runs", default=30),
+            Argument(
+                "sql",
+                "print in place of the list what this SELECT over the views runs, metrics, samples, trends and changes "
+                "returns",
+                value="query",
+                example="'SELECT run, model FROM runs'",
+            ),
+            Argument("json", "print JSON", value="true|false", type=bool, default=False, key="as_json"),
+        ),
+        keys=None,
+    ),
+    "prune": Command(
+        help="remove prompts, completions, samples, logs and reports of old runs; list them first",
+        example="output_dir=outputs keep_days=90",
+        arguments=(
+            replace(OUTPUT, required=True),
+            Argument(
+                "keep_days",
+                "remove what belongs to runs that ended more than so many days ago",
+                type=int,
+                minimum=0,
+                maximum=36_500,
+                default=90,
+            ),
+            Argument(
+                "apply",
+                "remove what is listed; without it nothing is removed",
+                value="true|false",
+                type=bool,
+                default=False,
+                key="is_applied",
+            ),
+        ),
+        keys=None,
+    ),
+    "board": Command(
+        help="write one page over all runs: scores over time, models, domains, which differences are significant",
+        example="output_dir=outputs",
+        arguments=(
+            replace(OUTPUT, help=f"{OUTPUT.help}; by default outputs"),
+            Argument(
+                "runs",
+                "in place of output_dir=: these runs alone, their directories or URIs, separated by commas",
+                value="runs",
+                example="outputs/run=one,outputs/run=two",
+            ),
+            replace(OUT, value="file", help="the page; by default index.html in output_dir", example="board.html"),
         ),
         keys=None,
     ),
@@ -274,6 +373,20 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str
         else:
             values[argument.name] = argument.default
     return {each.key or name: values[name] for name, each in own.items() if name in values}, overrides
+
+
+def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
+    """Return the configuration that the arguments of `run` describe, and with `from=` the run that it reproduces.
+
+    Raises:
+        PipelineError: An argument is wrong, or the named run cannot be reproduced: see `pipeline.runs.reproduce`.
+    """
+    own, overrides = parse("run", arguments)
+    if own["source"] is None:
+        return compose(overrides), None
+    from pipeline.runs import reproduce
+
+    return reproduce.resolve(own["source"], overrides)
 
 
 def _applies(argument: Argument, command: Command, values: dict[str, Any], texts: dict[str, str]) -> bool:
@@ -369,7 +482,8 @@ def help_text(name: str) -> str:
     )
     lines = [*usage, "", f"{name}: {command.help}", "", f"for instance: python -m pipeline.{name} {command.example}"]
     others = ", ".join(each for each in COMMANDS if each != name)
-    return "\n".join([*lines, *_format_groups(_groups(command)), "", f"other commands: {others} (python -m pipeline)"])
+    last = textwrap.wrap(f"other commands: {others} (python -m pipeline)", WIDTH, subsequent_indent="  ")
+    return "\n".join([*lines, *_format_groups(_groups(command)), "", *last])
 
 
 def _groups(command: Command) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -501,8 +615,10 @@ def _too_long(error: OSError) -> str:
 
 
 def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
-    if not arguments or HELP_ARGUMENTS & set(arguments):
-        print(help_text(Path(sys.argv[0]).stem))
+    name = Path(sys.argv[0]).stem
+    has_defaults = name in COMMANDS and COMMANDS[name].has_defaults
+    if HELP_ARGUMENTS & set(arguments) or not (arguments or has_defaults):
+        print(help_text(name))
         return 0
     if "--version" in arguments:
         print(f"pipeline {__version__}")

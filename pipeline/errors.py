@@ -10,7 +10,9 @@
     │   ├── HostError                   the machines of the run; a line for each fault
     │   ├── EndpointError               the server behind engine.kind=endpoint
     │   ├── RunError                    the run's directory or its state
-    │   │   └── Incomparable                two runs whose questions differ
+    │   │   ├── Incomparable                two runs whose questions differ
+    │   │   └── Locked                      another process writes the directory
+    │   ├── NightFailed                 runs of a night that could not finish
     │   └── InvalidArchive              an archive that the leaderboard's server would reject
     ├── Differs                   3     a completed check found differences
     ├── GateFailed                3     finished, but a rule of the gate is broken
@@ -49,7 +51,7 @@ _URI = re.compile(
 LONGEST_LINE = 4_000
 """Characters of an error's line: it may quote foreign text."""
 
-CAN_BE_RESUMED = "interrupted: the same command with the same run_id goes on where it stopped"
+CAN_BE_RESUMED = "interrupted: the same command with the same run_id resumes where it stopped"
 
 
 def without_secrets(text: str) -> str:
@@ -103,7 +105,7 @@ class ModelError(UserError):
 
 
 class StartError(ModelError):
-    """The engine did not start, and nothing says that the configuration is the cause: elsewhere it may start."""
+    """The engine did not start, and the configuration is not known to be the cause: elsewhere it may start."""
 
 
 class InstallationError(UserError):
@@ -133,6 +135,14 @@ class RunError(UserError):
 
 class Incomparable(RunError):
     """Two runs cannot be compared: their questions differ."""
+
+
+class Locked(RunError):
+    """Another process holds the lock of the directory."""
+
+
+class NightFailed(UserError):
+    """Runs of a night could not finish; the same command does what is missing."""
 
 
 class InvalidArchive(UserError):

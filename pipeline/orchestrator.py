@@ -53,7 +53,7 @@ from pipeline.publish.validation import archive_file
 from pipeline.publish.validation.findings import Finding
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
-from pipeline.runs import environment, index, installation, logs
+from pipeline.runs import environment, failure_reasons, index, installation, logs
 from pipeline.runs.cost import cost_of
 from pipeline.runs.cost import line as cost_line
 from pipeline.runs.counts import count_samples
@@ -146,14 +146,18 @@ def _run_session(
     run_directory.begin(run, config)
     before = read_manifest(run)  # a resumed run keeps the start time of its first session
     manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
-    write_manifest(run, manifest)
+    is_kept = before is not None and before.is_complete  # until its failed rows are generated again
+    if not is_kept:
+        write_manifest(run, manifest)
     with _log(run) as console:
-        _print(console, _update_index(run, manifest))
+        if not is_kept:
+            _print(console, _update_index(run, manifest))
         events = EventLog(run.child(logs.DIRECTORY), config.run_id)
         events.write("begin", **_beginning(config, run, before))
         _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
         stages = Orchestrator(
             config=config,
+            recorded=config,
             run=run,
             factory=factory,
             console=console,
@@ -161,6 +165,7 @@ def _run_session(
             reproduction=reproduction,
             manifest=manifest,
             events=events,
+            is_kept=is_kept,
         )
         try:
             stages.run_stages()
@@ -187,7 +192,7 @@ def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> Artif
         GateFailed: As the run did.
         DataError: Its metrics are missing or damaged.
     """
-    console = plain_console()
+    console = plain_console(after_work=True)
     retry = f"; {manifest.num_failed} rows failed: run.retry_failed=true tries these again"
     _print(
         console,
@@ -197,8 +202,14 @@ def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> Artif
     if counts is None or counts.num_samples is None or counts.num_output_tokens is None:  # of an older version
         counts = count_samples(run)
     print_summary(run, config, counts, console, manifest.timings_s)
-    products = publish_stage.lines(run, manifest.published) if manifest.published is not None else ()
-    _print(console, [*products, *(gate.lines(manifest.gate) if manifest.gate is not None else ())])
+    lines = failure_reasons.lines(manifest.failures, counts.num_failed or 0)
+    pruned_at = run.pruned_at()
+    if pruned_at is not None:
+        lines += (f"  the run was pruned on {pruned_at[:10]}: its samples and its report are gone",)
+    elif manifest.published is not None:
+        lines += publish_stage.lines(run, manifest.published)
+    lines += gate.lines(manifest.gate) if manifest.gate is not None else ()
+    _print(console, lines)
     _require_good(run, config, manifest)
     return run
 
@@ -245,7 +256,7 @@ def _check_named_runs(config: Config) -> None:
 def rescore(run: ArtifactStore, config: Config) -> None:
     """Rescore a run's completions and print its summary. If the run is complete, publish its products again.
 
-    A run whose rescore was stopped is complete too: its manifest says `running`, and has what only a complete one has.
+    A run whose rescore was stopped is complete too: its status is `running`, and it has what only a complete one has.
 
     Raises:
         RunError: The run's directory cannot be written, or another process is writing it.
@@ -265,17 +276,17 @@ def rescore(run: ArtifactStore, config: Config) -> None:
             lines = _update_index(run, replace(manifest, status="running"))
         publish_stage.remove_products(run, config)
         score(run, config)
-        counts = count_samples(run)
+        counts, failures = count_samples(run), failure_reasons.commonest(run)
         if manifest is not None:
-            manifest = replace(manifest, counts=counts)
+            manifest = replace(manifest, counts=counts, failures=failures)
             if manifest.noise is not None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
             lines = [*lines, *_as_packed(manifest), *finished]
-    console = plain_console()
+    console = plain_console(after_work=True)
     print_summary(run, config, counts, console)
-    _print(console, lines)
+    _print(console, [*failure_reasons.lines(failures, counts.num_failed or 0), *lines])
     if manifest is not None:
         _require_good(run, config, manifest)
 
@@ -300,6 +311,7 @@ def pack(run: ArtifactStore, config: Config, overrides: Sequence[str] = ()) -> N
             if manifest is not None:  # the lock is this process's, so that no other writes a running one
                 status = f"is {'crashed' if manifest.status == 'running' else manifest.status}"
             raise RunError(f"run={run.shown()} {status}: only a complete run is packed; run it again to its end")
+        run.require_unpruned()
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
@@ -309,7 +321,7 @@ def pack(run: ArtifactStore, config: Config, overrides: Sequence[str] = ()) -> N
         run_directory.record(run, config)
         write_manifest(run, manifest)
         lines = [*_as_packed(manifest), *products.lines, *_update_index(run, manifest)]
-    _print(plain_console(), lines)
+    _print(plain_console(after_work=True), lines)
 
 
 def _merged(before: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -343,7 +355,7 @@ def validate(archive_path: str, run: ArtifactStore | None, config: Config, conso
     if report.num_refusals:
         raise InvalidArchive(
             f"{without_credentials(archive_path)} would be refused, for {counted(report.num_refusals, 'reason')}: "
-            "mend what the lines that begin with refused: name, and pack again"
+            "fix what the lines that begin with refused: name, and pack again"
         )
     what = f"{counted(report.num_tasks, 'task')}, {counted(report.num_answers, 'answer')}"
     console.print(f"would be accepted: {what}{', their ids not compared' if unchecked else ''}", soft_wrap=True)
@@ -397,7 +409,7 @@ def finish(
 def _update_index(run: ArtifactStore, manifest: Manifest) -> list[str]:
     """Write the index entry of a complete run, or remove that of another; return the reason if it cannot be written.
 
-    The run does not depend on it: an absent entry is made by the next run that looks for it.
+    The run does not depend on it: an absent entry is made by the next run that needs it.
     """
     try:
         if manifest.is_complete:
@@ -415,9 +427,13 @@ class Orchestrator:
 
     `factory` starts the engine, by default the one that the configuration names; `reproduction` is the run that this
     one reproduces. `manifest` and `timings` are filled in as the stages run; `events` is logs/events.jsonl.
+    `recorded` is the configuration as config.yaml has it; `config` also has the model's commit, once it is known.
+    `is_kept` is whether the manifest on disk is still that of a complete run, whose failed rows are to be generated
+    again.
     """
 
     config: Config
+    recorded: Config
     run: ArtifactStore
     factory: EngineFactory | None
     console: Console
@@ -425,12 +441,13 @@ class Orchestrator:
     reproduction: Reproduction | None
     manifest: Manifest
     events: EventLog
+    is_kept: bool = False
     timings: Timings = field(default_factory=Timings)
 
     def run_stages(self) -> None:
         """Run the stages that are not done yet, publish, and write the manifest of a complete run."""
         self._begin_reproduction()
-        if _made(self.config, self.run) is None:
+        if _has_rows_left(self.config, self.run):
             self._warn(host_checks.require_fit(self.config, starts=True))
         self._prepare()
         self._pin_revision()
@@ -439,21 +456,23 @@ class Orchestrator:
         self._record(engine=made.engine, schedule=made.schedule, model=model_of(self.config, made.engine))
         self._report_engines(made.engine)
         self._warn(other_model_answered(made.engine))
+        self._open_again()
         publish_stage.remove_products(self.run, self.config)  # an earlier session may have published other samples
         with self.timings.stage("score"):
             score(self.run, self.config)
         self._compare_reproduction()
         counts = count_samples(self.run)
-        self._record(counts=counts, ended_at=environment.now())
+        self._record(counts=counts, failures=failure_reasons.commonest(self.run), ended_at=environment.now())
         if self.config.noise.share:
             with self.timings.stage("noise"):
                 self._measure_noise()
+        run_directory.keep_config(self.run, self.recorded)
         stores = [self.run, *([self.run.child(noise.DIRECTORY)] if self.config.noise.share else [])]
         self._record(cost=cost_of(self.config, stores))
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
         print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
         lines += [f"  cost: {cost_line(self.manifest.cost)}"] if self.manifest.cost is not None else []
-        _print(self.console, lines)
+        _print(self.console, [*failure_reasons.lines(self.manifest.failures, counts.num_failed or 0), *lines])
 
     def _prepare(self) -> None:
         """Prepare the prompts, or open those on disk; check their metadata and record the preflight warnings."""
@@ -512,7 +531,8 @@ class Orchestrator:
             if placement.waits_for is not None:
                 _print(self.console, [f"generate: {placement.waits_for}"])
             self._warn(node_checks.require_fit(config, self.run, placement))
-            for store in retried:  # only now that all else has succeeded: until here the run stays complete
+            self._open_again()  # only now that all else has succeeded: until here the run stays complete
+            for store in retried:
                 generate_stage.reopen(store)
             try:
                 with self.signals.deferred():
@@ -522,6 +542,13 @@ class Orchestrator:
             finally:
                 progress.end()
 
+    def _open_again(self) -> None:
+        """Write the manifest of a run that was complete as running."""
+        if self.is_kept:
+            write_manifest(self.run, self.manifest)
+            _print(self.console, _update_index(self.run, self.manifest))
+            self.is_kept = False
+
     def _lengths(self) -> Lengths | None:
         """Return the lengths that order the rows; print which runs could not be read."""
         lengths, unread = length_estimates.find(self.config, self.run.require_artifact("prompts", PROMPT_SCHEMA))
@@ -529,14 +556,15 @@ class Orchestrator:
         return lengths
 
     def _second_pass(self, store: ArtifactStore) -> SecondPass:
-        repeats = noise.second(self.config).generation.repeats
+        repeats = noise.second(self.config).generation.repeats_by_split
         return SecondPass(run=store, repeats=repeats, begins=lambda: self.timings.switch("noise"))
 
     def _report_engines(self, engines: Mapping[str, EngineInfo]) -> None:
         """Record the GPUs used; print how many engines restarted, and which replicas gave up or were tried again."""
         self._record(hardware=replace(self.manifest.hardware, gpus=environment.gpus(engines)))
+        self._warn(environment.mixed(engines))
         num_restarts = sum(info.restarts or 0 for info in engines.values())
-        lines = [f"generate: {num_restarts} restarts of engines that died; logs/ tells why"] if num_restarts else []
+        lines = [f"generate: {num_restarts} restarts of crashed engines; logs/ has the causes"] if num_restarts else []
         num_preempted = sum(info.num_preempted_rows or 0 for info in engines.values())
         if num_preempted:
             fix = "fewer sequences (engine.max_num_seqs) or more GPUs a replica (engine.tensor_parallel_size)"
@@ -626,10 +654,11 @@ def _ending(manifest: Manifest) -> dict[str, Any]:
     return {"status": manifest.status, "counts": counts, "gate_broken": broken, "timings_s": manifest.timings_s}
 
 
-def _made(config: Config, run: ArtifactStore) -> CompletionMetadata | None:
-    """Return what is recorded with the completions, or None while there are rows to generate."""
-    retries = config.run.retry_failed and generate_stage.has_failed_rows(run)
-    return None if retries else generate_stage.done(run)
+def _has_rows_left(config: Config, run: ArtifactStore) -> bool:
+    """Return whether there are rows to generate, those of the second pass included."""
+    stores = [run, run.child(noise.DIRECTORY)] if config.noise.share else [run]
+    retries = config.run.retry_failed and any(map(generate_stage.has_failed_rows, stores))
+    return retries or any(generate_stage.done(store) is None for store in stores)
 
 
 def _record_failure(stages: Orchestrator, error: BaseException) -> None:

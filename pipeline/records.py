@@ -6,11 +6,14 @@ never "" or 0. Times are UTC instants; durations are in seconds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
+
+from pipeline.errors import DataError
 
 FinishReason: TypeAlias = str
 """`stop`, `length` (cut at the token limit), `error` (failed), or a server's own word for another regular end."""
@@ -19,7 +22,7 @@ KEY_COLUMNS = ("task", "split", "id", "repeat")
 """The columns that identify a completion: a question of a split of a task, and which repeat of it."""
 
 ADDED_LATER = {"added": "later"}
-"""Marks a column that files of older versions lack; it is read as null. It stands last and may be null."""
+"""Marks a column that files of older versions lack; it is read as null. It is last and may be null."""
 
 PROMPT_SCHEMA = pa.schema(
     [
@@ -98,6 +101,9 @@ its list of options (`wording_name` in score/row_scores.py). `num_options` count
 are grouped by them. `extraction` is the rule that read `answer`, or the reason why there is none; `seen_letters` holds
 the letters that a `conflict` or `unknown_option` is about, and is null in rows that older versions scored.
 """
+
+RULES_KEY = "extraction_rules"
+"""Key of the samples' metadata: the version of the rules that read the answers' letters."""
 
 METRIC_SCHEMA = pa.schema(
     [
@@ -293,6 +299,36 @@ def to_table(records: Iterable[Prompt | Completion | MetricChange], schema: pa.S
     return pa.Table.from_pylist(rows, schema=schema)
 
 
+def read_doc(doc: str) -> dict[str, Any]:
+    """Return a data set row that is stored in prompts/ as JSON.
+
+    Raises:
+        DataError: It is not a JSON object: nothing of this pipeline wrote it.
+    """
+    try:
+        row = json.loads(doc)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"a row of prompts/ has a doc that is not JSON: {doc[:100]!r}: restore prompts/") from error
+    if not isinstance(row, dict):
+        raise DataError(f"a row of prompts/ has a doc that is no JSON object: {doc[:100]!r}: restore prompts/")
+    return row
+
+
+def read_messages(messages: str) -> list[dict[str, Any]]:
+    """Return the messages that are stored in prompts/ as JSON: each has a role and a content.
+
+    Raises:
+        DataError: They are not: nothing of this pipeline wrote them.
+    """
+    try:
+        found = json.loads(messages)
+        if all(isinstance(each["role"], str) and isinstance(each["content"], str) for each in found):
+            return list(found)
+    except (ValueError, RecursionError, TypeError, LookupError):
+        pass
+    raise DataError(f"a row of prompts/ has messages that are none: {messages[:100]!r}: restore prompts/")
+
+
 def without_nulls(value: Any) -> Any:
     """Return a data set's value without dict keys whose value is None: Arrow gives every row the keys of all rows."""
     if isinstance(value, dict):
@@ -331,9 +367,9 @@ class ReplicaState:
     """What a replica is doing at a moment.
 
     `phase` is what its start is at, with `percent` of it where the engine reports that, for `phase_s` seconds; None
-    once its engine is ready. With `is_final` the replica will not generate again. The rest are counters of its engine:
-    requests running and waiting now, tokens generated and requests preempted since it started, the used fraction of
-    the KV cache; None is unknown.
+    once its engine is ready, and then `num_in_flight` is how many rows the engine has. With `is_final` the replica will
+    not generate again. The rest are counters of its engine: requests running and waiting now, tokens generated and
+    requests preempted since it started, the used fraction of the KV cache; None is unknown.
     """
 
     replica: str
@@ -341,6 +377,7 @@ class ReplicaState:
     percent: int | None = None
     phase_s: float = 0.0
     is_final: bool = False
+    num_in_flight: int | None = None
     num_running: int | None = None
     num_waiting: int | None = None
     num_output_tokens: int | None = None

@@ -11,15 +11,8 @@ In: a configuration, or with `from=` the complete run to reproduce. Out: one dir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from pipeline.cli import command, parse
-from pipeline.config.loading import compose, directory_of
-
-if TYPE_CHECKING:
-    from pipeline.config.schema import Config
-    from pipeline.runs.reproduce import Reproduction
+from pipeline.cli import command, resolve
+from pipeline.config.loading import directory_of
 
 
 def main(arguments: list[str]) -> None:
@@ -32,20 +25,6 @@ def main(arguments: list[str]) -> None:
     from pipeline.orchestrator import execute
 
     execute(config, reproduction=reproduction, directory_of=lambda name: directory_of(arguments, name))
-
-
-def resolve(arguments: Sequence[str]) -> tuple[Config, Reproduction | None]:
-    """Return the configuration that the arguments describe, and with `from=` the run that it reproduces.
-
-    Raises:
-        PipelineError: An argument is wrong, or the named run cannot be reproduced: see `pipeline.runs.reproduce`.
-    """
-    own, overrides = parse("run", arguments)
-    if own["source"] is None:
-        return compose(overrides), None
-    from pipeline.runs import reproduce
-
-    return reproduce.resolve(own["source"], overrides)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
         run, recorded = open_finished(own["run"])
         config = config or recorded
     if config is None:
-        raise ConfigError(f"archive={own['archive']!r}: say which tasks it is for, with conf=<name> or run=<directory>")
+        raise ConfigError(f"archive={own['archive']!r}: name its tasks with conf=<name> or run=<directory>")
     from pipeline.orchestrator import validate
     from pipeline.terminal.console import plain
 

@@ -88,7 +88,8 @@ def finish(run: ArtifactStore, config: Config, reply: Reply) -> Scored:
     """Write a run's completions with `reply`, score it and write its manifest as complete."""
     artifact = run.require_artifact("prompts", PROMPT_SCHEMA)
     prompts = artifact.dataset().to_table().to_pylist()
-    rows = [reply(prompt, repeat) for prompt in prompts for repeat in range(config.generation.repeats)]
+    repeats = config.generation.repeats_by_split
+    rows = [reply(prompt, repeat) for prompt in prompts for repeat in range(repeats[prompt["split"]])]
     with run.publish("completions", COMPLETION_SCHEMA) as store:
         store.write_parquet("part-00000.parquet", COMPLETION_SCHEMA, [to_table(rows, COMPLETION_SCHEMA)])
     score(run, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -123,6 +124,7 @@ def publish_past_run(
     return run
 
 
+@functools.cache
 def settings(*overrides: str) -> Config:
     """Return the demo's configuration with an endpoint that is never called; later overrides win."""
     return compose(["conf=demo", *ENDPOINT, *overrides])

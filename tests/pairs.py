@@ -11,7 +11,7 @@ from archives import Reply, Scored, completion, question
 
 from pipeline.comparison import gate
 from pipeline.config import loading
-from pipeline.records import Completion, Prompt
+from pipeline.records import RULES_KEY, Completion, Prompt
 from pipeline.runs.manifest import load
 
 STARTED_AT = "2026-11-21T22:38:40Z"
@@ -59,3 +59,11 @@ def line_of(verdict: gate.Verdict, name: str) -> str:
     """Return the printed line of a rule, or of what is only reported."""
     (line,) = [line for line in verdict.lines if f": {name}: " in line]
     return line
+
+
+def with_other_rules(run: Scored, version: str | None) -> None:
+    """Record that rules of another version read the letters of a run; None: the run does not tell."""
+    path = Path(run.store.root) / "samples" / "_stage.json"
+    stored = json.loads(path.read_text())
+    stored["facts"] = {} if version is None else stored["facts"] | {RULES_KEY: version}
+    path.write_text(json.dumps(stored))

@@ -17,8 +17,9 @@ from pipeline.runs.manifest import EngineInfo
 class ScriptedFactory:
     """Makes engines that answer every question with `answer`, after `seconds`.
 
-    A question whose text contains `raise_on` is a row error, one that contains `crash_on` crashes the engine, and one
-    that contains `exit_on` ends the process without a message, as a fault in native code does. On a simulated GPU of
+    A question whose text contains `raise_on` is a row error, one that contains `cut_on` is cut at the token limit, one
+    that contains `crash_on` crashes the engine, and one that contains `exit_on` ends the process without a message, as
+    a fault in native code does. On a simulated GPU of
     `broken_gpus` (comma separated) the engine does not start, and on one of `refusing_gpus` it refuses to. `starts` is
     the path of a file that gets a line for every start, also where it fails; the first `failing_starts` of them fail
     for a reason that may pass, and of those on a broken GPU only the first `broken_starts` fail. `requests` is the path
@@ -28,6 +29,7 @@ class ScriptedFactory:
     answer: str = "A"
     seconds: float = 0.0
     raise_on: str = "RAISE"
+    cut_on: str = "CUT"
     crash_on: str = "DIE"
     exit_on: str = "EXIT"
     starts: str = ""
@@ -87,7 +89,7 @@ class ScriptedEngine:
             completion=text,
             reasoning=None,
             content=text,
-            finish_reason="stop",
+            finish_reason="length" if self._script.cut_on in question else "stop",
             num_prompt_tokens=len(question.split()),
             num_output_tokens=len(text),
         )

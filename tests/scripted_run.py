@@ -7,15 +7,16 @@ import sys
 
 from scripted import ScriptedFactory
 
-from pipeline.cli import command
+from pipeline.cli import command, resolve
 from pipeline.orchestrator import execute
-from pipeline.run import resolve
 
 
 def main(arguments: list[str]) -> None:
     script, *overrides = arguments
     config, reproduction = resolve(overrides)
     execute(config, ScriptedFactory(**json.loads(script)), reproduction)
+    heavy = {"torch", "transformers", "vllm", "datasets"} & set(sys.modules)
+    assert not heavy, f"the driver has imported {heavy}, which takes seconds"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from pipeline.comparison.pairing import ComparedRun, prompts_digest
+from pipeline.comparison.pairing import ComparedRun, prompts_digest, rules_version
 from pipeline.config.loading import plain
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, UserError
@@ -97,7 +97,7 @@ def history(config: Config, run: ArtifactStore, manifest: Manifest) -> History:
             passed_over[reason] += 1
     first = next((number for number, each in enumerate(alike) if each.run_id in accepted_ids), None)
     if first is not None:
-        passed_over[f"ended before the accepted run {alike[first].run_id}"] += len(alike) - first - 1
+        passed_over[f"from before the accepted run {alike[first].run_id}"] += len(alike) - first - 1
         del alike[first + 1 :]
     is_known = config.gate.accept in {each.run_id for each in alike}
     if config.gate.accept is not None and not is_known:
@@ -164,7 +164,9 @@ def eligible(found: History, new: ComparedRun, most: int) -> Pool:
         digest = prompts_digest(database, new.prompts)
         for each in found.runs:
             if not each.kept_gate and each.run_id != found.accepted_run:
-                passed_over["broke their gate"] += 1
+                passed_over["with a broken gate"] += 1
+            elif each.entry.pruned_at is not None:
+                passed_over["pruned"] += 1
             elif len(chosen) < most:
                 try:
                     prompts = each.store.require_artifact("prompts", PROMPT_SCHEMA)
@@ -173,11 +175,13 @@ def eligible(found: History, new: ComparedRun, most: int) -> Pool:
                 except UserError as error:
                     found.notes.append(f"{each.store.shown()} is left out: {error}")
                     continue
-                if is_same:
+                if rules_version(samples) != new.rules_version:
+                    passed_over["whose letters were read by other rules (rescore them)"] += 1
+                elif is_same:
                     run = PooledRun(run_id=each.run_id, store=each.store, manifest=each.manifest, samples=samples)
                     chosen.append(run)
                 else:
-                    passed_over["asked other questions or prompts"] += 1
+                    passed_over["with other questions or prompts"] += 1
     return Pool(runs=chosen, passed_over=passed_over)
 
 

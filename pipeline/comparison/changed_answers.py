@@ -69,7 +69,7 @@ def changed_answers(new: ComparedRun, earlier: Sequence[PooledRun]) -> ChangedAn
         num_questions=totals["num"],
         num_changed=totals["now"],
         num_before=totals["before"] if before is not None else None,
-        p_value=_sign_test(totals["more"], totals["fewer"]) if before is not None else None,
+        p_value=sign_test(totals["more"], totals["fewer"]) if before is not None else None,
     )
 
 
@@ -78,7 +78,8 @@ def _cells(database: duckdb.DuckDBPyConnection, run: ComparedRun) -> list[tuple[
     return database.execute("SELECT DISTINCT task, split FROM cells ORDER BY ALL").fetchall()
 
 
-def _sign_test(num_more: int, num_fewer: int) -> float:
+def sign_test(num_more: int, num_fewer: int) -> float:
+    """Return the one-sided p-value that questions change in the new pair alone more often than in the old one alone."""
     if num_more + num_fewer == 0:
         return 1.0
     from scipy.special import bdtrc  # takes a tenth of a second to import

@@ -121,8 +121,11 @@ def _pair_all(
 
 
 def _differences(base: ComparedRun, new: ComparedRun, questions: Sequence[SplitQuestions]) -> list[Difference]:
-    """Return the differences in how the runs were made, including the number of prompts whose text differs."""
+    """Return the differences in how the runs were made and scored, with the number of prompts whose text differs."""
     found = differences(base.recorded, new.recorded)
+    then, now = (run.rules_version or "older rules: rescore it" for run in (base, new))
+    if then != now:
+        found.append(Difference(kind="scoring", name="rules that read the letters of `correct`", base=then, new=now))
     num_prompts = sum(each.num_other_prompts for each in questions)
     if num_prompts:
         what = f"{num_prompts:,} of {sum(each.num_questions for each in questions):,} questions"

@@ -9,7 +9,7 @@
 `max_drop` is broken by a drop that is both larger than `gate.max_drop` and significant: its one-sided p-value, adjusted
 for all drops that are tested together (`pipeline/metrics/max_t.py`), is below `gate.alpha`. For an unchanged model at
 most a fraction `gate.alpha` of runs breaks it. A domain of a single task, and a run of a single domain, are not tested
-twice. `pipeline/comparison/baseline.py` chooses the baseline. What the last two rules look at is reported with each
+twice. `pipeline/comparison/baseline.py` chooses the baseline. The values of the last two rules are reported with each
 comparison, and breaks the gate only if `gate.max_changed` or `gate.cusum` is set.
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pipeline.comparison import baseline, changed_answers, drops, trend
 from pipeline.comparison.compare_runs import compare
 from pipeline.comparison.pairing import ComparedRun
+from pipeline.comparison.verdict import verdict as comparison_verdict
 from pipeline.config.fields import LATEST
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, DataError, GateFailed, Incomparable
@@ -63,6 +64,7 @@ class Verdict:
     accepted: Acceptance | None = None
     trends: Sequence[ScoreTrend] = ()
     changed: ChangedAnswers | None = None
+    verdict: str | None = None
 
     @property
     def broken(self) -> list[str]:
@@ -86,13 +88,15 @@ class Verdict:
             accepted=self.accepted,
             trends=tuple(self.trends),
             changed=self.changed,
+            verdict=self.verdict,
         )
 
 
 def lines(result: GateResult) -> list[str]:
-    """Return the lines to print for the gate's result: the notes, then the rules."""
-    rules = [f"gate: {'broken' if rule.broken else 'kept'}: {rule.name}: {rule.line}" for rule in result.rules]
-    return [*(f"gate: {note}" for note in result.notes), *rules]
+    """Return the lines to print for the gate's result: notes, the verdict of `compare`, then the rules."""
+    notes = result.notes if result.verdict is None else (*result.notes, result.verdict)
+    rules = [f"gate: {rule.verdict}: {rule.name}: {rule.line}" for rule in result.rules]
+    return [*(f"gate: {note}" for note in notes), *rules]
 
 
 def check(config: Config) -> None:
@@ -137,7 +141,7 @@ def judge(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict | N
 
 
 def _against_runs(config: Config, run: ArtifactStore, manifest: Manifest) -> Verdict:
-    """Return the verdict of the rules that look at earlier runs."""
+    """Return the verdict of the rules that use earlier runs."""
     new, scores = ComparedRun.of(run, config, manifest), trend.scores_of(run, config.run_id)
     history = baseline.history(config, run, manifest)
     pool = baseline.eligible(history, new, max(2, config.gate.num_baselines))  # changed answers need two
@@ -194,7 +198,9 @@ def _compared(config: Config, name: str, open_base: Callable[[], ComparedRun], n
         return Verdict(baseline=name, rules=[GateRule(name="baseline", value=None, limit=None, broken=True, line=line)])
     rule = drop_rule(config, family, p_values)
     notes = [each.line for each in comparison.differences]
-    return Verdict(baseline=name, rules=[rule], notes=notes, rows=comparison.rows)
+    return Verdict(
+        baseline=name, rules=[rule], notes=notes, rows=comparison.rows, verdict=comparison_verdict(comparison)
+    )
 
 
 def require_kept(manifest: Manifest) -> None:

@@ -5,11 +5,11 @@ the chosen prompts, and the manifest's record `noise` out. The second pass uses 
 questions, so batch composition changes: differences come from floating-point rounding and its consequences. Results of
 the second pass are neither submitted nor averaged into a score.
 
-Questions with a reference answer are chosen first: only they say how much a score moves. For an unchanged model a
+Questions with a reference answer are chosen first: only they show how much a score changes. For an unchanged model a
 question's change e has expectation 0, so its variance is the mean of e^2 over the questions of its task that were
 generated twice. Between two runs, a mean over n questions of r repeats then changes with that variance divided by n r.
-A few dozen questions may all stay the same by luck, so there are upper bounds: of a share by Clopper and Pearson 1934,
-Biometrika 26:404, and, since |e| is at most 1, of E[e^2] by that of the share of questions whose score changed.
+A few dozen questions may all stay the same by chance, so there are upper bounds: of a share by Clopper and Pearson
+1934, Biometrika 26:404, and, since |e| is at most 1, of E[e^2] by that of the share of questions whose score changed.
 """
 
 from __future__ import annotations
@@ -55,8 +55,12 @@ SELECT task, split, count(em) FROM samples WHERE repeat = 0 GROUP BY ALL HAVING 
 
 
 def second(config: Config) -> Config:
-    """Return the configuration of the second pass: one completion per question, with the seed of the first repeat."""
-    return replace(config, generation=replace(config.generation, repeats=1))
+    """Return the configuration of the second pass: one completion per question, with the seed of the first repeat.
+
+    Its questions are taken as independent: there may be too few of a category, and their errors are not used.
+    """
+    tasks = {name: replace(task, cluster=None) for name, task in config.tasks.items()}
+    return replace(config, tasks=tasks, generation=replace(config.generation, repeats=1))
 
 
 def is_chosen(task: str, split: str, row_id: int, *, share: float) -> bool:
@@ -190,7 +194,7 @@ def _spread(config: Config, golds: list[tuple[str, str, int]], variances: Mappin
         numbers = {task: num for task, of_split, num in golds if of_split == split}
         if set(numbers) == set(weights) and set(weights) <= set(variances):
             squares = [weight**2 * variances[task] / numbers[task] for task, weight in weights.items()]
-            found[split] = math.sqrt(sum(squares) / config.generation.repeats)
+            found[split] = math.sqrt(sum(squares) / config.generation.repeats_by_split[split])
     return found
 
 

@@ -7,6 +7,7 @@ can spill it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,12 @@ from pipeline.config.schema import Config
 from pipeline.errors import Incomparable
 from pipeline.metrics.names import BEHAVIOUR_METRICS, SAMPLE_METRICS, SCORES
 from pipeline.metrics.paired_tests import Pairs
-from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import FLIP_SCHEMA, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA, read_doc
 from pipeline.runs.environment_diff import RecordedRun
 from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
+from pipeline.terminal.text import escape_control, one_line
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -141,6 +143,11 @@ class ComparedRun:
         return RecordedRun(config=self.config, manifest=self.manifest)
 
     @property
+    def rules_version(self) -> str | None:
+        """The version of the rules that read its letters; None if it was not recorded."""
+        return rules_version(self.samples)
+
+    @property
     def name(self) -> str:
         """The run's id, and the number of runs that are pooled with it."""
         others = f" and {len(self.pooled)} before it" if self.pooled else ""
@@ -149,11 +156,17 @@ class ComparedRun:
     @property
     def is_single(self) -> bool:
         """Whether each question has one response."""
-        return self.config.generation.repeats == 1 and not self.pooled
+        return max(self.config.generation.repeats_by_split.values()) == 1 and not self.pooled
 
     def scanner(self, columns: list[str], where: pc.Expression) -> pads.Scanner:
         """Return a scanner over the samples of this run and of those pooled with it."""
         return query.pooled_scanner([self.samples, *self.pooled], columns, where)
+
+
+def rules_version(samples: Artifact) -> str | None:
+    """Return the version of the rules that read the letters of these samples; None if it was not recorded."""
+    found = samples.metadata.get(RULES_KEY)
+    return None if found is None else str(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,23 +199,74 @@ def require_same(base: ComparedRun, new: ComparedRun) -> list[SplitQuestions]:
     reasons: list[str] = []
     with query.connection() as database:
         for task, split in sorted(_cells(database, base.prompts) | _cells(database, new.prompts)):
-            for name, run in (("base", base), ("new", new)):
-                database.register("prompts", query.scanner(run.prompts, PROMPT_COLUMNS, query.cell(task, split)))
-                database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_prompts AS {_QUESTIONS_OF_RUN}")
-            (row,) = query.rows(database, _DIFFERENCES, {"most": MOST_NAMED})
+            row = _differences(database, base, new, query.cell(task, split))
             counted = {name: int(row[name]) for name in ("num_questions", "num_other_prompts")}
             found.append(SplitQuestions(task=task, split=split, **counted))
             reasons += _reasons(f"{task} {split}", row)
     if reasons:
         raise Incomparable(
-            f"base={base.store.shown()} and new={new.store.shown()} do not ask the same questions: "
+            f"base={base.store.shown()} and new={new.store.shown()} do not have the same questions: "
             f"{'; '.join(reasons)}. Compare runs of the same data sets, tasks, splits and limit"
         )
     return found
 
 
+def _differences(
+    database: duckdb.DuckDBPyConnection, base: ComparedRun, new: ComparedRun, where: pc.Expression
+) -> dict[str, Any]:
+    """Return the row of `_DIFFERENCES`, and as `field` what differs in the first of the other rows.
+
+    Rows are compared as texts; where these differ, they are compared by what they say: the same rows have other texts
+    if they come from JSON Lines and from Parquet.
+    """
+    for is_parsed in (False, True):
+        for name, run in (("base", base), ("new", new)):
+            prompts = query.scanner(run.prompts, PROMPT_COLUMNS, where)
+            database.register("prompts", _normalized(prompts) if is_parsed else prompts)
+            database.execute(f"CREATE OR REPLACE TEMP TABLE {name}_prompts AS {_QUESTIONS_OF_RUN}")
+        (row,) = query.rows(database, _DIFFERENCES, {"most": MOST_NAMED})
+        if not row["num_other_rows"]:
+            break
+    if row["num_other_rows"]:
+        one = where & (pc.field("id") == row["other_rows"][0])
+        docs = [query.scanner(run.prompts, ["doc"], one).head(1).column("doc")[0].as_py() for run in (base, new)]
+        row["field"] = differing_field(read_doc(docs[0]), read_doc(docs[1])) or "gold"
+    return row
+
+
+def _normalized(prompts: pads.Scanner) -> pa.RecordBatchReader:
+    """Return the prompts with data set rows whose text does not depend on the format of the data set."""
+
+    def read() -> Iterator[pa.RecordBatch]:
+        for batch in prompts.to_batches():
+            docs = [json.dumps(_plain(read_doc(doc)), sort_keys=True) for doc in batch.column("doc").to_pylist()]
+            yield batch.set_column(batch.schema.get_field_index("doc"), "doc", pa.array(docs, pa.string()))
+
+    return pa.RecordBatchReader.from_batches(prompts.projected_schema, read())
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON value in which whole numbers are integers: Parquet has one type for all numbers of a column."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def differing_field(base: Any, new: Any, name: str = "") -> str | None:
+    """Return the dotted name of the first field in which two JSON values differ, or None if they are equal."""
+    if isinstance(base, dict) and isinstance(new, dict):
+        fields = (
+            differing_field(base.get(key), new.get(key), f"{name}.{key}" if name else key)
+            for key in sorted({*base, *new})
+        )
+        return next((field for field in fields if field is not None), None)
+    return None if _plain(base) == _plain(new) else name
+
+
 def prompts_digest(database: duckdb.DuckDBPyConnection, prompts: Artifact) -> str:
-    """Return a digest of a run's questions and their prompts: equal for runs that were asked exactly the same.
+    """Return a digest of a run's questions and their prompts: equal for runs with exactly the same.
 
     The order of the rows does not matter. The digest is that of this version of DuckDB, so it is not to be stored.
     """
@@ -262,11 +326,16 @@ def _cells(database: duckdb.DuckDBPyConnection, prompts: Artifact) -> set[tuple[
 
 
 def _reasons(cell: str, row: dict[str, Any]) -> list[str]:
-    kinds = (("base_only", "only in base"), ("new_only", "only in new"), ("other_rows", "with another row or gold"))
+    field = f", which differs in {escape_control(one_line(row['field'], 100))}" if "field" in row else ""
+    kinds = (
+        ("base_only", "only in base", ""),
+        ("new_only", "only in new", ""),
+        ("other_rows", "with another row or gold", field),
+    )
     return [
         f"{cell}: {row[f'num_{name}']} {what} (id {', '.join(map(str, row[name]))}"
-        f"{', ...' if row[f'num_{name}'] > MOST_NAMED else ''})"
-        for name, what in kinds
+        f"{', ...' if row[f'num_{name}'] > MOST_NAMED else ''}){rest}"
+        for name, what, rest in kinds
         if row[f"num_{name}"]
     ]
 

@@ -1,7 +1,7 @@
 """A decline of the score over many runs, which no comparison of two runs shows.
 
 In: the runs that were made alike. Out: the CUSUM (`pipeline/metrics/cusum.py`) of the score of the run and of each
-domain, computed anew from the metrics.parquet of all these runs, and a line for the user.
+domain, computed from the metrics.parquet of all these runs, and a line for the user.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.runs.past_runs import PastRun
 from pipeline.storage.artifacts import ArtifactStore
 
 MOST_RUNS = 400
-"""Maximum number of runs of a CUSUM: more than a year of nights."""
+"""Maximum number of runs of a CUSUM: more than a year of nightly runs."""
 
 METRIC = "score"
 

@@ -51,7 +51,7 @@ def is_significant(row: MetricChange) -> bool:
 
 
 def is_worth_showing(row: MetricChange) -> bool:
-    """Return whether a row of the table says something: a change that is not 0, or the run's own score."""
+    """Return whether a row of the table is printed: a change that is not 0, or the run's own score."""
     return row.difference != 0 or (row.level == "run" and row.metric in HEADLINE_METRICS)
 
 

@@ -8,6 +8,7 @@ overrides win over all files.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import paths, plain_yaml
 from pipeline.config.model_words import without_foreign_words
@@ -25,6 +26,9 @@ from pipeline.config.values import read_override, read_yaml
 from pipeline.errors import ConfigError
 
 COMMAND_LINE = "command line"
+
+NO_CONFIGURATIONS = {"night"}
+"""Files in conf/ that are no configurations: the example of a night's runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +70,15 @@ def _has(layer: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 def _resolved(layers: Sequence[Mapping[str, Any]]) -> Config:
     """Return the configuration that the layers make: a later one wins, mappings are merged, lists replaced."""
-    merged = OmegaConf.merge(OmegaConf.structured(Config), *map(_literal, layers))
+    merged = OmegaConf.merge(_defaults(), *map(_literal, layers))
     return cast("Config", OmegaConf.to_object(merged))
+
+
+@functools.cache
+def _defaults() -> DictConfig:
+    """Return the schema with its defaults; `merge` copies it."""
+    defaults: DictConfig = OmegaConf.structured(Config)
+    return defaults
 
 
 def _literal(value: Any) -> Any:
@@ -176,10 +187,10 @@ def load(text: str, where: str, arguments: Sequence[str] = (), model: str | None
     plain_yaml.check(text, where)
     recorded = read_yaml(text, Config, where)
     try:
-        _resolved([recorded])
+        config = _resolved([recorded])
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return _resolved(without_foreign_words([recorded, *overrides], model) if overrides else [recorded])
+    return _resolved(without_foreign_words([recorded, *overrides], model)) if overrides else config
 
 
 def dump(config: Config) -> str:
@@ -196,7 +207,7 @@ def plain(config: Config) -> dict[str, Any]:
 def conf_names() -> list[str]:
     """Return the names that `conf=` accepts, from ./conf and from the project's own conf/."""
     directories = {Path("conf").resolve(), HOME / "conf"}
-    return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
+    return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")} - NO_CONFIGURATIONS)
 
 
 def find_conf(name: str, base_of: Path | None = None) -> Path:

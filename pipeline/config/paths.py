@@ -1,7 +1,7 @@
 """Where the files are that a configuration names: its own directory, the working directory, or the installed package.
 
 In: `model.path`, `prompt.chat_template` and `tasks.<t>.dataset` as a conf file has them. Out: the same text where it is
-right from the working directory, else the path of what lies next to the conf file. A text that names nothing is left
+right from the working directory, else the path of what is next to the conf file. A text that names nothing is left
 as it is: it may be an id of the hub.
 """
 
@@ -58,9 +58,9 @@ def _replace(section: Any, name: str, directory: Path) -> None:
 
 
 def _shown(place: Path) -> str:
-    """Return a path relative to the working directory if it lies there, which is the same on every host of a cluster.
+    """Return a path relative to the working directory if it is there, which is the same on every host of a cluster.
 
-    What lies in `HOME` has one text in each directory, so that `portable` knows it.
+    What is in `HOME` has one text in each directory, so that `portable` knows it.
     """
     here = Path.cwd()
     is_below = place.is_relative_to(here) and (here == HOME or not place.is_relative_to(HOME))
@@ -76,7 +76,7 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def portable_path(text: Any) -> Any:
-    """Return a path relative to `HOME` if it lies there; anything else is returned as it is."""
+    """Return a path relative to `HOME` if it is there; anything else is returned as it is."""
     if isinstance(text, str) and text.startswith("/") and Path(text).is_relative_to(HOME):
         return str(Path(text).relative_to(HOME))
     return text

@@ -101,6 +101,13 @@ class TaskConfig:
     strip: bool = key(False, "strip the filled instruction")
     train_split: str = key("train", "the data set's own name of its labelled split, called train here")
     announced: bool = key(False, "announced by the benchmark but not scored yet: runs only with announced=true")
+    cluster: str | None = key(
+        None,
+        "category whose questions are not independent of each other, as group_by of metrics.parquet names it: standard "
+        "errors and intervals of the task, its domain and the run are cluster-robust (null: questions are independent)",
+        pattern=NOT_EMPTY,
+        fix="give the name of a category, or null",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +173,33 @@ class GenerationConfig:
         at_least=0,
         fix="must be 0 (all tokens) or more",
     )
-    repeats: int = key(1, "completions a question", at_least=1, at_most=10_000)
+    repeats: Any = key(
+        1,
+        "completions a question: a number, or numbers by split such as {train: 4, test: 1}",
+        at_least=1,
+        at_most=10_000,
+    )
 
     def __post_init__(self) -> None:
         fix = "an empty stop string would end every completion"
         require(all(self.until), "generation.until", list(self.until), fix)
+        numbers = self.repeats if isinstance(self.repeats, Mapping) else {"train": self.repeats}
+        fix = "must be a number, or numbers by split such as {train: 4, test: 1}"
+        are_numbers = all(isinstance(num, int) and not isinstance(num, bool) for num in numbers.values())
+        require(are_numbers and {"train", "test"}.issuperset(numbers), "generation.repeats", self.repeats, fix)
+
+    @property
+    def repeats_by_split(self) -> Mapping[str, int]:
+        """Completions a question in each split."""
+        named = self.repeats if isinstance(self.repeats, Mapping) else dict.fromkeys(("train", "test"), self.repeats)
+        return {"train": 1, "test": 1} | dict(named)
+
+    @property
+    def repeats_text(self) -> str:
+        """Completions a question, as they are configured."""
+        if not isinstance(self.repeats, Mapping):
+            return str(self.repeats)
+        return "{" + ", ".join(f"{split}: {num}" for split, num in self.repeats.items()) + "}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +220,7 @@ class EndpointConfig:
     base_url: str | None = key(None, "the server's address with the path of its API, usually /v1")
     model: str | None = key(None, "the model's name on the server (null: the only one it serves)")
     api_key_env: str | None = key(None, "environment variable that holds the key (null: no key)")
-    concurrency: int = key(64, "requests under way at once", at_least=1)
+    concurrency: int = key(64, "requests in flight at once", at_least=1)
     timeout_s: float = key(
         3600.0,
         "longest wait for one answer, its retries included; the row then fails",
@@ -279,13 +308,17 @@ class EngineConfig:
     replicas: int | str = key("auto", "engines; auto: all GPUs / (tensor x pipeline parallel), 1 where there is no GPU")
     tensor_parallel_size: int = key(1, "GPUs that share each layer of one engine", at_least=1)
     pipeline_parallel_size: int = key(1, "groups of GPUs that share the layers of one engine", at_least=1)
-    max_num_seqs: int = key(64, "completions under way at once in one engine", at_least=1)
+    max_num_seqs: int = key(64, "requests in flight at once in one engine", at_least=1)
     gpu_memory_utilization: float = key(0.9, "share of a GPU's memory that one engine may take", above=0, at_most=1)
     max_restarts: int = key(
-        10, "deaths of one replica after which it is given up and the others go on without it", at_least=0
+        10, "crashes of one replica after which it gives up and the others continue without it", at_least=0
     )
     batch_invariant: bool = key(
         False, "answers that do not depend on what else is generated; GPUs of compute capability 9.0 and up, slower"
+    )
+    metrics: bool | None = key(
+        None,
+        "export vLLM's own metrics through Ray's agent (null: only on a cluster that the run has joined)",
     )
     extra: dict[str, Any] = key({}, "vLLM engine arguments, passed on as they are")
     endpoint: EndpointConfig = key(EndpointConfig(), "")
@@ -379,7 +412,7 @@ class RunConfig:
     )
     grace_s: float = key(
         60.0,
-        "after SIGINT or SIGTERM, longest wait for what is under way; a second signal ends it",
+        "after SIGINT or SIGTERM, longest wait for the requests in flight; a second signal ends it",
         at_least=0,
         at_most=86400,
         fix="must be from 0 to 86400 seconds",
@@ -391,7 +424,7 @@ class RunConfig:
         at_least=1,
         fix="must be null or at least 1",
     )
-    restart: bool = key(False, "start afresh beside a run that has this run_id, as <run_id>.2 and so on")
+    restart: bool = key(False, "start a new run next to the one that has this run_id, as <run_id>.2 and so on")
     retry_failed: bool = key(False, "of a complete run, generate the rows that failed again, those in noise/ too")
 
 
@@ -402,20 +435,20 @@ class GateConfig:
     baseline: str | None = key(
         None,
         "what a run is compared with: latest (pooled, the newest runs of the same settings, model, data and template "
-        "that kept their gate), or a run_id in output_dir, whose luck then stays in every verdict (null: no rule)",
+        "that passed their gate), or a run_id in output_dir, whose noise then affects every verdict (null: no rule)",
         pattern=RUN_ID,
         fix="give a run_id, latest, or null",
     )
     num_baselines: int = key(14, "most runs that gate.baseline=latest pools", at_least=1, at_most=100)
     accept: str | None = key(
         None,
-        "run_id of a run that broke its gate and is accepted: gate.baseline=latest and gate.cusum begin anew with it",
+        "run_id of a run that broke its gate and is accepted: gate.baseline=latest and gate.cusum start again from it",
         pattern=RUN_ID,
         fix="give the run_id of a complete run in output_dir, or null",
     )
     max_drop: float = key(
         0.01,
-        "drop of a score, from 0 to 1, that is let pass even when it is significant",
+        "drop of a score, from 0 to 1, that passes even if it is significant",
         at_least=0,
         below=1,
         fix="must be from 0 to below 1: 0.01 is a point",
@@ -429,7 +462,7 @@ class GateConfig:
     )
     cusum: bool = key(False, "break the gate when the run's or a domain's score has declined over runs (CUSUM)")
     max_changed: float | None = share_key(
-        "rise of the share of changed answers that is let pass even when it is significant (null: no rule)"
+        "rise of the share of changed answers that passes even if it is significant (null: no rule)"
     )
     max_truncated: float | None = share_key("share of rows that may be cut at the token limit (null: no rule)")
     max_failed: float | None = share_key(
@@ -495,12 +528,12 @@ class SubmissionConfig:
     team: str | None = text_key(None, "who submits (null: TODO in the card)")
     mera_version: str | None = text_key(None, "version of the benchmark, such as v1.0.0")
     describes: str | None = text_key(
-        None, "model.path that the keys about the model tell of; with another one they are left out (null: any)"
+        None, "model.path that the keys about the model describe; with another one they are left out (null: any)"
     )
     model_name: str | None = text_key(None, "the model's name (null: its name on the hub)")
     model_link: str | None = text_key(None, "where the model can be had (null: its page on the hub)")
     model_size: str | None = text_key(
-        None, "number of parameters, such as 36.0B, where the weights' files do not tell it"
+        None, "number of parameters, such as 36.0B, where the weights' files do not have it"
     )
     model_type: tuple[str, ...] = text_key((), "the form's own English words, such as [Opened, SFT, MoE]")
     additional_links: tuple[str, ...] = text_key((), "further pages about the model")
@@ -520,10 +553,10 @@ class ReportConfig:
     """What report.html shows."""
 
     max_inline_mb: int = key(
-        200, "MB of samples' text above which they lie beside report.html, in report_samples/", at_least=0
+        200, "MB of samples' text above which it is stored next to report.html, in report_samples/", at_least=0
     )
     reference: dict[str, float] = key(
-        {}, "by domain, test scores of a reference submission to show beside the run's", at_least=0, at_most=1
+        {}, "by domain, test scores of a reference submission to show next to the run's", at_least=0, at_most=1
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import re
 import types
 from collections.abc import Iterator
@@ -181,7 +182,8 @@ def _inner(hint: Any, key: str, name: str) -> Any:
     if hint is Any:
         return Any
     if is_dataclass(hint):
-        hints = get_type_hints(hint)
+        schema: Any = hint
+        hints = _hints(schema)
         if key in hints:
             return hints[key]
         near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
@@ -190,6 +192,11 @@ def _inner(hint: Any, key: str, name: str) -> Any:
     if get_origin(hint) is dict:
         return get_args(hint)[1]
     raise ConfigError(f"{full}: {name} is no section: give {name}= {_wording(hint)}")
+
+
+@functools.cache
+def _hints(schema: type[Any]) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 def _value(node: yaml.Node, hint: Any, name: str) -> Any:
@@ -222,8 +229,13 @@ def _scalar(node: yaml.Node, hint: Any, name: str) -> Any:
             if kind is str:
                 return node.value
             with contextlib.suppress(ValidationError):
-                return TypeAdapter(kind).validate_python(node.value.strip())
+                return _adapter(kind).validate_python(node.value.strip())
     raise ConfigError(f"{name}={_shown(node)}: must be {_wording(hint)}")
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _any(node: yaml.Node, name: str) -> Any:

@@ -36,11 +36,11 @@ The second part waits as long, from its first row on: its block may have overtak
 
 
 Lane = tuple[int, Suspicion]
-"""A part and an isolation level: rows of two lanes never run together."""
+"""A part and an isolation level: rows of two groups never run together."""
 
 
 class AdmissionQueue:
-    """The slots of one engine. Used on one event loop; within a lane rows go by their places in the work list."""
+    """The slots of one engine. Used on one event loop; a group is in the order of the work list."""
 
     def __init__(self, slots: int, *, unproven: bool = False, is_last_try: bool = False) -> None:
         self._unproven, self._is_last_try = unproven, is_last_try

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
+from pipeline.runs.failure_reasons import normalized
 from pipeline.storage.filesystem import open_to_write
 from pipeline.terminal.text import one_line
 
@@ -21,7 +21,7 @@ LONGEST_CAUSE = 400
 """Characters of a crash's cause that are kept."""
 
 WITHOUT_REASON = ("EngineDeadError", "RuntimeError: vLLM's engine ended without a message")
-"""How causes begin that say only that the engine's process has ended: somebody killed it, or its memory was taken."""
+"""Beginnings of causes that state only that the engine's process has ended: it was killed, or its memory was taken."""
 
 ALIKE_CRASHES = 3
 """Crashes alike after which the engine itself is the cause; at the last of them one row ran in isolation."""
@@ -47,6 +47,7 @@ class RowStatus:
 
     failed: bool
     num_output_tokens: int
+    truncated: bool = False
 
 
 @dataclass(slots=True)
@@ -76,12 +77,14 @@ class _Process:
 
     in_flight: dict[str, Suspicion] = field(default_factory=dict)
     has_finished: bool = False
+    has_left: bool = False
     cause: str | None = None
 
 
 @dataclass(slots=True)
 class _History:
     num_crashes: int = 0
+    num_recent_crashes: int = 0
     crashes: dict[str, _Crashes] = field(default_factory=dict)
     finished: dict[str, RowStatus] = field(default_factory=dict)
     cause: str | None = None
@@ -107,6 +110,11 @@ class AttemptLog:
     def num_crashes(self) -> int:
         """Processes of this replica that crashed before this one."""
         return self._history.num_crashes
+
+    @property
+    def num_recent_crashes(self) -> int:
+        """Processes that crashed in a row without having finished a row, and the one that did before them."""
+        return self._history.num_recent_crashes
 
     @property
     def num_tries_again(self) -> int:
@@ -172,7 +180,7 @@ class AttemptLog:
 
     def end(self, key: str, status: RowStatus) -> None:
         """Record that a row is finished and journaled."""
-        self._write(f"E {status.failed:d} {status.num_output_tokens} {key}")
+        self._write(f"E {status.failed:d} {status.truncated:d} {status.num_output_tokens} {key}")
 
     def crash(self, cause: str) -> None:
         """Record why the engine has crashed; only the first cause counts."""
@@ -205,6 +213,7 @@ def _read(text: str) -> _History:
             history.num_crashes += 1  # taken back when the process left on purpose
         elif kind in ("L", "A"):
             history.num_crashes -= 1
+            process.has_left = True
             history.num_tries_again += kind == "A"
         elif kind == "C":
             process.cause = rest
@@ -212,10 +221,10 @@ def _read(text: str) -> _History:
             level, _, key = rest.partition(" ")
             process.in_flight[key] = Suspicion(int(level))
         elif kind == "E":
-            failed, num_output_tokens, key = rest.split(" ", 2)
+            failed, truncated, num_output_tokens, key = rest.split(" ", 3)
             # A poison row ends without having been started.
             process.has_finished |= process.in_flight.pop(key, None) is not None
-            history.finished[key] = RowStatus(failed == "1", int(num_output_tokens))
+            history.finished[key] = RowStatus(failed == "1", int(num_output_tokens), truncated == "1")
     _count_crash(history, process)
     return history
 
@@ -224,6 +233,9 @@ def _count_crash(history: _History, process: _Process | None) -> None:
     """Count a crash for each row that was in flight when the process ended."""
     if process is None:
         return
+    if process.has_finished:
+        history.num_recent_crashes = 0
+    history.num_recent_crashes += not process.has_left
     for key, level in process.in_flight.items():
         crashes = history.crashes.setdefault(key, _Crashes())
         crashes.total += 1
@@ -238,13 +250,8 @@ def _continued(streak: _Streak | None, process: _Process) -> _Streak | None:
     """Return the streak of crashes after this process; None when it does not count."""
     if process.cause is None or process.cause.startswith(WITHOUT_REASON) or process.has_finished:
         return None
-    cause, keys = _normalized(process.cause), frozenset(process.in_flight)
+    cause, keys = normalized(process.cause), frozenset(process.in_flight)
     is_fresh = Suspicion.NONE in process.in_flight.values()
     if streak is None or streak.cause != cause:
         return _Streak(cause, 1, keys, is_fresh)
     return _Streak(cause, streak.num_crashes + 1, streak.common & keys, streak.is_fresh or is_fresh)
-
-
-def _normalized(cause: str) -> str:
-    """Return a cause without its numbers and addresses, which differ from crash to crash."""
-    return re.sub(r"0x[0-9a-f]+|\d+", "#", cause)

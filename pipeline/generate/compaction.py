@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import duckdb
@@ -20,8 +20,9 @@ from pipeline.records import COMPLETION_SCHEMA, Completion, to_table
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, IdRange, SpillPartitions, id_ranges, spill_partitions
+from pipeline.storage.repeats import Repeats, count_rows, define, most
 
-BATCH_ROWS = 1_000
+BATCH_ROWS, BATCH_CHARACTERS = 1_000, 64 << 20
 ROWS_PER_PARTITION = 10_000
 """Rows that are sorted at a time; at 10,000 tokens a row they are about 800 MB."""
 
@@ -41,7 +42,7 @@ _RANGE_SCHEMA = pa.schema(
 NUMBERED_SQL = """
     SELECT lines.*, partition FROM lines
     JOIN ranges ON lines.task = ranges.task AND lines.split = ranges.split AND id BETWEEN first_id AND last_id
-    WHERE repeat < $repeats
+    WHERE repeat < repeats_of(lines.split)
 """
 
 # A replica that crashes after it journaled a row and before it reported it leaves the row to another replica: one of
@@ -53,16 +54,15 @@ PART_SQL = """
             ON l.id = p.id AND l.prompt_sha256 = p.prompt_sha256 AND p.error IS NULL
         QUALIFY row_number() OVER (PARTITION BY l.id, l.repeat ORDER BY l.error IS NOT NULL) = 1
     ), refused AS (
-        SELECT task, split, id, CAST(r.repeat AS INTEGER) AS repeat, prompt_sha256, 'error' AS finish_reason,
-            num_prompt_tokens, error, 0 AS attempts
-        FROM prompts, (SELECT unnest(range($repeats)) AS repeat) r
-        WHERE error IS NOT NULL
+        SELECT task, split, id, CAST(unnest(range(repeats_of(split))) AS INTEGER) AS repeat, prompt_sha256,
+            'error' AS finish_reason, num_prompt_tokens, error, 0 AS attempts
+        FROM prompts WHERE error IS NOT NULL
     )
     SELECT * FROM (SELECT * FROM journaled UNION ALL BY NAME SELECT * FROM refused) ORDER BY id, repeat
 """
 
 
-def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mapping[str, Any]) -> None:
+def commit(run: ArtifactStore, prompts: Artifact, repeats: Repeats, metadata: Mapping[str, Any]) -> None:
     """Publish the completions.
 
     Args:
@@ -75,22 +75,21 @@ def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mappin
         RunError: The run's directory or the temporary one is full.
         RuntimeError: A question has no completion, which is a bug: a row that fails has one.
     """
-    expected = prompts.num_rows * repeats
+    expected = count_rows(prompts, repeats)
     with (
         run.publish("completions", COMPLETION_SCHEMA, metadata) as target,
         query.connection() as database,
         spill_partitions(COMPLETION_SCHEMA) as partitions,
     ):
         size = max(ROWS_PER_PARTITION, expected // MAX_PARTITIONS + 1)
+        define(database, repeats)
         database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
-        ranges = id_ranges(database, "FROM prompts", max(1, size // repeats))
-        _spill(database, ranges, _tables(journal.read(run.child(journal.DIRECTORY))), repeats, partitions)
+        ranges = id_ranges(database, "FROM prompts", max(1, size // most(repeats)))
+        _spill(database, ranges, _tables(journal.read(run.child(journal.DIRECTORY))), partitions)
         num_rows = 0
         for (task, split), group in groupby(enumerate(ranges), key=lambda each: (each[1].task, each[1].split)):
             rows = (
-                batch
-                for partition, ids in group
-                for batch in _rows(database, prompts, ids, partitions.read(partition), repeats)
+                batch for partition, ids in group for batch in _rows(database, prompts, ids, partitions.read(partition))
             )
             num_rows += target.write_parts(f"task={task}/split={split}", COMPLETION_SCHEMA, rows, ROWS_PER_FILE)
         if num_rows != expected:
@@ -98,7 +97,15 @@ def commit(run: ArtifactStore, prompts: Artifact, repeats: int, metadata: Mappin
 
 
 def _tables(completions: Iterator[Completion]) -> Iterator[pa.Table]:
-    while chunk := list(islice(completions, BATCH_ROWS)):
+    chunk: list[Completion] = []
+    num_characters = 0
+    for completion in completions:
+        chunk.append(completion)
+        num_characters += len(completion.completion or "")
+        if len(chunk) == BATCH_ROWS or num_characters > BATCH_CHARACTERS:
+            yield to_table(chunk, COMPLETION_SCHEMA)
+            chunk, num_characters = [], 0
+    if chunk:
         yield to_table(chunk, COMPLETION_SCHEMA)
 
 
@@ -106,7 +113,6 @@ def _spill(
     database: duckdb.DuckDBPyConnection,
     ranges: Sequence[IdRange],
     tables: Iterable[pa.Table],
-    repeats: int,
     partitions: SpillPartitions,
 ) -> None:
     """Spill the lines: those of each range into the partition whose number is the range's place in the list."""
@@ -114,16 +120,16 @@ def _spill(
     database.register("ranges", pa.Table.from_pylist(rows, schema=_RANGE_SCHEMA))
     for table in tables:
         database.register("lines", table)
-        for batch in query.batches(database, NUMBERED_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
+        for batch in query.batches(database, NUMBERED_SQL, rows=BATCH_ROWS):
             numbers = batch.column("partition").to_numpy()
             partitions.add(batch.select(COMPLETION_SCHEMA.names).cast(COMPLETION_SCHEMA), numbers)
 
 
 def _rows(
-    database: duckdb.DuckDBPyConnection, prompts: Artifact, ids: IdRange, lines: pa.RecordBatchReader, repeats: int
+    database: duckdb.DuckDBPyConnection, prompts: Artifact, ids: IdRange, lines: pa.RecordBatchReader
 ) -> Iterator[pa.RecordBatch]:
     columns = ["task", "split", "id", "prompt_sha256", "num_prompt_tokens", "error"]
     database.register("prompts", query.scanner(prompts, columns, ids.rows))
     database.register("lines", lines)
-    for batch in query.batches(database, PART_SQL, {"repeats": repeats}, rows=BATCH_ROWS):
+    for batch in query.batches(database, PART_SQL, rows=BATCH_ROWS):
         yield batch.select(COMPLETION_SCHEMA.names)

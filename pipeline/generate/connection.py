@@ -140,7 +140,7 @@ def connect(config: Config) -> Address:
             logging_level=logging.ERROR,
             include_dashboard=False if address.is_local else None,
         )
-    except ray.exceptions.AuthenticationError as error:  # Ray looks for a token before it connects
+    except ray.exceptions.AuthenticationError as error:  # Ray reads a token before it connects
         raise ConfigError(f"{address.named}: {_no_token(error.message)}") from error
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{address.named}: {_reason(address, error)}") from error

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from pipeline.generate import blocks as work_blocks
 from pipeline.generate.blocks import BlockPlan
 from pipeline.generate.cluster import Placement, remove_groups
 from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STATE_S, STOP
+from pipeline.generate.metrics import RunMetrics
 from pipeline.generate.part import Part
 from pipeline.generate.replica import Replica, ReplicaConfig
 from pipeline.records import ReplicaEvent, ReplicaState
@@ -36,7 +37,7 @@ COUNT_S = 5.0
 """Seconds between two counts of the cluster's nodes and replicas."""
 
 LONGEST_SILENCE_S = 60.0
-"""Seconds without a change of a replica's state after which the user is told: its machine may be gone."""
+"""Seconds without a change of a replica's state after which it is reported: its machine may be lost."""
 
 LONGEST_STRANDED_S = 300.0
 """Seconds that a pass waits for a node, when all of them are lost or hold replicas that have given up."""
@@ -52,9 +53,10 @@ class DispatchPass:
         placement: Placement,
         progress: Progress,
         interruptions: Interruptions,
+        metrics: RunMetrics,
     ) -> None:
         self._parts, self._config, self._placement = parts, config, placement
-        self._progress, self._interruptions = progress, interruptions
+        self._progress, self._interruptions, self._metrics = progress, interruptions, metrics
         self.num_replicas = placement.num_replicas
         self._num_rows = sum(part.num_left for part in parts)
         # A single replica has blocks so large that one which joins would wait for them.
@@ -77,7 +79,7 @@ class DispatchPass:
         """Generate the rows of the parts' work lists; return how many replicas gave up meanwhile.
 
         Raises:
-            Interrupted: The user asked to stop, and the rows in flight are finished or the grace period is over.
+            Interrupted: The user requested a stop, and the rows in flight are finished or the grace period is over.
             PipelineError: The run cannot continue.
             RuntimeError: No row was returned although no replica has given up.
         """
@@ -151,9 +153,18 @@ class DispatchPass:
         expected = columns["expected_tokens"]
         expected_tokens = None if None in expected else sum(expected)
         self._progress.advance(num_done, sum(columns["failed"]), sum(columns["num_output_tokens"]), expected_tokens)
+        self._export(columns)
         finished = [part for part, is_done in zip(columns["part"], columns["done"], strict=True) if is_done]
         for number, part in enumerate(self._parts):
             part.count(finished.count(number))
+
+    def _export(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Count the finished rows of a block of statuses in the run's metrics."""
+        for is_done, replica, failed, truncated, num_output_tokens in zip(
+            *(columns[name] for name in ("done", "replica", "failed", "truncated", "num_output_tokens")), strict=True
+        ):
+            if is_done:
+                self._metrics.count(replica, failed=failed, truncated=truncated, num_output_tokens=num_output_tokens)
 
     def _monitor(self, ended: threading.Event) -> None:
         """Check until the pass has ended; after a storage error the next check follows soon."""
@@ -173,6 +184,7 @@ class DispatchPass:
         for event in self._config.control.new_events(self._reported):
             self._gave_up += event.kind == "gave_up"
             is_last = event.kind == "gave_up" and self._gave_up >= self._placement.num_replicas
+            self._metrics.report(event)
             self._progress.report(replace(event, line=None) if is_last else event)
             self._next_update = 0.0  # its state has changed with it
 
@@ -187,11 +199,12 @@ class DispatchPass:
             known = before.get(state.replica)
             self._states[state.replica] = known if known is not None and known[0] == state else (state, now)
         found = [
-            replace(state, phase="no sign of life", phase_s=now - at, percent=None)
+            replace(state, phase="no response", phase_s=now - at, percent=None)
             if now - at > LONGEST_SILENCE_S and not state.is_final
             else state
             for state, at in self._states.values()
         ]
+        self._metrics.update(found, self.num_replicas)
         self._progress.update(found, self._placement.num_replicas)
 
     def _check(self) -> bool:

@@ -2,26 +2,25 @@
 
 In: each request's begin, and its answer or error. Out: whether the row is the cause; or the error that ends the run. A
 failure is the row's when the engine answered another request since the failed one began. Until then it is held, not
-written: when the run ends because all requests fail, none of its rows is lost, and the same run_id asks them again.
+written: when the run ends because all requests fail, no row is lost, and the same run_id generates them again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from pipeline.errors import PipelineError, RunError
 from pipeline.generate.engines.base import RowError, ServerUnavailable
+from pipeline.runs.failure_reasons import normalized
 
 POLL_S = 0.1
 IDLE_S = 5.0
-"""Seconds without a request in flight after which no other request will tell."""
+"""Seconds without a request in flight after which no other request will show the cause."""
 MAX_UNAVAILABLE = 3
 """Requests in a row without an answer after which the server is down."""
-LONGEST_REASON = 300
 
 
 class FailureJudge:
@@ -54,13 +53,13 @@ class FailureJudge:
         self._held.clear()
 
     def abandon(self, token: tuple[int, int]) -> None:
-        """Record that the request ended in a way that says nothing about others."""
+        """Record that the request ended in a way that proves nothing about others."""
         self._end(token)
 
     async def is_of_row(
         self, token: tuple[int, int], error: RowError, is_serving: Callable[[], Awaitable[bool]]
     ) -> bool:
-        """Return whether the row is the cause of its failure; False when the replica ends before it can be told.
+        """Return whether the row is the cause of its failure; False when the replica ends before that is known.
 
         Args:
             token: What `begin` returned.
@@ -110,9 +109,3 @@ class FailureJudge:
     def _end(self, token: tuple[int, int]) -> None:
         self._in_flight.discard(token[0])
         self._last_end = time.monotonic()
-
-
-def normalized(reason: str) -> str:
-    """Return a reason without what differs from row to row: numbers, addresses, quoted texts."""
-    text = re.sub(r"\"[^\"]*\"|'[^']*'|`[^`]*`", "'...'", reason)
-    return re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}(?:-[0-9a-f]+)*\b|\d+", "#", text)[:LONGEST_REASON]

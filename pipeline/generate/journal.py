@@ -25,6 +25,7 @@ from pipeline.records import Completion
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import open_to_write
+from pipeline.terminal.text import one_line
 
 DIRECTORY = "journal"
 SUFFIX = ".jsonl"
@@ -141,6 +142,10 @@ def read(store: ArtifactStore, without_errors_of: Collection[str] = ()) -> Itera
     Args:
         store: Directory of the run's journals.
         without_errors_of: Files whose failed rows are left out.
+
+    Raises:
+        RunError: A file cannot be read now.
+        DataError: A line has other fields than this version's.
     """
     for name in store.files(suffix=SUFFIX):
         with_errors = name not in without_errors_of
@@ -148,15 +153,30 @@ def read(store: ArtifactStore, without_errors_of: Collection[str] = ()) -> Itera
 
 
 def _read_file(store: ArtifactStore, name: str) -> Iterator[Completion]:
-    with store.fs.open_input_stream(store.path(name)) as stream:
-        rest = b""
+    with store.reaching(), store.fs.open_input_stream(store.path(name)) as stream:
+        rest: list[bytes] = []  # joined once: a line may be as large as an answer
         while chunk := bytes(stream.read(1 << 20)):
-            *lines, rest = (rest + chunk).split(b"\n")
+            first, *others = chunk.split(b"\n")
+            rest.append(first)
+            if not others:
+                continue
+            lines = [b"".join(rest), *others[:-1]]
+            rest = [others[-1]]
             for line in lines:
                 checksum, _, text = line.partition(b" ")
                 if checksum != b"%08x" % zlib.crc32(text):
                     return
-                yield Completion(**json.loads(text))
+                yield _completion(store, name, text)
+
+
+def _completion(store: ArtifactStore, name: str, text: bytes) -> Completion:
+    try:
+        return Completion(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = one_line(str(error), 200)
+        raise DataError(
+            f"{store.shown(name)} has lines of another version ({reason}): choose another run_id"
+        ) from error
 
 
 def keep(store: ArtifactStore, completions: Iterable[Completion]) -> None:
@@ -171,18 +191,20 @@ def write_engine_info(store: ArtifactStore, name: str, info: EngineInfo) -> None
     """Store what a replica reports, next to its journal; fields reported before and missing now are kept.
 
     Only that it gave up is forgotten: a replica that reports something else has been tried again.
+
+    Raises:
+        DataError: What it reported before is damaged, or cannot be read now.
     """
-    file = f"{name}{INFO_SUFFIX}"
-    stored = json.loads(store.read_text(file)) if store.exists(file) else {}
+    stored = engine_info_of(store, name).to_flat()
     stored.pop("gave_up", None)
-    store.write_text(file, json.dumps(stored | info.to_flat()))
+    store.write_text(f"{name}{INFO_SUFFIX}", json.dumps(stored | info.to_flat()))
 
 
 def read_engine_info(store: ArtifactStore) -> dict[str, EngineInfo]:
     """Return what every replica reported, by the replica's name.
 
     Raises:
-        DataError: One of the files is damaged.
+        DataError: One of the files is damaged, or cannot be read now.
     """
     names = [name.removesuffix(INFO_SUFFIX) for name in store.files(suffix=INFO_SUFFIX)]
     return {name: engine_info_of(store, name) for name in names}
@@ -192,12 +214,12 @@ def engine_info_of(store: ArtifactStore, replica: str) -> EngineInfo:
     """Return what a replica reported; nothing is known of one that has not reported yet.
 
     Raises:
-        DataError: Its file is damaged.
+        DataError: Its file is damaged, or cannot be read now.
     """
     file = f"{replica}{INFO_SUFFIX}"
     if not store.exists(file):
         return EngineInfo()
     try:
         return EngineInfo.from_flat(json.loads(store.read_text(file)))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{store.shown(file)} is damaged: delete it and run the same run_id again") from error

@@ -110,7 +110,7 @@ def find(config: Config, prompts: Artifact) -> tuple[Lengths | None, list[str]]:
             except UserError as error:
                 raise ConfigError(f"{KEY}={run_id!r}: {error}") from error
             if not _has_lengths(lengths):
-                raise ConfigError(f"{KEY}={run_id!r}: its samples tell no output tokens; name another run, or null")
+                raise ConfigError(f"{KEY}={run_id!r}: its samples have no output tokens; name another run, or null")
             return lengths, unread
 
 

@@ -1,4 +1,4 @@
-"""Looks at every node of a cluster before an engine starts: the storage, the packages, the model, the machine.
+"""Checks every node of a cluster before an engine starts: the storage, the packages, the model, the machine.
 
 In: the configuration, the run's directory and the placement; Ray is running. Out: warnings, or one error with a line
 for each fault. What runs on a node is sent by value and needs only Ray there, so that it also reports a node without
@@ -52,7 +52,7 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLook:
-    """What a node is to look at; called there. `host` is its name in messages, `name` that of its file in the proof.
+    """What a node checks; called there. `host` is its name in messages, `name` that of its file in the proof.
 
     `fingerprint` is that of the driver's model directory, if it has one.
     """
@@ -97,7 +97,7 @@ class NodeLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuLook:
-    """Looks for GPUs that lack memory; called on a node with `num_gpus` of Ray's GPUs."""
+    """Finds GPUs that lack memory; called on a node with `num_gpus` of Ray's GPUs."""
 
     config: Config
     num_gpus: int
@@ -111,7 +111,7 @@ class GpuLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back from a node: its versions by package, and what was asked for, or why that failed."""
+    """What came back from a node: its versions by package, and what was requested, or why that failed."""
 
     versions: dict[str, str]
     result: Any
@@ -130,7 +130,7 @@ def require_fit(config: Config, run: ArtifactStore, placement: Placement) -> lis
     import ray
 
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and _takes_part(node)}
-    if connection.address_of(config).is_local and len(nodes) <= 1:  # the driver's own host, which was looked at before
+    if connection.address_of(config).is_local and len(nodes) <= 1:  # the driver's own host, which was checked before
         return []
     hosts = {name: _label(node) for name, node in nodes.items()}
     holders = {name for name, node in nodes.items() if _holds_replica(node, placement)}
@@ -173,7 +173,7 @@ def _label(node: Node) -> str:
 def _looks(
     config: Config, proof: StorageProof, hosts: Mapping[str, str], holders: set[str], *, spans_nodes: bool
 ) -> dict[str, NodeLook]:
-    """Return what each node looks at."""
+    """Return what each node checks."""
     is_vllm = config.engine.kind == "vllm"
     fingerprint = fingerprint_of(config)
     weights = host_checks.find_weights_to_load(config) if is_vllm and host_checks.cuda_version() else None

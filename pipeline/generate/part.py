@@ -15,6 +15,7 @@ from pipeline.generate.work_list import Work
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.runs.manifest import CompletionMetadata, Schedule, dump
 from pipeline.storage.artifacts import Artifact, ArtifactStore
+from pipeline.storage.repeats import Repeats, count_rows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class Part:
     """
 
     run: ArtifactStore
-    repeats: int
+    repeats: Repeats
     lengths: Lengths | None = None
     is_shuffled: bool = False
     on_done: Callable[[], None] = lambda: None
@@ -49,7 +50,7 @@ class Part:
     @property
     def num_rows(self) -> int:
         """Rows of the part, finished or not."""
-        return self.prompts.num_rows * self.repeats
+        return count_rows(self.prompts, self.repeats)
 
     def list_work(self) -> None:
         """Write the work list of the rows that are not in the journals."""

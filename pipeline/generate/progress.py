@@ -22,17 +22,17 @@ class Progress(Protocol):
         """`num_rows` rows have finished since the last call; a past run lets expect `expected_tokens` of them."""
 
     def update(self, states: Sequence[ReplicaState], num_replicas: int) -> None:
-        """What the replicas are doing now; of the `num_replicas` some may not have said anything yet."""
+        """What the replicas are doing now; of the `num_replicas` some may not have reported anything yet."""
 
     def report(self, event: ReplicaEvent) -> None:
         """Something has happened that the user should see at once."""
 
     def stop(self) -> None:
-        """The user has asked to stop: no row starts any more."""
+        """The user has requested a stop: no row starts any more."""
 
 
 class Interruptions(Protocol):
-    """Counts the signals by which the user has asked to stop."""
+    """Counts the signals by which the user has requested a stop."""
 
     count: int
 

@@ -26,7 +26,8 @@ from pipeline.generate.control import CLOSE, IDLE_POLL_S, POLL_S, STOP, Control,
 from pipeline.generate.engines.base import Engine, EngineFactory, TransientStartError
 from pipeline.generate.failures import FailureJudge
 from pipeline.generate.journal import Journal, read_engine_info, write_engine_info
-from pipeline.generate.reports import IMPORTING, ReplicaReports
+from pipeline.generate.reports import ENDED, HAS_GIVEN_UP, IMPORTING, ReplicaReports
+from pipeline.generate.resumed_server import server_changes
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.generate.storage_proof import StorageProof
 from pipeline.runs.logs import LogFile
@@ -48,7 +49,7 @@ TRY_AGAIN_AFTER_S = (5.0, 60.0, 300.0)
 """Shortest times from giving up to another try, of as many as there are, once another replica's engine has started."""
 
 LOOK_AGAIN_S = 5.0
-"""Seconds between two looks for an engine that has started meanwhile."""
+"""Seconds between two checks for an engine that has started meanwhile."""
 
 LONGEST_IDLE_S = 20.0
 """Seconds without a row after which a replica ends its engine."""
@@ -57,6 +58,8 @@ STATUS_SCHEMA = pa.schema(
     [
         pa.field("done", pa.bool_(), nullable=False),
         pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("replica", pa.string(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),
         pa.field("expected_tokens", pa.float32()),
         pa.field("part", pa.int64(), nullable=False),
@@ -77,12 +80,14 @@ class ReplicaConfig:
     """Configuration shared by all replicas of a session. Sent to Ray actors, so it must be picklable.
 
     `journals` are the directories of the parts' journals; `slots` is how many rows are in flight in an engine.
+    `earlier` is what engines reported whose rows are published already.
     `ends_when_alike` is whether a replica gives up when its engine crashes alike with different rows. `logs` is the
     run's logs/; `session` identifies this driver's attempt at the run.
     """
 
     factory: EngineFactory
     journals: Sequence[ArtifactStore]
+    earlier: Sequence[EngineInfo] = ()
     control: Control
     proof: StorageProof
     session: str
@@ -140,10 +145,13 @@ class Replica:
             config.control.begins(actor)
             # A first try needs any other engine that has started, the next one another since the last try.
             self._known_starts = config.control.starts() if self._attempt_log.num_tries_again else set()
-            self._reports = ReplicaReports(config.control, config.journals[0], actor, self._name)
+            admission = self._runner.admission
+            self._reports = ReplicaReports(
+                config.control, config.journals[0], actor, self._name, lambda: admission.num_running
+            )
             self._start()
         except PipelineError as error:
-            self._fatal = error  # raised here, Ray would report only that the actor died; the first block reports it
+            self._fatal = error  # raised here, Ray would report only that the actor ended; the first block reports it
         except OSError as error:
             self._fatal = self._unwritable(error)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -164,7 +172,8 @@ class Replica:
             self._give_up(RunError(f"{reason}: {cause} ({log}). Fix the cause and run the same run_id again"))
             return
         if num_crashes:
-            backoff_s = min(2.0 ** (num_crashes - 1), LONGEST_BACKOFF_S)
+            # It grows with crashes in a row, and begins anew once the engine has finished a row.
+            backoff_s = min(2.0 ** (max(1, self._attempt_log.num_recent_crashes) - 1), LONGEST_BACKOFF_S)
             logger.warning("Start %d of this replica, after a pause of %.0f s", num_crashes + 1, backoff_s)
             restart = f"restart {num_crashes} of {self._config.max_restarts} in {backoff_s:.0f} s"
             line = f"the engine crashed: {cause}; {restart}"
@@ -199,22 +208,14 @@ class Replica:
         )
 
     def _compare(self, info: EngineInfo) -> None:
-        """Compare what the server reports with what it reported for the rows that this run has already.
+        """Report what has changed of the server since rows of this run were answered.
 
         Raises:
-            RunError: It is another model.
+            RunError: It serves another model.
         """
-        for earlier in (each for store in self._config.journals for each in read_engine_info(store).values()):
-            if earlier.served_model not in (None, info.served_model):
-                raise RunError(
-                    f"engine.endpoint.model: {earlier.served_model!r} answered rows of this run, and the server "
-                    f"now serves {info.served_model!r}: serve the same model, or choose another run_id"
-                )
-            for name in ("base_url", "server", "max_model_len"):
-                then, now = getattr(earlier, name), getattr(info, name)
-                if info.served_model is not None and then != now and self._config.session != earlier.session:
-                    line = f"the server's {name} is {now}; rows of this run were answered by one with {then}"
-                    self._reports.event("server_changed", line, name=name, before=str(then), now=str(now))
+        in_journals = (each for store in self._config.journals for each in read_engine_info(store).values())
+        for change in server_changes([*self._config.earlier, *in_journals], info, self._config.session):
+            self._reports.event("server_changed", change.line, name=change.name, before=change.before, now=change.now)
 
     def _reason_to_give_up(self) -> str | None:
         """Return why the engine is not started another time, or None."""
@@ -223,7 +224,7 @@ class Replica:
                 f"the engine was started {self._attempt_log.num_crashes} times and crashed alike, whichever rows it had"
             )
         if self._attempt_log.num_crashes > self._config.max_restarts:
-            return f"engine.max_restarts={self._config.max_restarts}: replica {self._name} died again"
+            return f"engine.max_restarts={self._config.max_restarts}: replica {self._name} crashed again"
         return None
 
     def _started_engine(self) -> Engine:
@@ -255,7 +256,7 @@ class Replica:
         self._given_up = reason
         log = self._attempt_log
         self._record(EngineInfo(gave_up=str(reason), restarts=log.num_crashes, tries_again=log.num_tries_again or None))
-        self._reports.ends("gave up")
+        self._reports.ends(HAS_GIVEN_UP)
         self._reports.event("gave_up", f"gave up: {reason}", reason=str(reason))
         self._store_log()
         self._config.control.gave_up(self._actor, GivenUp(type(reason).__name__, str(reason)))
@@ -319,7 +320,7 @@ class Replica:
             return fatal_status(self._fatal)
         try:
             rows = [WorkRow(**row) for block in blocks.column("rows").to_pylist() for row in block]
-            return statuses(rows, await self._block(rows))
+            return statuses(rows, await self._block(rows), self._name)
         except PipelineError as error:
             fatal = error
         except OSError as error:
@@ -351,7 +352,7 @@ class Replica:
     def _unwritable(self, error: OSError) -> RunError:
         where = error.filename or self._config.journals[0].shown()
         reason = error.strerror or str(error)
-        return RunError(f"{where} cannot be written: {reason}. Make room and run the same run_id again")
+        return RunError(f"{where} cannot be written: {reason}. Free some space and run the same run_id again")
 
     async def _hold(self, num_rows: int) -> None:
         """Hold a block back: the last one of this replica, or every block of a replica that has given up.
@@ -411,7 +412,7 @@ class Replica:
                 return
             self._has_ended = True
             if self._fatal is None:
-                self._reports.ends("done")
+                self._reports.ends(ENDED)
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
@@ -421,12 +422,14 @@ class Replica:
                 self._store_log(last=True)
 
 
-def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> pa.Table:
-    """Return the status of each row of a block; None is a row that was not started."""
+def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None], replica: str) -> pa.Table:
+    """Return the status of each row of a block from this replica; None is a row that was not started."""
     columns = [
         {
             "done": status is not None,
             "failed": status is not None and status.failed,
+            "truncated": status is not None and status.truncated,
+            "replica": replica,
             "num_output_tokens": status.num_output_tokens if status is not None else 0,
             "expected_tokens": row.expected_tokens if status is not None else 0.0,
             "part": row.part,
@@ -438,6 +441,6 @@ def statuses(rows: Sequence[WorkRow], finished: Sequence[RowStatus | None]) -> p
 
 def fatal_status(error: PipelineError) -> pa.Table:
     """Return the single status that ends the run with this error."""
-    empty = {"done": False, "failed": False, "num_output_tokens": 0, "part": 0}
+    empty = {"done": False, "failed": False, "truncated": False, "replica": "", "num_output_tokens": 0, "part": 0}
     fatal = {"fatal_kind": type(error).__name__, "fatal": str(error)}
     return pa.Table.from_pylist([{**empty, **fatal}], schema=STATUS_SCHEMA)

@@ -1,4 +1,4 @@
-"""What a replica tells about itself: to the driver events and its state, into the run its engine's counters.
+"""What a replica reports about itself: to the driver events and its state, into the run its engine's counters.
 
 In: the calls of the replica at each step of its life, what its engine logs while it starts, and the engine's counters.
 Out: messages (control.py), read by the driver for the terminal and logs/events.jsonl, and fields of `EngineInfo`. The
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from pipeline.errors import PipelineError
 from pipeline.generate import journal
@@ -22,7 +23,10 @@ from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.console import LogPosition
 
 IMPORTING = "importing the engine"
-"""What a start is at until the engine's log tells more: its libraries take seconds to import."""
+"""What a start is at until the engine's log shows more: its libraries take seconds to import."""
+
+ENDED, HAS_GIVEN_UP = "done", "gave up"
+"""Phases of a replica that will not generate again."""
 
 RECORD_S = 30.0
 """Seconds between two records of the engine's counters: so much is lost of them when the process is killed."""
@@ -33,8 +37,16 @@ logger = logging.getLogger(__name__)
 class ReplicaReports:
     """Reports what one process of a replica does. An error of the storage is logged and ends nothing."""
 
-    def __init__(self, control: Control, journals: ArtifactStore, actor: str, name: str) -> None:
+    def __init__(
+        self,
+        control: Control,
+        journals: ArtifactStore,
+        actor: str,
+        name: str,
+        num_in_flight: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._control, self._journals, self._actor, self._name = control, journals, actor, name
+        self._num_in_flight = num_in_flight
         self._engine: Engine | None = None
         self._phase: str | None = IMPORTING
         self._log = LogPosition.now()
@@ -59,7 +71,7 @@ class ReplicaReports:
             logger.exception("An event cannot be reported: %s", line)
 
     def begins(self, phase: str) -> None:
-        """Report what the start is at from now on, until the engine's log tells more."""
+        """Report what the start is at from now on, until the engine's log shows more."""
         self._phase, self._since, self._log = phase, time.monotonic(), LogPosition.now()
         self._send()
 
@@ -99,6 +111,7 @@ class ReplicaReports:
             stats = self._engine.stats
             return ReplicaState(
                 replica=self._name,
+                num_in_flight=self._num_in_flight(),
                 num_running=stats.num_running,
                 num_waiting=stats.num_waiting,
                 num_output_tokens=stats.num_output_tokens,

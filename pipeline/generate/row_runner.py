@@ -89,7 +89,7 @@ class RowRunner:
             result: Output | RowError
             if self.attempt_log.is_poison(row.key):
                 attempts = num_crashes
-                result = RowError(f"the engine died {num_crashes} times with this row in it")
+                result = RowError(f"the engine crashed {num_crashes} times with this row in it")
             else:
                 attempts = num_crashes + 1
                 self.attempt_log.start(row.key, level)
@@ -110,7 +110,8 @@ class RowRunner:
 
     async def _persist(self, row: WorkRow, completion: Completion) -> RowStatus:
         await self.journals[row.part].append(completion)
-        status = RowStatus(completion.error is not None, completion.num_output_tokens or 0)
+        truncated = completion.finish_reason == "length"
+        status = RowStatus(completion.error is not None, completion.num_output_tokens or 0, truncated)
         self.attempt_log.end(row.key, status)
         return status
 
@@ -131,7 +132,7 @@ class RowRunner:
         except EngineCrashed as error:
             # An exception would fail only this block, and the crashed engine would fail every row of the queue. When
             # the process exits, Ray restarts the actor and resubmits its rows; a clean exit is not retried.
-            logger.exception("The engine is dead; this process ends")
+            logger.exception("The engine has crashed; this process ends")
             self.attempt_log.crash(str(error))
             await asyncio.to_thread(self.end_process)
             raise AssertionError("the process has ended") from error

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 
 from pipeline.config.schema import Config
 from pipeline.errors import PipelineError, UserError
-from pipeline.generate import journal, work_list
+from pipeline.generate import connection, journal, work_list
 from pipeline.generate.cluster import Placement
 from pipeline.generate.control import Control
 from pipeline.generate.dispatch import DispatchPass
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.generate.engines.vllm_engine import VllmFactory
 from pipeline.generate.length_estimates import Lengths
+from pipeline.generate.metrics import RunMetrics
 from pipeline.generate.part import Part
 from pipeline.generate.progress import Interruptions, Progress
 from pipeline.generate.replica import ReplicaConfig
@@ -33,13 +34,17 @@ from pipeline.runs import logs
 from pipeline.runs.manifest import CompletionMetadata, completion_metadata
 from pipeline.storage import query
 from pipeline.storage.artifacts import ARTIFACT_FILE, ArtifactStore
+from pipeline.storage.repeats import Repeats
 
 
 def engine_factory(config: Config, placement: Placement) -> EngineFactory:
     """Return the factory of the configured engine, for replicas with this placement."""
     match config.engine.kind:
         case "vllm":
-            return VllmFactory(config, placement.spans_nodes)
+            exports = config.engine.metrics
+            if exports is None:  # a Ray of the run's own has no agent that anybody reads
+                exports = not connection.address_of(config).is_local
+            return VllmFactory(config, placement.spans_nodes, exports)
         case "endpoint":
             from pipeline.generate.engines.openai_endpoint import EndpointFactory  # its client takes 0.3 s to import
 
@@ -95,7 +100,7 @@ class SecondPass:
     """
 
     run: ArtifactStore
-    repeats: int
+    repeats: Repeats
     begins: Callable[[], None]
 
 
@@ -126,7 +131,7 @@ def generate(
 
     Raises:
         DataError: A prompt is of a task or split that is not configured.
-        Interrupted: The user asked to stop; finished rows are kept.
+        Interrupted: The user requested a stop; finished rows are kept.
         PipelineError: No engine can start or the disk cannot be written; finished rows are kept.
         RuntimeError: Rows are missing at the end.
     """
@@ -137,7 +142,9 @@ def generate(
     for part in parts:
         query.require_cells(part.prompts, config.active_tasks, config.splits)
     try:
-        _generate_rows(config, run, parts, placement, factory, progress, interruptions)
+        metrics = RunMetrics(config)
+        with metrics.running(sum(part.num_left for part in parts)):
+            _generate_rows(config, run, parts, placement, factory, progress, interruptions, metrics)
     except UserError:
         if len(parts) == 2:  # perhaps only the second pass has failed
             _commit_if_finished(parts[0])
@@ -157,7 +164,7 @@ def _commit_if_finished(part: Part) -> None:
 
 def _first_part(config: Config, run: ArtifactStore, lengths: Lengths | None, second: SecondPass | None) -> Part:
     begins = second.begins if second is not None else lambda: None
-    return Part(run=run, repeats=config.generation.repeats, lengths=lengths, on_done=begins)
+    return Part(run=run, repeats=config.generation.repeats_by_split, lengths=lengths, on_done=begins)
 
 
 def _generate_rows(
@@ -168,6 +175,7 @@ def _generate_rows(
     factory: EngineFactory,
     progress: Progress,
     interruptions: Interruptions,
+    metrics: RunMetrics,
 ) -> None:
     """Generate the rows that are left, in as many dispatch passes as it takes."""
     order = "; then ".join(part.work.order for part in parts if part.num_left)
@@ -178,7 +186,7 @@ def _generate_rows(
         few = num_left <= placement.num_replicas * config.engine.slots
         ends_when_alike = not (few and _has_worked(run, parts))
         replica_config = _replica_config(config, run, parts, factory, ends_when_alike=ends_when_alike)
-        dispatch_pass = DispatchPass(parts, replica_config, placement, progress, interruptions)
+        dispatch_pass = DispatchPass(parts, replica_config, placement, progress, interruptions, metrics)
         num_given_up = dispatch_pass.run()
         if any(part.num_left for part in parts):
             # From here on the pool keeps its size: it would grow onto the GPUs that replicas have given up on.
@@ -203,6 +211,7 @@ def _replica_config(
     return ReplicaConfig(
         factory=factory,
         journals=tuple(part.journals for part in parts),
+        earlier=tuple(published.engine.values()) if (published := done(run)) is not None else (),
         control=control,
         proof=StorageProof.begin(config.output_dir, control.store, session),
         session=session,

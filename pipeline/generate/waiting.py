@@ -62,7 +62,7 @@ def wait_for(
             except NotEnough as error:
                 if waited_s >= wait_s:
                     raise NotEnough(
-                        f"{error}. The run has waited {wait_s:.0f} s (cluster.wait_s): the same run_id goes on"
+                        f"{error}. The run has waited {wait_s:.0f} s (cluster.wait_s): the same run_id resumes"
                     ) from error
             request()
             if waited_s >= next_line:

@@ -27,6 +27,7 @@ from pipeline.runs.manifest import Schedule
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import MAX_PARTITIONS, SpillPartitions, spill_partitions
+from pipeline.storage.repeats import Repeats, define
 from pipeline.terminal.text import escape_control, truncate
 
 DIRECTORY = "work"
@@ -63,19 +64,18 @@ _ADD_FINISHED = "INSERT INTO finished SELECT task, split, id, repeat, hash(promp
 
 _TODO = """
     WITH todo AS (
-        SELECT p.*, CAST(r.repeat AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
+        SELECT p.* EXCLUDE (number), CAST(number AS INTEGER) AS repeat, known.tokens IS NOT NULL AS is_known,
             coalesce(p.num_prompt_tokens, length(p.messages))::BIGINT AS length,
             coalesce(known.tokens, same.tokens, task.tokens, whole.tokens) AS expected_tokens,
-            if($shuffled, hash(p.task, p.split, p.id, r.repeat) % 100_000, round(coalesce(expected_tokens, length))
+            if($shuffled, hash(p.task, p.split, p.id, number) % 100_000, round(coalesce(expected_tokens, length))
             )::BIGINT AS rank
-        FROM prompts p CROSS JOIN (SELECT unnest(range($repeats)) AS repeat) r
+        FROM (SELECT *, unnest(range(repeats_of(split))) AS number FROM prompts WHERE error IS NULL) p
         LEFT JOIN by_prompt known ON known.prompt = if($by_question, hash(p.task, p.split, p.id), hash(p.prompt_sha256))
         LEFT JOIN by_task same ON same.task = p.task AND same.split = p.split
         LEFT JOIN by_task task ON task.task = p.task AND task.split IS NULL
         LEFT JOIN by_task whole ON whole.task IS NULL
         ANTI JOIN finished f ON f.task = p.task AND f.split = p.split AND f.id = p.id
-            AND f.repeat = r.repeat AND f.prompt = hash(p.prompt_sha256)
-        WHERE p.error IS NULL
+            AND f.repeat = number AND f.prompt = hash(p.prompt_sha256)
     )
 """
 _RANKS = """
@@ -122,7 +122,7 @@ class Work:
         if self.is_shuffled:
             return f"noise pass: {self.num_rows:,} rows a second time, in another order"
         if self.history is None:
-            return "no earlier run tells their lengths: longest prompts first"
+            return "no earlier run has their lengths: longest prompts first"
         of_model = f" of {escape_control(truncate(self.model, LONGEST_NAME))}" if self.model is not None else ""
         return f"longest first by run {self.history}{of_model}, which has answered {self.num_known} of {self.num_rows}"
 
@@ -131,7 +131,7 @@ def write_work(
     run: ArtifactStore,
     prompts: Artifact,
     finished: Iterable[Completion],
-    repeats: int,
+    repeats: Repeats,
     lengths: Lengths | None = None,
     *,
     shuffled: bool = False,
@@ -155,7 +155,8 @@ def write_work(
         lengths = lengths or length_estimates.none()
         _load(database, finished, lengths)
         database.register("prompts", query.scanner(prompts, _NARROW))
-        parameters = {"repeats": repeats, "shuffled": shuffled, "by_question": lengths.is_by_question}
+        define(database, repeats)
+        parameters = {"shuffled": shuffled, "by_question": lengths.is_by_question}
         ranks = database.execute(_TODO + _RANKS, parameters).fetchall()
         lowest = _lowest_ranks([(rank, num_rows) for rank, num_rows, *_ in ranks])
         database.register("prompts", query.scanner(prompts, _WIDE))

@@ -102,14 +102,14 @@ def choose(
         if task not in known:
             raise ConfigError(f"task={task!r}: there is no such task: {tasks}")
         if len(files) > 1:
-            raise ConfigError(f"task={task!r} says which task one log is of, but there are {len(files)}: give one file")
+            raise ConfigError(f"task={task!r} names the task of one log, but there are {len(files)}: give one file")
         return {task: files[0]}
     chosen: dict[str, LogFile] = {}
     for file in sorted(files, key=lambda each: each.stamp):
         if requested and file.task not in requested:
             continue
         if file.task not in known:
-            what = f"is of the task {file.task!r}" if file.task else "does not say its task in its name"
+            what = f"is of the task {file.task!r}" if file.task else "has no task in its name"
             raise DataError(f"{file.name} {what}: {tasks}; give task=<name> with one file, or only=[...]")
         before = chosen.get(file.task)
         if before is not None and before.directory != file.directory:

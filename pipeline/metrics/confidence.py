@@ -38,7 +38,10 @@ A task with more outcomes has at least as many questions. The distribution of it
 """
 
 FEW_QUESTIONS = 50
-"""Questions below which the percentiles of a bootstrap cover less than they say: .91 to .94 at 20."""
+"""Questions below which the percentiles of a bootstrap cover less than 95%: .91 to .94 at 20."""
+
+MIN_CLUSTERS = 10
+"""Clusters of questions below which a cluster-robust standard error is not given; see `clustered`."""
 
 _CELLS = 1_000_000
 """Counts in memory at a time, 8 MB."""
@@ -113,6 +116,27 @@ def normal(mean: float, stderr: float, rng: np.random.Generator) -> Estimate:
     """Return the normal approximation of `bootstrap`, for a task with more than `MOST_OUTCOMES` distinct outcomes."""
     draws = rng.normal(mean, stderr, NUM_RESAMPLES)
     return Estimate(mean=mean, low=max(0.0, mean - Z * stderr), high=min(1.0, mean + Z * stderr), draws=draws)
+
+
+def clustered(mean: float, stderr: float | None, num_clusters: int) -> Estimate | None:
+    """Return a mean with the interval of a cluster-robust standard error; None below `MIN_CLUSTERS` clusters.
+
+    The interval is Wilson's for the effective number of questions (see `bootstrap`), which is made smaller so that the
+    quantile of Student's t distribution with num_clusters - 1 degrees of freedom replaces that of the normal one
+    (Cameron and Miller 2015, Journal of Human Resources 50:317, section VI). tests/bench/coverage.py measures it.
+
+    Args:
+        mean: The mean, from 0 to 1.
+        stderr: Its cluster-robust standard error; None if all clusters have the same mean.
+        num_clusters: Number of clusters.
+    """
+    from scipy.special import stdtrit  # takes a tenth of a second to import
+
+    if num_clusters < MIN_CLUSTERS:
+        return None
+    num = num_clusters if stderr is None else max(1e-6, mean * (1 - mean)) / stderr**2
+    low, high = wilson(mean, num * (Z / float(stdtrit(num_clusters - 1, (1 + LEVEL) / 2))) ** 2)
+    return Estimate(mean=mean, low=float(low), high=float(high), draws=None)
 
 
 def resamples(num: Counts, rng: np.random.Generator) -> Iterator[Counts]:

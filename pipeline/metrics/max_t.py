@@ -100,22 +100,26 @@ class TaskChanges:
         if self._num > MOST_OUTCOMES:
             zeros = np.zeros(self.num_metrics)
             return rng.multivariate_normal(zeros, self.covariance[null], size, method="eigh")
-        sums = np.zeros((size, self.num_metrics))
-        for found, num in self._kept:
-            if null == "signs":
-                found, num = np.stack([found[:, 0], -found[:, 0]], axis=1), np.full(len(found), 2)
-            _add_choices(sums, found, num, rng)
-        return sums
+        draws = np.zeros((size, self.num_metrics))
+        step = max(1, _CELLS // max(1, self._num * self.num_metrics))
+        for part in (draws[start : start + step] for start in range(0, size, step)):
+            for found, num in self._kept:
+                part += _signed(found, rng, len(part)) if null == "signs" else _relabelled(found, num, rng, len(part))
+        return draws
 
 
-def _add_choices(sums: Floats, choices: Floats, num: Counts, rng: np.random.Generator) -> None:
-    """Add to each row of `sums` one choice of each question; `num` is the number of choices of each."""
-    questions = np.arange(len(choices))
-    step = max(1, _CELLS // max(1, choices.shape[0] * choices.shape[2]))
-    for start in range(0, len(sums), step):
-        part = sums[start : start + step]
-        picked = (rng.random((len(part), len(choices)), np.float32) * num).astype(np.intp)
-        part += choices[questions, np.minimum(picked, num - 1)].sum(axis=1)
+def _relabelled(found: Floats, num: Counts, rng: np.random.Generator, size: int) -> Floats:
+    """Return sums over questions of the change of a run drawn for each."""
+    picked = (rng.random((size, len(found)), np.float32) * num).astype(np.intp)
+    np.minimum(picked, num - 1, out=picked)  # a product may be rounded up
+    picked += found.shape[1] * np.arange(len(found))
+    return np.asarray(found.reshape(-1, found.shape[2]).take(picked, axis=0).sum(axis=1), float)
+
+
+def _signed(found: Floats, rng: np.random.Generator, size: int) -> Floats:
+    """Return sums over questions of the new run's change with a random sign."""
+    signs = 2.0 * rng.integers(0, 2, (size, len(found)), np.int8) - 1
+    return np.asarray(signs @ found[:, 0], float)
 
 
 def max_t(observed: Floats, draws: Floats) -> list[float]:

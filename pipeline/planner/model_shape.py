@@ -124,7 +124,7 @@ def read_shape(config: Config, directory: Path) -> Shape:
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(text, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{at}: its config.json does not tell its shape: {error}") from error
+        raise ModelError(f"{at}: its config.json does not describe its shape: {error}") from error
     _require_known(text, at)
     return _shape(config, directory, _quantization(whole, text), text, built)
 

@@ -168,7 +168,7 @@ def _require_plannable(config: Config) -> None:
 
 def _memory_table(found: list[Plan]) -> Table:
     """Return the KV cache of one GPU at each size; every figure but the tokens of a block is of one GPU."""
-    names = ("TP", "weights", "room", "block", "pool block", "blocks", "demanded", "overhead at most", "vLLM")
+    names = ("TP", "weights", "left", "block", "pool block", "blocks", "demanded", "overhead at most", "vLLM")
     rows = [
         (
             str(plan.tensor_parallel_size),
@@ -228,7 +228,7 @@ def _reason(plan: Plan, settings: CacheSettings) -> str:
     if cache.limited_by_slots:
         what = f"engine.max_num_seqs={settings.max_num_seqs} slots with a block of state each"
     return (
-        f"{at}beside the weights and {what}, {_gib(max(0, cache.overhead_limit_bytes))} are left for activations, CUDA "
+        f"{at}after the weights and {what}, {_gib(max(0, cache.overhead_limit_bytes))} are left for activations, CUDA "
         f"graphs and the rest; {_gib(RESERVED_BYTES)} are assumed, and vLLM measures{_longest(plan, settings)}"
     )
 

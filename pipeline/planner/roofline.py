@@ -124,7 +124,7 @@ def plans(
         longest = max((plan.cache.longest_context for plan in found), default=0)
         raise ConfigError(
             f"model.path: {shape.name} weighs {shape.weights_bytes / 1e9:.1f} GB, and {gpus_per_node} x {gpu.name} "
-            f"of a node hold no sequence of model.context_size={settings.context_size} beside it"
+            f"of a node hold no sequence of model.context_size={settings.context_size} next to it"
             + (f" (the longest that fits: {longest}; engine.max_num_seqs counts too)" if longest else "")
             + ": use more or larger GPUs, or a quantized model"
         )

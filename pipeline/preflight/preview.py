@@ -25,6 +25,7 @@ from pipeline.prepare import checks, prompt_stats
 from pipeline.prepare.checks.facts import Facts, facts_of
 from pipeline.prepare.checks.parser_facts import parser_facts
 from pipeline.prepare.prompt_stats import Lengths, count_marked, pick, row_facts
+from pipeline.prepare.references import odd_references
 from pipeline.prepare.stage import Inputs, open_inputs, prepare
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.prepare.token_view import pieces
@@ -107,7 +108,7 @@ def _prepared(config: Config, inputs: Inputs, console: Console) -> Iterator[Arti
             try:
                 prepare(config, run, inputs, on_rows, on_metadata=check)
             except RunError as error:
-                raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for the prompts: {error}") from error
+                raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no space for the prompts: {error}") from error
         yield run.require_artifact("prompts", PROMPT_SCHEMA)
 
 
@@ -128,7 +129,9 @@ def _facts(config: Config, inputs: Inputs, prompts: Artifact, lengths: Sequence[
     if facts.model is not None:
         num_marked, marked = count_marked(prompts, facts.model.special, facts.model.num_special)
         rows = replace(rows, num_marked=num_marked, marked=marked)
-    return replace(facts, rows=replace(rows, shares_block=checks.shares_block(facts, prompts.dataset())))
+    shares_block = checks.shares_block(facts, prompts.dataset())
+    odd = odd_references(prompts.dataset())
+    return replace(facts, rows=replace(rows, shares_block=shares_block, odd_references=odd))
 
 
 def _with_parser(facts: Facts, inputs: Inputs) -> tuple[Facts, str | None]:

@@ -229,11 +229,10 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
             f"  {task.task}: {task.num_rows:,} rows, {task.num_same:,} of them with the same prompt then, ",
             f"{task.mean_tokens:,.0f} tokens each, {task.truncated or 0:.1%} ran into that run's budget",
         )
-    repeats = config.generation.repeats
-    tokens, seconds = found.num_tokens(repeats), found.seconds(repeats)
-    line(console, "  output tokens: ", (_number(tokens), "bold"), f" with generation.repeats={repeats}")
+    seconds, repeats = found.seconds, config.generation.repeats_text
+    line(console, "  output tokens: ", (_number(found.num_tokens), "bold"), f" with generation.repeats={repeats}")
     if seconds is None or found.tokens_per_s is None:
-        line(console, "  time: unknown: that run's manifest does not tell its speed")
+        line(console, "  time: unknown: that run's manifest does not have its speed")
         return
     replicas = "1 replica" if found.num_replicas == 1 else f"{found.num_replicas} replicas"
     rate = f"{found.tokens_per_s:,.0f} tokens/s as then, on {replicas}, with the engine's start"
@@ -242,15 +241,15 @@ def expected(console: Console, found: Expected | None, unread: Sequence[str], co
 
 def check_results(console: Console, found: Sequence[CheckResult], warnings: Sequence[str | None]) -> None:
     """Print the other warnings of a run and the skipped checks, then the results of the checks, two lines each."""
-    heading(console, "lints")
+    heading(console, "checks")
     for warning in warnings:
         if warning is not None:
             line(console, ("warning", "bold yellow"), f": {escape_control(warning)}")
     for each in found:
-        line(console, ("lint ", "bold yellow"), (each.name, "bold"), f": {escape_control(each.reason)}")
-        line(console, ("  mend: ", "dim"), escape_control(each.fix))
+        line(console, ("check ", "bold yellow"), (each.name, "bold"), f": {escape_control(each.reason)}")
+        line(console, ("  fix: ", "dim"), escape_control(each.fix))
     if not found:
-        line(console, "  no lint")
+        line(console, "  nothing found")
 
 
 def _yaml(value: Any) -> str:

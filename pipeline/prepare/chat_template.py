@@ -22,7 +22,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ModelError
 from pipeline.runs.model_files import read_template, require_directory, sha256_of
 from pipeline.storage.hub import fetch
-from pipeline.terminal.text import replace_surrogates
+from pipeline.terminal.text import one_line, replace_surrogates
 
 Messages = list[dict[str, Any]]
 
@@ -49,6 +49,9 @@ RESERVED_KWARGS = frozenset(
 
 MAX_RENDER_S = 20.0
 """Longest time that a template may take for one prompt, in seconds of processor time."""
+
+LONGEST_FAILURE = 1_000
+"""Characters of a template's own error; it may quote the whole prompt."""
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
@@ -125,7 +128,8 @@ class Chat:
         except TemplateSyntaxError as error:
             raise ModelError(f"{self.origin} is not Jinja: line {error.lineno}: {error.message}") from error
         except Exception as error:  # a template can raise any exception
-            raise TemplateFailed(f"{type(error).__name__}: {error}") from error
+            text = replace_surrogates(f"{type(error).__name__}: {error}") or ""
+            raise TemplateFailed(one_line(text, LONGEST_FAILURE)) from error
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt. Adds no special tokens: the template has already written them."""
@@ -185,6 +189,8 @@ def open_chat(config: Config) -> Chat:
             f"model.path={config.model.path!r} has no chat template of its own: set prompt.chat_template=<file>"
         ) from error
     origin = f"model.path={config.model.path!r} (its chat template)"
+    if replace_surrogates(template) != template:  # as an escape of the tokenizer's JSON
+        raise ModelError(f"{origin} is no Unicode text: it has half of a character; set prompt.chat_template=<file>")
     return Chat(tokenizer, template, config.prompt.template_kwargs, origin, revision)
 
 

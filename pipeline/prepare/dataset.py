@@ -59,7 +59,7 @@ def find_source(name: str, task: TaskConfig, splits: Sequence[str]) -> Source:
         path = _hub_directory(at, name, task)
         commit = path.name
     by_name = _files_of_directory(at, path) if path.is_dir() else _files_of_pattern(at, path, task, splits)
-    files = {split: _files_of_split(at, by_name, _own_name(task, split), split) for split in splits}
+    files = {split: _files_of_split(at, path, by_name, _own_name(task, split), split) for split in splits}
     try:
         return Source(name, files, commit or _digest(files))
     except OSError as error:
@@ -75,7 +75,7 @@ def require_unchanged(config: Config, revisions: Mapping[str, str]) -> list[str]
             may have a newer one since.
 
     Returns:
-        A line for each data set that cannot be read: its prompts are on disk, so that the run can go on.
+        A line for each data set that cannot be read: its prompts are on disk, so that the run can continue.
 
     Raises:
         DataError: A data set holds other rows.
@@ -136,6 +136,9 @@ def _files_of_directory(at: str, directory: Path) -> dict[str, tuple[Path, ...]]
             builder = datasets.load_dataset_builder(str(directory), cache_dir=cache)
             found = {str(s): tuple(map(Path, files)) for s, files in (builder.config.data_files or {}).items()}
     except Exception as error:  # `datasets` does not wrap the exceptions of its README.md and metadata readers
+        by_name = {} if declares else _files_of_names(at, directory)  # such as files of several formats
+        if by_name:
+            return by_name
         raise DataError(
             f"{at}: `datasets` finds no splits in {directory} ({one_line(str(error), 300)}). Name the files "
             "<split>.jsonl or <split>.parquet, or give a glob"
@@ -218,7 +221,7 @@ def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[st
     if not any(names & found for found in words.values()):
         examples = ", ".join(file.name for file in files[:5])
         raise DataError(
-            f"{at}: no file's name says its split ({examples}): name it after {' or '.join(sorted(names))}, "
+            f"{at}: no file's name has its split ({examples}): name it after {' or '.join(sorted(names))}, "
             "for instance test.jsonl"
         )
     by_name = {name: tuple(file for file in files if name in words[file]) for name in names}
@@ -227,17 +230,35 @@ def _files_of_pattern(at: str, path: Path, task: TaskConfig, splits: Sequence[st
     return by_name
 
 
-def _files_of_split(at: str, by_name: Mapping[str, tuple[Path, ...]], own_name: str, split: str) -> tuple[Path, ...]:
+def _files_of_split(
+    at: str, path: Path, by_name: Mapping[str, tuple[Path, ...]], own_name: str, split: str
+) -> tuple[Path, ...]:
     # `datasets` assigns a file called dev.jsonl to its split "validation".
     aliases = (own_name, "validation") if own_name in ("dev", "valid", "val") else (own_name,)
     files = next((by_name[alias] for alias in aliases if by_name.get(alias)), ())
     if not files:
         there = ", ".join(sorted(name for name, found in by_name.items() if found))
-        raise DataError(f"{at}: there is no split {own_name!r}, only {there}: add it, or take {split} out of splits")
+        passed_over = _passed_over(path, own_name)
+        raise DataError(
+            f"{at}: there is no split {own_name!r}, only {there}{passed_over}: add it, or take {split} out of splits"
+        )
     readable = tuple(file for file in files if file.suffix in SUFFIXES)
     if not readable:
         raise DataError(f"{at}: {files[0]} is none of {', '.join(SUFFIXES)}")
     return readable
+
+
+def _passed_over(path: Path, name: str) -> str:
+    """Return which file of a directory seems to hold a split and why it is not read, or ""."""
+    for file in sorted(path.glob("*")) if path.is_dir() else ():
+        if name.lower() in re.split(r"[^a-z0-9]+", file.name.lower()):
+            if file.is_symlink() and not file.exists():
+                return f" ({file.name} is a link to nothing)"
+            if file.suffix not in SUFFIXES:
+                return f" ({file.name} is none of {', '.join(SUFFIXES)})"
+            if not file.is_file():
+                return f" ({file.name} is no regular file)"
+    return ""
 
 
 def _digest(files: Mapping[str, tuple[Path, ...]]) -> str:

@@ -20,7 +20,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
 from pipeline.prepare.dataset import Source, find_source
 from pipeline.prepare.question import read_question
-from pipeline.terminal.text import one_line
+from pipeline.terminal.text import one_line, truncate
 
 ROWS_PER_READ = 1024
 
@@ -81,8 +81,17 @@ def _is_one_object(file: TextIO) -> bool:
 
 
 def _loads(text: str) -> Any:
-    """Return a JSON value; Python's NaN and Infinity are not JSON."""
-    return json.loads(text, parse_constant=_refuse_constant)
+    """Return a JSON value; Python's NaN and Infinity are not JSON, and of two values for one key neither is right."""
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {truncate(twice)!r} is given twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:
@@ -92,5 +101,6 @@ def _refuse_constant(name: str) -> None:
 def _parquet_rows(path: Path) -> Iterator[Any]:
     """Yield the rows as they are stored: `datasets` would open the path or URL of an image column."""
     with pq.ParquetFile(path) as file:
+        _object([(name, None) for name in file.schema_arrow.names])
         for batch in file.iter_batches(batch_size=ROWS_PER_READ):
             yield from batch.to_pylist(maps_as_pydicts="strict")

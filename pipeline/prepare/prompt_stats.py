@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, parquet_files
+from pipeline.storage.repeats import Repeats, define
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -41,7 +42,7 @@ MARKED_SQL = f"""
 
 SHARED_SQL = """
     SELECT 1 FROM prompts WHERE num_prompt_tokens > $num_tokens AND prompt_token_ids IS NOT NULL
-    GROUP BY hash(prompt_token_ids[1:$num_tokens]) HAVING count(*) * $repeats > 1 LIMIT 1
+    GROUP BY hash(prompt_token_ids[1:$num_tokens]) HAVING sum(repeats_of(split)) > 1 LIMIT 1
 """
 
 
@@ -73,7 +74,7 @@ class RowFacts:
 
     `unfit` and `marked` name the first of them; `num_marked` is None when the special tokens are unknown.
     `shares_block` is whether two prompts share a first block of the engine's cache, which could be reused; None when
-    the size of a block is unknown.
+    the size of a block is unknown. `odd_references` are the lines of `pipeline/prepare/references.py`.
     """
 
     num_rows: int
@@ -82,6 +83,7 @@ class RowFacts:
     num_marked: int | None = None
     marked: Sequence[str] = ()
     shares_block: bool | None = None
+    odd_references: Sequence[str] = ()
 
 
 def lengths(prompts: Artifact, *, in_tokens: bool) -> list[Lengths]:
@@ -114,15 +116,15 @@ def count_marked(prompts: Artifact, special: Mapping[int, str], usual: int) -> t
     return int(found[0]), [f"{row['task']} {row['split']} id={row['id']}" for row in found[1]]
 
 
-def shares_block(prompts: pads.Dataset, num_tokens: int, repeats: int) -> bool:
+def shares_block(prompts: pads.Dataset, num_tokens: int, repeats: Repeats) -> bool:
     """Return whether any two prompts, each sent `repeats` times, are longer than `num_tokens` and begin with the same.
 
     The engine's cache never serves a prompt's last token.
     """
     with query.connection() as database:
         database.register("prompts", prompts)
-        parameters = {"num_tokens": num_tokens, "repeats": repeats}
-        return database.execute(SHARED_SQL, parameters).fetchone() is not None
+        define(database, repeats)
+        return database.execute(SHARED_SQL, {"num_tokens": num_tokens}).fetchone() is not None
 
 
 def pick(

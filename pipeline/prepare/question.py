@@ -52,14 +52,15 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
         split: `train` or `test`.
         number: The row's position in the split, from 1; messages use it for a row without an id.
         row: `instruction`, `inputs`, `outputs` and `meta`. A key with the value None counts as absent, because Arrow
-            adds the keys of all rows to every row.
+            adds the keys of all rows to every row; but `outputs` that are None are hidden ones.
 
     Raises:
         DataError: A field is missing or of the wrong type, or the instruction cannot be filled in.
     """
     at = f"{name} {split} row {number}"
+    is_hidden = "outputs" in row and row["outputs"] is None
     try:
-        row = without_nulls(row)
+        row = without_nulls(row) | ({"outputs": ""} if is_hidden else {})
     except RecursionError as error:
         raise DataError(f"{at} is nested too deep: give a flat object") from error
     _require_layout(at, row)
@@ -73,7 +74,7 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
     for key, value in inputs.items():
         if not isinstance(value, str):
             raise DataError(f"{at}: inputs.{key} is {_as_text(value)}: give a text")
-    outputs = _field(at, row, "outputs", str, 'the right answer as a text, or "" when it is hidden')
+    outputs = _field(at, row, "outputs", str, 'the right answer as a text; "" or null when it is hidden')
     categories = meta.get("categories", {})
     if not isinstance(categories, dict):
         raise DataError(f"{at}: meta.categories is {_as_text(categories)}: give an object of texts")
@@ -81,6 +82,8 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
         if not isinstance(value, (str, int)) and not (isinstance(value, float) and math.isfinite(value)):
             raise DataError(f"{at}: meta.categories.{truncate(str(key))} is {_as_text(value)}: give a text")
     text = fill(at, instruction, inputs, meta if "meta" in task.prompt_fields else {})
+    if not text.strip():
+        raise DataError(f"{at}: the question is empty: give an instruction with text or {{placeholders}}")
     return Question(
         task=name,
         split=split,
@@ -126,7 +129,7 @@ def _check_placeholder(at: str, name: str, spec: str, conversion: str | None) ->
     if not name or name.isdecimal():
         raise DataError(f"{at}: placeholder {{{truncate(name)}}} is positional: give the name of an input")
     if "." in name or "[" in name:
-        raise DataError(f"{at}: placeholder {{{truncate(name)}}} looks into a value: only plain names are filled in")
+        raise DataError(f"{at}: placeholder {{{truncate(name)}}} reads into a value: only plain names are filled in")
     if conversion or spec:
         placeholder = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
         raise DataError(f"{at}: placeholder {{{truncate(placeholder)}}} has a format: only plain names are filled in")

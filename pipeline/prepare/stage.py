@@ -24,6 +24,7 @@ from pipeline.prepare.dataset import Source, find_source
 from pipeline.prepare.dataset_rows import read_rows
 from pipeline.prepare.prompt_stats import RowFacts
 from pipeline.prepare.question import Question, read_question
+from pipeline.prepare.references import odd_references
 from pipeline.prepare.template_fingerprint import template_fingerprint
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.runs.manifest import PromptMetadata
@@ -128,9 +129,15 @@ def _metadata(config: Config, inputs: Inputs, facts: Facts) -> PromptMetadata:
 
 
 def _warnings(facts: Facts, store: ArtifactStore) -> dict[str, str]:
-    """Return the warnings about the settings, and about the prefixes that the written prompts share."""
+    """Return the warnings about the settings, the reference answers, and the prefixes that the prompts share."""
     prompts = parquet_files(store, store.files(suffix=".parquet"), PROMPT_SCHEMA)
-    rows = RowFacts(num_rows=0, num_unfit=0, unfit=(), shares_block=checks.shares_block(facts, prompts))
+    rows = RowFacts(
+        num_rows=0,
+        num_unfit=0,
+        unfit=(),
+        shares_block=checks.shares_block(facts, prompts),
+        odd_references=odd_references(prompts),
+    )
     return checks.warnings_by_name(replace(facts, rows=rows))
 
 

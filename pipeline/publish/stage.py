@@ -7,13 +7,14 @@ recorded instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.config.schema import Config
 from pipeline.errors import DataError
 from pipeline.publish import report
 from pipeline.publish.card.render import write_card
 from pipeline.publish.leaderboard import archive
+from pipeline.publish.validation.run_answers import run_warnings
 from pipeline.runs.manifest import ArchiveRecord, CardRecord, Manifest, NoArchive, Published, ReportRecord
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import counted
@@ -41,15 +42,16 @@ def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
     """
     if not run.exists("metrics.parquet"):  # checked before any product is replaced
         raise DataError(f"{run.shown('metrics.parquet')} is missing: python -m pipeline.rescore run={run.shown()}")
+    found = run_warnings(run, config)
     submission, card = _submission(run, config, manifest), _card(run, config, manifest)
-    made = report.write(run, config, manifest)
-    published = Published(submission=submission, card=card, report=made)
+    made = report.write(run, config, replace(manifest, published=Published(answers=found)))
+    published = Published(answers=found, submission=submission, card=card, report=made)
     return Products(published=published, lines=lines(run, published))
 
 
 def lines(run: ArtifactStore, published: Published) -> tuple[str, ...]:
-    """Return a line to print for each product that was made."""
-    made: list[str] = []
+    """Return a line to print for each warning about the answers, and for each product that was made."""
+    made = [f"warning: {line}" for line in published.answers]
     if published.submission is not None:
         made.append(_archive_line(run, published.submission))
     if published.card is not None:

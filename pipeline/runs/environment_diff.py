@@ -30,7 +30,7 @@ PER_SESSION = (
 )
 """Engine information about one session rather than the engine; the KV cache takes the memory that is free."""
 
-KINDS = ("model", "template", "data sets", "sampling", "configuration", "engine", "versions", "hardware")
+KINDS = ("scoring", "model", "template", "data sets", "sampling", "configuration", "engine", "versions", "hardware")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

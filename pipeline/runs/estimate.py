@@ -17,6 +17,7 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.past_runs import PastRun
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact
+from pipeline.storage.repeats import define
 
 # The mean of the same prompt if the past run has it, else the mean of its task.
 TOKENS_SQL = """
@@ -24,11 +25,14 @@ TOKENS_SQL = """
                  WHERE num_output_tokens IS NOT NULL GROUP BY ALL),
     whole AS (SELECT task, avg(num_output_tokens) AS tokens,
                      count(*) FILTER (finish_reason = 'length') / count(*) AS truncated FROM samples
-              WHERE num_output_tokens IS NOT NULL GROUP BY task)
-    SELECT p.task, count(*) AS num_rows, count(one.tokens) AS num_same, any_value(truncated) AS truncated,
-           avg(if(coalesce(one.tokens, whole.tokens) > $most, $most, coalesce(one.tokens, whole.tokens))) AS mean_tokens
-    FROM prompts p LEFT JOIN one USING (task, split, id, prompt_sha256) LEFT JOIN whole ON whole.task = p.task
-    WHERE p.error IS NULL GROUP BY p.task ORDER BY p.task
+              WHERE num_output_tokens IS NOT NULL GROUP BY task),
+    known AS (SELECT p.task, p.split, one.tokens AS same, truncated, coalesce(one.tokens, whole.tokens) AS mean,
+                     if(mean > $most, $most, mean) AS tokens
+              FROM prompts p LEFT JOIN one USING (task, split, id, prompt_sha256)
+              LEFT JOIN whole ON whole.task = p.task WHERE p.error IS NULL)
+    SELECT task, count(*) AS num_rows, count(same) AS num_same, any_value(truncated) AS truncated,
+           avg(tokens) AS mean_tokens, sum(tokens * repeats_of(split)) AS num_tokens
+    FROM known GROUP BY task ORDER BY task
 """
 
 BUSY_SQL = "SELECT sum(num_output_tokens) / nullif(sum(generated_s), 0) FROM samples WHERE generated_s IS NOT NULL"
@@ -38,14 +42,16 @@ BUSY_SQL = "SELECT sum(num_output_tokens) / nullif(sum(generated_s), 0) FROM sam
 class TaskTokens:
     """The estimate for a task: `num_rows` questions, of which the past run has `num_same` with the same prompt.
 
-    `mean_tokens` is the mean length of a completion (None: the past run does not have the task); `truncated` is the
-    fraction of the past run's completions that reached its token budget.
+    `mean_tokens` is the mean length of a completion (None: the past run does not have the task), `num_tokens` the
+    length of all completions with their repeats; `truncated` is the fraction of the past run's completions that reached
+    its token budget.
     """
 
     task: str
     num_rows: int
     num_same: int
     mean_tokens: float | None
+    num_tokens: float | None
     truncated: float | None
 
 
@@ -65,19 +71,18 @@ class Expected:
     engine_start_s: float | None
     tokens_per_s: float | None
 
-    def num_tokens(self, repeats: int) -> float | None:
-        """Return the number of tokens to generate, or None if a task is unknown."""
-        means = [(each.num_rows, each.mean_tokens) for each in self.tasks]
-        if any(mean is None for _, mean in means):
-            return None
-        return repeats * sum(rows * (mean or 0.0) for rows, mean in means)
+    @property
+    def num_tokens(self) -> float | None:
+        """The number of tokens to generate, or None if a task is unknown."""
+        found = [each.num_tokens for each in self.tasks if each.num_tokens is not None]
+        return sum(found) if len(found) == len(self.tasks) else None
 
-    def seconds(self, repeats: int) -> float | None:
-        """Return the seconds of the generate stage on the past run's engines, or None if unknown."""
-        tokens = self.num_tokens(repeats)
-        if tokens is None or self.tokens_per_s is None:
+    @property
+    def seconds(self) -> float | None:
+        """The seconds of the generate stage on the past run's engines, or None if unknown."""
+        if self.num_tokens is None or self.tokens_per_s is None:
             return None
-        seconds = (self.engine_start_s or 0.0) + tokens / self.tokens_per_s
+        seconds = (self.engine_start_s or 0.0) + self.num_tokens / self.tokens_per_s
         return seconds if 0 < seconds < math.inf else None  # a manifest may have any numbers
 
 
@@ -106,6 +111,7 @@ def _expected(run: PastRun, config: Config, prompts: Artifact) -> Expected:
     with query.connection() as database:
         database.register("prompts", prompts.dataset())
         database.register("samples", samples.dataset())
+        define(database, config.generation.repeats_by_split)
         rows = query.rows(database, TOKENS_SQL, {"most": config.generation.max_gen_toks})
         busy = database.execute(BUSY_SQL).fetchone()
     engines = manifest.engine

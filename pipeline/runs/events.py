@@ -1,4 +1,4 @@
-"""logs/events.jsonl: what happened in a run and when, a JSON object a line, for whoever looks when the run is over.
+"""logs/events.jsonl: what happened in a run and when, one JSON object on each line.
 
 In: events. Out: lines with `time` (UTC), `run_id`, `event` and what belongs to the event (docs/architecture.md). Each
 event is written as it happens, so the file of a killed run has all up to then. A resumed run appends.
@@ -21,7 +21,7 @@ from pipeline.storage.filesystem import open_to_write
 FILE = "events.jsonl"
 
 LONGEST_TEXT = 1_000
-"""Characters of a text in an event: errors quote what models, servers and libraries say."""
+"""Characters of a text in an event: errors quote models, servers and libraries."""
 
 logger = logging.getLogger(__name__)
 

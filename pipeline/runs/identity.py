@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +26,9 @@ ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
 COMPARED_ONLY = ("prompt.expected_fingerprint", "prompt.fingerprint_policy", "model.expected_config")
 """Keys of checks: a run that such a check refused can be resumed under the same run_id once the key is corrected."""
 
+SCORING_ONLY = r"tasks\.[^.]+\.cluster"
+"""Keys of tasks that only their scores depend on: a regular expression."""
+
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the keys that the completions depend on, dotted, with their values."""
@@ -36,10 +40,22 @@ def identity(config: Config) -> dict[str, Any]:
     for name in ENDPOINT_IDENTITY:  # at their defaults they are left out, so that hashes of older runs stay valid
         if getattr(endpoint, name) != getattr(usual, name):
             found |= flat({f"engine.endpoint.{name}": getattr(endpoint, name)})
+    if config.engine.kind == "endpoint":  # whose context is the server's; older versions recorded their default
+        del found["model.context_size"]
+    found = {name: value for name, value in found.items() if not name.startswith("generation.repeats")}
+    found["generation.repeats"] = _repeats(config)
     found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})
-    # An endpoint's context is its server's; older versions recorded their default.
-    left_out = (*COMPARED_ONLY, *(["model.context_size"] if config.engine.kind == "endpoint" else []))
-    return portable({name: value for name, value in found.items() if name not in left_out})
+    return portable({name: value for name, value in found.items() if not _is_left_out(name)})
+
+
+def _is_left_out(name: str) -> bool:
+    return name in COMPARED_ONLY or re.fullmatch(SCORING_ONLY, name) is not None
+
+
+def _repeats(config: Config) -> Any:
+    """Return the number of completions of a question, or those by split where the run's splits differ."""
+    by_split = {split: config.generation.repeats_by_split[split] for split in sorted(config.splits)}
+    return by_split if len(set(by_split.values())) > 1 else next(iter(by_split.values()))
 
 
 def settings_hash(config: Config) -> str:

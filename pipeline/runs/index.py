@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ from pipeline.errors import DataError, GateFailed, RunError, TooManyFailedRows, 
 from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.records import METRIC_SCHEMA
 from pipeline.runs.directory import CONFIG_FILE
-from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.manifest import GateResult, Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 DIRECTORY = "index"
@@ -42,6 +42,9 @@ MOST_RUNS = 20
 
 MOST_READ = 200
 """Maximum number of entries that one call of `newest` reads."""
+
+NUM_AT_ONCE = 16
+"""Entries that are read at the same time."""
 
 MOST_BYTES = 1 << 18
 """Maximum size of an entry. Most have 2 to 4 KB."""
@@ -63,12 +66,12 @@ ModelKey: TypeAlias = tuple[Text | None, ...]
 class EntryGate:
     """The gate's verdict: the baseline's run_id (None: no baseline) and the names of the broken rules.
 
-    `accepted` is whether the broken rules were accepted by hand; None where nobody has decided.
+    `accepts` is the run_id of an earlier run that this one accepts as the new normal.
     """
 
     baseline: Text | None
     broken: tuple[Text, ...]
-    accepted: bool | None = None
+    accepts: Text | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class EntryScore:
     value: Number | None
     ci_low: Number | None
     ci_high: Number | None
+    num_scored: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +94,10 @@ class IndexEntry:
 
     `data` has the fingerprint or commit of each task's data set, `tasks` and `splits` those that ran, `num_slots` the
     completions in flight at once in one replica. `gate` is None where no rule was set, `scores` where metrics.parquet
-    cannot be read. `seconds` are those of the last session. `report` is relative to output_dir. `cost` is in
-    `currency`; with `is_cost_bound` it is a lower bound, since the server did not count the tokens of all rows.
+    cannot be read. `seconds` are those of the last session. `report` is relative to output_dir. `domains` has the
+    domain of each task; entries of an older version lack it, and the numbers of scored rows (`is_of_this_version`).
+    `pruned_at` is when the run was pruned (pipeline/overview/prune.py). `cost` is in `currency`; with `is_cost_bound`
+    it is a lower bound, since the server did not count the tokens of all rows.
     """
 
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
@@ -111,7 +117,7 @@ class IndexEntry:
     tasks: Annotated[tuple[Text, ...], Field(min_length=1)]
     splits: tuple[Text, ...]
     limit: Count | None
-    repeats: Count
+    repeats: Count | Mapping[Text, Count]
     max_gen_toks: Count
     num_slots: Count
     gate: EntryGate | None
@@ -124,11 +130,18 @@ class IndexEntry:
     cost: Number | None = None
     currency: Text | None = None
     is_cost_bound: bool = False
+    domains: Mapping[Text, Text] | None = None
+    pruned_at: Text | None = None
+
+    @property
+    def is_of_this_version(self) -> bool:
+        """Whether the entry has all fields that this version writes; one of an older version is made again."""
+        return self.domains is not None
 
     @property
     def kept_gate(self) -> bool:
-        """Whether no rule of the gate was broken, or what was broken was accepted."""
-        return self.gate is None or not self.gate.broken or bool(self.gate.accepted)
+        """Whether no rule of the gate was broken."""
+        return self.gate is None or not self.gate.broken
 
     def is_of(self, manifest: Manifest) -> bool:
         """Return whether the entry was made of this state of the run."""
@@ -183,7 +196,9 @@ def newest(
     without: str = "",
     is_match: Callable[[IndexEntry], bool] = lambda _: True,
     limit: int = MOST_RUNS,
+    most_read: int = MOST_READ,
     unread: list[str] | None = None,
+    incomplete: list[str] | None = None,
 ) -> Iterator[IndexEntry]:
     """Yield the entries of complete runs, newest first. Entries that are missing are made and written first.
 
@@ -197,24 +212,43 @@ def newest(
         without: A run_id to leave out: that of the run itself.
         is_match: A condition for an entry.
         limit: Maximum number of entries to yield.
+        most_read: Maximum number of entries to read.
         unread: Receives a line for each run that is left out because it cannot be read.
+        incomplete: Receives the run_id of each directory of a run that has no entry: it is not complete, or damaged.
 
     Raises:
         RunError: `output` cannot be reached.
     """
     lines = [] if unread is None else unread
-    places, made = _all(output, without, lines)
-    num_read = num_found = 0
-    for place in sorted(places, reverse=True):
-        if not _suits(place.slug, model, other_than) or (before is not None and place.ended_at > before):
-            continue
-        num_read += 1
-        entry = made.get(place.run_id) or _read(output, place) or make(output, place.run_id, lines)
+    places, made = _all(output, without, lines, [] if incomplete is None else incomplete)
+    chosen = [
+        place
+        for place in sorted(places, reverse=True)
+        if _suits(place.slug, model, other_than) and (before is None or place.ended_at <= before)
+    ][:most_read]
+    num_found = 0
+
+    def read(place: _Place) -> IndexEntry | None:
+        return made.get(place.run_id) or _read(output, place) or make(output, place.run_id, lines)
+
+    for entry in _read_ahead(read, chosen):
         if entry is not None and _suits(_slug(entry.model), model, other_than) and is_match(entry):
             yield entry
             num_found += 1
-        if limit == num_found or num_read == MOST_READ:
-            return
+            if num_found == limit:
+                return
+
+
+def _read_ahead(read: Callable[[_Place], IndexEntry | None], places: Sequence[_Place]) -> Iterator[IndexEntry | None]:
+    """Yield what `read` returns for each place: object storage takes tens of milliseconds a request.
+
+    Most callers take the first one or two, so one is read first, then two at a time, then four, and so on.
+    """
+    start, step = 0, 1
+    with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+        while start < len(places):
+            yield from list(pool.map(read, places[start : start + step]))
+            start, step = start + step, min(2 * step, NUM_AT_ONCE)
 
 
 def record(run: ArtifactStore, manifest: Manifest) -> None:
@@ -272,25 +306,37 @@ def left_out(place: str, error: Exception) -> str:
     return line if len(line) <= 400 else line[:397] + "..."
 
 
-def _all(output: ArtifactStore, without: str, unread: list[str]) -> tuple[list[_Place], dict[str, IndexEntry]]:
+def _all(
+    output: ArtifactStore, without: str, unread: list[str], incomplete: list[str]
+) -> tuple[list[_Place], dict[str, IndexEntry]]:
     """Return the place of each complete run's newest entry, and by run_id the entries that had to be made."""
-    names = [name.removeprefix(RUN_PREFIX) for name in output.directories() if name.startswith(RUN_PREFIX)]
-    run_ids = {name for name in names if name != without and re.fullmatch(RUN_ID, name)}
-    if not run_ids:
+    names = run_ids(output) - {without}
+    if not names:
         return [], {}
     try:
-        found = sorted(place for place in _places(output) if place.run_id in run_ids)
+        found = sorted(place for place in _places(output) if place.run_id in names)
     except RunError as error:  # the storage responds, so it is `index` that is no directory
         unread.append(left_out(output.path(DIRECTORY), error))
         found = []
     places = {place.run_id: place for place in found}  # the newest of each run wins
     made = {}
     with ThreadPoolExecutor(8) as pool:
-        for entry, lines in pool.map(lambda run_id: _make(output, run_id), sorted(run_ids - places.keys())):
+        for entry, lines in pool.map(lambda run_id: _make(output, run_id), sorted(names - places.keys())):
             unread += (line for line in lines if line not in unread)
             if entry is not None:
                 made[entry.run_id], places[entry.run_id] = entry, _Place.of(entry)
+    incomplete += sorted(names - places.keys())
     return list(places.values()), made
+
+
+def run_ids(output: ArtifactStore) -> set[str]:
+    """Return the run_ids that directories of output_dir are named after.
+
+    Raises:
+        RunError: `output` cannot be reached.
+    """
+    names = [name.removeprefix(RUN_PREFIX) for name in output.directories() if name.startswith(RUN_PREFIX)]
+    return {name for name in names if re.fullmatch(RUN_ID, name)}
 
 
 def _places(output: ArtifactStore) -> Iterator[_Place]:
@@ -358,11 +404,14 @@ def entry_of(run: ArtifactStore, run_id: str, manifest: Manifest) -> IndexEntry:
     try:
         recorded = {**_of_config(config), **_of_manifest(manifest), "run_id": run_id, "scores": _scores(run)}
         recorded["exit_code"] = _exit_code(manifest, value(config, "max_failed_rows", default=0))
+        recorded["pruned_at"] = run.pruned_at()
+        if recorded["pruned_at"] is not None:
+            recorded["report"] = None
         if recorded["report"] is not None:
             recorded["report"] = f"{RUN_PREFIX}{run_id}/{recorded['report']}"
         return _ENTRY.validate_python(recorded)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{run.path(CONFIG_FILE)} or what is beside it is damaged: {error}") from error
+        raise DataError(f"{run.path(CONFIG_FILE)} or a file next to it is damaged: {error}") from error
 
 
 def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,11 +419,13 @@ def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     only, tasks = value(config, "only", default=()), value(config, "tasks", default={})
     announced = value(config, "announced", default=False)
     active = [name for name, task in tasks.items() if announced or not value(task, "announced", default=False)]
+    names = tuple(only or active)
     is_vllm = value(config, "engine", "kind", default="vllm") == "vllm"
     slots = ("engine", "max_num_seqs") if is_vllm else ("engine", "endpoint", "concurrency")
     return {
         "model": model_key(config),
-        "tasks": tuple(only or active),
+        "tasks": names,
+        "domains": {name: value(tasks, name, "domain", default="") for name in names},
         "splits": tuple(value(config, "splits", default=("train", "test"))),
         "limit": value(config, "limit"),
         "repeats": value(config, "generation", "repeats", default=1),
@@ -398,7 +449,7 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
         "model_revision": data.model_revision,
         "template_fingerprint": manifest.template_fingerprint or data.template_fingerprint,
         "data": dict(data.dataset_revisions),
-        "gate": {"baseline": gate.baseline, "broken": gate.broken} if gate is not None else None,
+        "gate": _gate(gate) if gate is not None else None,
         "num_rows": counts.num_samples if counts is not None else None,
         "num_failed": counts.num_failed if counts is not None else None,
         "num_output_tokens": counts.num_output_tokens if counts is not None else None,
@@ -408,6 +459,11 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
         "is_cost_bound": manifest.cost is not None and manifest.cost.num_unknown > 0,
         "report": published.report.file if published is not None and published.report is not None else None,
     }
+
+
+def _gate(gate: GateResult) -> dict[str, Any]:
+    accepts = gate.accepted.run if gate.accepted is not None else None
+    return {"baseline": gate.baseline, "broken": gate.broken, "accepts": accepts}
 
 
 def _exit_code(manifest: Manifest, max_failed_rows: int) -> int:

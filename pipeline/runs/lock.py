@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from pipeline.errors import DataError, PipelineError, RunError
+from pipeline.errors import DataError, Locked, PipelineError, RunError
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import open_to_write
 
@@ -45,7 +45,8 @@ def locked(run: ArtifactStore) -> Iterator[None]:
     """Hold the run's lock during the block.
 
     Raises:
-        RunError: Another driver holds the lock, the file system does not support locks, or the directory is another
+        Locked: Another driver holds the lock.
+        RunError: The lock cannot be used: the file system does not support locks, or the directory is another
             user's or holds links.
     """
     with _locked_file(run) if run.local else _heartbeat(run):
@@ -53,7 +54,7 @@ def locked(run: ArtifactStore) -> Iterator[None]:
 
 
 def is_held(run: ArtifactStore) -> bool:
-    """Return whether a driver holds the run's lock now; True where that cannot be told.
+    """Return whether a driver holds the run's lock now; True where that is unknown.
 
     Raises:
         RunError: The storage does not respond.
@@ -79,10 +80,8 @@ def is_held(run: ArtifactStore) -> bool:
     return False
 
 
-def _refuse(run: ArtifactStore, owner: str) -> RunError:
-    return RunError(
-        f"{run.shown()} is being written by another process ({owner}): wait for it, or choose another run_id"
-    )
+def _refuse(run: ArtifactStore, owner: str) -> Locked:
+    return Locked(f"{run.shown()} is being written by another process ({owner}): wait for it, or choose another run_id")
 
 
 @contextmanager
@@ -171,7 +170,7 @@ class _Holder:
 
     @property
     def is_beating(self) -> bool:
-        """Whether the last heartbeat is recent; a time far in the future tells nothing."""
+        """Whether the last heartbeat is recent; a time far in the future proves nothing."""
         return abs(time.time() - self.at) < STALE_S
 
 

@@ -276,6 +276,11 @@ class GateRule:
     broken: bool
     line: str
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in a word: `broken` or `kept`."""
+        return "broken" if self.broken else "kept"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
@@ -326,7 +331,8 @@ class ChangedAnswers:
 class GateResult:
     """The gate's result: the baseline's run_id (None: no baseline), the names of broken rules, all rules, notes.
 
-    `baseline` is the newest of the pooled `baselines`; a run made before they were pooled has only the former.
+    `verdict` is the line that `compare` begins with, of the comparison with the baseline. `baseline` is the newest of
+    the pooled `baselines`; a run made before they were pooled has only the former.
     `trends` and `changed` compare more than two runs.
     """
 
@@ -338,6 +344,7 @@ class GateResult:
     accepted: Acceptance | None = None
     trends: tuple[ScoreTrend, ...] = ()
     changed: ChangedAnswers | None = None
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,8 +386,9 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The products of a run; None: not made by the version that ran."""
+    """The products of a run; None: not made by the version that ran. `answers` are the warnings about the answers."""
 
+    answers: tuple[str, ...] = ()
     submission: ArchiveRecord | NoArchive | None = None
     card: CardRecord | None = None
     report: ReportRecord | None = None
@@ -402,6 +410,15 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailureReason:
+    """A reason why `num` rows failed, as one of them has it; `example` names that row."""
+
+    num: int
+    reason: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReproductionRecord:
     """The run that this one reproduces, the overridden keys, the differences, and how many completions agree."""
 
@@ -417,7 +434,8 @@ class Manifest:
 
     `model` is the model that was evaluated: model.path, or the one that an endpoint's server serves (None: an older
     run, see pipeline/runs/evaluated.py). `packed` has the overrides of `pack`. `config` is the resolved configuration;
-    `settings_hash` is computed in runs/identity.py; `other` keeps the keys that have no field in this version.
+    `settings_hash` is computed in runs/identity.py; `failures` are the commonest reasons of failed rows; `other` keeps
+    the keys that have no field in this version.
     """
 
     status: Status
@@ -441,6 +459,7 @@ class Manifest:
     schedule: Schedule | None = _nullable()
     counts: Annotated[Counts, AfterValidator(_counts)] | None = None
     cost: Cost | None = None
+    failures: tuple[FailureReason, ...] = ()
     noise: Noise | None = None
     gate: GateResult | None = None
     compare: tuple[MetricChange, ...] | None = None
@@ -529,7 +548,7 @@ def read_manifest(run: ArtifactStore, *, finite: bool = False) -> Manifest | Non
     try:
         return load(json.loads(run.read_text(FILE, MOST_BYTES), parse_float=number, parse_constant=number))
     except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
-        raise DataError(f"{run.shown(FILE)} is damaged: delete it to go on with the run{_where(error)}") from error
+        raise DataError(f"{run.shown(FILE)} is damaged: delete it to resume the run{_where(error)}") from error
 
 
 def _finite(text: str) -> float:

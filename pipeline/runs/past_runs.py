@@ -79,30 +79,32 @@ def of_model(
     Raises:
         RunError: output_dir cannot be reached.
     """
-    output = ArtifactStore.open(config.output_dir)
+    output, key = ArtifactStore.open(config.output_dir), model_key(config)
     found = index.newest(
-        output,
-        model=model_key(config),
-        before=before,
-        without=config.run_id,
-        is_match=is_match,
-        limit=limit,
-        unread=unread,
+        output, model=key, before=before, without=config.run_id, is_match=is_match, limit=limit, unread=unread
     )
-    yield from opened(output, found, unread)
+    yield from opened(output, found, unread, lambda entry: entry.model == key and is_match(entry))
 
 
 def of_other_models(
     config: Config, unread: list[str], is_match: Callable[[IndexEntry], bool] = lambda _: True
 ) -> Iterator[PastRun]:
     """Yield the complete runs of other models that match, newest first, at most `MOST_RUNS`; see `of_model`."""
-    output = ArtifactStore.open(config.output_dir)
-    found = index.newest(output, other_than=model_key(config), without=config.run_id, is_match=is_match, unread=unread)
-    yield from opened(output, found, unread)
+    output, key = ArtifactStore.open(config.output_dir), model_key(config)
+    found = index.newest(output, other_than=key, without=config.run_id, is_match=is_match, unread=unread)
+    yield from opened(output, found, unread, lambda entry: entry.model != key and is_match(entry))
 
 
-def opened(output: ArtifactStore, entries: Iterable[IndexEntry], unread: list[str]) -> Iterator[PastRun]:
-    """Yield the runs of these entries that are still complete; `unread` receives a line for one that is damaged."""
+def opened(
+    output: ArtifactStore,
+    entries: Iterable[IndexEntry],
+    unread: list[str],
+    is_match: Callable[[IndexEntry], bool] = lambda _: True,
+) -> Iterator[PastRun]:
+    """Yield the runs of these entries that are still complete; `unread` receives a line for one that is damaged.
+
+    A run that has changed since its entry was written gets a new one, which must satisfy `is_match`.
+    """
     for entry in entries:
         store = output.child(f"{index.RUN_PREFIX}{entry.run_id}")
         try:
@@ -113,7 +115,7 @@ def opened(output: ArtifactStore, entries: Iterable[IndexEntry], unread: list[st
         if manifest is None or not manifest.is_complete:
             continue  # reopened since
         current = entry if entry.is_of(manifest) else index.make(output, entry.run_id, unread)
-        if current is not None:
+        if current is not None and (current is entry or is_match(current)):
             yield PastRun(entry=current, store=store, manifest=manifest)
 
 
@@ -136,8 +138,13 @@ def named(config: Config, key: str, run_id: str) -> PastRun:
 
 
 def each(runs: Iterable[PastRun], read: Callable[[PastRun], Found], unread: list[str]) -> Iterator[Found]:
-    """Yield `read(run)` of each run; a run that cannot be read is left out, and `unread` receives a line for it."""
+    """Yield `read(run)` of each run; a run that cannot be read is left out, and `unread` receives a line for it.
+
+    A pruned run has no samples, and is left out without a line.
+    """
     for run in runs:
+        if run.entry.pruned_at is not None:
+            continue
         try:
             found = read(run)
         except UserError as error:

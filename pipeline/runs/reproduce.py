@@ -65,7 +65,7 @@ class Reproduction:
             recorded_values.pop("hardware.gpus", None)  # the engines report them once they have started
         lines = _differences(then, now)
         if self.manifest.codebase is not None and self.manifest.codebase.modified:
-            lines.append("codebase: the recorded commit had been modified, so it does not tell all of the code")
+            lines.append("codebase: the recorded commit had been modified, so it does not identify all of the code")
         return lines
 
     def prepared(self, config: Config, prompts: PromptMetadata) -> list[str]:
@@ -136,7 +136,7 @@ def resolve(directory: str, overrides: Sequence[str]) -> tuple[Config, Reproduct
     manifest = read_manifest(source)
     if manifest is None or not manifest.is_complete:
         state = "has no manifest.json" if manifest is None else f"is {status(source, manifest)}"
-        raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id goes on with it")
+        raise RunError(f"from={directory}: the run {state}: from= takes complete runs; its own run_id resumes it")
     # `restart` would start a new run each time that the reproduction is to be resumed.
     base = replace(recorded, run_id=_new_id(recorded.run_id), run=replace(recorded.run, restart=False))
     needing = _needing_consent(recorded, directory)
@@ -185,7 +185,7 @@ def _needing_consent(recorded: Config, directory: str) -> dict[str, Any]:
 
     Args:
         recorded: The configuration.
-        directory: The run's directory, as the command line gives it: beside it a run may be written.
+        directory: The run's directory, as the command line gives it: a run may be written next to it.
     """
     engine, output_dir, address = recorded.engine, recorded.output_dir, recorded.cluster.address
     is_known = output_dir == "outputs" or _lies_in(output_dir, _directory(directory), recorded.run_id)

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 VARIABLE = "PIPELINE_COMMIT"
-"""Environment variable with the commit, for a build without Git; `-dirty` at its end says that files differ."""
+"""Environment variable with the commit, for a build without Git; `-dirty` at its end means that files differ."""
 
 BUILT_FILE = "built_from.json"
 """File in the package's directory with what the build identified. A checkout has none."""

@@ -22,8 +22,10 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.records import METRIC_SCHEMA
+from pipeline.score.clusters import count_clusters
 from pipeline.score.intervals import add_intervals
 from pipeline.score.outcomes import count_outcomes
+from pipeline.storage.repeats import Repeats, define, most
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -48,9 +50,12 @@ WITH centred AS (
 -- Cluster-robust standard error of a mean: Cameron and Miller 2015, Journal of Human Resources 50:317;
 -- with one row per question it is the standard deviation divided by the square root of their number. Questions are
 -- taken as independent. Where all have the same value the sample says nothing about the error: it is null, not 0.
-SELECT * EXCLUDE squares,
-    if(squares > 1e-12, sqrt(squares * questions / nullif(questions - 1, 0)) / nullif(num_scored, 0), NULL) AS stderr
-FROM summed
+-- With a category of dependent questions: see `pipeline/score/clusters.py`.
+SELECT summed.* EXCLUDE squares, clusters,
+    if(clusters IS NOT NULL, of_clusters.stderr, if(squares > 1e-12,
+        sqrt(squares * questions / nullif(questions - 1, 0)) / nullif(num_scored, 0), NULL)) AS stderr
+FROM summed LEFT JOIN of_clusters ON summed.group_by IS NULL AND summed.task = of_clusters.task
+    AND summed.split = of_clusters.split AND summed.metric = of_clusters.metric
 """
 
 _OF_DOMAINS = """
@@ -94,7 +99,11 @@ _MACROS = [
 
 
 def aggregate(
-    database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], domains: Mapping[str, str], repeats: int
+    database: duckdb.DuckDBPyConnection,
+    files: Iterable[pads.Dataset],
+    domains: Mapping[str, str],
+    repeats: Repeats,
+    clusters: Mapping[str, str],
 ) -> pa.Table:
     """Return the metrics of the samples, with `METRIC_SCHEMA`.
 
@@ -102,14 +111,20 @@ def aggregate(
         database: A connection; the function creates temporary tables in it.
         files: The samples, one data set per file, as for `count_outcomes`.
         domains: Domain of every active task, whether it has samples or not.
-        repeats: Rows per question.
+        repeats: Rows per question, the same for all splits or by split.
+        clusters: By task the category whose questions are not independent; the others are taken as independent.
+
+    Raises:
+        ConfigError: No question of a task has its category.
     """
     database.execute("SET threads = 1")  # a fixed summation order makes the results reproducible to the last digit
-    count_outcomes(database, files, repeats)
+    define(database, repeats)
+    count_outcomes(database, files, most(repeats))
+    count_clusters(database, clusters)
     database.register("domains", pa.table({"task": list(domains), "domain": list(domains.values())}))
     for statement in (*_MACROS, _OF_TASKS, _OF_DOMAINS, _OF_RUN, _LEVELS):
         database.execute(statement)
-    table = add_intervals(database, domains, repeats)
+    table = add_intervals(database, domains)
     return pa.Table.from_arrays(
         [table.column(field.name).cast(field.type) for field in METRIC_SCHEMA], schema=METRIC_SCHEMA
     )

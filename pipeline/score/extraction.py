@@ -3,13 +3,13 @@
 The response and the letters of the question's options in, an `Extraction` out. Only the letters metric uses it; the
 exact metrics compare the whole response. It works in three steps:
 
-1. `pipeline/score/letters/plain_text.py` removes what stands around the words: special tokens, tags, LaTeX, Markdown.
-2. `pipeline/score/letters/option_mentions.py` finds where options are mentioned, and what the text says of each.
+1. `pipeline/score/letters/plain_text.py` removes what surrounds the words: special tokens, tags, LaTeX, Markdown.
+2. `pipeline/score/letters/option_mentions.py` finds where options are mentioned, and what the text states about each.
 3. The rules of `pipeline/score/letters/rules.py` are tried in order, and the first one that finds an answer decides.
    A rule chooses where the answer begins. From there `pipeline/score/letters/reading.py` reads it to its end: the
-   mentions that stand like its first one belong to it.
+   mentions in the position of its first one belong to it.
 
-Precision comes before recall. An answer in whose own lines another option stands is no answer (`conflict`), and neither
+Precision comes before recall. An answer with another option in its own lines is no answer (`conflict`), and neither
 are two answers that differ: picking one would reward a model that names every option. Time is linear in the length of
 the response, for any response.
 
@@ -24,6 +24,11 @@ from pipeline.score.letters.option_letters import Letters
 from pipeline.score.letters.plain_text import plain_text
 from pipeline.score.letters.reading import Answer
 from pipeline.score.letters.rules import RULES, Response
+
+RULES_VERSION = "2"
+"""Stored with the samples as `RULES_KEY`. To be raised when a response gets another answer: runs that were scored by
+other rules differ in `correct` although the model is the same, so the gate and `compare` look at it.
+"""
 
 FAILED = "failed"
 """The row failed and has no response."""

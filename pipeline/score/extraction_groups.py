@@ -1,4 +1,4 @@
-"""Samples in, the rows of metrics.parquet that tell how the letters were read out, computed by DuckDB.
+"""Samples in, the rows of metrics.parquet that show how the letters were read out, computed by DuckDB.
 
 Each task is grouped by the rule that read the letters, or the reason why none did (pipeline/score/extraction.py):
 
@@ -8,7 +8,7 @@ Each task is grouped by the rule that read the letters, or the reason why none d
     extraction.multiple  questions with several
 
 `num_total` counts the rows of a rule, each repeat one. Divided by that of the whole task, or of its `answer_kind`, it
-is the rule's share. The values are the means over the rows of this rule. They say how this run's letters were read and
+is the rule's share. The values are the means over the rows of this rule. They show how this run's letters were read and
 estimate nothing, so they have no error, interval or bounds. A rule that read nothing has no row.
 """
 

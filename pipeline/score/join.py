@@ -39,8 +39,9 @@ SELECT
     coalesce(sum(expected.num - 1), 0) AS num_prompts_twice,
     count(*) FILTER (expected.num IS NULL) AS num_unasked,
     coalesce(sum(completed.num - completed.num_repeats), 0) AS num_completions_twice,
-    coalesce(sum($repeats - coalesce(completed.num_repeats, 0)) FILTER (expected.num IS NOT NULL), 0) AS num_lost,
-    count(*) FILTER (first < 0 OR last >= $repeats) AS num_beyond_repeats,
+    coalesce(sum(repeats_of(split) - coalesce(completed.num_repeats, 0)) FILTER (expected.num IS NOT NULL), 0)
+        AS num_lost,
+    count(*) FILTER (first < 0 OR last >= repeats_of(split)) AS num_beyond_repeats,
     count(*) FILTER (completed.sha <> expected.sha OR completed.last_sha <> expected.sha) AS num_other_prompt,
 FROM expected FULL JOIN completed USING (task, split, id)
 """
@@ -72,26 +73,27 @@ class KeyCounts:
     num_beyond_repeats: int
     num_other_prompt: int
 
-    def require_whole(self, repeats: int) -> None:
-        """Raise unless each prompt has exactly the completions 0 to `repeats` - 1, generated from that very prompt.
+    def require_whole(self, expected: int) -> None:
+        """Raise unless each prompt has exactly its repeats from 0 on, generated from that very prompt.
 
         Raises:
             RuntimeError: An earlier stage lost or invented rows (a bug of the pipeline); the message has every count.
         """
-        if any(astuple(self)[2:]) or self.num_completions != self.num_prompts * repeats:
-            raise RuntimeError(f"prompts and completions do not add up with {repeats} repeats: {self}")
+        if any(astuple(self)[2:]) or self.num_completions != expected:
+            raise RuntimeError(f"prompts and completions do not add up, {expected} are expected: {self}")
 
 
-def count_keys(
-    database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact, repeats: int
-) -> KeyCounts:
-    """Return the counts of both artifacts' keys; it reads only the key columns, once per `KEYS_AT_ONCE` completions."""
+def count_keys(database: duckdb.DuckDBPyConnection, prompts: Artifact, completions: Artifact) -> KeyCounts:
+    """Return the counts of both artifacts' keys; it reads only the key columns, once per `KEYS_AT_ONCE` completions.
+
+    `repeats_of` is defined in the database: see `pipeline/storage/repeats.py`.
+    """
     num_turns = 1 + completions.num_rows // KEYS_AT_ONCE
     counts: Counter[str] = Counter()
     for turn in range(num_turns):
         database.register("prompts", query.scanner(prompts, _KEYS))
         database.register("completions", query.scanner(completions, [*_KEYS, "repeat"]))
-        (row,) = query.rows(database, _KEY_COUNTS, {"repeats": repeats, "num_turns": num_turns, "turn": turn})
+        (row,) = query.rows(database, _KEY_COUNTS, {"num_turns": num_turns, "turn": turn})
         counts.update({name: int(count) for name, count in row.items()})
     return KeyCounts(**counts)
 

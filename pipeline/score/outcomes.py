@@ -138,7 +138,7 @@ WITH of_groups AS (
              high: (sum_certain_em + sum_certain_f1) / 2 + num_exact_uncertain, possible: num_exact_golds},
             {metric: 'correct', total: sum_correct, scored: num_letters,
              low: sum_certain_correct, high: sum_certain_correct + num_letters_uncertain, possible: num_letters_golds}
-        ], if(len(getvariable('passes')) = 0, [], [
+        ], if(len(passes_of(split)) = 0, [], [
             {metric: 'majority', total: majority, scored: (majority IS NOT NULL)::INTEGER,
              low: NULL, high: NULL, possible: 0},
             {metric: 'agreement', total: agreement, scored: (agreement IS NOT NULL)::INTEGER,
@@ -149,7 +149,7 @@ WITH of_groups AS (
              low: pass_at(k, num_letters_golds, sum_certain_correct::BIGINT),
              high: pass_at(k, num_letters_golds, sum_certain_correct::BIGINT + num_letters_uncertain),
              possible: (num_letters_golds >= k)::INTEGER}
-            FOR k IN getvariable('passes')
+            FOR k IN passes_of(split)
         ]), recursive := true)
     FROM of_groups
 )
@@ -168,22 +168,20 @@ FROM outcomes_of_files GROUP BY task, split, group_by, "group", metric, total, s
 """
 
 
-def count_outcomes(database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], repeats: int) -> None:
+def count_outcomes(database: duckdb.DuckDBPyConnection, files: Iterable[pads.Dataset], most_repeats: int) -> None:
     """Create the table `outcomes` from the samples; it also creates temporary views and tables.
 
     Args:
-        database: A connection.
+        database: A connection, in which `passes_of` is defined: see `pipeline/storage/repeats.py`.
         files: The samples, one data set per file, each with at least `COLUMNS` and all repeats of its questions. Only
             one of them is in memory at a time.
-        repeats: Rows per question.
+        most_repeats: Rows of a question, in the split that has most.
     """
-    passes = sorted({repeats} | {2**power for power in range(repeats.bit_length())}) if repeats > 1 else []
     database.execute("SET VARIABLE empty = $1", [EMPTY])
     database.execute("SET VARIABLE groups = $1", [list(GROUPS)])
     database.execute("SET VARIABLE extraction = $1", [EXTRACTION])
-    database.execute("SET VARIABLE passes = $1::BIGINT[]", [passes])
     database.register("samples", _SAMPLES.empty_table())
-    for statement in (_ROWS, _REPEATS if repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OF_A_FILE):
+    for statement in (_ROWS, _REPEATS if most_repeats > 1 else _ONE_REPEAT, _ONE_OF_K, _OF_A_FILE):
         database.execute(statement)
     database.execute("CREATE TEMP TABLE outcomes_of_files AS FROM outcomes_of_file")
     for samples in files:

@@ -7,7 +7,6 @@ missing answer counts as wrong.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import records
 from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.records import SAMPLE_SCHEMA
@@ -114,8 +114,12 @@ def score_row(
 
 @lru_cache(maxsize=1)  # the repeats of a question are consecutive
 def read_doc(doc: str) -> QuestionInfo:
-    """Return the properties of a question from its row as JSON; its options are the inputs `option_a` ... with text."""
-    row = json.loads(doc)
+    """Return the properties of a question from its row as JSON; its options are the inputs `option_a` ... with text.
+
+    Raises:
+        DataError: It is not a JSON object.
+    """
+    row = records.read_doc(doc)
     inputs, instruction = row.get("inputs"), row.get("instruction")
     name = wording_name(instruction) if isinstance(instruction, str) else None
     named = inputs.items() if isinstance(inputs, dict) else ()
@@ -148,7 +152,7 @@ def wording_name(instruction: str) -> str:
     Everything from the first option's placeholder to the last one's is replaced by `{options}`: a template lists as
     many options as its row has, and templates that differ only in this number are one wording.
     """
-    return hashlib.sha256(_OPTIONS.sub("{options}", instruction).encode()).hexdigest()[:8]
+    return hashlib.sha256(_OPTIONS.sub("{options}", instruction).encode(errors="replace")).hexdigest()[:8]
 
 
 def _score(response: str, gold: str | None, options: str, truncated: bool, has_options: bool) -> Scores:

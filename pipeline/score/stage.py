@@ -13,14 +13,16 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipeline.config.schema import Config
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA
 from pipeline.score.aggregate import aggregate
+from pipeline.score.extraction import RULES_VERSION
 from pipeline.score.extraction_groups import extraction_groups
 from pipeline.score.join import count_keys, joined
 from pipeline.score.row_scores import score_batch
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import id_ranges
+from pipeline.storage.repeats import count_rows, define, most
 
 METRICS_FILE = "metrics.parquet"
 
@@ -37,6 +39,7 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
         rows_per_file: Maximum rows per file of samples; the repeats of a question stay together.
 
     Raises:
+        ConfigError: `tasks.<name>.cluster` is no category of the task.
         DataError: Prompts or completions are missing or damaged, or have a task or split that is not configured.
         RunError: The run's directory cannot be written.
         RuntimeError: Completions do not match the prompts (a bug of the pipeline); the message has the counts.
@@ -45,21 +48,23 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
         run.require_artifact("prompts", PROMPT_SCHEMA),
         run.require_artifact("completions", COMPLETION_SCHEMA),
     )
-    repeats = config.generation.repeats
+    repeats = config.generation.repeats_by_split
     domains = {name: task.domain for name, task in config.active_tasks.items()}
+    clusters = {name: task.cluster for name, task in config.active_tasks.items() if task.cluster is not None}
     query.require_cells(prompts, domains, config.splits)
     with query.connection() as database:
-        count_keys(database, prompts, completions, repeats).require_whole(repeats)
-        with run.publish("samples", SAMPLE_SCHEMA) as store:
+        define(database, repeats)
+        count_keys(database, prompts, completions).require_whole(count_rows(prompts, repeats))
+        with run.publish("samples", SAMPLE_SCHEMA, {RULES_KEY: RULES_VERSION}) as store:
             num_samples = 0
             database.register("prompts", query.scanner(prompts, ["task", "split", "id"]))
-            for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // repeats)):
+            for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // most(repeats))):
                 file = f"task={ids.task}/split={ids.split}/part-{ids.number:05}.parquet"
                 batches = joined(database, prompts, completions, ids)
                 num_samples += store.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
             files = [Artifact(store, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in store.files(suffix=".parquet")]
-            metrics = aggregate(database, files, domains, repeats)
+            metrics = aggregate(database, files, domains, repeats, clusters)
             metrics = pa.concat_tables([metrics, extraction_groups(database, files)])
         run.replace_parquet(METRICS_FILE, metrics)

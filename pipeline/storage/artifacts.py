@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 ARTIFACT_FILE = "_stage.json"
+
+PRUNED_FILE = "pruned.json"
+"""Marks a run whose artifacts were removed on purpose, and when: see pipeline/overview/prune.py."""
 
 BATCH_ROWS, BATCH_CHARACTERS = 256, 16 << 20
 """`RowWriter` writes a batch as soon as it reaches either limit."""
@@ -122,8 +126,36 @@ class ArtifactStore(Directory):
         """
         found = self.artifact(artifact, schema)
         if found is None:
+            self.require_unpruned()
             raise DataError(f"{self.shown(artifact)} is missing: run again with the same run_id, it goes on from there")
         return found
+
+    def pruned_at(self) -> str | None:
+        """Return the UTC time at which the run in this directory was pruned, or None if it was not.
+
+        Raises:
+            DataError: The mark is damaged.
+        """
+        if not self.exists(PRUNED_FILE):
+            return None
+        try:
+            at = json.loads(self.read_text(PRUNED_FILE, 1 << 20))["at"]
+            return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise DataError(f"{self.shown(PRUNED_FILE)} is damaged: delete it, and what it says is gone") from error
+
+    def require_unpruned(self) -> None:
+        """Check that the run in this directory was not pruned.
+
+        Raises:
+            DataError: It was; the message has the day.
+        """
+        at = self.pruned_at()
+        if at is not None:
+            raise DataError(
+                f"{self.shown()} was pruned on {at[:10]}, and its prompts, completions and samples are gone: "
+                "the scores are kept, in metrics.parquet and manifest.json"
+            )
 
     def num_rows(self, name: str, schema: pa.Schema) -> int:
         """Return the number of rows of a Parquet file, read from its footer.

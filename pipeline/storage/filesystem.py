@@ -28,6 +28,15 @@ from pipeline.errors import DataError, RunError
 _IRREGULAR = (pafs.FileType.Directory, pafs.FileType.Unknown)
 _OF_NETWORK = re.compile(r"AWS Error|HTTP|[Cc]url|[Cc]onnection|timed? ?out")
 
+_OF_CREDENTIALS = re.compile(
+    r"ACCESS_DENIED|[Aa]ccess ?[Dd]enied|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH"
+    r"|SignatureDoesNotMatch|EXPIRED_TOKEN|ExpiredToken|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT"
+)
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+GCS_RETRY_S = 30
+"""Seconds for which Google's client repeats a request; of itself it does so for 15 minutes, without a word."""
+
 LONGEST_NAME = 200
 """Characters of a refused name that its message repeats."""
 
@@ -82,10 +91,7 @@ def is_out_of_reach(error: BaseException) -> bool:
     """
     if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
         return False
-    return (
-        error.errno is not None
-        or re.search(r"AWS Error|HTTP|[Cc]url|[Cc]onnection|timed? ?out", str(error)) is not None
-    )
+    return error.errno is not None or _OF_NETWORK.search(str(error)) is not None
 
 
 def free_bytes(path: Path) -> int | None:
@@ -112,17 +118,24 @@ class Directory:
         """Return the directory of a path or URI; it need not exist yet.
 
         Raises:
-            RunError: pyarrow does not support the URI's file system or cannot open it.
+            RunError: pyarrow does not support the URI's file system or cannot open it, or the path is not UTF-8.
         """
         if "\0" in uri:
             raise RunError(f"{without_credentials(uri)!r} cannot be opened: it holds a NUL")
         if "://" not in uri:
-            return cls(pafs.LocalFileSystem(), str(expanded(uri).resolve()))
+            path = str(expanded(uri).resolve())
+            if not path.isprintable() and any("\ud800" <= char <= "\udfff" for char in path):
+                raise RunError(f"{path!r} is not UTF-8: rename that directory, or choose another one")
+            return cls(pafs.LocalFileSystem(), path)
+        if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
+            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_RETRY_S}"
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             reason = str(error).replace(uri, without_credentials(uri))
             raise RunError(f"{without_credentials(uri)!r} cannot be opened: {reason}") from error
+        if fs.type_name == "mock":  # in the memory of this process, for pyarrow's own tests
+            raise RunError(f"{without_credentials(uri)!r} is no storage: give a path or {', '.join(SCHEMES.values())}")
         return cls(fs, root.rstrip("/"))
 
     @property
@@ -147,7 +160,11 @@ class Directory:
 
         It holds no credentials: they are not in the path. A quoted path is safe inside a message too.
         """
-        return shlex.quote(f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}")
+        return shlex.quote(self.uri(name))
+
+    def uri(self, name: str = "") -> str:
+        """Return the path, or in object storage the URI, of a file for another program; it holds no credentials."""
+        return f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}"
 
     def child(self, name: str) -> Self:
         """Return a subdirectory; it need not exist yet.
@@ -250,7 +267,8 @@ class Directory:
                 data = bytes(stream.read(None if most_bytes is None else most_bytes + 1))
             text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.shown(name)} cannot be read: {error}") from error
+            reason = (_denied(error) if isinstance(error, OSError) else None) or error
+            raise DataError(f"{self.shown(name)} cannot be read: {reason}") from error
         if most_bytes is not None and len(data) > most_bytes:
             raise DataError(f"{self.shown(name)} is larger than {most_bytes:,} bytes")
         return text
@@ -268,10 +286,12 @@ class Directory:
     def write_text(self, name: str, text: str) -> None:
         """Write a UTF-8 file atomically: a reader sees the old file or the new one.
 
+        Half a character, as a foreign text or a path may hold it, is written as "?".
+
         Raises:
             RunError: The disk is full or cannot be written.
         """
-        data = text.encode("utf-8")
+        data = text.encode("utf-8", "replace")
         with self.replacing_stream(name) as stream:
             stream.write(data)
 
@@ -280,11 +300,10 @@ class Directory:
         """Raise a `RunError` that names this directory when the storage does not respond."""
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RunError(
-                f"{self.shown()} cannot be reached: {reason}. Run the same run_id again when it can"
-            ) from error
+        except (OSError, pa.ArrowInvalid) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            reason = _denied(error) or f"{text}. Run the same run_id again when it can"
+            raise RunError(f"{self.shown()} cannot be reached: {reason}") from error
 
     @contextmanager
     def partial_files(self, *names: str) -> Iterator[tuple[str, ...]]:
@@ -352,8 +371,20 @@ class Directory:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise RunError(f"{self.shown()} cannot be written: {reason}. Make room or write elsewhere") from error
+            reason = _denied(error) or f"{error.strerror or error}. Make room or write elsewhere"
+            raise RunError(f"{self.shown()} cannot be written: {reason}") from error
+
+
+def _denied(error: Exception) -> str | None:
+    """Return why S3 denies access and the fix, or None for another error."""
+    if not _OF_CREDENTIALS.search(str(error)):
+        return None
+    keys = " and ".join(S3_KEYS)
+    if any(name in os.environ for name in S3_KEYS):
+        return f"access is denied: check the keys in {keys}, and what they may do there"
+    if "AWS_PROFILE" in os.environ or "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ:
+        return "access is denied: check the credentials of AWS_PROFILE or AWS_WEB_IDENTITY_TOKEN_FILE"
+    return f"access is denied, and no keys are set: export {keys}, or AWS_PROFILE"
 
 
 def _move(partial: Path, target: Path) -> None:

@@ -71,7 +71,7 @@ def find_weights(repository: str, revision: str | None, cache: str | None) -> We
         cache: The cache's directory, where it is not the default one.
 
     Returns:
-        None where the hub does not tell: offline, or without access.
+        None where the hub does not answer: offline, or without access.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]

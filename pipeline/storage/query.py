@@ -30,13 +30,18 @@ BATCH_ROWS = 4096
 TEXT_ROWS = 256
 """Rows in a batch of `reader`: DuckDB reads several batches ahead."""
 
+BATCH_BYTES = 256 << 20
+"""A batch of `batches` is cut before it is larger, unless it is a single row: Arrow's text columns end at 2 GiB."""
+
+_NO_ROOM = re.compile(r"No space left|[Qq]uota|temp_directory_size|failed to offload|Out of Memory|could not allocate")
+
 
 @contextmanager
 def connection() -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield an in-memory database that spills to disk and never loads extensions or files implicitly.
 
     Raises:
-        RunError: The temporary directory is full.
+        RunError: The temporary directory is full, or cannot be read or written.
         DataError: A Parquet file that a query reads is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="pipeline-duckdb-") as spill:
@@ -46,12 +51,15 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
+            "arrow_large_buffer_size": True,
         }
         try:
             with duckdb.connect(":memory:", config=settings) as database:  # type: ignore[arg-type]
                 yield database
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-            raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for sorting: {error}") from error
+            is_full = isinstance(error, duckdb.OutOfMemoryException) or _NO_ROOM.search(str(error)) is not None
+            what = "has no room for sorting" if is_full else "cannot be used for sorting"
+            raise RunError(f"TMPDIR={tempfile.gettempdir()!r} {what}: {error}") from error
         except duckdb.InvalidInputException as error:
             if re.search(r"\[Errno (?!2\])|AWS Error", str(error)):
                 raise DataError(f"a file of the run cannot be read now: {error}. Run again when it can") from error
@@ -69,10 +77,32 @@ def rows(database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) 
 def batches(
     database: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None, *, rows: int
 ) -> pa.RecordBatchReader:
-    """Run a query and return its result as a stream of batches of about `rows` rows."""
-    reader = database.sql(sql, params=parameters).to_arrow_reader(rows)
-    assert reader is not None
-    return reader
+    """Run a query and return its result as a stream of batches of about `rows` rows, or of `BATCH_BYTES`."""
+    found = database.sql(sql, params=parameters).to_arrow_reader(rows)
+    schema = pa.schema([field.with_type(_plain_type(field.type)) for field in found.schema])
+    cut = (part.cast(schema) for batch in found for part in _cut(batch))
+    return pa.RecordBatchReader.from_batches(schema, cut)
+
+
+def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in parts of at most `BATCH_BYTES`, as far as rows allow it."""
+    if batch.num_rows < 2 or batch.nbytes <= BATCH_BYTES:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _cut(batch.slice(0, half))
+    yield from _cut(batch.slice(half))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type whose offsets have 32 bits, as the records' schemas have it."""
+    if pa.types.is_map(kind):
+        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    return {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(kind, kind)
 
 
 def cell(task: str, split: str | None) -> pc.Expression:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.storage.filesystem import open_to_write
-from pipeline.terminal.screen import stream
+from pipeline.terminal.screen import keep_printing, stream
 
 LONGEST_LOG_TEXT = 1_000_000
 """Bytes of a log that are searched for the reason of a failure."""
@@ -30,12 +30,30 @@ _log_name = ""
 """How messages name that log."""
 
 
-def plain() -> Console:
-    """Return a console on standard output that interprets no markup. Without a terminal it is 120 columns wide."""
+def plain(*, after_work: bool = False) -> Console:
+    """Return a console on standard output that interprets no markup. Without a terminal it is 120 columns wide.
+
+    Args:
+        after_work: Whether the work is done: a reader that has gone then neither ends the command nor changes its exit
+            code.
+    """
+    if after_work:
+        keep_printing()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     width = None if sys.stdout.isatty() else 120
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def lasting() -> Iterator[tuple[Console, Console]]:
+    """Yield consoles on standard output and standard error whose readers may go away without ending the command."""
+    with stream(os.dup(1), "utf-8", closes=True) as out, stream(os.dup(2), "utf-8", closes=True) as err:
+        first, second = (
+            Console(file=file, width=None if file.isatty() else 120, highlight=False, markup=False, emoji=False)
+            for file in (out, err)
+        )
+        yield first, second
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class GenerateProgress:
             self._print(event.line)
 
     def stop(self) -> None:
-        """Tell that no row starts any more."""
+        """Show that no row starts any more."""
         self._record("stop", stage=self._name)
         self._print("stopping: no row starts any more, those in flight may finish; a second signal ends at once")
 
@@ -121,7 +121,7 @@ class GenerateProgress:
             self._print(f"{_rows(self._pace)}, {status}")
 
     def _is_due(self, now: float) -> bool:
-        """Return whether it is time for a line: also soon after the first rows, and when the starting engines go on."""
+        """Return whether it is time for a line: also soon after the first rows, and when the starts advance."""
         assert self._pace is not None
         seconds = now - self._last_line_at
         if not self._has_row_line and self._pace.left_s(now) is not None:

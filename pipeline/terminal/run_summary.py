@@ -68,7 +68,7 @@ def print_summary(
         of_repeats = query.rows(database, REPEATS_SQL, {"scores": list(SCORES)})
     console.print(_table(rows))
     if of_repeats:
-        console.print(f"over {config.generation.repeats} repeats of each question, of which the scores are means:")
+        console.print(f"over {config.generation.repeats_text} repeats of each question, of which the scores are means:")
         console.print(_repeats_table(of_repeats))
     for row in filter(is_wide, rows):
         console.print(_bounds_line(row), soft_wrap=True)

@@ -48,6 +48,14 @@ def stream(
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=is_line)
 
 
+def keep_printing() -> None:
+    """Drop from here on what standard output and error cannot take, also when the reader of a pipe is gone."""
+    for text in (sys.stdout, sys.stderr):
+        raw = getattr(getattr(text, "buffer", None), "raw", None)
+        if isinstance(raw, _Raw):
+            raw.raises_broken_pipe = False
+
+
 def protect() -> None:
     """Open the standard descriptors that are closed, and replace `sys.stdout` and `sys.stderr`, unless a test has."""
     for descriptor in range(3):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +16,10 @@ from types import FrameType
 from pipeline.errors import CAN_BE_RESUMED, Interrupted, PipelineError
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+SAME_S = 0.5
+"""Seconds within which a further signal repeats the first one: a terminal and Ray's `job stop` signal a process and its
+parent, and the parent passes the signal on."""
 
 
 class Signals:
@@ -29,6 +34,7 @@ class Signals:
         self._reason: PipelineError | None = None
         self._grace_s = grace_s
         self._deferring = False
+        self._first_at = 0.0
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -68,6 +74,10 @@ class Signals:
         os.kill(os.getpid(), signal.SIGALRM)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.count == 1 and now - self._first_at < SAME_S:
+            return
+        self._first_at = self._first_at or now
         self.count += 1
         if self.count > 1 or not self._deferring or not self._grace_s:
             self._shut_down(number, frame)

@@ -1,7 +1,7 @@
 """Simulates nights of a model with the gate's own code, and prints its false alarms and its power; see NOTES.md.
 
     PYTHONPATH=tests .venv/bin/python -m bench.gate              # all tables
-    PYTHONPATH=tests .venv/bin/python -m bench.gate power        # nights, power, years, steps or cusum
+    PYTHONPATH=tests .venv/bin/python -m bench.gate power        # or nights, years, steps, cusum, changed
 
 The questions are those of MERA's train splits: 293, 110 and 510. Each has a probability of being answered right, the
 same every night of an unchanged model: 0, 1, or, for a share of unstable ones, something between. This share is chosen
@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.comparison import drops, gate, trend
+from pipeline.comparison.changed_answers import sign_test
 from pipeline.comparison.drops import TaskScores
 from pipeline.config.schema import Config, GateConfig, ModelConfig, TaskConfig
 from pipeline.metrics.max_t import TaskChanges
@@ -44,8 +45,11 @@ SIZES = {"agro_bench": 293, "aqua_bench": 110, "med_bench": 510}
 DOMAINS = {"agro_bench": "agriculture", "aqua_bench": "agriculture", "med_bench": "medicine"}
 ACCURACY = 0.7
 NUM_BASELINES = GateConfig().num_baselines
-ALPHAS = (0.05, GateConfig().alpha)
+DEFAULT_ALPHA = GateConfig().alpha
+ALPHAS = (0.05, 0.02, 0.01, 0.005)
 YEAR = 365
+NUM_QUESTIONS = 9_137
+"""All questions of MERA's three tasks, of which those above have a known gold answer."""
 
 
 def config_of(alpha: float, max_drop: float = 0.01) -> Config:
@@ -147,10 +151,21 @@ def judged(new: Night, base: Sequence[Night], config: Config) -> tuple[list[Metr
     return rows, drops.p_values(tasks, rows, DOMAINS, config.gate.alpha)
 
 
+def has_large_drop(new: Night, base: Sequence[Night], config: Config) -> bool:
+    """Return whether a drop is larger than the limit: only then are p-values needed."""
+    return any(_is_large(row, config) for row in rows_of(new, base))
+
+
+def _is_large(row: MetricChange, config: Config) -> bool:
+    return -row.difference > config.gate.max_drop + gate.ROUNDING
+
+
 def smallest_p(new: Night, base: Sequence[Night], config: Config) -> float:
     """Return the smallest p-value of a drop that is larger than the limit: the gate breaks at any larger alpha."""
+    if not has_large_drop(new, base, config):
+        return 1.0
     rows, p_values = judged(new, base, config)
-    large = [p for row, p in zip(rows, p_values, strict=True) if -row.difference > config.gate.max_drop]
+    large = [p for row, p in zip(rows, p_values, strict=True) if _is_large(row, config)]
     return min(large, default=1.0)
 
 
@@ -197,7 +212,7 @@ def nights(num: int = 2_000) -> Iterator[str]:
         ("half", 0.07, 1, False),
     ):
         setting = Setting(kind=kind, flips=flips, num_baselines=num_baselines, repeats=repeats)
-        found = shares(setting.p_values(rng, num, config_of(ALPHAS[1])))
+        found = shares(setting.p_values(rng, num, config_of(min(ALPHAS))))
         base = f"{num_baselines} nights" + (", all the same" if repeats else "")
         yield f"| {kind} | {flips:.1%} | {base} | " + " | ".join(f"{share:.4f}" for share in found) + " |"
 
@@ -216,19 +231,24 @@ def power(num: int = 400) -> Iterator[str]:
         found = []
         for points in (1, 2, 3):
             setting = Setting(kind=kind, flips=flips, num_baselines=num_baselines, how=how, points=points)
-            found.append(shares(setting.p_values(rng, num, config_of(ALPHAS[1]))))
+            found.append(shares(setting.p_values(rng, num, config_of(min(ALPHAS)))))
         cells = [f"{each[place]:.2f}" for place in range(len(ALPHAS)) for each in found]
         yield f"| {kind} | {how} | {flips:.1%} | {num_baselines} | " + " | ".join(cells) + " |"
 
 
-def broken_nights(made: Sequence[Night], config: Config) -> list[bool]:
-    """Return for each night whether it breaks the gate, against the newest nights before it that did not."""
-    pool: deque[Night] = deque(maxlen=NUM_BASELINES)
+def broken_nights(
+    made: Sequence[Night], config: Config, *, earlier: Sequence[Night] = (), is_fixed: bool = False
+) -> list[bool]:
+    """Return for each night whether it breaks the gate, against the newest nights before it that did not.
+
+    The `earlier` nights have kept the gate. With `is_fixed` the first night is the baseline of all.
+    """
+    pool: deque[Night] = deque(reversed(earlier), maxlen=NUM_BASELINES)
     found = []
     for night in made:
-        rows, p_values = judged(night, pool, config) if pool else ([], [])
-        found.append(bool(rows) and gate.drop_rule(config, rows, p_values).broken)
-        if not found[-1]:
+        is_judged = bool(pool) and has_large_drop(night, pool, config)
+        found.append(is_judged and gate.drop_rule(config, *judged(night, pool, config)).broken)
+        if not found[-1] and not (is_fixed and pool):
             pool.appendleft(night)
     return found
 
@@ -260,24 +280,28 @@ def values_of(night: Night) -> dict[trend.Name, tuple[float, int]]:
 
 def years(num: int = 60) -> Iterator[str]:
     """Yield the false alarms of whole years, each of another model."""
-    yield f"Whole years of an unchanged model, 7% flips, a pooled baseline of {NUM_BASELINES} nights"
-    yield "| alpha | years | promised red nights a year | red nights a year | most in a year | years without one |"
+    yield f"Whole years of an unchanged model, 7% flips; latest: {NUM_BASELINES} nights pooled, fixed: the first night"
+    yield "| baseline | alpha | years | promised red nights a year | red nights a year | most | years without one |"
     rng = np.random.default_rng(3)
-    for alpha, number in ((ALPHAS[1], num), (ALPHAS[0], num // 3)):
+    for alpha, number, is_fixed in (
+        (DEFAULT_ALPHA, num, False),
+        (max(ALPHAS), num // 3, False),
+        (DEFAULT_ALPHA, num // 3, True),
+    ):
         config = config_of(alpha)
         red = []
         for _ in range(number):
             model = Model.drawn(rng, "half", 0.07)
-            red.append(sum(broken_nights([model.night(rng) for _ in range(YEAR)], config)))
+            red.append(sum(broken_nights([model.night(rng) for _ in range(YEAR)], config, is_fixed=is_fixed)))
         cells = [f"{alpha * YEAR:.1f}", f"{np.mean(red):.2f}", max(red), f"{np.mean(np.array(red) == 0):.0%}"]
-        yield f"| {alpha} | {number} | " + " | ".join(map(str, cells)) + " |"
+        yield f"| {'fixed' if is_fixed else 'latest'} | {alpha} | {number} | " + " | ".join(map(str, cells)) + " |"
 
 
-def steps(num: int = 100, before: int = 60, after: int = 30) -> Iterator[str]:
+def steps(num: int = 200, before: int = 120, after: int = 30) -> Iterator[str]:
     """Yield how soon a step of 1 point is found by the gate and by the CUSUM."""
     yield f"A step of 1 point in every task after {before} nights, {num} times: found within 7 and {after} nights"
-    yield "| unstable questions | flips | gate, 7 | gate, 30 | CUSUM, 7 | CUSUM, 30 | either, 7 |"
-    rng, config = np.random.default_rng(4), config_of(ALPHAS[1])
+    yield "| unstable questions | flips | gate, 7 | CUSUM, 7 | CUSUM, 30 | either, 7 |"
+    rng, config = np.random.default_rng(4), config_of(DEFAULT_ALPHA)
     for kind, flips in (("half", 0.07), ("half", 0.05), ("half", 0.026), ("skewed", 0.07)):
         by_gate, by_cusum = [], []
         for _ in range(num):
@@ -287,9 +311,12 @@ def steps(num: int = 100, before: int = 60, after: int = 30) -> Iterator[str]:
             charts = alarms(made).any(axis=1)
             if not charts[before - 1]:  # else it is a false alarm
                 by_cusum.append(charts[before:])
-                by_gate.append(broken_nights(made[before - NUM_BASELINES :], config)[NUM_BASELINES:])
-        found = [np.array(each)[:, :nights].any(axis=1) for each in (by_gate, by_cusum) for nights in (7, after)]
-        either = found[0] | found[2]
+                week, earlier = made[before : before + 7], made[before - NUM_BASELINES : before]
+                by_gate.append(broken_nights(week, config, earlier=earlier))
+        found = [
+            np.array(each)[:, :most].any(axis=1) for each, most in ((by_gate, 7), (by_cusum, 7), (by_cusum, after))
+        ]
+        either = found[0] | found[1]
         yield f"| {kind} | {flips:.1%} | " + " | ".join(f"{share.mean():.2f}" for share in (*found, either)) + " |"
 
 
@@ -312,7 +339,31 @@ def cusum(num: int = 2_000) -> Iterator[str]:
         )
 
 
-TABLES = {"nights": nights, "power": power, "years": years, "steps": steps, "cusum": cusum}
+def changed(num: int = 2_000) -> Iterator[str]:
+    """Yield false alarms and power of the share of changed answers, over all questions and over the labelled ones."""
+    titles = [f"{what} at {alpha}" for alpha in ALPHAS for what in ("false alarms", "power, 1 point")]
+    yield f"Changed answers: shares of {num:,} nights; power for a step of 1 point (lost) that night"
+    yield "| unstable questions | flips | questions | " + " | ".join(titles) + " |"
+    rng = np.random.default_rng(6)
+    for kind, flips in (("half", 0.07), ("half", 0.026), ("skewed", 0.07)):
+        for questions in (NUM_QUESTIONS, sum(SIZES.values())):
+            p_values = np.array([_changed_p_values(rng, kind, flips, questions) for _ in range(num)])
+            cells = [f"{(p_values[:, place] < alpha).mean():.3f}" for alpha in ALPHAS for place in (0, 1)]
+            yield f"| {kind} | {flips:.1%} | {questions:,} | " + " | ".join(cells) + " |"
+
+
+def _changed_p_values(rng: np.random.Generator, kind: str, flips: float, questions: int) -> tuple[float, float]:
+    """Return the p-values of an unchanged night, and of one of a model that has lost a point."""
+    model = Model.drawn(rng, kind, flips, [questions])
+    (before,), (last,), (same,) = (model.night(rng) for _ in range(3))
+    (worse,) = model.worse(rng, "lost", 1).night(rng)
+    old = before != last
+    pairs = [(now != last, old) for now in (same, worse)]
+    first, second = (sign_test(int((new & ~old).sum()), int((old & ~new).sum())) for new, old in pairs)
+    return first, second
+
+
+TABLES = {"nights": nights, "power": power, "years": years, "steps": steps, "cusum": cusum, "changed": changed}
 
 
 def main(names: Sequence[str]) -> None:

@@ -163,7 +163,7 @@ def test_a_missing_chunk_is_reported(make_report: MakeReport, opened: Opened) ->
     file = make_report(twenty(), "report.max_inline_mb=0", reply=answer)
     (file.parent / "report_samples" / "0.js").unlink()
     page = opened.open(file, "#agro_bench/1")
-    shows(page, "#count", "report_samples/0.js is missing: keep report_samples/ beside this page")
+    shows(page, "#count", "report_samples/0.js is missing: keep report_samples/ next to this page")
     assert all("ERR_FILE_NOT_FOUND" in line for line in opened.messages)
     opened.messages.clear()
 

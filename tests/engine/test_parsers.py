@@ -31,7 +31,7 @@ def facts(*overrides: str) -> ParserFacts:
 
 
 def check_names(printed: str) -> list[str]:
-    return [line.split()[1].rstrip(":") for line in printed.splitlines() if line.startswith("lint ")]
+    return [line.split()[1].rstrip(":") for line in printed.splitlines() if line.startswith("check ")]
 
 
 def test_the_behaviour_of_a_parser_is_found_by_running_it() -> None:

@@ -73,4 +73,4 @@ def test_one_row_that_kills_vllm_is_the_only_error_of_the_run(tmp_path: Path) ->
     failed = [row for row in rows if row["error"]]
     assert len(rows) == 214
     assert [f"{row['task']}/{row['split']}/{row['id']}/0" for row in failed] == [mark.read_text()]
-    assert failed[0]["error"] == "the engine died 4 times with this row in it"
+    assert failed[0]["error"] == "the engine crashed 4 times with this row in it"

@@ -131,7 +131,7 @@ def text_only_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return ran(output, output / "model", "limit=5", *extra)
 
 
-@pytest.fixture(params=["reference_run", "text_only_run"])
+@pytest.fixture(params=["reference_run", pytest.param("text_only_run", marks=pytest.mark.slow)])
 def any_run(request: pytest.FixtureRequest) -> Ran:
     found: Ran = request.getfixturevalue(request.param)
     return found
@@ -177,6 +177,7 @@ def test_the_planner_agrees_with_the_blocks_that_vllm_reports(any_run: Ran) -> N
     assert_planned(any_run)
 
 
+@pytest.mark.slow
 def test_the_planner_counts_the_weights_of_the_models_files(text_only_run: Ran) -> None:
     assert text_only_run.engine.num_parameters == text_only_run.shape.num_params
 

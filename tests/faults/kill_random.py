@@ -1,15 +1,20 @@
-"""Kills a process of the demo at a random moment of its generate stage, resumes, and compares with an undisturbed run.
+"""Kills runs of the demo at random moments, resumes them, and compares with an undisturbed run.
 
-Usage: python tests/faults/kill_random.py <new directory> [seed]
+Usage: PYTHONPATH=tests python tests/faults/kill_random.py <new directory> [seed] [stages|engines]
 
-20 runs: the driver is killed in 8 (in 4 of them with all its descendants, as in a power failure), the actor in 6,
-vLLM's engine process in 6, each with SIGKILL. Prints a table; exits with 1 when a sample differs, is missing or is
-duplicated, or when more rows were repeated than were in flight at the kill. Processes that a killed driver leaves
-behind may still finish some rows: those are not repeated. Takes about half an hour on two cores.
+`stages`: 20 kills of the driver with SIGKILL, 4 in each stage, from prepare to publish; a run is killed in one stage
+after the other. The engine is scripted. Takes 5 minutes.
+`engines`: 20 runs with real vLLM are killed while they generate: the driver in 8 (in 4 of them with all its
+descendants, as in a power failure), the actor in 6, vLLM's engine process in 6. Takes half an hour.
+
+Prints a table of each; exits with 1 when a sample differs, is missing, duplicated or half-written, or when more rows
+were repeated than were in flight at the kill. Processes that a killed driver leaves behind may still finish some rows:
+those are not repeated.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from faults import stages
+from faults.staged_run import STAGES
 
 from pipeline.generate import journal
 from pipeline.records import KEY_COLUMNS, SAMPLE_SCHEMA
@@ -156,7 +163,50 @@ def trial(
     return Outcome(victim, num_done, num_in_flight, repeated, differing, missing, twice, driver.returncode)
 
 
-def main(output: Path, seed: int) -> int:
+NUM_STAGED = 4
+"""Runs that are killed in each stage."""
+
+
+def seconds_of_stages(run: Path) -> dict[str, float]:
+    seconds: dict[str, float] = json.loads((run / "manifest.json").read_text())["timings_s"]
+    return seconds
+
+
+def in_stages(output: Path, seed: int) -> bool:
+    """Kill runs in one stage after the other, each at a random moment of it; return whether nothing was hurt."""
+    output.mkdir(parents=True)
+    undisturbed = stages.run(output, {}, "run_id=undisturbed")
+    assert undisturbed.exit_code == 0, undisturbed.errors
+    expected = stages.rows_of(ArtifactStore.open(str(output / "run=undisturbed")))
+    seconds = seconds_of_stages(output / "run=undisturbed") | {"generate": stages.GENERATING_S}
+    moments = random.Random(seed)
+    print(f"seed {seed}\n")
+    print("| run | stage | killed after s | of s | exit | rows done then | lost | twice | half-written |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    is_good = True
+    for number in range(NUM_STAGED):
+        run, lines = output / f"run=staged-{number}", []
+        for stage in STAGES:
+            after_s = round(moments.uniform(0, seconds[stage]), 3)
+            plan = {"stage": stage, "fault": "kill", "after_s": after_s}
+            ended = stages.run(output, plan, f"run_id=staged-{number}")
+            num_done = journaled(run) or len(stages.rows_of(ArtifactStore.open(str(run)), "completions"))
+            lines.append([number, stage, after_s, seconds[stage], ended.exit_code, num_done, stages.half_written(run)])
+        resumed = stages.run(output, {}, f"run_id=staged-{number}")
+        found = stages.rows_of(ArtifactStore.open(str(run)))
+        num_lost, num_twice = len(set(expected) - set(found)), len(found) - len(set(found))
+        for *cells, broken in lines:
+            print("| " + " | ".join(map(str, [*cells, num_lost, num_twice, len(broken)])) + " |", *broken, flush=True)
+            is_good &= not broken and cells[4] in (0, -signal.SIGKILL)
+        is_good &= found == expected and resumed.exit_code == 0 and not stages.half_written(run)
+        is_good &= stages.products(run) == {
+            name.replace("undisturbed", f"staged-{number}") for name in stages.products(output / "run=undisturbed")
+        }
+    return is_good
+
+
+def of_engines(output: Path, seed: int) -> bool:
+    """Kill processes of runs with real vLLM; return whether nothing was hurt."""
     output.mkdir(parents=True)
     undisturbed = start(output, "undisturbed")
     assert undisturbed.wait(timeout=300) == 0
@@ -171,8 +221,16 @@ def main(output: Path, seed: int) -> int:
         cells = [number, victim, got.num_done, got.num_in_flight, got.num_repeated, got.num_differing]
         cells += [got.num_missing, got.num_twice, got.exit_code]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-    return 0 if is_good else 1
+    return is_good
+
+
+def main(output: Path, seed: int = 1, which: str = "stages,engines") -> int:
+    """Return the exit code: 1 if anything was hurt."""
+    kinds = {"stages": in_stages, "engines": of_engines}
+    unhurt = [kinds[name](output / name, seed) for name in which.split(",")]
+    return 0 if all(unhurt) else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 1))
+    arguments = sys.argv[1:]
+    raise SystemExit(main(Path(arguments[0]).resolve(), *map(int, arguments[1:2]), *arguments[2:]))

@@ -43,7 +43,7 @@ def test_one_poison_row_among_200_fails_and_no_other_row_is_lost(run_with_prompt
     rows = completions(run)
     assert [row["id"] for row in rows] == list(range(200))
     assert {row["id"]: row["error"] for row in rows if row["error"]} == {
-        77: "the engine died 4 times with this row in it"
+        77: "the engine crashed 4 times with this row in it"
     }
     assert {row["completion"] for row in rows if not row["error"]} == {"A"}
     (restarts,) = (info.restarts for info in made.engine.values())
@@ -85,7 +85,7 @@ def test_a_killed_process_loses_no_row(run_with_prompts: Make, placement: Placem
     assert progress.num_done == 24
 
 
-@pytest.mark.parametrize(("num_rows", "slots"), [(200, 16), (12, 64), (3, 64)])
+@pytest.mark.parametrize(("num_rows", "slots"), [(200, 16), pytest.param(12, 64, marks=pytest.mark.slow), (3, 64)])
 def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_three_starts(
     run_with_prompts: Make, placement: Placement, tmp_path: Path, num_rows: int, slots: int
 ) -> None:
@@ -112,6 +112,7 @@ def test_an_engine_that_crashes_alike_with_every_row_ends_the_run_after_three_st
     assert kinds == ["engine_starting", "replica_ready", *["restart", "replica_ready"] * 2, "gave_up"]
 
 
+@pytest.mark.slow
 def test_rows_that_crash_the_engine_before_any_other_is_finished_are_the_only_ones_to_fail(
     run_with_prompts: Make, placement: Placement
 ) -> None:
@@ -135,19 +136,20 @@ def test_poison_rows_that_crash_the_engine_before_any_row_is_finished_are_no_bro
     long = "DIE, and what a long question this is "
     run = run_with_prompts([make_prompt(number, question=long if number < 2 else "Что?") for number in range(10)])
     config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=2")
-    with pytest.raises(RunError, match=r"max_restarts=2: replica \S+ died again: told to die"):
+    with pytest.raises(RunError, match=r"max_restarts=2: replica \S+ crashed again: told to die"):
         generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
     (finished,) = journal.read(run.child(journal.DIRECTORY))
     assert finished.id > 1
 
 
+@pytest.mark.slow
 def test_poison_rows_that_are_the_last_of_a_run_end_as_failed_rows(
     run_with_prompts: Make, placement: Placement
 ) -> None:
     """An engine has worked for this run in an earlier session."""
     run = run_with_prompts([make_prompt(number, question="DIE" if number < 2 else "Что?") for number in range(6)])
     config = settings("engine.endpoint.concurrency=1", "engine.max_restarts=0")
-    with pytest.raises(RunError, match=r"max_restarts=0: replica \S+ died again: told to die"):
+    with pytest.raises(RunError, match=r"max_restarts=0: replica \S+ crashed again: told to die"):
         generate_stage.generate(config, run, placement, ScriptedFactory(), Counting(), Counting())
     generate_stage.generate(settings(), run, placement, ScriptedFactory(), Counting(), Counting())
     assert [row["id"] for row in completions(run) if row["error"]] == [0, 1]

@@ -35,7 +35,7 @@ def interrupt(job: Started, number: signal.Signals, within_s: float) -> str:
     job.process.send_signal(number)
     code, _, err = job.end(within_s)
     assert (code, err.count("\n"), job.survivors()) == (130, 1, []), err
-    assert "goes on where it stopped" in err
+    assert "resumes where it stopped" in err
     return err
 
 
@@ -55,7 +55,7 @@ def resume(run: Path, num_rows: int, *overrides: str) -> None:
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_rows_in_flight_complete_and_none_is_requested_twice(tmp_path: Path, number: signal.Signals) -> None:
     run, requests = tmp_path / "run=one", tmp_path / "requests"
     overrides = (*SMALL, f"output_dir={tmp_path}", "run.grace_s=30")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import ENDPOINT, ROOT, Started, completions, wait_until
@@ -188,11 +190,7 @@ def test_a_ray_job_that_was_killed_resumes_when_the_same_words_are_submitted_aga
     with node(head, 2):  # type: ignore[attr-defined]
         assert job(head, "submit", "--submission-id=a", "--no-wait", "--", *words(1.0), directory=empty).returncode == 0
         wait_until(lambda: sum(path.stat().st_size > 0 for path in run.glob("journal/*.jsonl")) == 2, 200)
-        mark = f"output_dir={tmp_path}".encode()
-        drivers = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if mark in _read(path)]
-        for path in drivers:
-            with suppress(ProcessLookupError):
-                os.kill(int(path.name), signal.SIGKILL)
+        kill_drivers(tmp_path)
         wait_until(lambda: "failed" in job(head, "status", "a", directory=empty).stdout.lower(), 60)
         done = job(head, "submit", "--submission-id=b", "--", *words(0.1), directory=empty)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -202,6 +200,64 @@ def test_a_ray_job_that_was_killed_resumes_when_the_same_words_are_submitted_aga
     rows = completions(ArtifactStore.open(str(run)))
     keys = {(row["task"], row["split"], row["id"]) for row in rows}
     assert len(rows) == len(keys) == 214
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("aiohttp_cors"), reason="Ray jobs need ray[default]")
+def test_a_night_does_what_is_missing_after_a_broken_model_and_after_a_kill(head: Head, tmp_path: Path) -> None:
+    empty, broken, output = tmp_path / "empty", tmp_path / "broken", tmp_path / "output"
+    empty.mkdir()
+    broken.mkdir()
+    demo = ("conf=demo", *ENDPOINT, *VLLM, "limit=10")
+    runs = {"first": shlex.join([*demo, f"model.path={broken}"]), "second": shlex.join(demo)}
+    (tmp_path / "night.yaml").write_text(json.dumps({"runs": runs}))
+
+    def words(seconds: float) -> list[str]:
+        program = [sys.executable, str(ROOT / "tests/scripted_run.py"), json.dumps({"seconds": seconds})]
+        arguments = ["night=n", f"runs={tmp_path}/night.yaml", f"output_dir={output}", "cluster.address=local"]
+        how = json.dumps({"program": program, "is_quick": False})
+        return [sys.executable, str(ROOT / "tests/night_of.py"), how, *arguments]
+
+    def submit(name: str, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return job(head, "submit", f"--submission-id={name}", *arguments, "--", *words(seconds), directory=empty)
+
+    def of_each(what: str) -> list[Any]:
+        return [run[what] for run in json.loads((output / "night=n.json").read_text())["runs"]]
+
+    with node(head, 2):  # type: ignore[attr-defined]
+        wait_until(lambda: answers(head), 120)
+        for name, before in (("broken-1", False), ("broken-2", True)):
+            done = submit(name, 0.1)
+            assert done.returncode == 1, done.stdout
+            assert "exit code 2" in done.stdout + done.stderr
+            assert "error: night n: first could not finish: the same command with night=n does what is missing" in (
+                done.stdout
+            )
+            assert (of_each("status"), of_each("exit_code")) == (["failed", "complete"], [2, 0])
+            assert of_each("was_complete") == [False, before]
+            assert str(broken) in of_each("reason")[0]
+        shutil.copytree("data/demo/model", broken, dirs_exist_ok=True)
+        run = output / "run=n-first"
+        assert submit("killed", 1.0, "--no-wait").returncode == 0
+        wait_until(lambda: sum(path.stat().st_size > 0 for path in run.glob("journal/*.jsonl")) == 2, 200)
+        kill_drivers(output)
+        wait_until(lambda: "failed" in job(head, "status", "killed", directory=empty).stdout.lower(), 60)
+        done = submit("resumed", 0.1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of 60 rows are there already" in done.stdout
+    assert (of_each("status"), of_each("was_complete")) == (["complete", "complete"], [False, True])
+    assert sorted(path.name for path in output.glob("run=*")) == ["run=n-first", "run=n-second"]
+    rows = completions(ArtifactStore.open(str(run)))
+    assert len(rows) == len({(row["task"], row["split"], row["id"]) for row in rows}) == 60
+
+
+def kill_drivers(output: Path) -> None:
+    """Kill the processes whose command line names this output_dir."""
+    mark = f"output_dir={output}".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if mark in _read(path):
+            with suppress(ProcessLookupError):
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def _read(path: Path) -> bytes:

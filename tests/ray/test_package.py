@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 from builders import ENDPOINT, ROOT
 
-SOURCES = ("pipeline", "conf", "data/demo", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = (
+    "pipeline",
+    "conf",
+    "data/demo",
+    "notebooks/views.sql",
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -81,6 +91,7 @@ def test_the_wheel_has_what_a_run_needs_and_the_commit(wheel: Path) -> None:
         assert json.loads(archive.read("pipeline/built_from.json")) == {"commit": "c0ffee", "modified": True}
     assert {f"pipeline/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")} <= names
     assert {"pipeline/data/demo/model/model.safetensors", "pipeline/data/demo/med_bench/test.jsonl"} <= names
+    assert "pipeline/notebooks/views.sql" in names
     assert not [name for name in names if name.startswith("pipeline/data/") and name.endswith((".py", ".png"))]
     assert all(name.startswith("pipeline") for name in names)
 
@@ -103,6 +114,8 @@ def test_the_demo_runs_from_an_empty_directory_with_a_scripted_engine(installed:
     manifest = json.loads((tmp_path / "outputs/run=one/manifest.json").read_text())
     assert manifest["codebase"] == {"commit": "c0ffee", "modified": True}
     assert manifest["counts"]["num_samples"] == 6
+    listed = installed("-m", "pipeline.list", "sql=SELECT run, num_samples FROM runs", "json=true", cwd=tmp_path)
+    assert (listed.stdout, listed.stderr) == ('{"run": "one", "num_samples": 6}\n', "")
     again = installed(*words, cwd=tmp_path, path=str(ROOT / "tests"))
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1 - len(again.stdout.splitlines()) :]

@@ -13,12 +13,12 @@ import pytest
 from builders import ENDPOINT, settings
 from scripted import ScriptedFactory
 
+from pipeline.cli import resolve
 from pipeline.config.loading import compose
 from pipeline.errors import DataError
 from pipeline.generate.cluster import cluster
 from pipeline.orchestrator import execute
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.run import resolve
 from pipeline.storage.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.usefixtures("at_root")

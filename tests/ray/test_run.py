@@ -117,13 +117,11 @@ def test_retry_failed_retries_failed_rows_only_those_of_the_second_pass_too(tmp_
     assert after["num_questions"] == before["noise"]["num_questions"] + num_noise
 
 
-def test_a_retry_that_cannot_start_leaves_the_completions_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retry_that_cannot_start_leaves_the_run_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TooManyFailedRows):
         execute(settings(tmp_path), ScriptedFactory(raise_on="ц"))
-    file = tmp_path / "run=one" / "completions" / "_stage.json"
-    before = file.read_bytes()
+    files = [tmp_path / "run=one" / name for name in ("completions/_stage.json", "manifest.json", "report.html")]
+    before = [file.read_bytes() for file in files]
 
     def unreachable(config: Config, *_: object) -> None:
         raise ConfigError(f"cluster.address={config.cluster.address!r}: no Ray cluster answers")
@@ -131,7 +129,7 @@ def test_a_retry_that_cannot_start_leaves_the_completions_unchanged(
     monkeypatch.setattr("pipeline.orchestrator.cluster", unreachable)
     with pytest.raises(ConfigError, match="no Ray cluster answers"):
         execute(settings(tmp_path, "run.retry_failed=true"), ScriptedFactory())
-    assert file.read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_complete_run_prints_the_same_summary_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ def cut(run: ArtifactStore, name: str, num_bytes: int) -> None:
 
 def test_a_truncated_manifest_is_rejected(stopped: ArtifactStore, tmp_path: Path) -> None:
     cut(stopped, "manifest.json", len(stopped.read_text("manifest.json")) // 2)
-    with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on with the run"):
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to resume the run"):
         execute(configured(tmp_path), ScriptedFactory())
 
 

@@ -38,6 +38,10 @@ NOT_RUN = {
     "done": "ends a loop",
     "cd": "changes the directory",
     "git": "the project's history",
+    "kubectl": "needs Kubernetes",
+    "aws": "needs the bucket",
+    "sed": "what it prints goes to kubectl; tests/unit/test_kuberay.py runs the same on the same file",
+    "/opt/pipeline/conf/hosts/nightly.sh": "tests/unit/test_kuberay.py runs it",
     "crontab": "changes the user's timetable",
     "systemctl": "changes the user's services",
 }
@@ -103,7 +107,7 @@ def check_pipeline(command: str, arguments: list[str]) -> None:
     if any(each.startswith("conf=") for each in overrides):
         compose([each for each in overrides if not each.startswith("write=")])
     elif cli.COMMANDS[command].keys == "":
-        assert any(each.startswith(("run=", "from=")) for each in arguments), "neither conf= nor a run"
+        assert any(each.startswith(("run=", "runs=", "from=")) for each in arguments), "neither conf= nor a run"
 
 
 def check(words: list[str]) -> None:
@@ -137,10 +141,13 @@ def test_every_command_of_a_page_is_accepted(block: Block, monkeypatch: pytest.M
 
 
 def inline_commands() -> list[str]:
-    """Return the commands of the pipeline within sentences, without those that stand for any command."""
+    """Return the commands of the pipeline in sentences and indented blocks, but those that stand for any command."""
     found = []
     for page in PAGES:
-        for code in re.findall(r"(?<!`)`(?:\S*/)?python -m (pipeline\.[^`]+)`", page.read_text(encoding="utf-8")):
+        text = page.read_text(encoding="utf-8")
+        codes = re.findall(r"(?<!`)`(?:\S*/)?python -m (pipeline\.[^`]+)`", text)
+        indented = re.sub(r"(?ms)^ *```.*?^ *```$", "", text).replace("\\\n", " ")
+        for code in [*codes, *re.findall(r"(?m)^ {4}(?:\S*/)?python -m (pipeline\..+?)(?: +#.*)?$", indented)]:
             words = " ".join(code.split())
             if "<command>" not in words and "<команда>" not in words and "..." not in words:
                 found.append(words)
@@ -202,5 +209,5 @@ def test_every_piece_of_configuration_of_a_page_is_valid(block: Block, tmp_path:
 
 
 def test_every_block_has_a_language_that_is_checked_or_is_text() -> None:
-    languages = {"sh", "bash", "console", "sql", "python", "yaml", "text", "json", ""}
+    languages = {"sh", "bash", "console", "sql", "python", "yaml", "text", "json", "csv", ""}
     assert [str(block) for block in BLOCKS if block.language not in languages] == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from builders import ROOT
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -82,5 +84,16 @@ def test_the_pages_that_are_made_from_code_are_up_to_date() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8"))
+    text = document.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text) + re.findall(r'<img src="([^"]+)"', text)
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_badges_and_the_citation_agree_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert project["license"] in (ROOT / "docs" / "images" / "license.svg").read_text(encoding="utf-8")
+    least, below = re.fullmatch(r">=3[.](\d+),<3[.](\d+)", project["requires-python"]).groups()
+    versions = " | ".join(f"3.{minor}" for minor in range(int(least), int(below)))
+    assert f">{versions}<" in (ROOT / "docs" / "images" / "python.svg").read_text(encoding="utf-8")

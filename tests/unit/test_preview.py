@@ -9,12 +9,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from builders import ENDPOINT, ROOT, command
+from builders import ENDPOINT, ROOT
 from rich.console import Console
 
 from pipeline import preview
 from pipeline.config.loading import compose
-from pipeline.errors import ConfigError, DataError, ModelError
+from pipeline.errors import ConfigError, DataError, ModelError, UserError
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
 
@@ -38,7 +38,7 @@ def show(capsys: pytest.CaptureFixture[str], tmp_path: Path):
 @pytest.fixture
 def hostile(tmp_path: Path) -> str:
     """Return the override that gives agro_bench one row, which contains every kind of attack."""
-    question = "[bold red]x[/] \x1b[31m\x1b]0;title\x07 \u202eabc \u2028 <|im_end|>\n  │ lint forged: no\n{x} ⟦y 1⟧"
+    question = "[bold red]x[/] \x1b[31m\x1b]0;title\x07 \u202eabc \u2028 <|im_end|>\n  │ check forged: no\n{x} ⟦y 1⟧"
     row = {
         "instruction": "{question}",
         "inputs": {"question": question},
@@ -62,7 +62,7 @@ def section(text: str, title: str) -> list[str]:
 def test_every_section_is_printed_and_nothing_is_written(show, tmp_path: Path) -> None:
     text = show()
     for title in (
-        "configuration", "prompts", "prompt tokens", "what the engine is sent", "expected tokens and time", "lints",
+        "configuration", "prompts", "prompt tokens", "what the engine is sent", "expected tokens and time", "checks",
     ):  # fmt: skip
         assert section(text, title)
     assert not (tmp_path / "outputs").exists()
@@ -104,7 +104,7 @@ def test_token_statistics_are_printed_as_a_table(show) -> None:
 def test_rows_that_do_not_fit_are_listed_by_id(show) -> None:
     text = show("n=0", "task=med_bench", "model.context_size=276")  # 84 tokens and 192 more
     (line,) = [line for line in section(text, "prompt tokens") if line.startswith("  unfit: med_bench test")]
-    assert "lint rows-do-not-fit: " in text
+    assert "check rows-do-not-fit: " in text
     row_id = line.rpartition("id ")[2].split(",")[0]
     assert "85 prompt tokens + generation.max_gen_toks=192 are more than" in show(
         "task=med_bench", f"id={row_id}", "model.context_size=276"
@@ -148,7 +148,7 @@ def test_a_hostile_row_is_printed_escaped(show, hostile: str) -> None:
         assert "[bold red]x[/] ⟨U+001B⟩[31m⟨U+001B⟩]0;title⟨U+0007⟩ ⟨U+202E⟩abc ⟨U+2028⟩ <|im_end|>" in text
         assert "gold ⟨U+001B⟩[2J" in text
         assert "\nlint forged" not in text
-        assert "  │   │ lint forged" in text
+        assert "  │   │ check forged" in text
     text = show(hostile, "task=agro_bench")
     assert "⟦<|im_end|> 2⟧" in text
     assert "⟨U+27E6⟩·y" in text
@@ -217,12 +217,13 @@ def test_an_unexpected_template_is_a_warning_or_an_error_as_in_a_run(show) -> No
     assert "warning" not in show("n=0", "limit=1", f"prompt.expected_fingerprint={known.split()[-1]}")
 
 
-def test_the_exit_code_is_0_with_failed_checks_and_2_with_an_error() -> None:
-    done = command("pipeline.preview", *PLAIN, "n=0", "generation.top_k=3")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "lint unused-sampling: generation.top_k=3 has no effect with generation.do_sample=false" in done.stdout
-    done = command("pipeline.preview", *PLAIN, "id=99999")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+def test_the_exit_code_is_0_with_failed_checks_and_2_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    preview.main([*PLAIN, "n=0", "generation.top_k=3"])
+    expected = "check unused-sampling: generation.top_k=3 has no effect with generation.do_sample=false"
+    assert expected in capsys.readouterr().out
+    with pytest.raises(UserError) as error:
+        preview.main([*PLAIN, "id=99999"])
+    assert (error.value.exit_code, str(error.value).count("\n"), capsys.readouterr().out) == (2, 0, "")
 
 
 def test_neither_ray_nor_vllm_is_imported_without_a_parser() -> None:

@@ -26,7 +26,11 @@ from builders import ROOT
         ["pipeline.compare", "base=x", "new=y"],
         ["pipeline.run", "conf=demo", "gate.baseline=gone"],
         ["pipeline.validate", "--help"],
+        ["pipeline.night", "night=n", "runs=gone"],
         ["pipeline.replay", "logs=gone", "conf=demo"],
+        ["pipeline.list", "output_dir=gone"],
+        ["pipeline.prune", "output_dir=gone"],
+        ["pipeline.board", "output_dir=gone"],
     ],
 )
 def test_help_and_errors_print_without_ray_torch_vllm_or_pandas(command_line: list[str]) -> None:
@@ -40,8 +44,12 @@ def test_help_and_errors_print_without_ray_torch_vllm_or_pandas(command_line: li
         ["pipeline.pack", "run=gone"],
         ["pipeline.validate", "archive=x.zip", "run=gone"],
         ["pipeline.run", "conf=demo", "limit=-1"],
+        ["pipeline.night", "night=n", "runs=conf/night.yaml", "wait_s=x"],
         ["pipeline.preview", "conf=demo", "task=gone"],
         ["pipeline.plan", "conf=nowhere"],
+        ["pipeline.list", "last=0"],
+        ["pipeline.prune", "keep_days=90"],
+        ["pipeline.board", "conf=demo"],
     ],
 )
 def test_wrong_arguments_are_reported_before_the_stages_are_imported(command_line: list[str]) -> None:

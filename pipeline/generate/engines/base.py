@@ -20,7 +20,7 @@ class Request:
 
     `prompt_token_ids` is the prompt for an engine that has the model; `messages` (JSON) is the prompt for a server
     that renders it. One of them may be None. Requests with different values of `cache_salt` share no cached prefix: the
-    second pass of a run computes its prompts anew, as another run does. A server is not asked for that.
+    second pass of a run computes its prompts again, as another run does. A server does not get this request.
     """
 
     request_id: str
@@ -69,7 +69,10 @@ class RowError(Exception):
 
 
 class ServerUnavailable(RowError):
-    """The server did not answer this request. The row is the cause only if the server answers others meanwhile."""
+    """The server did not answer this request, or refused it as it may refuse every one.
+
+    The row is the cause only if the server answers others meanwhile.
+    """
 
 
 class EngineCrashed(Exception):
@@ -108,7 +111,7 @@ class Engine(Protocol):
         """
 
     async def is_serving(self) -> bool:
-        """Return whether the engine would answer another request; asked after one failed, while none is in flight."""
+        """Return whether the engine would answer another request; called after one failed, while none is in flight."""
 
     def close(self) -> None:
         """End the engine and its processes."""

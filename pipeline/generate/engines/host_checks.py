@@ -1,9 +1,9 @@
-"""Looks at this machine before an engine starts on it: what vLLM's CUDA build needs and the machine may lack.
+"""Checks this machine before an engine starts on it: what vLLM's CUDA build needs and the machine may lack.
 
 In: the configuration, and what this process sees: packages, NVIDIA's driver, compiler, /dev/shm and disks. Out:
 `HostFindings`, a line for each fault with its fix. A fault is certain: vLLM would not start. What is not certain is a
 warning; what cannot be seen is neither. No CUDA context is made, and torch is not imported in this process. Where
-torch is a build for the CPU only vLLM itself is looked for. Try it: `python -m pipeline.preview conf=demo`.
+torch is a build for the CPU only vLLM itself is checked. Try it: `python -m pipeline.preview conf=demo`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def require_fit(config: Config, *, starts: bool) -> list[str]:
     """Check this machine, where the run starts a Ray of its own; return the warnings.
 
     Args:
-        config: The run's configuration. With an endpoint or an existing cluster nothing is looked at.
+        config: The run's configuration. With an endpoint or an existing cluster nothing is checked.
         starts: Whether engines are about to start: then a CUDA build without a GPU is a fault, and memory of an engine
             that has been killed is waited for. If not, a machine without a GPU is left alone.
 
@@ -99,7 +99,7 @@ def _num_used(engine: EngineConfig, num_gpus: int) -> int:
 
 
 def find_weights_to_load(config: Config) -> Weights | None:
-    """Return the weights of a hub model, as far as the hub tells; None for a model in a directory."""
+    """Return the weights of a hub model, as far as the hub knows; None for a model in a directory."""
     path = config.model.path
     if path is None or LOCAL.match(path) or Path(path).exists():
         return None
@@ -172,7 +172,7 @@ def _too_old(cuda: str) -> str | None:
     """Return why the driver cannot run a program that was built for this version of CUDA, or None; NVML is open.
 
     Raises:
-        pynvml.NVMLError: The driver does not tell its version.
+        pynvml.NVMLError: The driver does not report its version.
     """
     import pynvml
 
@@ -274,7 +274,7 @@ def _disk(config: Config, weights: Weights | None) -> tuple[str | None, str | No
         if free is not None and missing > free:
             fault = (
                 f"model.path={config.model.path!r}: {missing / GB:,.1f} GB are still to be downloaded into "
-                f"{weights.cache}, where {free / GB:,.1f} GB are free: make room, or set HF_HOME to another disk"
+                f"{weights.cache}, where {free / GB:,.1f} GB are free: free some space, or set HF_HOME to another disk"
             )
     if "://" not in config.output_dir:
         free = free_bytes(expanded(config.output_dir))

@@ -31,7 +31,7 @@ ENCODINGS = ("", "identity", "gzip", "deflate")
 
 
 class UnacceptableBody(httpx2.HTTPError):
-    """The body of an answer is larger than `MAX_BODY_BYTES`, or compressed in a way that was not asked for."""
+    """The body of an answer is larger than `MAX_BODY_BYTES`, or compressed in a way that was not requested."""
 
 
 class _Bounded(httpx2.SyncByteStream, httpx2.AsyncByteStream):
@@ -40,7 +40,7 @@ class _Bounded(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     def __init__(self, response: httpx2.Response) -> None:
         encoding = response.headers.pop("content-encoding", "").strip().lower()
         if encoding not in ENCODINGS:
-            raise UnacceptableBody(f"the answer is compressed as {encoding[:40]!r}, which was not asked for")
+            raise UnacceptableBody(f"the answer is compressed as {encoding[:40]!r}, which was not requested")
         self._stream = response.stream
         self._decoder = zlib.decompressobj(wbits=47) if encoding in ENCODINGS[2:] else None  # 47: gzip or zlib
         self._num_bytes = 0

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server as the engine: the messages that the harness sends, one request a row.
 
 In: the row's messages. Out: the server's text, its reasoning when the server splits it, its usage counts. Failures that
-may pass (429, 5xx, a lost connection) are retried with back-off; a timeout is not. `openai_failures.py` says what
+may pass (429, 5xx, a lost connection) are retried with back-off; a timeout is not. `openai_failures.py` knows what
 each failure means.
 Try it: `python -m pipeline.run conf=demo engine.kind=endpoint engine.endpoint.base_url=http://127.0.0.1:8000/v1`.
 """
@@ -87,7 +87,7 @@ def served(config: Config) -> EngineInfo:
             if endpoint.model is not None and getattr(error, "status_code", None) in NO_LIST:
                 return unlisted
             raise _of_models(endpoint, classifier.of_exception(error).error) from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
         name = _choose(endpoint, models, classifier)
         info = EngineInfo(base_url=endpoint.base_url, served_model=name)
@@ -141,7 +141,7 @@ def _vllm_version(client: openai.OpenAI) -> str | None:
     try:
         above = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
         version = above.get("/version", cast_to=dict[str, object]).get("version")
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return f"vllm {version}" if isinstance(version, str) and VERSION.fullmatch(version) else None
 
@@ -208,7 +208,7 @@ class EndpointEngine:
 
         Raises:
             RowError: The server fails this request, or its response is not a chat completion.
-            ServerUnavailable: The server did not answer.
+            ServerUnavailable: The server did not answer, or refuses what may be every request.
             EndpointError: No request can succeed.
         """
         assert request.messages is not None, "a prompt that a server renders has its messages"
@@ -237,8 +237,11 @@ class EndpointEngine:
     async def _request(self, messages: Any, seed: int) -> Output | Failure:
         arguments = {"messages": messages, **seed_arguments(self._endpoint, seed), **self._arguments}
         try:
-            response: Any = await self._client.chat.completions.create(**arguments)
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
+            raw = await self._client.chat.completions.with_raw_response.create(**arguments)
+            response: Any = raw.parse()
+            text = raw.http_response.text
+            usage = _usage(text) if isinstance(response, openai.BaseModel) else {}
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, RecursionError) as error:
             return self._classifier.of_exception(error)
         error_body = (getattr(response, "model_extra", None) or {}).get("error")
         if error_body and not getattr(response, "choices", None):
@@ -246,7 +249,7 @@ class EndpointEngine:
         name = getattr(response, "model", None)
         if isinstance(name, str) and name and len(self._answered_by) < MOST_NAMES:
             self._answered_by[self._classifier.hide(name).replace(",", "")] = None
-        return _output(response, self._classifier)
+        return _output(response, text, usage, self._classifier)
 
     async def is_serving(self) -> bool:
         """Return whether the server answers a request for its models, be it that it does not list them."""
@@ -255,7 +258,7 @@ class EndpointEngine:
                 await self._client.models.list()
         except openai.APIStatusError as error:
             return error.status_code in NO_LIST or (error.status_code < 500 and not self._endpoint.list_models)
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError):
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError, RecursionError):
             return False
         return True
 
@@ -263,8 +266,20 @@ class EndpointEngine:
         """Leave the connections to the end of the process: closing them needs the event loop, which has ended."""
 
 
-def _output(response: Any, classifier: Classifier) -> Output:
+def _usage(text: str) -> Mapping[str, Any]:
+    """Return the server's counts as it sent them: the client's model of them makes 0 of false."""
+    usage = json.loads(text).get("usage")
+    return usage if isinstance(usage, dict) else {}
+
+
+def _output(response: Any, text: str, usage: Mapping[str, Any], classifier: Classifier) -> Output:
     """Return the output of a chat completion.
+
+    Args:
+        response: What the client made of the answer.
+        text: The answer, for the message of an error.
+        usage: The counts in it.
+        classifier: Hides the key in messages.
 
     Raises:
         RowError: The response is not one, or did not end regularly.
@@ -274,10 +289,8 @@ def _output(response: Any, classifier: Classifier) -> Output:
         content, thoughts = _texts(choice.message.content)
         extra = choice.message.model_extra or {}
         reasoning = extra.get("reasoning") or extra.get("reasoning_content") or thoughts
-        num_prompt_tokens = _tokens(response, "prompt_tokens")
-        num_output_tokens = _tokens(response, "completion_tokens")
     except (AttributeError, LookupError, TypeError) as error:
-        raise RowError(f"the server's answer is no chat completion: {classifier.hide(str(response))}") from error
+        raise RowError(f"the server's answer is no chat completion: {classifier.hide(text)}") from error
     if not isinstance(reasoning, (str, type(None))):
         raise RowError("the server's answer holds reasoning that is not text")
     return Output(
@@ -285,8 +298,8 @@ def _output(response: Any, classifier: Classifier) -> Output:
         reasoning=reasoning,
         content=content,
         finish_reason=_finish_reason(choice.finish_reason, classifier),
-        num_prompt_tokens=num_prompt_tokens,
-        num_output_tokens=num_output_tokens,
+        num_prompt_tokens=_tokens(usage, "prompt_tokens"),
+        num_output_tokens=_tokens(usage, "completion_tokens"),
     )
 
 
@@ -298,7 +311,7 @@ def _num_tokens(result: Output | Failure) -> int | None:
 
 
 def _texts(content: object) -> tuple[str | None, str | None]:
-    """Return the text and the thoughts of a message's content: a text, or a list of parts.
+    """Return the text and the reasoning of a message's content: a text, or a list of parts.
 
     Raises:
         RowError: It is neither.
@@ -311,7 +324,7 @@ def _texts(content: object) -> tuple[str | None, str | None]:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         value = part.get(kind) if kind in found else None
-        if isinstance(value, list):  # thoughts may be parts themselves
+        if isinstance(value, list):  # the reasoning may be parts themselves
             value = _texts(value)[0]
         if not isinstance(value, str):
             raise RowError(f"the server's answer holds a part that is not text: {str(kind)[:40]!r}")
@@ -323,7 +336,7 @@ def _finish_reason(word: object, classifier: Classifier) -> FinishReason:
     """Return `length` for the words of a token limit, `stop` for none or OpenAI's, else the server's own word.
 
     Raises:
-        RowError: The word says that the answer is not the model's own, or not whole.
+        RowError: The word means that the answer is not the model's own, or not whole.
     """
     text = classifier.hide(str(word if word is not None else "stop")).lower()[:LONGEST_WORD]
     if text in FAILED:
@@ -331,9 +344,9 @@ def _finish_reason(word: object, classifier: Classifier) -> FinishReason:
     return "length" if text in CUT else text
 
 
-def _tokens(response: Any, name: str) -> int | None:
+def _tokens(usage: Mapping[str, Any], name: str) -> int | None:
     """Return a count of the server's usage, or None when it is missing or not a count."""
-    count = getattr(response.usage, name, None)
+    count = usage.get(name)
     return count if _is_count(count) else None
 
 

@@ -22,6 +22,7 @@ from pipeline.errors import EndpointError
 from pipeline.generate.engines.api_key import Secrets
 from pipeline.generate.engines.base import RowError, ServerUnavailable
 from pipeline.generate.engines.http_client import UnacceptableBody
+from pipeline.generate.engines.refused_arguments import REFUSALS, hint
 from pipeline.terminal.text import escape_control, one_line, replace_surrogates
 
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -31,6 +32,7 @@ UNAVAILABLE = (408, 502, 503, 504)
 EXHAUSTED = (402, 429, 529)
 """Those of a quota, a rate limit or an overload that the retries have not outlasted: other rows would meet them too."""
 REFUSED = (401, 403)
+"""Those of a wrong key; but a firewall also answers so when it dislikes the text of one row."""
 
 UNACCEPTED = (400, 422)
 """Those of a request with an entry that the server does not know."""
@@ -73,20 +75,23 @@ class Classifier:
                 return Failure(False, RowError(self.hide(str(cause))))
         if isinstance(error, openai.APIConnectionError):
             return self._of_connection(causes)
-        if isinstance(error, (openai.OpenAIError, ValueError)):
+        if isinstance(error, (openai.OpenAIError, ValueError, RecursionError)):
             return Failure(False, RowError(f"the server's answer cannot be read: {self._described(error)}"))
         raise error
 
     def of_status(self, status: int, message: str, location: str | None = None) -> Failure:
         """Return what a status code means; `location` is where a redirect leads."""
         text = f"HTTP {status}: {self.hide(message)}" if message else f"HTTP {status}"
+        if status in REFUSALS:
+            text += hint(message)
         if 300 <= status < 400:
             target = self.hide(location or "nowhere")
-            return Failure(False, self._end(f"redirects to {target}: give the address that answers itself"))
+            return Failure(False, self._unless_others(f"redirects to {target}: give the address that answers itself"))
         if status in REFUSED:
-            return Failure(False, self._end(f"the key is refused ({text}): {self._key_fix}"))
+            return Failure(False, self._unless_others(f"the request is refused ({text}): {self._key_fix}"))
         if status == 404:
-            return Failure(False, self._end(f"not found ({text}): check the address and engine.endpoint.model"))
+            fix = "check the address and engine.endpoint.model"
+            return Failure(False, self._unless_others(f"not found ({text}): {fix}"))
         if status in EXHAUSTED:
             fix = "wait, raise the quota or lower engine.endpoint.concurrency, and run the same run_id again"
             return Failure(status != 402, self._end(f"{text}: {fix}"))
@@ -105,7 +110,7 @@ class Classifier:
         text = self.hide(str(message))
         if status in EXHAUSTED or status in UNAVAILABLE:
             return self.of_status(status, text)
-        return Failure(status in PASSING, RowError(f"HTTP 200 with an error: {text}"))
+        return Failure(status in PASSING, RowError(f"HTTP 200 with an error: {text}{hint(text)}"))
 
     def _of_connection(self, causes: list[BaseException]) -> Failure:
         cause = causes[-1]
@@ -149,6 +154,10 @@ class Classifier:
             return ""
         names = [name for name in os.environ if name.lower() == f"{parts.scheme}_proxy"]
         return f" through the proxy of {names[0]}; NO_PROXY excludes a host" if names else ""
+
+    def _unless_others(self, what: str) -> ServerUnavailable:
+        """Return what ends the run, unless the server answers other rows."""
+        return ServerUnavailable(f"{self._place}: {what}")
 
     def _end(self, what: str) -> EndpointError:
         return EndpointError(f"{self._place}: {what}")

@@ -26,7 +26,7 @@ from pipeline.generate.engines.reasoning import Parser, make_parser, parser_clas
 from pipeline.generate.engines.vllm_arguments import engine_arguments, require_batch_invariance, sampling_arguments
 from pipeline.generate.engines.vllm_failures import crash_cause, start_error
 from pipeline.generate.engines.vllm_start import moe_config
-from pipeline.generate.engines.vllm_stats import StatCounts, stat_logger
+from pipeline.generate.engines.vllm_stats import StatCounts, ray_stat_logger, stat_logger
 from pipeline.runs.manifest import EngineInfo
 from pipeline.terminal.console import LogPosition
 
@@ -44,10 +44,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VllmFactory:
-    """Starts the configured vLLM; `spans_nodes` is that of `cluster.Placement`."""
+    """Starts the configured vLLM.
+
+    `spans_nodes` is that of `cluster.Placement`; with `exports_metrics` vLLM's own metrics are exported through Ray.
+    """
 
     config: Config
     spans_nodes: bool = False
+    exports_metrics: bool = False
 
     def __call__(self) -> Engine:
         """Start vLLM and wait until it can generate.
@@ -90,7 +94,7 @@ class VllmFactory:
             engine = AsyncLLM.from_engine_args(
                 engine_arguments(self.config, spans_nodes=self.spans_nodes),
                 start_engine_loop=True,
-                stat_loggers=[stat_logger(counts)],
+                stat_loggers=[stat_logger(counts), *([ray_stat_logger()] if self.exports_metrics else [])],
             )
         except ConfigError:
             raise

@@ -1,7 +1,7 @@
 """What vLLM is doing while it starts, and which MoE configuration it chose, by the lines that it logs.
 
 In: text of a replica's log. Out: a `StartPhase`, or the configuration. The patterns are lines of vLLM 0.32 with their
-sources; a line that none of them matches says nothing. Progress bars are lines too, ended by a carriage return.
+sources; a line that none of them matches is ignored. Progress bars are lines too, ended by a carriage return.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DEFAULT_MOE_CONFIG = "default"
 
 
 def start_phase(log: str) -> StartPhase | None:
-    """Return what the last line that says so tells of the start; None if no line does."""
+    """Return the state of the start by the last line that has one; None if no line does."""
     for line in reversed(re.split(r"[\r\n]+", log)):
         for pattern, name in _PHASES:
             found = pattern.search(line)

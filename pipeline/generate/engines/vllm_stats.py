@@ -8,6 +8,7 @@ tokens/s. The scheduler's part, once a step, was within the noise.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -110,3 +111,51 @@ def stat_logger(counts: StatCounts) -> type:
             """Log nothing."""
 
     return StatLogger
+
+
+def ray_stat_logger() -> type:
+    """Return a class for AsyncLLM's `stat_loggers` that exports vLLM's own metrics through Ray's agent.
+
+    Its series are `ray_vllm_...`, with the tags of vLLM's. vLLM would end the engine if it raised: after an error it
+    exports nothing any more.
+    """
+    from ray.util import metrics
+    from vllm.v1.metrics import ray_wrappers
+
+    # vLLM imports Ray Serve next to Ray's metrics, to ask for the id of a Serve replica, and takes both for absent if
+    # Serve's own requirements are not installed (vLLM 0.32).
+    if ray_wrappers.ray_metrics is None:
+        ray_wrappers.ray_metrics = metrics
+
+    class RayStatLogger(ray_wrappers.RayPrometheusStatLogger):  # type: ignore[misc]
+        """Exports vLLM's statistics."""
+
+        def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
+            """Register the metrics."""
+            self._has_failed = False
+            self._unless_failed(super().__init__, vllm_config, engine_indexes)
+
+        def record(self, *args: Any, **kwargs: Any) -> None:
+            """Export a step."""
+            self._unless_failed(super().record, *args, **kwargs)
+
+        def record_admission_rejection(self, reason: str) -> None:
+            """Export nothing: no limit is set."""
+
+        def record_sleep_state(self, *args: Any, **kwargs: Any) -> None:
+            """Export nothing: the engine never sleeps."""
+
+        def log_engine_initialized(self) -> None:
+            """Export the engine's configuration."""
+            self._unless_failed(super().log_engine_initialized)
+
+        def _unless_failed(self, function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+            if self._has_failed:
+                return
+            try:
+                function(*args, **kwargs)
+            except Exception:
+                logger.exception("vLLM's metrics cannot be exported; they are not exported any more")
+                self._has_failed = True
+
+    return RayStatLogger

@@ -40,6 +40,7 @@ CHECKS: Sequence[Callable[[Facts], CheckResult | None]] = (
     thinking.short_thinking,
     settings.rows_do_not_fit,
     settings.special_tokens_in_questions,
+    settings.odd_references,
     settings.context_beyond_model,
     settings.unused_sampling,
     settings.greedy_repeats,

@@ -20,4 +20,4 @@ class CheckResult:
     @property
     def line(self) -> str:
         """The name, reason and fix on one line."""
-        return f"{self.name}: {self.reason}. Mend: {self.fix}"
+        return f"{self.name}: {self.reason}. Fix: {self.fix}"

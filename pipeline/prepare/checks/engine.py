@@ -38,7 +38,7 @@ def speculative_decoding(facts: Facts) -> CheckResult | None:
     return CheckResult(
         "speculative-decoding",
         f"engine.extra.speculative_config={value!r} verifies several drafted tokens in a step, which rounds otherwise "
-        "than decoding without it and is slower where many completions are under way"
+        "than decoding without it and is slower where many requests are in flight"
         + ("; with prefix caching it corrupts the output of hybrid models (vllm#53912)" if corrupts else ""),
         "take it out, or compare only with runs that have it"
         + (", with engine.extra.enable_prefix_caching=false" if corrupts else ""),
@@ -87,7 +87,7 @@ def penalties_left_out(facts: Facts) -> CheckResult | None:
     return CheckResult(
         "penalties-left-out",
         f"{', '.join(left_out)}: a vLLM server applies it to every request, a run does not, and their answers differ",
-        "compare only with servers started with --generation-config vllm; engine.extra.generation_config=vllm says "
+        "compare only with servers started with --generation-config vllm; engine.extra.generation_config=vllm states "
         "that it is meant",
     )
 
@@ -128,7 +128,8 @@ def shares_block(facts: Facts, prompts: pads.Dataset) -> bool | None:
     if facts.model is None or not _caches_prefixes(facts.config):
         return None
     block = hybrid_block(facts.config, facts.model.config)
-    requests = facts.config.generation.repeats + (facts.config.noise.share > 0)
+    second = int(facts.config.noise.share > 0)
+    requests = {split: num + second for split, num in facts.config.generation.repeats_by_split.items()}
     return None if block is None else prompt_stats.shares_block(prompts, block, requests)
 
 

@@ -46,7 +46,7 @@ class ModelFacts:
         switches: The names of `SWITCHES` that are not in prompt.template_kwargs and would change the prompt.
         idle_kwargs: The names in prompt.template_kwargs that do not change the prompt.
         begin: The beginning-of-text token; None when the tokenizer has none.
-        num_begins: How many times in a row a prompt starts with `begin`.
+        num_begins: How often a prompt repeats `begin`.
         adds_begin: Whether the tokenizer itself prepends `begin` to a plain text.
         turn_end: The first special token that the template writes after an answer; None when it writes none.
         ends: The tokens, by id, at which the engine ends a completion.
@@ -256,7 +256,7 @@ def text_config(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _max_positions(config: Config, model_config: Mapping[str, Any]) -> int | None:
-    """Return the longest context that vLLM accepts, or None where config.json alone does not say it.
+    """Return the longest context that vLLM accepts, or None where config.json alone does not have it.
 
     See `_get_and_verify_max_len` in vLLM's config/model.py: model_max_length raises the limit.
     """

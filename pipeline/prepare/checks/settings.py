@@ -33,7 +33,18 @@ def special_tokens_in_questions(facts: Facts) -> CheckResult | None:
         "special-tokens-in-questions",
         f"{rows.num_marked:,} of {rows.num_rows:,} questions hold text that is tokenized as special tokens, and may "
         f"end their own turn: {listed(rows.marked[:NUM_LISTED], rows.num_marked)}",
-        "look at them with id=, and mend the data set",
+        "examine them with id=, and fix the data set",
+    )
+
+
+def odd_references(facts: Facts) -> CheckResult | None:
+    """Reference answers are hidden where they should be known, or match no right answer."""
+    if facts.rows is None or not facts.rows.odd_references:
+        return None
+    return CheckResult(
+        "odd-references",
+        "; ".join(facts.rows.odd_references),
+        "correct the data set, or take the rows out",
     )
 
 
@@ -70,12 +81,13 @@ def unused_sampling(facts: Facts) -> CheckResult | None:
 def greedy_repeats(facts: Facts) -> CheckResult | None:
     """Greedy decoding repeats nearly the same completion."""
     sampling = facts.config.generation
-    if sampling.do_sample or sampling.repeats == 1:
+    most = max(sampling.repeats_by_split[split] for split in facts.config.splits)
+    if sampling.do_sample or most == 1:
         return None
     return CheckResult(
         "greedy-repeats",
-        f"generation.repeats={sampling.repeats} with generation.do_sample=false makes nearly the same completion "
-        f"{sampling.repeats} times",
+        f"generation.repeats={sampling.repeats_text} with generation.do_sample=false makes nearly the same completion "
+        f"{most} times",
         "set generation.do_sample=true, or generation.repeats=1",
     )
 
@@ -95,7 +107,7 @@ def no_revision(facts: Facts) -> CheckResult | None:
     names = ", ".join(pin.partition("=")[0] for pin in pins)
     return CheckResult(
         "no-revision",
-        f"{names}: without it the hub gives whatever is newest, and two nights may differ",
+        f"{names}: without it the hub gives whatever is newest, and two runs may differ",
         f"pin what is there now: {' '.join(pins)}",
     )
 

@@ -37,7 +37,7 @@ def no_generation_prompt(facts: Facts) -> CheckResult | None:
         return None
     return CheckResult(
         "no-generation-prompt",
-        f"{facts.model.origin}: the assistant's turn is not opened, so the model may go on with the question",
+        f"{facts.model.origin}: the assistant's turn is not opened, so the model may continue the question",
         "let the chat template end in the assistant's header if add_generation_prompt",
     )
 
@@ -49,8 +49,8 @@ def switch_without_effect(facts: Facts) -> CheckResult | None:
     names = ", ".join(f"prompt.template_kwargs.{name}" for name in facts.model.idle_kwargs)
     return CheckResult(
         "switch-without-effect",
-        f"{names} changes nothing in a prompt: {facts.model.origin} does not look at it",
-        "mend the name, take another chat template, or take the argument out",
+        f"{names} changes nothing in a prompt: {facts.model.origin} does not use it",
+        "fix the name, take another chat template, or take the argument out",
     )
 
 
@@ -72,7 +72,7 @@ def template_with_date(facts: Facts) -> CheckResult | None:
         return None
     return CheckResult(
         "template-with-date",
-        f"{model.origin}: a prompt holds the date of the day, so no two nights have the same prompts: they cannot be "
+        f"{model.origin}: a prompt holds the date of the day, so no two days have the same prompts: they cannot be "
         "compared, and a run cannot be resumed after midnight",
         "fix the date by the template's own argument in prompt.template_kwargs, such as date_string, or by a copy of "
         "the template in prompt.chat_template",
@@ -90,7 +90,7 @@ def turn_never_ends(facts: Facts) -> CheckResult | None:
     ends = ", ".join(model.ends.values()) or "no token at all"
     return CheckResult(
         "turn-never-ends",
-        f"a turn of the chat template ends with {model.turn_end}, but a completion only with {ends}: the model goes on "
+        f"a turn of the chat template ends with {model.turn_end}, but a completion only with {ends}: it continues "
         "to the last of its generation.max_gen_toks",
         f"add the id of {model.turn_end} to eos_token_id in the model's generation_config.json",
     )

@@ -109,8 +109,8 @@ def stop_never_matches(facts: Facts) -> CheckResult | None:
         return None
     return CheckResult(
         "stop-never-matches",
-        f"generation.until={stops!r} is a special token: it is left out of the text in which stop strings are looked "
-        "for, and ends nothing",
+        f"generation.until={stops!r} is a special token: it is left out of the text in which stop strings are "
+        "searched, and ends nothing",
         "add its id to eos_token_id in the model's generation_config.json, or give the text that follows it",
     )
 
@@ -122,7 +122,7 @@ def thinking_without_parser(facts: Facts) -> CheckResult | None:
     proposed, switches = proposed_parsers(facts), facts.model.switches
     return CheckResult(
         "thinking-without-parser",
-        f"{facts.model.origin} is of a model that thinks, and reasoning_parser=None: its thoughts are scored as its "
+        f"{facts.model.origin} is of a model that thinks, and reasoning_parser=None: its reasoning is scored as its "
         "answer",
         (f"set reasoning_parser={proposed[0]}" if proposed else "set reasoning_parser to the model's")
         + ", or switch thinking off"
@@ -131,7 +131,7 @@ def thinking_without_parser(facts: Facts) -> CheckResult | None:
 
 
 def parser_mismatch(facts: Facts) -> CheckResult | None:
-    """The reasoning parser looks for marks that this model does not write."""
+    """The reasoning parser expects marks that this model does not write."""
     parser, model, name = facts.parser, facts.model, facts.config.reasoning_parser
     if parser is None or model is None:
         return None

@@ -186,8 +186,8 @@ def _of_prompt(run: ArtifactStore, config: Config, manifest: Manifest) -> dict[s
 def notation(generation: GenerationConfig) -> str:
     """Return the sampling parameters in the form's notation: `do_sample=false;until=["</s>"];max_gen_toks=10000`."""
     parts = {name: value for name, value in harness_arguments(generation).items() if (name, value) != ("top_k", 0)}
-    if generation.repeats > 1:
-        parts["repeats"] = generation.repeats
+    if generation.repeats_by_split["test"] > 1:  # what is submitted
+        parts["repeats"] = generation.repeats_by_split["test"]
     return ";".join(
         f"{name}={json.dumps(value, ensure_ascii=False, separators=(',', ':'))}" for name, value in parts.items()
     )

@@ -21,6 +21,7 @@ from pipeline.errors import DataError
 from pipeline.metrics.names import EXACT_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
+from pipeline.records import read_doc, read_messages
 from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import TIME_FORMAT, Manifest, dump
 from pipeline.runs.model_files import sha256_of
@@ -93,8 +94,8 @@ class TaskLog:
 
     def line(self, row: Answer) -> str:
         """Return the line of an answer, and add it to the aggregates."""
-        doc, outputs, target = json.loads(row.doc), row.outputs(self.mode), (row.gold or "").strip()
-        chat = json.dumps([{**message, "type": "text"} for message in json.loads(row.messages)], ensure_ascii=False)
+        doc, outputs, target = read_doc(row.doc), row.outputs(self.mode), (row.gold or "").strip()
+        chat = json.dumps([{**message, "type": "text"} for message in read_messages(row.messages)], ensure_ascii=False)
         sample = {
             "doc_id": row.place,
             "doc": doc,
@@ -200,7 +201,7 @@ def _provenance(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) ->
         "versions": dict(manifest.versions),
         "submission_mode": config.submission.mode,
         "num_extracted": {task: log.num_extracted for task, log in logs.items()},
-        "repeats": config.generation.repeats,
+        "repeats": config.generation.repeats_by_split["test"],
         "submitted_repeat": REPEAT,
     }
 

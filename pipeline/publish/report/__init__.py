@@ -52,13 +52,14 @@ def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecor
         with run.replacing(FILE) as path:
             stream = page.stream(
                 report_data=report_data,
+                most_groups=data.MOST_GROUPS,
                 style=_asset("report.css"),
                 scripts=[_asset(name) for name in SCRIPTS],
                 policy=_policy(separate=separate),
                 blocks=samples.blocks(database, CHUNKS if separate else None),
                 chunks=CHUNKS if separate else None,
             )
-            stream.dump(str(path), encoding="utf-8")
+            stream.dump(str(path), encoding="utf-8", errors="replace")  # a path may be no Unicode text
     return ReportRecord(file=FILE, chunks=CHUNKS if separate else None, num_samples=samples.num_samples)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any
 
 import duckdb
@@ -17,6 +18,7 @@ from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
+from pipeline.runs import failure_reasons
 from pipeline.runs.cost import line as cost_line
 from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import Manifest, dump
@@ -25,6 +27,9 @@ from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import counted
 
 NUM_BINS = 40
+
+MOST_GROUPS = 100
+"""Groups of a grouping that the page plots, those with the most rows; metrics.parquet has all of them."""
 
 NO_ANSWER_SHARE = 0.05
 """A warning is shown if more than this fraction of a task's rows has no readable answer or was truncated."""
@@ -126,7 +131,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         manifest=json.dumps(dump(manifest), ensure_ascii=False, indent=2),
         plots={
             "columns": list(_PLOTTED),
-            "metrics": [[row[name] for name in _PLOTTED] for row in metrics],
+            "metrics": [[row[name] for name in _PLOTTED] for row in _largest_groups(metrics)],
             "references": _references(config),
             "lengths": query.rows(database, _LENGTHS_SQL, {"width": width}),
             "bin_width": width,
@@ -135,6 +140,24 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         num_samples=counts["num_samples"],
         num_bytes=query.rows(database, _BYTES_SQL)[0]["num_bytes"],
     )
+
+
+def _largest_groups(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows without those of groups beyond the `MOST_GROUPS` largest of their grouping.
+
+    A data set may have a category with a value of its own for each row: 100,000 groups would be 42 MB of page.
+    """
+    groups: dict[tuple[str, ...], dict[str, int]] = {}
+    for row in rows:
+        if row["group_by"] is not None:
+            found = groups.setdefault((row["task"], row["split"], row["group_by"]), {})
+            found[row["group"]] = max(row["num_total"], found.get(row["group"], 0))
+    kept = {key: set(nlargest(MOST_GROUPS, found, key=found.__getitem__)) for key, found in groups.items()}
+    return [
+        row
+        for row in rows
+        if row["group_by"] is None or row["group"] in kept[row["task"], row["split"], row["group_by"]]
+    ]
 
 
 def _width(longest: int) -> int:
@@ -191,7 +214,8 @@ def _extractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Manifest) -> list[str]:
     """Return the warnings about the scores, a line each."""
-    lines = list(manifest.warnings)
+    lines = [*manifest.warnings, *failure_reasons.lines(manifest.failures, counts["num_failed"])]
+    lines += manifest.published.answers if manifest.published is not None else ()
     for row in rows:
         if row["metric"] != "score" or row["level"] != "task":
             continue
@@ -210,7 +234,8 @@ def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Mani
     if num_preempted:
         lines.append(f"{num_preempted:,} rows were preempted and computed again: the KV cache was full")
     if counts["num_scored"] == 0:
-        lines.append("no sample has a score: the golds are hidden, or every row failed")
+        is_failed = counts["num_failed"] == counts["num_samples"]
+        lines.append(f"no sample has a score: {'every row failed' if is_failed else 'the golds are hidden'}")
     return lines
 
 
@@ -265,6 +290,7 @@ def _compare(manifest: Manifest) -> dict[str, Any] | None:
     base = f"{gate.baseline} and {counted(num_others, 'run')} before it" if num_others > 0 else gate.baseline
     return {
         "base": base,
+        "verdict": gate.verdict,
         "rules": gate.rules,
         "notes": gate.notes,
         "rows": rows,

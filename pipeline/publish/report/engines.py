@@ -1,7 +1,7 @@
 """The report's table of what decided the engines' speed: the KV cache, batches, CUDA graphs, preemptions.
 
 In: what each replica reported. Out: a column for all replicas with the same settings, so one where they are alike, and
-a row a figure. What differs by the memory that was free or by the work, such as KV blocks, is a range within a column.
+one row for each figure. What depends on the free memory or the work, such as KV blocks, is a range within a column.
 """
 
 from __future__ import annotations

@@ -76,9 +76,10 @@ const plots = {
     const metric = $("plot-metric").value, split = $("plot-split").value;
     const of = (row) => row.metric === metric && row.split === split && row.value !== null;
     const whole = plots.rows.filter((row) => of(row) && !row.group_by && row.level !== "run");
-    const references = metric === "score" && split === "test" ? plots.data.references : {};
+    const named = metric === "score" && split === "test" ? Object.entries(plots.data.references) : [];
+    const references = new Map(named); // in an object, a domain called "constructor" would be found
     $("plot-tasks").replaceChildren(plots.intervals(whole.map((row) => (
-      { ...row, name: row.level === "domain" ? `${row.task} (domain)` : row.task, reference: row.level === "domain" ? references[row.task] : undefined }
+      { ...row, name: row.level === "domain" ? `${row.task} (domain)` : row.task, reference: row.level === "domain" ? references.get(row.task) : undefined }
     )), metric));
     const task = $("plot-task").value, by = $("plot-group").value;
     const groups = plots.rows.filter((row) => of(row) && row.task === task && row.group_by === by);
@@ -116,7 +117,7 @@ const plots = {
   },
   lengths() {
     const { lengths, bin_width: width, max_gen_toks: budget } = plots.data;
-    if (!lengths.length) return element("p", "note", "the engine has told no lengths");
+    if (!lengths.length) return element("p", "note", "the engine has reported no lengths");
     const rows = lengths.map((row) => ({ ...row, x1: row.bin * width, x2: (row.bin + 1) * width, kind: row.cut ? "truncated" : "ended by itself" }));
     const tasks = new Set(rows.map((row) => row.task));
     return Plot.plot({
@@ -164,7 +165,7 @@ const blocks = {
       const name = `${settings.chunks}/${number}.js`;
       script.src = name;
       script.onload = () => { blocks.waiting.delete(number); script.remove(); };
-      script.onerror = () => { script.remove(); reject(new Error(`${name} is missing: keep ${settings.chunks}/ beside this page`)); };
+      script.onerror = () => { script.remove(); reject(new Error(`${name} is missing: keep ${settings.chunks}/ next to this page`)); };
       blocks.waiting.set(number, resolve);
       document.head.append(script);
     }).then(unpack);
@@ -258,9 +259,9 @@ const filters = {
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     $("filters").addEventListener("reset", () => setTimeout(filters.apply));
   },
-  choose(wanted) { // URLSearchParams: a value by the name of a filter
+  choose(parameters) { // URLSearchParams: a value by the name of a filter
     for (const select of filters.selects) {
-      const value = wanted.get(select.dataset.filter);
+      const value = parameters.get(select.dataset.filter);
       select.value = value === null ? "*" : `=${value}`;
     }
     $("search").value = "";

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from pipeline.metrics.names import SAMPLE_METRICS
-from pipeline.records import FLIP_SCHEMA, KEY_COLUMNS, SAMPLE_SCHEMA
+from pipeline.records import FLIP_SCHEMA, KEY_COLUMNS, SAMPLE_SCHEMA, read_messages
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore, parquet_files
 from pipeline.terminal.text import one_line
@@ -128,7 +128,7 @@ def _texts(row: dict[str, Any]) -> dict[str, Any]:
     """Return the texts and details of a sample; an endpoint's prompt is shown as the messages sent to it."""
     texts = {name: row[name] for name in (*TEXTS, *DETAILS) if row[name] is not None}
     if row["prompt"] is None:
-        texts["prompt"] = "\n\n".join(f"[{each['role']}]\n{each['content']}" for each in json.loads(row["messages"]))
+        texts["prompt"] = "\n\n".join(f"[{each['role']}]\n{each['content']}" for each in read_messages(row["messages"]))
     if row["response"] is None and row["reasoning"] is None and row["completion"] is not None:
         texts["completion"] = row["completion"]
     return texts

@@ -29,6 +29,8 @@ def check_file(path: str, files: Mapping[str, str], ids: Mapping[str, frozenset[
     expected = [Expected(task=task, file=file, ids=ids.get(task)) for task, file in files.items()]
     place = ArtifactStore.open(path)  # a URI's query may hold credentials, so only the path is printed
     try:
+        if place.local is not None and place.local.exists() and not place.local.is_file():
+            raise OSError("it is no regular file")  # a FIFO would be waited for without end
         with place.fs.open_input_file(place.root) as stream:
             return check(place.root.rpartition("/")[2], stream, expected)
     except OSError as error:
@@ -39,7 +41,7 @@ def check_file(path: str, files: Mapping[str, str], ids: Mapping[str, frozenset[
 def ids_of_run(run: ArtifactStore, files: Mapping[str, str]) -> tuple[dict[str, frozenset[int]], list[Finding]]:
     """Return the test ids of a run by task, and a finding for the tasks without any."""
     found = {task: frozenset(question_ids(run, task)) for task in files}
-    reason = "the run has no test rows of them: give a run that asked them, or conf= in place of it"
+    reason = "the run has no test rows of them: give a run that has them, or conf= in place of it"
     unknown = [file for task, file in files.items() if not found[task]]
     return {task: ids for task, ids in found.items() if ids}, not_compared(unknown, reason)
 

@@ -1,4 +1,4 @@
-"""Read an untrusted zip: the attacker is whoever sends the archive. Nothing is extracted, and every size is bounded.
+"""Read an untrusted zip: the attacker is the sender of the archive. Nothing is extracted, and every size is bounded.
 
 In: a seekable stream. Out: the members' names and the bytes of one. A fault of the archive raises `BadArchive`, a fault
 of one member raises `BadMember`; the message of both is the reason and nothing else.

@@ -1,6 +1,6 @@
 """Finds the words that introduce an answer: `Ответ:`, `Верный вариант —`, `Итого:`, `Подходит`, `Значит,`.
 
-Plain text in, `AnswerWord`s in the order of the text out. Each pattern looks at a bounded piece of the text, so time is
+Plain text in, `AnswerWord`s in the order of the text out. Each pattern matches a bounded piece of the text, so time is
 linear in its length.
 """
 
@@ -77,11 +77,11 @@ _LINK_WORDS = _any(
 LINK = re.compile(
     rf"(?:[\s\"':=—•()\[\]<>-]|(?<=\n)\d{{1,2}}[.)] |(?:не|ни|not) |{_LINK_WORDS}(?!\w))*+", re.IGNORECASE
 )
-"""What may stand between the words that introduce an answer and its first letter."""
+"""What may be between the words that introduce an answer and its first letter."""
 LONGEST_LINK = 100
 
 _BEFORE = 100
-"""Characters before the words that are looked at."""
+"""Characters before the words that are examined."""
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _CLAUSE_END = re.compile(r"[;:,]")
 _DENIED = ("невер", "неправ", "ошибоч", "incorrect", "wrong")

@@ -28,13 +28,13 @@ _FILLERS = {"и", "and", "вариант", "варианты", "буква", "б
 _LONGEST = 120
 """Maximum length of a text that is nothing but letters: 26 letters with ` and ` between them."""
 _TOKEN = re.compile(r"[^\s,;:/|&+.!()\[\]{}<>\"'«»„“”`$•]+")
-"""What stands between separators."""
+"""What is between separators."""
 
 
 def pure_letters(text: str, options: str) -> Letters | None:
     """Return the letters of a text that is nothing but letters, separators and fillers, else None.
 
-    A letter that stands by itself counts whether it is one of `options` or not.
+    A letter on its own counts whether it is one of `options` or not.
     """
     if len(text) > _LONGEST:
         return None

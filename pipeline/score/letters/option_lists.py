@@ -1,7 +1,7 @@
 """Finds the option letters in a text: each by itself, or several in a list (`A, C и D`).
 
 Text and the question's option letters in, `LetterList`s in the order of the text out. Left out are letters that are
-words (`В почве`), parts of names (`E. coli`, `витамин C`) or of formulas (`C = 5`). Each pattern looks at a bounded
+words (`В почве`), parts of names (`E. coli`, `витамин C`) or of formulas (`C = 5`). Each pattern matches a bounded
 piece of the text, so time is linear in its length.
 """
 
@@ -16,7 +16,7 @@ from pipeline.score.letters.option_letters import CYRILLIC, OTHER_CYRILLIC, Lett
 NOUN = r"(?:вариант|букв|пункт|утвержден|option|choice|letter|statement)[а-яёa-z]{0,4}"
 """A word for an option, in any case and number."""
 BEFORE, AFTER = 48, 60
-"""Characters before and after a letter that are looked at."""
+"""Characters before and after a letter that are examined."""
 _JUST_BEFORE = 24
 """Of these, those that can make the letter part of a name."""
 
@@ -47,7 +47,7 @@ _GAP = re.compile(
     rf"(?:{NOUN} {{1,3}})?[\"(\[<]{{0,3}}",
     re.IGNORECASE,
 )
-"""What stands between two letters of a list; a group matched if they are alternatives."""
+"""What is between two letters of a list; a group matched if they are alternatives."""
 
 
 def letter_lists(text: str, options: str) -> Iterator[LetterList]:

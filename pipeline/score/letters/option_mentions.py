@@ -1,4 +1,4 @@
-"""Finds where a response mentions options, and how each mention stands in its sentence.
+"""Finds where a response mentions options, and the position of each mention in its sentence.
 
 Plain text (`pipeline/score/letters/plain_text.py`) and the question's option letters in, `Mention`s in the order of the
 text out. Time is linear in the length of the text.
@@ -18,7 +18,7 @@ from pipeline.score.letters.verdicts import find_verdict
 
 
 class Place(Enum):
-    """Where a mention stands: at the beginning of a line or sentence, after `,` or `и`, or elsewhere in a sentence."""
+    """The place of a mention: at the beginning of a line or sentence, after `,` or `и`, or elsewhere in a sentence."""
 
     LINE = "line"
     SENTENCE = "sentence"
@@ -32,8 +32,8 @@ class Mention:
 
     `letters`, `start`, `first`, `end`, `has_noun` and `is_clear` are those of `LetterList`; `end` is after the brackets
     of `(B)`. `mark` is what follows: `)`, `.`, `:`, `—`, `(`, a space before a word, or nothing. `verdict` is what the
-    text says of it (`A — верно`, `не A`), None if nothing; if it `is_quotable`, it is the only one in the text and may
-    as well be the text of the option (`A) Нет`). `is_known`: the question offers all its letters.
+    text states about it (`A — верно`, `не A`), None if nothing; if it `is_quotable`, it is the only one and may as well
+    be the text of the option (`A) Нет`). `is_known`: the question offers all its letters.
     """
 
     letters: Letters
@@ -135,7 +135,7 @@ _LIST_LEAD = re.compile(
 
 
 def _place(before: str, *, is_start: bool) -> tuple[Place, str | None]:
-    """Return where a mention stands, and the check mark before it on its line if there is one.
+    """Return the position of a mention, and the check mark before it on its line if there is one.
 
     Args:
         before: The text before it.

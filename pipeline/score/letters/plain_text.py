@@ -1,6 +1,6 @@
 """Turns a response into plain text, once, before the rules of `pipeline/score/extraction.py`.
 
-A response in, a `PlainText` out: its words without what stands around them, that is special tokens, control
+A response in, a `PlainText` out: its words without what surrounds them, that is special tokens, control
 characters, tags, LaTeX and Markdown. What was bold or boxed stays known as spans. Only the letters metric uses it; the
 exact metrics compare the response itself. Time is linear in the length of the response, for any response.
 """
@@ -127,7 +127,7 @@ _SIGNS = {
 def _without_latex(text: str) -> str:
     """Return the text without LaTeX's commands, braces, spaces and delimiters."""
     parts: list[str] = []
-    braces: list[tuple[int, str]] = []  # where the sign of each open brace stands, and the sign of its end
+    braces: list[tuple[int, str]] = []  # the place of the sign of each open brace, and the sign of its end
     in_formula = False
     position = 0
     for match in _LATEX.finditer(text):

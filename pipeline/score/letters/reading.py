@@ -1,6 +1,6 @@
 """Reads an answer from its first mention of an option to its end.
 
-The mentions of a response in, an `Answer` out. The mentions that stand like the first one belong to the answer. Denied
+The mentions of a response in, an `Answer` out. Mentions in the position of the first one belong to the answer. Denied
 ones, those of a reason (`потому что ...`) and those of a further sentence do not. Any other mention in the answer's own
 lines makes it unclear.
 """
@@ -19,7 +19,7 @@ class Answer:
     """The letters of an answer, and the other options that may belong to it: if there are any, it is unclear.
 
     Without letters it is none: every option is denied or, if it `is_vague`, the first one names no choice (`A или B`).
-    `last` is the index of the last mention that was looked at; `is_cut` tells that the text ends within the answer.
+    `last` is the index of the last mention that was examined; `is_cut` means that the text ends within the answer.
     """
 
     letters: Letters
@@ -77,7 +77,7 @@ _OPEN_END = re.compile(r"[ \")\]]*(?:[,;/&—:]|[ \n](?:и|and)|\n\s*(?:•|\d{1
 class _Block:
     """The lines of an answer while they are read.
 
-    `model` is the first mention that is not denied: those that stand like it belong to the answer. `is_aside` is True
+    `model` is the first mention that is not denied: those in its position belong to the answer. `is_aside` is True
     from a reason or a further sentence to the end of its line. `is_vague` is True once the model names no choice.
     """
 
@@ -93,7 +93,7 @@ class _Block:
     def ends_before(self, mention: Mention) -> bool:
         """Return whether a mention is in other lines than the answer.
 
-        It is after a line that does not begin with an option, and after a blank one if it stands otherwise.
+        It is after a line that does not begin with an option, and after a blank one if its position is another one.
         """
         if self.previous is None:
             return False
@@ -141,7 +141,7 @@ class _Block:
         return SENTENCE_BREAK.search(gap) is not None
 
     def _is_like(self, mention: Mention, gap: str) -> bool:
-        """Return whether a mention stands like the model, or is joined to the one before it."""
+        """Return whether a mention is in the position of the model, or is joined to the one before it."""
         assert self.model is not None
         if "\n" in gap:
             is_list = self.model.place is Place.LINE or gap.count("\n") == 1

@@ -33,7 +33,7 @@ class Response:
 
     @cached_property
     def firsts(self) -> list[int]:
-        """Where the first letter of each mention stands."""
+        """The place of the first letter of each mention."""
         return [mention.first for mention in self.mentions]
 
     @cached_property
@@ -231,7 +231,7 @@ def _above(response: Response, first: int, index: int, line: int) -> Letters:
 
     Args:
         response: The response.
-        first: The index of the first mention to look at.
+        first: The index of the first mention to examine.
         index: The index of the answer's first mention.
         line: The number of the answer's first line.
     """
@@ -249,7 +249,7 @@ def _above(response: Response, first: int, index: int, line: int) -> Letters:
 
 
 def _verdicts(response: Response) -> Answer | None:
-    """`A — нет; B — да`, `Вариант B верен`: what the response says of each option."""
+    """`A — нет; B — да`, `Вариант B верен`: what the response states about each option."""
     judged = [
         (index, mention)
         for index, mention in enumerate(response.mentions)

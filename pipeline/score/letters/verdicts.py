@@ -1,7 +1,7 @@
-"""Finds what a response says of an option: `верно`, `не подходит`, `✓`.
+"""Finds what a response states about an option: `верно`, `не подходит`, `✓`.
 
 The text after an option in, True, False or None out. Only words about an answer count: `не относится к злакам` may be
-what the question asks for. Time is linear in the length of the text.
+what the question is about. Time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNIT_END = re.compile(r"[\n;]")
 
 
 def find_verdict(text: str, start: int, end: int) -> tuple[bool | None, bool]:
-    """Return what a text says of an option, None if nothing or both, and whether the verdict is the first that it says.
+    """Return what a text states about an option, None if nothing or both, and whether the verdict is its first one.
 
     Args:
         text: The whole text.

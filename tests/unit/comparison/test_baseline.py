@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from archives import MakeRun, Scored
 from builders import settings
-from pairs import at, copy, judged, line_of, train, wrong
+from pairs import at, copy, judged, line_of, train, with_other_rules, wrong
 
 from pipeline import rescore
 from pipeline.comparison import gate
@@ -45,6 +45,18 @@ def test_the_newest_runs_are_pooled_up_to_the_number_configured(make_run: MakeRu
     assert note(verdict) == "the baseline is 3 runs, the newest n5"
 
 
+def test_runs_with_repeats_by_split_are_a_baseline_of_each_other(make_run: MakeRun) -> None:
+    repeats = "generation.repeats={train: 2, test: 1}"
+    make_run("other", PROMPTS, "generation.repeats=1", **at(1))
+    make_run("older", PROMPTS, repeats, **at(2))
+    half = make_run("new", PROMPTS, repeats, reply=lambda row, repeat: wrong(*range(4 * repeat))(row, repeat), **at(20))
+    verdict = judged(half, LATEST)
+    assert verdict.result.baselines == ("older",)
+    assert "1 with other settings" in note(verdict)
+    (row,) = [row for row in verdict.rows if (row.level, row.metric) == ("task", "correct")]
+    assert (row.base, row.new, row.num_questions) == (1.0, 0.5, 4)
+
+
 def test_a_pooled_baseline_is_the_mean_of_its_runs(make_run: MakeRun) -> None:
     prompts = train(10)
     for night, lost in enumerate((0, 2, 4), 1):
@@ -76,7 +88,7 @@ def test_runs_that_were_made_otherwise_or_broke_their_gate_are_passed_over_with_
         copy(older, f"other{number}", **at(number + 2), **changes)
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
     assert verdict.result.baselines == ("older",)
-    reasons = "2 broke their gate, 1 with other settings, 1 with another chat template, 1 with other data, "
+    reasons = "2 with a broken gate, 1 with other settings, 1 with another chat template, 1 with other data, "
     assert note(verdict).startswith("the baseline is 1 run, the newest older; passed over: ")
     assert set(note(verdict).partition("passed over: ")[2].split(", ")) == {
         *reasons.split(", ")[:-1],
@@ -89,7 +101,20 @@ def test_a_run_whose_prompts_differ_is_passed_over_although_its_records_do_not(m
     make_run("other", other, **at(2))
     make_run("fewer", PROMPTS[1:], **at(3))
     verdict = judged(make_run("new", PROMPTS, **at(20)), LATEST)
-    assert note(verdict).endswith("nothing to compare with; passed over: 2 asked other questions or prompts")
+    assert note(verdict).endswith("nothing to compare with; passed over: 2 with other questions or prompts")
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_a_run_whose_letters_were_read_by_other_rules_is_passed_over_until_it_is_rescored(
+    make_run: MakeRun, version: str | None
+) -> None:
+    older = make_run("older", PROMPTS, **at(1))
+    with_other_rules(older, version)
+    new = make_run("new", PROMPTS, **at(20))
+    verdict = judged(new, LATEST)
+    assert note(verdict).endswith("passed over: 1 whose letters were read by other rules (rescore them)")
+    rescore.main([f"run={older.store.root}"])
+    assert judged(new, LATEST).result.baselines == ("older",)
 
 
 def test_a_damaged_run_is_left_out_and_named(make_run: MakeRun, tmp_path: Path) -> None:
@@ -157,7 +182,7 @@ class TestStories:
         assert recorded["accepted"]["run"] == "n7"
         assert recorded["accepted"]["by"]
         assert recorded["accepted"]["at"] > "2026"
-        assert "6 ended before the accepted run n7" in recorded["notes"][0]
+        assert "6 from before the accepted run n7" in recorded["notes"][0]
         after = self.night(make_run, 9, num_lost=10)
         assert (self.broken(after), after.content["gate"]["baselines"]) == ([], ["n8", "n7"])
         assert self.broken(self.night(make_run, 10, num_lost=20)) == ["max_drop"]

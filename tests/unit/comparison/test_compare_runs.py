@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from archives import MakeRun, Scored, completion
 from builders import command, record_manifest
-from pairs import train, wrong
+from pairs import train, with_other_rules, wrong
 
 from pipeline.compare import main
 from pipeline.comparison.pairing import FLIP_SCHEMA
 from pipeline.errors import ConfigError, RunError, UserError
-from pipeline.records import CHANGE_SCHEMA
+from pipeline.records import CHANGE_SCHEMA, Prompt
 
 
 def compared(base: Scored, new: Scored, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -158,7 +158,10 @@ def test_a_failed_row_does_not_count_as_wrong(make_run: MakeRun, tmp_path: Path)
     [
         (lambda: train(3), "agro_bench train: 1 only in base (id 3)"),
         (lambda: train(9), "agro_bench train: 5 only in new (id 4, 5, 6, ...)"),
-        (lambda: train(4, gold="A"), "agro_bench train: 4 with another row or gold (id 0, 1, 2, ...)"),
+        (
+            lambda: train(4, gold="A"),
+            "agro_bench train: 4 with another row or gold (id 0, 1, 2, ...), which differs in outputs",
+        ),
         (lambda: train(4) + train(1, "med_bench"), "med_bench train: 1 only in new (id 0)"),
     ],
 )
@@ -166,10 +169,21 @@ def test_runs_of_other_questions_are_rejected_and_the_questions_named(
     make_run: MakeRun, other: Any, reason: str
 ) -> None:
     base, new = make_run("base", train(4)), make_run("new", other())
-    with pytest.raises(RunError, match="do not ask the same questions") as caught:
+    with pytest.raises(RunError, match="do not have the same questions") as caught:
         main([f"base={base.store.root}", f"new={new.store.root}"])
     assert reason in str(caught.value)
     assert not Path(base.store.root).with_name("compare=base..new").exists()
+
+
+def test_the_same_rows_in_another_format_are_the_same_questions(make_run: MakeRun, tmp_path: Path) -> None:
+    def in_other_order(prompt: Prompt) -> Prompt:
+        doc = json.loads(prompt.doc)
+        doc["meta"]["id"] = float(doc["meta"]["id"])  # Parquet has one type for all numbers of a column
+        return replace(prompt, doc=json.dumps(dict(reversed(doc.items()))))
+
+    base, new = make_run("base", train(4)), make_run("new", [in_other_order(prompt) for prompt in train(4)])
+    rows, _ = compared(base, new, tmp_path / "out")
+    assert {row["num_questions"] for row in rows} == {4}
 
 
 def test_a_run_that_is_not_complete_is_rejected(make_run: MakeRun) -> None:
@@ -270,3 +284,13 @@ def test_a_damaged_run_raises_a_user_error(make_run: MakeRun) -> None:
     (Path(new.store.root) / "samples/_stage.json").write_text(json.dumps({"files": {"gone.parquet": 3}, "facts": {}}))
     with pytest.raises(UserError, match=r"gone\.parquet"):
         main([f"base={base.store.root}", f"new={new.store.root}"])
+
+
+def test_runs_whose_letters_were_read_by_other_rules_are_compared_with_a_warning(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, new = make_run("base", train(4)), make_run("new", train(4))
+    with_other_rules(base, None)
+    compared(base, new, tmp_path / "out")
+    warning = "warning: scoring differs: rules that read the letters of `correct`: base older rules: rescore it, new"
+    assert warning in capsys.readouterr().out.replace("\n", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from archives import MakeRun, completion
 from builders import command, record_manifest, settings
 from pairs import judged, line_of, train, wrong
 
-from pipeline import rescore
+from pipeline import compare, rescore
 from pipeline.comparison import gate
 from pipeline.errors import ConfigError, GateFailed, RunError
 
@@ -24,6 +25,17 @@ def test_a_large_and_significant_drop_fails_the_gate_and_names_the_rule(make_run
     line = line_of(verdict, "max_drop")
     assert line.startswith("gate: broken: max_drop: ")
     assert "correct of agro_bench train fell from 1.000 to 0.500 (adjusted p <0.001)" in line
+
+
+def test_the_gate_says_the_verdict_of_compare_in_the_same_words(make_run: MakeRun, tmp_path: Path) -> None:
+    prompts = train(40)
+    base, new = make_run("base", prompts), make_run("new", prompts, reply=wrong(*range(20)))
+    verdict = judged(new, "gate.baseline=base")
+    compare.main([f"base={base.store.root}", f"new={new.store.root}", f"out={tmp_path / 'out'}"])
+    said = json.loads((tmp_path / "out/compare.json").read_text())["verdict"]
+    assert said.startswith("significantly worse: score train 1.000 -> 0.500")
+    assert f"gate: {said}" in verdict.lines
+    assert verdict.result.verdict == said
 
 
 def test_identical_runs_pass_the_gate(make_run: MakeRun) -> None:

@@ -32,13 +32,14 @@ def test_the_choice_has_the_share_and_a_larger_share_is_a_superset() -> None:
     assert all(noise.is_chosen(*key, share=1) for key in keys)
 
 
-def test_the_second_pass_is_compared_with_the_first_repeat(make_run: MakeRun) -> None:
+@pytest.mark.parametrize("repeats", ["2", "{train: 2, test: 1}"])
+def test_the_second_pass_is_compared_with_the_first_repeat(make_run: MakeRun, repeats: str) -> None:
     prompts = train(10) + train(10, "med_bench")
 
     def first(prompt: dict[str, Any], repeat: int) -> Any:
         return completion(prompt, repeat, "B" if repeat == 0 else "A")
 
-    run = make_run("one", prompts, "generation.repeats=2", reply=first)
+    run = make_run("one", prompts, f"generation.repeats={repeats}", reply=first)
     config = load(dump(run.config), "config.yaml", ["noise.share=1"])
     store = noise.choose(config, run.store)
     finish(store, noise.second(config), wrong(0, 1, 2))

@@ -205,3 +205,15 @@ def test_engines_that_end_without_a_reason_are_not_alike(file: Path, cause: str)
         crash(file, cause, row)
     log = AttemptLog(file)
     assert (log.is_unproven, log.crashes_alike) == (False, False)
+
+
+def test_crashes_in_a_row_are_counted_anew_after_a_process_that_finished_a_row(file: Path) -> None:
+    for expected in (0, 1, 2):
+        log = AttemptLog(file)
+        assert log.num_recent_crashes == expected
+    log.start("good", Suspicion.NONE)
+    log.end("good", RowStatus(failed=False, num_output_tokens=1))
+    after = AttemptLog(file)
+    assert (after.num_recent_crashes, after.num_crashes) == (1, 3)
+    after.leave()
+    assert AttemptLog(file).num_recent_crashes == 1

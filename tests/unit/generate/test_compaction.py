@@ -18,6 +18,7 @@ from pipeline.generate import compaction, journal
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt
 from pipeline.storage import partitions
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.repeats import Repeats
 
 Make = Callable[[list[Prompt]], ArtifactStore]
 
@@ -43,7 +44,7 @@ def line(prompt: Prompt, repeat: int = 0, *, text: str | None = "A", error: str 
     )
 
 
-def commit(run: ArtifactStore, lines: list[Completion], repeats: int = 1) -> list[dict[str, Any]]:
+def commit(run: ArtifactStore, lines: list[Completion], repeats: Repeats = 1) -> list[dict[str, Any]]:
     journal.keep(run.child(journal.DIRECTORY), iter(lines))
     compaction.commit(run, run.require_artifact("prompts", PROMPT_SCHEMA), repeats, {"engine": json.dumps({})})
     return completions(run)
@@ -68,6 +69,16 @@ class TestCommit:
         table = artifact.dataset().to_table()
         keys = list(zip(table.column("id").to_pylist(), table.column("repeat").to_pylist(), strict=True))
         assert keys == [(number, repeat) for number in range(40) for repeat in (0, 1)]
+
+    def test_the_number_of_repeats_may_differ_by_split(self, run_with_prompts: Make) -> None:
+        prompts = [replace(make_prompt(number), split="train" if number % 2 else "test") for number in range(6)]
+        prompts[1] = replace(prompts[1], error="too long")
+        run = run_with_prompts(prompts)
+        lines = [line(prompt, repeat) for prompt in prompts for repeat in range(3 if prompt.split == "train" else 1)]
+        beyond = [line(prompts[0], 1), line(prompts[3], 3)]  # of a session with another configuration
+        found = commit(run, [*lines, *beyond], repeats={"train": 3, "test": 1})
+        assert [(row["id"], row["repeat"]) for row in found] == [(each.id, each.repeat) for each in lines]
+        assert [row["error"] for row in found if row["id"] == 1] == ["too long"] * 3
 
     def test_a_duplicate_row_counts_once_and_a_completion_precedes_an_error(self, run_with_prompts: Make) -> None:
         prompts = [make_prompt(number) for number in range(20)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,3 +96,26 @@ def test_a_replica_that_reports_after_it_gave_up_has_not_given_up(tmp_path: Path
     assert journal.read_engine_info(store)["one"].gave_up == "no memory"
     journal.write_engine_info(store, "one", EngineInfo(tries_again=1))
     assert journal.read_engine_info(store)["one"] == EngineInfo(restarts=1, tries_again=1)
+
+
+def test_a_line_of_another_version_is_an_error_of_one_line(tmp_path: Path) -> None:
+    text = b'{"unknown": 1}'
+    (tmp_path / "one.jsonl").write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    with pytest.raises(DataError, match=r"one\.jsonl has lines of another version"):
+        list(journal.read(ArtifactStore.open(str(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"{", "is damaged: delete it"), (b"[]", "is damaged: delete it"), (None, "cannot be read")]
+)
+def test_engine_info_is_called_damaged_only_if_it_was_read(tmp_path: Path, content: bytes | None, words: str) -> None:
+    store, file = ArtifactStore.open(str(tmp_path)), tmp_path / f"one{journal.INFO_SUFFIX}"
+    file.mkdir() if content is None else file.write_bytes(content)
+    for use in (lambda: journal.engine_info_of(store, "one"), lambda: journal.write_engine_info(store, "one", INFO)):
+        with pytest.raises(DataError) as caught:
+            use()
+        assert words in str(caught.value)
+        assert ("damaged" in str(caught.value)) == (content is not None)
+
+
+INFO = EngineInfo(gave_up="no")

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from builders import Counting, wait_until
 
+from pipeline.config.loading import compose
 from pipeline.generate import dispatch, journal, reports
 from pipeline.generate.control import Control
 from pipeline.generate.dispatch import DispatchPass
 from pipeline.generate.engines.base import EngineStats
+from pipeline.generate.metrics import RunMetrics
 from pipeline.generate.reports import ReplicaReports
 from pipeline.records import ReplicaState
 from pipeline.runs.manifest import EngineInfo
@@ -115,13 +117,14 @@ def test_a_replica_whose_state_does_not_change_shows_no_sign_of_life(
     placement: Any = SimpleNamespace(num_replicas=2, grows=False)
     progress = Progress()
     part: Any = SimpleNamespace(num_left=10)
-    dispatch_pass = DispatchPass([part], config, placement, progress, progress)
+    metrics = RunMetrics(compose(["conf=demo"]))
+    dispatch_pass = DispatchPass([part], config, placement, progress, progress, metrics)
     control.update("a1", ReplicaState(replica="a", phase_s=1.0))
     control.update("b1", ReplicaState(replica="b", phase="done", is_final=True))
     for after_s in (0.0, 50.0, 20.0):
         now[0] += after_s
         dispatch_pass._update()
-    assert [(each.phase, each.phase_s) for each in shown] == [("no sign of life", 70.0), ("done", 0.0)]
+    assert [(each.phase, each.phase_s) for each in shown] == [("no response", 70.0), ("done", 0.0)]
     control.update("a1", ReplicaState(replica="a", phase_s=80.0))
     now[0] += 10
     dispatch_pass._update()

@@ -90,7 +90,7 @@ def test_auto_waits_for_one_replica_and_takes_what_is_there(clock: Clock) -> Non
 def test_after_the_wait_the_run_ends_with_one_line_and_withdraws_its_request(clock: Clock) -> None:
     config = settings("engine.replicas=auto")
     with pytest.raises(
-        NotEnough, match=r"no GPU.*has waited 120 s \(cluster.wait_s\): the same run_id goes on"
+        NotEnough, match=r"no GPU.*has waited 120 s \(cluster.wait_s\): the same run_id resumes"
     ) as error:
         wait_for(config, joined(config), clock.nodes(), lambda _: None)
     assert error.value.exit_code == 2

@@ -89,12 +89,20 @@ class TestWithHistory:
         assert (work.num_rows, work.num_known) == (6, 6)
 
 
+def test_the_number_of_repeats_may_differ_by_split(run_with_prompts: Make) -> None:
+    prompts = questions(2, 1, 0)
+    run = run_with_prompts([replace(prompts[0], split="train"), prompts[1], replace(prompts[2], error="too long")])
+    work = write_work(run, prompts_of(run), [completed(0, repeat=1)], {"train": 3})
+    assert [(row["id"], row["repeat"]) for row in rows(run, work)] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert work.num_rows == 4
+
+
 def test_without_history_the_longest_prompt_starts_first(run_with_prompts: Make) -> None:
     run = run_with_prompts(questions(3, 9, 1, 5))
     work = write_work(run, prompts_of(run), [], 1)
     assert ids(run, work) == [1, 3, 0, 2]
     assert (work.history, work.num_known) == (None, 0)
-    assert work.order == "no earlier run tells their lengths: longest prompts first"
+    assert work.order == "no earlier run has their lengths: longest prompts first"
 
 
 def test_prompts_are_ordered_by_tokens_where_known_rather_than_by_characters(run_with_prompts: Make) -> None:

@@ -220,7 +220,7 @@ def test_an_architecture_with_an_unknown_cache_is_rejected(
 
 def test_an_unknown_architecture_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobody_knows"}))
-    with pytest.raises(ModelError, match=r"model\.path=.*: its config\.json does not tell its shape: .*nobody_knows"):
+    with pytest.raises(ModelError, match=r"its config\.json does not describe its shape: .*nobody_knows"):
         read_shape(compose(["conf=demo", f"model.path={tmp_path}"]), tmp_path)
 
 
@@ -254,7 +254,7 @@ def test_the_preview_prints_the_plans_fastest_first_and_recommends_one(
     assert "with other slots" not in out
     assert "this configuration" not in out  # it is the fastest
     assert re.search(r"\n +1 .* 1,056 tokens +21,626,880 B +213 +5\.076 GiB +3\.15 GiB +at the edge", out)
-    assert "TP 1 is at the edge: beside the weights and engine.max_num_seqs=256 slots" in out
+    assert "TP 1 is at the edge: after the weights and engine.max_num_seqs=256 slots" in out
     assert "the longest context that fits is 220,704, and engine.max_num_seqs is at most 213\n" in out
     paste = "engine: {replicas: 4, tensor_parallel_size: 2, max_num_seqs: 256, gpu_memory_utilization: 0.92}\n"
     assert out.endswith(paste)
@@ -268,11 +268,11 @@ def test_the_preview_prints_the_plans_fastest_first_and_recommends_one(
             "TP 1 is refused: the weights take 64.56 GiB of each GPU, of which the engine",
         ),
         (["gpus=4", "gpu=A100-SXM4-40GB"], "are assumed, and vLLM measures; with 4.00 GiB no context fits"),
-        (["engine.max_num_seqs=400"], "TP 1 is refused: beside the weights and engine.max_num_seqs=400 slots with a "),
+        (["engine.max_num_seqs=400"], "TP 1 is refused: after the weights and engine.max_num_seqs=400 slots with a "),
         (["engine.max_num_seqs=700"], "engine.max_num_seqs=700: vLLM has CUDA graphs for at most 512 sequences"),
         (
             ["model.context_size=400000"],
-            "TP 1 is refused: beside the weights and a sequence of model.context_size=400,",
+            "TP 1 is refused: after the weights and a sequence of model.context_size=400,",
         ),
         (["model.context_size=400000"], "with 4.00 GiB the longest context that fits is 220,704\n"),
     ],

@@ -166,3 +166,12 @@ def test_only_the_tokenizer_of_a_hub_model_is_downloaded_and_its_commit_is_recor
     chat = opened("model.path=org/model")
     assert (chat.revision, chat.render(HELLO)[:16]) == (hub.commit, "<|im_start|>user")
     assert not [path for path in hub.paths if path.endswith((".safetensors", ".py"))]
+
+
+def test_a_template_with_half_of_a_character_in_the_tokenizers_json_is_refused(tokenizer_dir, tmp_path, arguments):
+    model = shutil.copytree(tokenizer_dir, tmp_path / "half")
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": "{{ messages }}\ud800"}))
+    with pytest.raises(ModelError, match="half of a character"):
+        open_chat(compose([*arguments, f"model.path={model}"]))

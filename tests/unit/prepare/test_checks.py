@@ -325,7 +325,7 @@ def test_quantized_weights_and_an_argument_are_one_line(facts, make_model):
     model = make_model({"config.json": {"quantization_config": {"quant_method": "fp8"}}})
     (line,) = checks.warnings_by_name(facts("engine.extra.kv_cache_dtype=fp8", model=model)).values()
     assert "engine.extra.kv_cache_dtype='fp8', quantization_config" in line
-    assert "Mend: take engine.extra.kv_cache_dtype out and set model.path" in line
+    assert "Fix: take engine.extra.kv_cache_dtype out and set model.path" in line
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_rows_that_do_not_fit_are_counted_and_named(arguments, run, dataset, mak
     prompts = run.artifact("prompts", PROMPT_SCHEMA)
     (warning,) = [line for line in checks.warnings(config, prompts) if line.startswith("rows-do-not-fit")]
     assert "1 of 4 prompts" in warning
-    assert "agro test id=9. Mend:" in warning
+    assert "agro test id=9. Fix:" in warning
     short = compose([*arguments, "limit=1"])
     prepare(short, run)
     assert not [line for line in checks.warnings(short, run.artifact("prompts", PROMPT_SCHEMA)) if "fit" in line]
@@ -502,7 +502,7 @@ def test_a_resumed_run_has_its_warnings_without_a_tokenizer(arguments, run):
         "short-thinking",
         "unused-sampling",
     ]
-    assert all(". Mend: " in line and "\n" not in line for line in found)
+    assert all(". Fix: " in line and "\n" not in line for line in found)
 
 
 def test_a_failing_template_gives_no_model_facts(facts):

@@ -183,7 +183,7 @@ def test_a_missing_train_split_is_reported_under_the_data_sets_own_name(dataset)
 def test_a_file_whose_name_has_no_split_is_rejected(tmp_path, make_row, write_rows):
     path = write_rows(tmp_path / "rows.jsonl", [make_row(1)])
     assert message(path) == (
-        f"tasks.agro.dataset='{path}': no file's name says its split (rows.jsonl): name it after test or train, "
+        f"tasks.agro.dataset='{path}': no file's name has its split (rows.jsonl): name it after test or train, "
         "for instance test.jsonl"
     )
 

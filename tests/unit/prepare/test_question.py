@@ -59,6 +59,7 @@ def test_an_empty_answer_is_a_hidden_gold(make_row):
 
 def test_a_blank_answer_is_a_hidden_gold(make_row):
     assert read(make_row(5, outputs=" \n")).gold is None
+    assert read(make_row(5, outputs=None)).gold is None
 
 
 def test_a_key_with_the_value_none_counts_as_absent_and_is_not_in_the_doc(make_row):
@@ -96,8 +97,8 @@ BAD_ROWS = [
     ({"inputs": ...}, "id=5: inputs is missing: give an object of texts"),
     ({"inputs": "question"}, "id=5: inputs is 'question': give an object of texts"),
     ({"inputs": {"question": 12}}, "id=5: inputs.question is 12: give a text"),
-    ({"outputs": ...}, 'id=5: outputs is missing: give the right answer as a text, or "" when it is hidden'),
-    ({"outputs": ["A"]}, "id=5: outputs is ['A']: give the right answer as a text, or \"\" when it is hidden"),
+    ({"outputs": ...}, 'id=5: outputs is missing: give the right answer as a text; "" or null when it is hidden'),
+    ({"outputs": ["A"]}, "id=5: outputs is ['A']: give the right answer as a text; \"\" or null when it is hidden"),
     ({"meta": ...}, "row 7: meta is missing: give an object with the row's id"),
     ({"meta": 5}, "row 7: meta is 5: give an object with the row's id"),
     ({"meta": {}}, "row 7: meta.id is missing: give an integer of 64 bits that is unique in the task"),
@@ -109,8 +110,8 @@ BAD_ROWS = [
     ),
     ({"meta": {"id": 5, "categories": ["a"]}}, "id=5: meta.categories is ['a']: give an object of texts"),
     ({"instruction": "{option_z}"}, "id=5: placeholder {option_z} is unknown: the row has categories, id, option_a, "),
-    ({"instruction": "{question.__class__}"}, "id=5: placeholder {question.__class__} looks into a value: only "),
-    ({"instruction": "{question[0]}"}, "id=5: placeholder {question[0]} looks into a value: only plain names are "),
+    ({"instruction": "{question.__class__}"}, "id=5: placeholder {question.__class__} reads into a value: only "),
+    ({"instruction": "{question[0]}"}, "id=5: placeholder {question[0]} reads into a value: only plain names are "),
     ({"instruction": "{}"}, "id=5: placeholder {} is positional: give the name of an input"),
     ({"instruction": "{0}"}, "id=5: placeholder {0} is positional: give the name of an input"),
     ({"instruction": "{question!r}"}, "id=5: placeholder {question!r} has a format: only plain names are filled in"),

@@ -173,6 +173,7 @@ def test_the_subprocess_exits_when_its_parent_is_gone(served, run):
     assert run.directories() == []
 
 
+@pytest.mark.slow
 def test_the_driver_of_a_whole_run_imports_no_torch(arguments, tmp_path):
     code = (
         "import sys\nfrom pipeline.config.loading import compose\nfrom pipeline.orchestrator import execute\n"

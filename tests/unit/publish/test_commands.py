@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import MakeRun, Scored, completion, question, rows, zipped
@@ -14,21 +17,22 @@ from pipeline import pack, rescore, validate
 from pipeline.config.schema import SubmissionConfig
 from pipeline.errors import ConfigError, DataError, InvalidArchive, RunError, TooManyFailedRows
 from pipeline.publish import stage as publish_stage
+from pipeline.records import PROMPT_SCHEMA, Completion
 from pipeline.runs import directory as run_directory
 from pipeline.runs.manifest import NoArchive
 
 ONE = [question("agro_bench", 1), question("med_bench", 1, gold="B")]
 
 
-def test_pack_makes_the_demos_archive_and_validate_accepts_it(demo_run: Scored) -> None:
-    packed = command("pipeline.pack", f"run={demo_run.store.root}")
-    assert (packed.returncode, packed.stderr) == (0, "")
-    first, _, last = packed.stdout.splitlines()
+def test_pack_makes_the_demos_archive_and_validate_accepts_it(
+    demo_run: Scored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack.main([f"run={demo_run.store.root}"])
+    first, _, last = capsys.readouterr().out.splitlines()
     assert last == f"  {demo_run.store.path('report.html')}  the report: scores, plots and 214 samples"
     assert first == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers"
-    done = command("pipeline.validate", f"archive={demo_run.archive}", "conf=demo")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "would be accepted: 3 tasks, 180 answers\n"
+    validate.main([f"archive={demo_run.archive}", "conf=demo"])
+    assert capsys.readouterr().out == "would be accepted: 3 tasks, 180 answers\n"
 
 
 def test_counts_of_one_are_singular(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +169,7 @@ def test_validate_counts_the_refusals_and_ends_with_2(tmp_path: Path) -> None:
         "warning: logs_public.zip: missing: a public submission needs it: "
         "pack the zip of the harness's logs under this name",
     ]
-    line = f"error: {archive} would be refused, for 4 reasons: mend what the lines that begin with refused: name, "
+    line = f"error: {archive} would be refused, for 4 reasons: fix what the lines that begin with refused: name, "
     assert done.stderr == f"{line}and pack again\n"
 
 
@@ -175,7 +179,7 @@ def test_validate_compares_with_the_ids_of_a_run(make_run: MakeRun, capsys: pyte
     other = make_run([question("agro_bench", 2), *ONE], "run_id=two")
     validate.main([f"archive={run.archive}", f"run={run.store.root}"])
     assert capsys.readouterr().out.endswith("would be accepted: 2 tasks, 2 answers\n")
-    with pytest.raises(InvalidArchive, match=r"for 1 reason: mend"):
+    with pytest.raises(InvalidArchive, match=r"for 1 reason: fix"):
         validate.main([f"archive={run.archive}", f"run={other.store.root}"])
     assert "no row for 1 of 2 ids of the test split (2): one missing id fails the task" in capsys.readouterr().out
 
@@ -209,7 +213,7 @@ def test_without_the_hub_one_line_lists_what_was_not_checked(
     [
         (["conf=demo"], "give one archive"),
         (["archive=", "conf=demo"], "give one archive"),
-        (["archive=x.zip"], "say which tasks it is for"),
+        (["archive=x.zip"], "name its tasks"),
         (["archive=x.zip", "limit=1"], "conf= must be given once"),
         (
             ["archive=/nowhere/x.zip", "conf=demo"],
@@ -234,3 +238,92 @@ def test_an_archive_in_object_storage_is_checked_there(
     validate.main([f"archive={uri}", f"run=s3://runs/validate/run=one?{s3_query}"])
     assert capsys.readouterr().out == "would be accepted: 2 tasks, 2 answers\n"
     assert json.loads(run.store.read_text("manifest.json"))["published"]["submission"]["num_answers"] == 2
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_commonest_reasons_are_on_the_terminal_in_the_manifest_and_in_the_report(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    def reply(prompt: dict[str, Any], repeat: int) -> Completion:
+        error = f"HTTP 400: row {prompt['id']} has no 'max_tokens' <b>" if prompt["id"] <= 6 * share else None
+        return completion(prompt, repeat, None if error else "B", error=error)
+
+    run = make_run([question("agro_bench", number, gold="B") for number in range(1, 7)], reply=reply)
+    with pytest.raises(TooManyFailedRows):
+        rescore.main([f"run={run.store.root}"])
+    reason = {"num": int(6 * share), "reason": "HTTP 400: row 1 has no 'max_tokens' <b>"}
+    assert run.content["failures"] == [reason | {"example": "agro_bench test id=1"}]
+    line = f"{int(6 * share)} rows failed: HTTP 400: row 1 has no 'max_tokens' <b> (such as agro_bench test id=1)"
+    assert line in capsys.readouterr().out.splitlines()
+    report = html.unescape(run.store.read_text("report.html"))
+    assert f"<bdi>{line}</bdi>" in report
+    assert ("every row failed" in report) == (share == 1)
+
+
+ODD = {1: "<think>мысль</think>B", 2: "", 3: "B<|im_end|>", 4: "А", 5: "x" * 2_001} | dict.fromkeys(range(6, 40), "C")
+
+
+@pytest.mark.parametrize("mode", ["reference", "extracted"])
+def test_run_pack_and_validate_report_the_same_warnings(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    questions = [question("agro_bench", number) for number in ODD]
+    run = make_run(
+        questions,
+        f"submission.mode={mode}",
+        reply=lambda prompt, repeat: completion(prompt, repeat, ODD[prompt["id"]]),
+    )
+    rescore.main([f"run={run.store.root}"])
+    rescored = _warnings(capsys.readouterr().out, "agro_bench test")
+    pack.main([f"run={run.store.root}"])
+    packed = _warnings(capsys.readouterr().out, "agro_bench test")
+    validate.main([f"archive={run.archive}", f"run={run.store.root}"])
+    validated = _warnings(capsys.readouterr().out, "ruTXTAgroBench.json")
+    assert rescored == packed == [line.partition(": ")[2] for line in run.content["published"]["answers"]]
+    assert [line.partition(" in ")[0] for line in packed] == [
+        "no text",
+        *(
+            ["look-alikes of another alphabet (such as Cyrillic АВСЕНКМОРТХ) for letters"]
+            if mode == "reference"
+            else []
+        ),
+        "thoughts (such as <think> or </think>)",
+        "special tokens (such as <|im_end|>)",
+        "more than 2,000 characters",
+        "87% of 39 outputs are 'C', more than 50%: four even options give one letter a quarter: look at the prompts "
+        "and at how the answers are read",
+    ]
+    if mode == "reference":
+        assert validated == packed
+    report = html.unescape(run.store.read_text("report.html"))
+    assert all(f"<bdi>agro_bench test: {line}</bdi>" in report for line in packed)
+
+
+def _warnings(out: str, where: str) -> list[str]:
+    start = f"warning: {where}: "
+    return [line.removeprefix(start) for line in out.splitlines() if line.startswith(start)]
+
+
+def test_what_is_no_regular_file_is_no_archive(tmp_path: Path, at_root: Path) -> None:
+    assert at_root
+    os.mkfifo(tmp_path / "a.zip")  # opening it waits for a writer
+    with pytest.raises(ConfigError, match="cannot be read: it is no regular file"):
+        validate.main([f"archive={tmp_path / 'a.zip'}", "conf=demo"])
+
+
+@pytest.mark.parametrize("column", ["doc", "messages"])
+@pytest.mark.parametrize("text", ["{", "[1]", "5", "[" * 100_000])
+def test_prompts_that_were_not_made_by_a_run_are_an_error_of_one_line(
+    make_run: MakeRun, column: str, text: str
+) -> None:
+    run = make_run(ONE)
+    artifact = run.store.require_artifact("prompts", PROMPT_SCHEMA)
+    prompts = artifact.dataset().to_table()
+    place = prompts.schema.get_field_index(column)
+    prompts = prompts.set_column(place, prompts.schema.field(place), [[text] * prompts.num_rows])
+    with run.store.publish("prompts", PROMPT_SCHEMA) as store:
+        store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [prompts])
+    for use in (rescore.main, pack.main):
+        with pytest.raises(DataError, match=r"a row of prompts/ has"):
+            use([f"run={run.store.root}"])
+        record_manifest(run.store, "complete", **run.content)

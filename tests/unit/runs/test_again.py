@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import Reply, Scored, completion, question, reply_b, run_of
 from builders import ENDPOINT, ROOT, record_manifest
 
 from pipeline import compare, pack, rescore, run
-from pipeline.errors import GateFailed, PipelineError, RunError, TooManyFailedRows
+from pipeline.errors import GateFailed, HostError, PipelineError, RunError, TooManyFailedRows
+from pipeline.generate.engines import host_checks
+from pipeline.records import Completion
 from pipeline.runs import directory as run_directory
 from pipeline.runs.lock import locked
 from pipeline.storage.artifacts import ArtifactStore
@@ -173,3 +176,43 @@ def test_in_object_storage_a_running_manifest_without_a_heartbeat_is_shown_as_cr
     store.write_text("lock.json", "{")
     with pytest.raises(RunError, match="is running, not complete"):
         run_directory.require_complete(store)
+
+
+def _refuse(*_: object, **__: object) -> list[str]:
+    raise HostError("no GPU is visible")
+
+
+def _failing(prompt: dict[str, Any], repeat: int) -> Completion:
+    return completion(prompt, repeat, None, error="gone") if prompt["id"] == 2 else completion(prompt, repeat, "B")
+
+
+def test_a_retry_that_cannot_start_leaves_the_run_complete_with_its_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = complete(tmp_path, "max_failed_rows=1", reply=_failing)
+    names = ("manifest.json", "report.html", "card.md")
+    before = [scored.store.read_text(name) for name in names]
+    monkeypatch.setattr(host_checks, "require_fit", _refuse)
+    with pytest.raises(HostError):
+        run.main(words(tmp_path, "max_failed_rows=1", "run.retry_failed=true"))
+    assert [scored.store.read_text(name) for name in names] == before
+    assert scored.manifest.is_complete
+
+
+def test_the_host_is_checked_when_only_the_second_pass_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = complete(tmp_path, "noise.share=0.5")
+    record_manifest(scored.store, "failed")
+    monkeypatch.setattr(host_checks, "require_fit", _refuse)
+    with pytest.raises(HostError):
+        run.main(words(tmp_path, "noise.share=0.5"))
+
+
+def test_a_reader_that_has_gone_does_not_change_the_exit_code_of_a_rescore(tmp_path: Path) -> None:
+    scored = complete(tmp_path, "gate.max_failed=0.1", reply=_failing)
+    line = [sys.executable, "-m", "pipeline.rescore", f"run={scored.store.root}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(line, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    os.close(writer)
+    assert (done.returncode, scored.manifest.status) == (4, "complete")
+    assert "1 rows failed" in done.stderr

@@ -69,7 +69,7 @@ def test_what_was_generated_under_an_unknown_configuration_is_refused(
     Path(run.path("config.yaml")).unlink()
     run.remove("prompts")
     run.write_text(f"{kept}/some", "")
-    with pytest.raises(RunError, match=r"config\.yaml is missing, so what lies there is of an unknown making"):
+    with pytest.raises(RunError, match=r"config\.yaml is missing, so the origin of its files is unknown"):
         run_directory.begin(run, config)
 
 

@@ -79,7 +79,7 @@ def test_the_lengths_of_the_same_prompts_are_expected(
     tmp_path: Path, prompts: Artifact, write_past_run: Callable[..., ArtifactStore]
 ) -> None:
     write_past_run("before", "generation.max_gen_toks=400")
-    found, unread = expect(config(tmp_path, "generation.max_gen_toks=400"), prompts)
+    found, unread = expect(config(tmp_path, "generation.max_gen_toks=400", "generation.repeats=2"), prompts)
     assert found is not None
     assert unread == []
     (task,) = found.tasks
@@ -88,8 +88,8 @@ def test_the_lengths_of_the_same_prompts_are_expected(
     )  # fmt: skip
     assert (found.run_id, found.max_gen_toks, found.num_replicas) == ("before", 400, 1)
     assert found.tokens_per_s == pytest.approx(1000 / 100)
-    assert found.num_tokens(2) == 2000
-    assert found.seconds(2) == pytest.approx(20 + 2000 / 10)
+    assert found.num_tokens == 2000
+    assert found.seconds == pytest.approx(20 + 2000 / 10)
 
 
 def test_no_more_is_expected_than_the_budget_allows(
@@ -98,7 +98,7 @@ def test_no_more_is_expected_than_the_budget_allows(
     write_past_run("before")
     found, _ = expect(config(tmp_path, "generation.max_gen_toks=150"), prompts)
     assert found is not None
-    assert found.num_tokens(1) == 100 + 3 * 150
+    assert found.num_tokens == 100 + 3 * 150
 
 
 def test_a_run_of_the_same_prompts_comes_before_a_newer_one_of_others(
@@ -154,7 +154,7 @@ def test_a_task_that_the_past_run_lacks_makes_the_sum_unknown(
     found, _ = expect(config(tmp_path), run.require_artifact("prompts", PROMPT_SCHEMA))
     assert found is not None
     assert {each.task: each.mean_tokens for each in found.tasks} == {"agro_bench": 100.0, "med_bench": None}
-    assert (found.num_tokens(1), found.seconds(1)) == (None, None)
+    assert (found.num_tokens, found.seconds) == (None, None)
 
 
 def vars_of(prompt: Any) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def test_a_manifest_without_times_gives_only_tokens(
     write_past_run("before", timings_s={}, engine={})
     found, _ = expect(config(tmp_path), prompts)
     assert found is not None
-    assert (found.num_tokens(1) is not None, found.seconds(1), found.num_replicas) == (True, None, None)
+    assert (found.num_tokens is not None, found.seconds, found.num_replicas) == (True, None, None)
 
 
 def test_a_damaged_run_is_reported_and_another_is_used(

@@ -278,6 +278,16 @@ def test_a_run_that_changed_behind_the_index_is_read_again(output: ArtifactStore
     assert ids(newest(output, before="b")) == "bac"
 
 
+def test_an_entry_that_claims_another_runs_name_is_not_believed(output: ArtifactStore, template: Path) -> None:
+    other = copy(template, output, "d")
+    other.write_text("config.yaml", other.read_text("config.yaml").replace("model: null", "model: other"))
+    claims = next(newest(output, model=model_key(settings())))
+    index._write(output, replace(claims, run_id="d", ended_at="z"))
+    config = settings(f"output_dir={output.root}")
+    assert [run.run_id for run in past_runs.of_model(config, [])] == ["c", "b", "a"]
+    assert [run.run_id for run in past_runs.of_other_models(config, [])] == ["d"]
+
+
 def test_a_run_elsewhere_has_no_entry(tmp_path: Path, template: Path) -> None:
     shutil.copytree(template, tmp_path / "copy")
     run = ArtifactStore.open(str(tmp_path / "copy"))

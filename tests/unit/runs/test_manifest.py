@@ -87,7 +87,7 @@ def test_keys_without_a_field_are_written_back(run: ArtifactStore) -> None:
 def test_a_wrong_value_is_named(run: ArtifactStore, change: dict[str, Any], place: str) -> None:
     with pytest.raises(DataError) as error:
         stored(run, dump(MANIFEST) | change)
-    assert "manifest.json is damaged: delete it to go on with the run" in str(error.value)
+    assert "manifest.json is damaged: delete it to resume the run" in str(error.value)
     assert place in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -159,7 +159,7 @@ def test_a_wrong_override_is_an_error_of_one_line(tmp_path: Path) -> None:
 def test_a_run_that_is_not_complete_is_refused(tmp_path: Path) -> None:
     run = record(tmp_path)
     record_manifest(run, "failed")
-    line = f"from={run.root}: the run is failed: from= takes complete runs; its own run_id goes on with it"
+    line = f"from={run.root}: the run is failed: from= takes complete runs; its own run_id resumes it"
     assert refused(RunError, f"from={run.root}") == line
     run.remove("manifest.json")
     assert "the run has no manifest.json" in refused(RunError, f"from={run.root}")
@@ -272,7 +272,7 @@ def test_what_differs_in_versions_code_and_hardware_is_a_line_each(tmp_path: Pat
         "codebase.modified is none, recorded True",
         "hardware.num_cpus is 4, recorded 2",
         "versions.torch is 2.13.0, recorded none",
-        "codebase: the recorded commit had been modified, so it does not tell all of the code",
+        "codebase: the recorded commit had been modified, so it does not identify all of the code",
     ]
     assert (
         reproduce(f"from={record(tmp_path, versions={'ray': '2'}).root}").environment(

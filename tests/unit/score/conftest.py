@@ -63,6 +63,7 @@ class Run:
     completions: list = field(default_factory=list)
     domains: dict = field(default_factory=lambda: {"agro": "agriculture"})
     repeats: int = 1
+    cluster: str | None = None
 
     def ask(self, *contents, split="train", **changes):
         """Add a prompt with the next id, and one completion per content."""
@@ -76,7 +77,9 @@ class Run:
 
     @property
     def config(self):
-        tasks = {name: TaskConfig(dataset="x", domain=domain) for name, domain in self.domains.items()}
+        tasks = {
+            name: TaskConfig(dataset="x", domain=domain, cluster=self.cluster) for name, domain in self.domains.items()
+        }
         model, generation = ModelConfig(path="m"), GenerationConfig(max_gen_toks=8, repeats=self.repeats)
         return Config(tasks=tasks, model=model, generation=generation)
 

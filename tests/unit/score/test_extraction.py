@@ -1,5 +1,6 @@
 """Letters are extracted from every common form of answer, but not from Russian sentences that resemble one."""
 
+import hashlib
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ from bench.extraction_quality import CASES, measure, read_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.score.extraction import extract
+from pipeline.score.extraction import RULES_VERSION, extract
 from pipeline.score.letters.rules import RULES
 from pipeline.score.row_scores import score_row
 
@@ -340,3 +341,12 @@ def test_any_text_has_an_answer_within_the_options_or_a_reason(text):
         letters = found.answer.split(", ")
         assert letters == sorted(set(letters))
         assert set(letters) <= set("ABCD")
+
+
+def test_a_case_that_gets_another_answer_needs_another_version_of_the_rules() -> None:
+    cases = read_cases(CASES / "responses.jsonl", CASES / "forms.jsonl")
+    answers = [str(extract(case["response"], "ABCDEFGHIJKL"[: case["options"]]).answer) for case in cases]
+    digest = hashlib.sha256("\n".join(answers).encode()).hexdigest()[:16]
+    assert (RULES_VERSION, digest) == ("2", "9405a2c39451b160"), (
+        "raise RULES_VERSION, or record the digest of new cases here"
+    )

@@ -145,3 +145,29 @@ def test_the_scores_of_repeats_are_means_over_rows(run):
     run.score()
     assert run.metric("f1")["value"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert run.metric("f1")["num_scored"] == 3
+
+
+def test_each_split_has_the_metrics_of_its_own_number_of_repeats(run):
+    run.repeats = {"train": 4, "test": 1}
+    run.ask(*"BBCC")
+    run.ask(*"CCCC")
+    run.ask("B", split="test")
+    run.ask("C", split="test")
+    run.score()
+    of_split = {split: {row["metric"] for row in run.metrics() if row["split"] == split} for split in ("train", "test")}
+    single = {"em", "f1", "score", "correct"}
+    assert of_split == {
+        "train": single | {"majority", "agreement", "pass@1", "pass@2", "pass@4"},
+        "test": single,
+    }
+    assert (run.metric("correct")["value"], run.metric("correct", split="test")["value"]) == (0.25, 0.5)
+    alone = run.metric("correct", split="test")  # Wilson's interval, as with one repeat everywhere
+    assert (alone["ci_low"], alone["ci_high"]) == (pytest.approx(0.0945, abs=1e-4), pytest.approx(0.9055, abs=1e-4))
+
+
+def test_completions_beyond_the_repeats_of_their_split_are_a_bug(run):
+    run.repeats = {"train": 2}
+    run.ask("B", "B")
+    run.ask("B", "B", split="test")
+    with pytest.raises(RuntimeError, match="num_beyond_repeats=1"):
+        run.score()

@@ -149,7 +149,7 @@ def test_if_scoring_fails_the_previous_samples_and_metrics_stay(run):
     run.score()
     run.change_last(content="C")
     run.prompts[0] = replace(run.prompts[0], doc="no JSON")
-    with pytest.raises(ValueError, match="Expecting value"):
+    with pytest.raises(DataError, match="a row of prompts/ has a doc that is not JSON: 'no JSON'"):
         run.score()
     assert [row["response"] for row in run.samples()] == ["B"]
     assert run.metric("em")["value"] == 1.0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 import tempfile
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from pipeline.errors import DataError, RunError
-from pipeline.storage.filesystem import Directory, private_directory
+from pipeline.storage.filesystem import GCS_RETRY_S, Directory, private_directory
 
 S3 = "s3://key:secret@runs/c?endpoint_override=127.0.0.1:9&scheme=http&region=x"
 
@@ -67,3 +69,53 @@ def test_the_home_directory_is_written_as_a_tilde(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Directory.open("~/runs").root == f"{tmp_path}/runs"
     assert Directory.open("~nosuchuser/runs").root.endswith("/~nosuchuser/runs")
+
+
+@pytest.mark.parametrize(
+    ("variables", "fix"),
+    [
+        ({}, "and no keys are set: export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+        ({"AWS_ACCESS_KEY_ID": "a"}, "check the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_PROFILE": "a"}, "check the credentials of AWS_PROFILE"),
+    ],
+)
+def test_storage_that_denies_access_is_told_with_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], fix: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    place = Directory.open(str(tmp_path))
+    for use in (place.reaching, place.writing):
+        with pytest.raises(RunError) as caught, use():
+            raise OSError("When listing objects: AWS Error ACCESS_DENIED during ListObjectsV2 operation")
+        assert fix in str(caught.value)
+        assert "ACCESS_DENIED" not in str(caught.value)
+
+
+def test_half_a_character_in_a_text_does_not_prevent_its_writing(tmp_path: Path) -> None:
+    Directory.open(str(tmp_path)).write_text("a.json", '{"model": "\ud83d"}')
+    assert (tmp_path / "a.json").read_text() == '{"model": "?"}'
+
+
+def test_storage_in_the_memory_of_the_process_is_refused() -> None:
+    with pytest.raises(RunError, match="'mock://x' is no storage: give a path or s3://"):
+        Directory.open("mock://x")
+
+
+def test_a_path_that_is_not_utf_8_is_an_error_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff"))
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with pytest.raises(RunError, match=r"d\\udcff/outputs' is not UTF-8: rename that directory"):
+        Directory.open("outputs")
+
+
+def test_googles_storage_is_not_asked_for_minutes() -> None:
+    fs = Directory.open("gs://anonymous@bucket/runs").fs
+    limited = [
+        pafs.FileSystem.from_uri(f"gs://anonymous@bucket/runs?retry_limit_seconds={limit}")[0]
+        for limit in (GCS_RETRY_S, 2 * GCS_RETRY_S)
+    ]
+    assert [fs == each for each in limited] == [True, False]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.storage import query
@@ -25,6 +25,7 @@ def ranges_of(keys: list[tuple[str, str, int]], num_ids: int) -> list[IdRange]:
         return id_ranges(database, "FROM keys", num_ids)
 
 
+@settings(deadline=None)
 @given(st.lists(KEYS, unique=True, max_size=40), st.integers(1, 7))
 def test_every_id_is_in_one_range_and_no_range_is_too_large(keys: list[tuple[str, str, int]], num_ids: int) -> None:
     ranges = ranges_of(keys, num_ids)

@@ -193,8 +193,17 @@ class TestEndpoint:
             complete(config(url))
         assert len(seen) == 2
 
-    @pytest.mark.parametrize("status", [401, 402, 403, 404, 429, 529])
-    def test_a_rejected_request_fails_the_run(self, status: int) -> None:
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    def test_a_refusal_that_may_be_of_one_row_is_told_from_one_of_all(self, status: int) -> None:
+        with (
+            server((status, {"error": {"message": "no"}})) as (url, seen),
+            pytest.raises(ServerUnavailable, match=f"HTTP {status}"),
+        ):
+            complete(config(url))
+        assert len(seen) == 1
+
+    @pytest.mark.parametrize("status", [402, 429, 529])
+    def test_an_exhausted_quota_fails_the_run(self, status: int) -> None:
         with (
             server((status, {"error": {"message": "no"}})) as (url, _),
             pytest.raises(EndpointError, match=f"HTTP {status}"),
@@ -322,7 +331,7 @@ class TestEndpoint:
         assert len(seen) == 1
 
     def test_a_redirect_is_not_followed(self) -> None:
-        with server((307, {})) as (url, seen), pytest.raises(EndpointError, match="redirects to"):
+        with server((307, {})) as (url, seen), pytest.raises(ServerUnavailable, match="redirects to"):
             complete(config(url))
         assert len(seen) == 1
 

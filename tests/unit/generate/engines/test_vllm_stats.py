@@ -10,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders import ROOT
 
 from pipeline.generate.engines.base import EngineStats
 from pipeline.generate.engines.vllm_start import moe_config
-from pipeline.generate.engines.vllm_stats import StatCounts, stat_logger
+from pipeline.generate.engines.vllm_stats import StatCounts, ray_stat_logger, stat_logger
 from pipeline.generate.reports import counted
 from pipeline.runs.manifest import EngineInfo
 
@@ -76,6 +77,24 @@ def test_statistics_that_cannot_be_read_are_unknown_and_end_nothing(caplog: pyte
     counts.record(None, step(1))
     assert counts.stats == EngineStats()
     assert "not counted any more" in caplog.text
+
+
+def test_vllms_own_metrics_are_exported_without_ray_serve(caplog: pytest.LogCaptureFixture) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    model = str(ROOT / "data/demo/model")
+    config = AsyncEngineArgs(model=model, max_model_len=512, enforce_eager=True).create_engine_config()
+    exporter = ray_stat_logger()(config, [0])
+    exporter.record(scheduler(1, 0, 0.5), step(0), None, 0)
+    exporter.log_engine_initialized()
+    assert "not exported any more" not in caplog.text
+
+
+def test_vllms_own_metrics_that_cannot_be_exported_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    exporter = ray_stat_logger()(SimpleNamespace(), [0])
+    exporter.record(scheduler(1, 0, 0.5), step(0), None, 0)
+    exporter.log_engine_initialized()
+    assert caplog.text.count("not exported any more") == 1
 
 
 def test_the_counters_of_a_replica_include_its_earlier_processes() -> None:

@@ -21,6 +21,7 @@ from pipeline.config import loading
 from pipeline.errors import ConfigError
 from pipeline.publish import report
 from pipeline.publish import stage as publish_stage
+from pipeline.publish.report import data as report_data
 from pipeline.publish.report import sample_blocks
 from pipeline.runs.manifest import ReportRecord, load
 
@@ -218,3 +219,10 @@ def test_rescore_remakes_the_report(demo_run: Scored) -> None:
 def test_a_wrong_key_is_an_error_of_one_line(at_root: Path, override: str, line: str) -> None:  # noqa: ARG001
     with pytest.raises(ConfigError, match=line):
         loading.compose(["conf=demo", override])
+
+
+def test_of_very_many_groups_the_largest_are_plotted() -> None:
+    row = {"task": "t", "split": "test", "group_by": "topic", "metric": "em"}
+    rows = [{**row, "group": f"g{number}", "num_total": number} for number in range(report_data.MOST_GROUPS + 5)]
+    whole = {**row, "group_by": None, "group": None, "num_total": 9}
+    assert report_data._largest_groups([whole, *rows]) == [whole, *rows[5:]]

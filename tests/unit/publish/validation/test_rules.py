@@ -222,8 +222,8 @@ def test_a_repeated_id_is_a_warning_and_the_last_wins() -> None:
         "the last one wins: keep one row an id",
         f"warning: {AGRO}: a repeated id with the same outputs in 1 of 32 rows (id 3): "
         "the last one wins: keep one row an id",
-        f"warning: {AGRO}: <think> or </think> in 1 of 30 outputs (id 2): the thoughts are scored as the answer: "
-        "give the reasoning_parser of the model, or cut them",
+        f"warning: {AGRO}: thoughts (such as <think> or </think>) in 1 of 30 outputs (id 2): they are scored as the "
+        "answer: give the reasoning_parser of the model, or cut them",
     ]
     assert report.num_answers == 60
 

@@ -7,8 +7,10 @@ import pytest
 from pipeline.publish.validation.warnings import answer_warnings
 
 ACCIDENT = "no word that counts in 1 of 1 output (id 5): they match the gold A"
-LOOK_ALIKE = "Cyrillic look-alikes (АВСЕНКМОРТХ) for letters in 1 of 1 output (id 5): they match no gold: write"
-THINKING = "<think> or </think> in 1 of 1 output (id 5): the thoughts are scored as the answer: give the"
+EMPTY = "no text in 1 of 1 output (id 5): an empty text matches the gold A and nothing else"
+LOOK_ALIKE = "look-alikes of another alphabet (such as Cyrillic АВСЕНКМОРТХ) for letters in 1 of 1 output (id 5): they"
+THINKING = "thoughts (such as <think> or </think>) in 1 of 1 output (id 5): they are scored as the answer: give the"
+SPECIAL = "special tokens (such as <|im_end|>) in 1 of 1 output (id 5): they are scored as the answer"
 LONG = "more than 2,000 characters in 1 of 1 output (id 5): the gold is a few letters: submit them alone"
 SAME = "of 20 outputs are"
 
@@ -25,8 +27,8 @@ SAME = "of 20 outputs are"
         ("В почве", None),
         ("А. Белов прав", None),
         ("x" * 2_000, None),
-        ("", ACCIDENT),
-        (" \n", ACCIDENT),
+        ("", EMPTY),
+        (" \n", EMPTY),
         (".", ACCIDENT),
         ("..." * 40, ACCIDENT),
         ("the", ACCIDENT),
@@ -35,8 +37,19 @@ SAME = "of 20 outputs are"
         ("(В)", LOOK_ALIKE),
         ("в", LOOK_ALIKE),
         ("B С", LOOK_ALIKE),
+        ("Б", LOOK_ALIKE),
+        ("Β", LOOK_ALIKE),
+        ("Ｂ", LOOK_ALIKE),
+        ("B, C", None),
+        ("B<|eot_id|>", SPECIAL),
+        ("B</s>", SPECIAL),
+        ("<｜end▁of▁sentence｜>B", SPECIAL),
+        ("a < b | c > d", None),
         ("мысль</think>B", THINKING),
         ("<think>", THINKING),
+        ("[THINK]да[/THINK]B", THINKING),
+        ("<Thinking>да", THINKING),
+        ("я думаю, что B", None),
         ("x" * 2_001, LONG),
     ],
 )
@@ -51,7 +64,7 @@ def test_a_text_has_the_expected_warning_or_none(text: str, warning: str | None)
 
 def test_the_first_ids_are_listed_in_order_with_the_number_of_the_rest() -> None:
     (line,) = answer_warnings(dict.fromkeys((9, 3, 7, 1, 5, 8, 2), ""))
-    assert line.startswith("no word that counts in 7 of 7 outputs (id 1, 2, 3, 5, 7 and 2 more): ")
+    assert line.startswith("no text in 7 of 7 outputs (id 1, 2, 3, 5, 7 and 2 more): ")
 
 
 @pytest.mark.parametrize(("num_same", "is_reported"), [(10, False), (11, True), (20, True)])
