@@ -6,7 +6,7 @@ LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform 
 LOCK_CPU := $(LOCK) --index-strategy unsafe-best-match --override requirements/cpu.overrides.txt
 
 TARGETS ?= cpu gpu
-COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain 2>/dev/null)" || echo -dirty)
+COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain -- pipeline 2>/dev/null)" || echo -dirty)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo gpu gpu-check image test faults parity bench check docs lock clean

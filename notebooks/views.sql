@@ -19,7 +19,7 @@ SELECT run, text::JSON AS content FROM (SELECT run, CASE WHEN json_valid(text) T
 WHERE text ->> '$.status' = 'complete';
 
 -- One row for each run. Times are UTC, durations seconds.
---   model           model.path of its config.yaml, or the endpoint's model
+--   model           the model that answered: of an endpoint the one that its server serves, else model.path
 --   num_gpus        null where the engines did not report, or the run was resumed with other GPUs
 --   generate_s      with the engines' start; null, as is all that is made of it, where the run was resumed: the
 --   total_s         manifest then has those of the last session alone
@@ -28,18 +28,24 @@ WITH configs AS (
     SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]config[.]yaml$', 1) AS run, TRY(decode(content)) AS text
     FROM read_blob(getvariable('outputs') || '/run=*/config.yaml')
 ), models AS (
-    -- config.yaml is written by one program in one layout, so that its lines can be recognized by their indentation.
-    SELECT run, unnest([
-            regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1),
-            regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1)
-        ]) AS model, generate_subscripts([1, 2], 1) AS place
+    -- Of runs whose manifest has no model. config.yaml is written by one program in one layout, so that its lines can
+    -- be recognized by their indentation.
+    SELECT run, regexp_extract(text, '(?m)^engine:\n  kind: (.+)$', 1) = 'endpoint' AS is_endpoint,
+        nullif(nullif(trim(regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1), '''"'), ''), 'null') AS path,
+        nullif(nullif(trim(regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1), '''"'), ''),
+            'null') AS requested
     FROM configs
 ), named AS (
-    SELECT run, arg_min(trim(model, '''"'), place) AS model FROM models WHERE model NOT IN ('', 'null') GROUP BY run
+    SELECT run, is_endpoint, CASE WHEN is_endpoint THEN coalesce(requested, path) ELSE path END AS configured FROM models
 ), plain AS (
     SELECT run,
         content ->> '$.conf' AS conf,
-        model,
+        coalesce(
+            content ->> '$.model',
+            CASE WHEN is_endpoint
+            THEN nullif(array_to_string(list_sort(list_distinct(content ->> '$.engine.*.served_model')), ', '), '') END,
+            configured
+        ) AS model,
         content ->> '$.datasets.model_revision' AS model_revision,
         content ->> '$.model_fingerprint' AS model_fingerprint,
         content ->> '$.template_fingerprint' AS template_fingerprint,

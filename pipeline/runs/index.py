@@ -96,7 +96,8 @@ class IndexEntry:
     completions in flight at once in one replica. `gate` is None where no rule was set, `scores` where metrics.parquet
     cannot be read. `seconds` are those of the last session. `report` is relative to output_dir. `domains` has the
     domain of each task; entries of an older version lack it, and the numbers of scored rows (`is_of_this_version`).
-    `pruned_at` is when the run was pruned (pipeline/overview/prune.py).
+    `pruned_at` is when the run was pruned (pipeline/overview/prune.py). `cost` is in `currency`; with `is_cost_bound`
+    it is a lower bound, since the server did not count the tokens of all rows.
     """
 
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
@@ -126,6 +127,9 @@ class IndexEntry:
     num_output_tokens: Count | None
     seconds: Number | None
     report: Text | None
+    cost: Number | None = None
+    currency: Text | None = None
+    is_cost_bound: bool = False
     domains: Mapping[Text, Text] | None = None
     pruned_at: Text | None = None
 
@@ -450,6 +454,9 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
         "num_failed": counts.num_failed if counts is not None else None,
         "num_output_tokens": counts.num_output_tokens if counts is not None else None,
         "seconds": manifest.timings_s.get("total"),
+        "cost": manifest.cost.amount if manifest.cost is not None else None,
+        "currency": manifest.cost.currency if manifest.cost is not None else None,
+        "is_cost_bound": manifest.cost is not None and manifest.cost.num_unknown > 0,
         "report": published.report.file if published is not None and published.report is not None else None,
     }
 

@@ -73,7 +73,10 @@ BAD = [
     (["conf=demo", "generation.temperature=0"], "generation.temperature=0.0: .*do_sample=false"),
     (["conf=demo", "generation.top_p=2"], "generation.top_p=2.0"),
     (["conf=demo", "generation.until=['']"], "an empty stop string"),
-    (["conf=demo", "model.path=null"], "model.path=None: give a hub id or a directory"),
+    (
+        ["conf=demo", "model.path=null"],
+        "model.path=None: give model.path=<directory or hub id>, or for a server .* engine.kind=endpoint",
+    ),
     (["conf=demo", "tasks.new.dataset=x"], "tasks.new.domain=''"),
     (["conf=demo", "tasks.agro_bench.submission_name=../x"], "tasks.agro_bench.submission_name='../x'"),
     (["conf=demo", "tasks.agro_bench.prompt_fields=[outputs]"], "tasks.agro_bench.prompt_fields='outputs'"),
@@ -215,7 +218,7 @@ def test_conf_mera_is_the_reference_run() -> None:
     assert (config.engine.extra["enable_prefix_caching"], config.cluster.address) == (False, None)
     assert config.engine.extra["language_model_only"] is True
     submission = config.submission
-    assert (submission.team, submission.mera_version, submission.describes) == ("MERA", "v1.0.0", config.model.path)
+    assert (submission.team, submission.mera_version, submission.describes) == (None, "v1.0.0", config.model.path)
     assert config.tasks["med_bench"].strip
     assert config.tasks["med_bench"].prompt_fields == ("inputs",)
 

@@ -50,7 +50,13 @@ def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
     pack.main([f"run={run.store.root}", "submission.mode=extracted"])
     record = run.content["published"]["submission"]
     assert record.pop("sha256")
-    expected = {"file": "one_submission.zip", "mode": "extracted", "num_tasks": 2, "num_answers": 2, "num_extracted": 2}
+    expected = {
+        "file": "one_extracted_submission.zip",
+        "mode": "extracted",
+        "num_tasks": 2,
+        "num_answers": 2,
+        "num_extracted": 2,
+    }
     assert (record, run.content["status"]) == (expected, "complete")
 
 
