@@ -46,7 +46,9 @@ def free_port() -> int:
 def ray_start(*arguments: str) -> Iterator[None]:
     """Run `ray start --block` with the token; end all its processes, which form one group."""
     environment = os.environ | TOKEN | {"RAY_USAGE_STATS_ENABLED": "0"}
-    line = [*RAY, "start", "--block", "--object-store-memory=100000000", *arguments]
+    # The agent that starts jobs does not run where its port, by default one for all clusters, is in use.
+    agent = f"--dashboard-agent-listen-port={free_port()}"
+    line = [*RAY, "start", "--block", "--object-store-memory=100000000", agent, *arguments]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(line, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
