@@ -117,10 +117,10 @@ def plan(night: str, file: NightFile, for_all: Sequence[str], resolve: Resolve) 
 def _planned(name: str, run_id: str, text: str, for_all: Sequence[str], resolve: Resolve) -> PlannedRun:
     run = PlannedRun(name=name, run_id=run_id, arguments=())
     try:
-        words = shlex.split(text)
-        if any(word.startswith("run_id=") for word in words):
+        arguments = shlex.split(text)
+        if any(argument.startswith("run_id=") for argument in arguments):
             raise ConfigError("run_id= is made of the night's id and the run's name: leave it out")
-        run = replace(run, arguments=(*words, *for_all, f"run_id={run_id}"))
+        run = replace(run, arguments=(*arguments, *for_all, f"run_id={run_id}"))
         config, _ = resolve(run.arguments)
         if config.run.restart:
             raise ConfigError("run.restart=true would choose another run_id: leave it out, and give another night=")
