@@ -19,6 +19,7 @@ from pipeline.config.schema import ENVIRONMENT_NAME, RUN_ID, Config
 from pipeline.config.values import read_yaml
 from pipeline.errors import ConfigError, PipelineError
 
+NOTIFY_FIX = "{url_env: <name of a variable that holds the URL>} or {command: [<program>, <argument>]}"
 NAME_FIX = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
 
 Resolve = Callable[[Sequence[str]], tuple[Config, Any]]
@@ -58,7 +59,13 @@ def read(path: str) -> NightFile:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or holds no runs, a wrong name or an unknown key.
     """
-    values = read_yaml(_text(path), NightFile, f"runs={path}")
+    try:
+        values = read_yaml(_text(path), NightFile, f"runs={path}")
+    except ConfigError as error:
+        # The value may be the URL itself, given in the wrong place, so the message does not repeat it.
+        if str(error).startswith(f"runs={path}: notify") and "must be" in str(error):
+            raise ConfigError(f"runs={path}: notify must be {NOTIFY_FIX}") from None
+        raise
     if not values.get("runs"):
         raise ConfigError(f"runs={path} names no runs: give it runs: {{name: conf=demo}}")
     for name in values["runs"]:
