@@ -194,14 +194,16 @@ esac
     ("answers", "code"),
     [
         (["n-1 Running", "n-1 Complete"], 0),
-        (["n-1 ", "n-1 Retrying", "n-1 Failed"], 1),
-        (["n-1 ValidationFailed"], 1),
-        (["n-1 Running", ""], 1),
+        (["n-1 ", "n-1 Retrying", "n-1 Failed"], 3),
+        (["n-1 ValidationFailed"], 3),
+        (["n-1 Running", ""], 3),
     ],
 )
 def test_the_cron_job_applies_the_night_and_waits_for_its_end(tmp_path: Path, answers: list[str], code: int) -> None:
     (job,) = [each for each in documents("cronjob.yaml") if each["kind"] == "CronJob"]
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    (rule,) = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [3]  # no other pod starts a night again that has ended
     *_, script = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"]
     files = {name: str(tmp_path / name) for name in ("CALLS", "APPLIED", "ANSWERS")}
     (tmp_path / "ANSWERS").write_text("".join(f"{answer}\n" for answer in answers))
