@@ -206,7 +206,7 @@ COMMANDS = {
                 example="conf/night.yaml",
                 required=True,
             ),
-            replace(CONF, required=False, help="the configuration of all runs, where their words have none"),
+            replace(CONF, required=False, help="the configuration of all runs, where their arguments have none"),
             Argument(
                 "strict",
                 "end with exit code 3 if a gate is broken, and with 4 if too many rows failed",
