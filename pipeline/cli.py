@@ -304,7 +304,7 @@ COMMANDS = {
         keys=None,
     ),
     "board": Command(
-        help="write one page over all runs: scores over time, models, domains, which differences are significant",
+        help="write one page over all runs: scores over time, models, domains, significance",
         example="output_dir=outputs",
         arguments=(
             replace(OUTPUT, help=f"{OUTPUT.help}; by default outputs"),
