@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,6 +264,28 @@ def test_a_failure_is_a_line_and_the_exit_code(output: Path, capsys: pytest.Capt
         prune.main([f"output_dir={output}", "keep_days=0", "apply=true"])
     assert "  not removed: " in capsys.readouterr().out
     assert names(directory(output, 1)) >= REMOVED
+
+
+def test_an_index_that_cannot_be_written_is_a_line_and_what_was_removed_is_counted(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(output / "index")
+    (output / "index").write_text("a file")
+    prune.main([f"output_dir={output}", "keep_days=0", "apply=true"])
+    out = capsys.readouterr().out
+    assert "  index: " in out
+    assert "of 6 runs removed" in out
+
+
+def test_a_part_that_is_nested_too_deep_is_a_line(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.chdir(directory(output, 1) / "logs")
+        for _ in range(1_100):
+            Path("d").mkdir()
+            os.chdir("d")
+    with pytest.raises(RunError, match="5 runs removed; 1 run could not be pruned"):
+        prune.main([f"output_dir={output}", "keep_days=0", "apply=true"])
+    subprocess.run(["rm", "-r", directory(output, 1) / "logs"], check=True)  # pytest's own removal would recurse
 
 
 def test_nothing_to_remove_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
