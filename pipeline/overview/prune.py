@@ -231,7 +231,7 @@ def _parts(run: ArtifactStore) -> Iterator[Part]:
     """Yield the parts of a run, by name; nothing but regular files and directories.
 
     Raises:
-        RunError: The storage does not respond.
+        RunError: The storage does not respond, or directories are nested too deep.
     """
     with run.reaching():
         if run.local is None:
@@ -240,7 +240,10 @@ def _parts(run: ArtifactStore) -> Iterator[Part]:
                 (path[len(run.root) + 1 :], info.size) for path, info in named(infos) if info.type == pafs.FileType.File
             ]
         else:
-            files = list(_local_files(str(run.local)))
+            try:
+                files = list(_local_files(str(run.local)))
+            except RecursionError as error:
+                raise RunError(f"{run.shown()} has directories that are nested too deep") from error
     sizes: dict[str, list[int]] = {}
     for name, num_bytes in files:
         top = name.partition("/")[0]
