@@ -206,7 +206,7 @@ COMMANDS = {
                 example="conf/night.yaml",
                 required=True,
             ),
-            replace(CONF, required=False, help="the configuration of all runs, where their words have none"),
+            replace(CONF, required=False, help="the configuration of all runs, where their arguments have none"),
             Argument(
                 "strict",
                 "end with exit code 3 if a gate is broken, and with 4 if too many rows failed",
@@ -304,7 +304,7 @@ COMMANDS = {
         keys=None,
     ),
     "board": Command(
-        help="write one page over all runs: scores over time, models, domains, which differences are significant",
+        help="write one page over all runs: scores over time, models, domains, significance",
         example="output_dir=outputs",
         arguments=(
             replace(OUTPUT, help=f"{OUTPUT.help}; by default outputs"),

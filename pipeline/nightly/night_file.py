@@ -21,6 +21,7 @@ from pipeline.config.secrets import require_no_credentials
 from pipeline.config.values import read_yaml
 from pipeline.errors import ConfigError, PipelineError
 
+NOTIFY_FIX = "{url_env: <name of a variable that holds the URL>} or {command: [<program>, <argument>]}"
 NAME_FIX = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
 
 Resolve = Callable[[Sequence[str]], tuple[Config, Any]]
@@ -60,7 +61,13 @@ def read(path: str) -> NightFile:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or holds no runs, a wrong name or an unknown key.
     """
-    values = read_yaml(_text(path), NightFile, f"runs={path}")
+    try:
+        values = read_yaml(_text(path), NightFile, f"runs={path}")
+    except ConfigError as error:
+        # The value may be the URL itself, given in the wrong place, so the message does not repeat it.
+        if str(error).startswith(f"runs={path}: notify") and "must be" in str(error):
+            raise ConfigError(f"runs={path}: notify must be {NOTIFY_FIX}") from None
+        raise
     if not values.get("runs"):
         raise ConfigError(f"runs={path} names no runs: give it runs: {{name: conf=demo}}")
     for name in values["runs"]:
@@ -125,10 +132,10 @@ def plan(night: str, file: NightFile, for_all: Sequence[str], resolve: Resolve) 
 def _planned(name: str, run_id: str, text: str, for_all: Sequence[str], resolve: Resolve) -> PlannedRun:
     run = PlannedRun(name=name, run_id=run_id, arguments=())
     try:
-        words = shlex.split(text)
-        if any(word.startswith("run_id=") for word in words):
+        arguments = shlex.split(text)
+        if any(argument.startswith("run_id=") for argument in arguments):
             raise ConfigError("run_id= is made of the night's id and the run's name: leave it out")
-        run = replace(run, arguments=(*words, *for_all, f"run_id={run_id}"))
+        run = replace(run, arguments=(*arguments, *for_all, f"run_id={run_id}"))
         config, _ = resolve(run.arguments)
         if config.run.restart:
             raise ConfigError("run.restart=true would choose another run_id: leave it out, and give another night=")

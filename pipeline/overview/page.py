@@ -198,6 +198,7 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
     }
     rows = sorted(runs, key=lambda run: run.order, reverse=True)
     sections = [_section(each) for each in found]
+    newest = [card.model.newest for section in sections for card in section.cards]
     alarms = [card.model.name for section in sections for card in section.cards if card.model.newest.is_alarm]
     text = (
         _environment()
@@ -206,6 +207,8 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
             where=where,
             sections=sections,
             alarms=list(dict.fromkeys(alarms)),
+            num_newest=len(newest),
+            num_ungated=sum(night.run.entry.gate is None for night in newest),
             rows=[(run, *nights[run.store.root]) for run in rows],
             others=others,
             unread=unread,

@@ -5,7 +5,7 @@ and nothing else. Manifest, configuration, metrics.parquet, the index entry, the
 lists, trends and the order of `latest` still work. A run keeps everything if
 
 - it is not complete, or a process holds its lock,
-- it is the newest complete run of its model,
+- it is the newest complete run of its model, or the newest one without `limit`,
 - a run of the directory names it in `gate.baseline` or `schedule.history`,
 - it is in the pooled baseline of the last gate of its model and settings.
 
@@ -195,11 +195,14 @@ def _needed(runs: Sequence[_Run], complete: Sequence[_Run]) -> dict[str, str]:
     """Return the run_ids of the runs that keep everything, with the reason; `complete` is newest first."""
     found: dict[str, str] = {}
     settings: set[tuple[Any, ...]] = set()
-    models: set[index.ModelKey] = set()
+    models: set[tuple[index.ModelKey, str]] = set()
     for run in complete:
-        if run.model not in models:
-            models.add(run.model)
-            found.setdefault(run.run_id, "it is the newest run of its model")
+        # A trial with limit= does not replace the newest whole run.
+        is_whole = value(run.values, "limit") is None
+        for kind in ("", " without a limit") if is_whole else ("",):
+            if (run.model, kind) not in models:
+                models.add((run.model, kind))
+                found.setdefault(run.run_id, f"it is the newest run of its model{kind}")
         gate, made_with = run.manifest.gate, (run.model, run.manifest.settings_hash)
         if gate is not None and made_with not in settings:
             settings.add(made_with)

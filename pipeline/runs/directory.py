@@ -198,7 +198,7 @@ def keep_config(run: ArtifactStore, config: Config) -> None:
         RunError: The directory cannot be written.
     """
     if not run.exists(CONFIG_FILE):
-        run.write_text(CONFIG_FILE, loading.dump(config))
+        record(run, config)
 
 
 def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | None) -> None:

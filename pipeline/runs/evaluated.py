@@ -1,6 +1,6 @@
 """The model that a run evaluated: the one that answered.
 
-For an endpoint that is the model that its server serves, whatever `model.path` says, which an endpoint does not use.
+For an endpoint that is the model that its server serves, whatever `model.path` is, which an endpoint does not use.
 """
 
 from __future__ import annotations

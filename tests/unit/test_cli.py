@@ -163,7 +163,7 @@ CUT_SHORT = [
     ["pipeline.run", "--help"],
     ["pipeline.compare", "--help"],  # shorter than the buffer: written only at exit
     pytest.param(["pipeline.preview", "conf=demo", "reasoning_parser=null", "n=100"], marks=pytest.mark.slow),
-    ["pipeline.validate", "archive=/dev/null", "conf=demo"],
+    ["pipeline.validate", "archive=LICENSE", "conf=demo"],
 ]
 
 

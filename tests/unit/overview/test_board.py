@@ -98,6 +98,19 @@ def test_the_page_is_the_same_for_the_same_runs_and_holds_no_script(output: Path
     assert "http" not in re.sub(r"http-equiv", "", html)
 
 
+def test_the_first_line_is_good_only_if_each_newest_run_kept_a_gate(tmp_path: Path) -> None:
+    make_nights(tmp_path, [0.5], model="gated")
+    assert '<p class="better">no broken gate and no decline in the newest runs</p>' in written(tmp_path)
+    make_nights(tmp_path, [0.5], model="ungated", gate=None)
+    html = written(tmp_path)
+    assert "no alarm, but 1 newest run without a gate" in html
+    assert "no broken gate" not in html
+    run = ArtifactStore.open(str(tmp_path)).child("run=torn")
+    run.create()
+    record_manifest(run, "failed", reason="x", run_id="torn")
+    assert "2 complete runs, 2 models; 1 not complete; newest" in text_of(written(tmp_path)).replace(" ;", ";")
+
+
 def test_foreign_text_is_escaped(output: Path) -> None:
     hostile = "<script>alert(1)</script>\"'>{{ 7 * 7 }}\u202e</style>"
     make_nights(output, [0.4, 0.5], model="odd", engine={"r0": {"served_model": hostile}})

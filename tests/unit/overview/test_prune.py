@@ -136,6 +136,19 @@ def test_the_newest_of_a_model_baselines_incomplete_and_locked_runs_keep_everyth
     }
 
 
+def test_a_trial_does_not_replace_the_newest_whole_run_of_a_model(tmp_path: Path) -> None:
+    make_nights(tmp_path, [0.5, 0.5], model="m")
+    trial, *_ = make_nights(tmp_path, [0.5] * 3, model="trial", overrides=["limit=3", "engine.endpoint.model=m"])[2:]
+    for run in tmp_path.glob("run=*"):
+        add_parts(run)
+    plan = planned(tmp_path)
+    assert plan.kept == {
+        run_id(2, "m"): "it is the newest run of its model without a limit",
+        trial.root.rpartition("run=")[2]: "it is the newest run of its model",
+    }
+    assert [run.run_id for run in plan.runs] == [run_id(1, "m"), run_id(1, "trial"), run_id(2, "trial")]
+
+
 def test_a_run_that_changed_since_it_was_listed_keeps_everything(output: Path) -> None:
     plan = planned(output)
     (directory(output, 1) / "samples/task=a/new.parquet").write_text("new")
