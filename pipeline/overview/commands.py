@@ -99,9 +99,9 @@ def show_prune(output_dir: str, keep_days: int, console: Console, *, is_applied:
         show(f"{'remove' if is_applied else 'would remove'}: run={run.run_id} ({run.model}): {parts}")
         if is_applied:
             try:
-                left = prune.apply(output, run)
-                if left is not None:
-                    show(f"  {left}")
+                problem = prune.apply(output, run)
+                if problem is not None:
+                    show(f"  {problem}")
             except PipelineError as error:
                 failures.append(run.run_id)
                 show(f"  not removed: {error}")

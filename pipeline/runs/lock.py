@@ -113,8 +113,11 @@ def _require_held(run: ArtifactStore, descriptor: int) -> None:
         RunError: It is gone, and the run's directory with it.
     """
     try:
-        is_same = os.path.samestat(Path(run.path(LOCAL_FILE)).lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
+        with run.reaching():
+            is_same = os.path.samestat(Path(run.path(LOCAL_FILE)).lstat(), os.fstat(descriptor))
+    except RunError as error:
+        if not isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+            raise
         is_same = False
     if not is_same:
         raise RunError(

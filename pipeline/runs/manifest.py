@@ -579,7 +579,7 @@ def completion_metadata(store: ArtifactStore, stored: Mapping[str, Any]) -> Comp
 def _validated(store: ArtifactStore, stored: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         return read(stored)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter is of json, at thousands of nested lists
         raise DataError(
             f"{store.shown(ARTIFACT_FILE)} is damaged: delete {store.shown()} and run again{_where(error)}"
         ) from error

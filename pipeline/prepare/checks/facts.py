@@ -161,8 +161,10 @@ def added_tokens(tokenizer: Any) -> Mapping[int, Any]:
 def read_json(file: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None when the file cannot be read or holds no JSON object."""
     try:
+        if not file.is_file():  # a FIFO waits for its writer
+            return None
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -1,8 +1,10 @@
 """Each check is tested with a configuration that triggers it and a similar one that does not."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from pipeline.config.loading import compose
 from pipeline.errors import ConfigError
 from pipeline.prepare import checks, prepare
 from pipeline.prepare.checks import engine, settings
-from pipeline.prepare.checks.facts import facts_of
+from pipeline.prepare.checks.facts import facts_of, read_json
 from pipeline.prepare.checks.parser_facts import ParserFacts
 from pipeline.prepare.dataset import Source
 from pipeline.prepare.prompt_stats import RowFacts, count_marked, lengths, row_facts
@@ -513,3 +515,12 @@ def test_every_check_is_on_the_page_about_the_preview(at_root):
     page = (at_root / "docs" / "preview.md").read_text(encoding="utf-8")
     for each in checks.CHECKS:
         assert f"| `{each.__name__.replace('_', '-')}` |" in page
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' * 100_000, "", "[]", None])
+def test_a_file_of_the_model_that_is_no_json_object_is_unknown(tmp_path: Path, content: str | None) -> None:
+    if content is None:
+        os.mkfifo(tmp_path / "config.json")
+    else:
+        (tmp_path / "config.json").write_text(content)
+    assert read_json(tmp_path / "config.json") is None

@@ -59,7 +59,7 @@ def test_a_directory_that_goes_under_the_lock_is_noticed_though_it_is_made_again
         require_held()
         (tmp_path / "run=one").rename(tmp_path / "away")
         for _ in range(2):
-            with pytest.raises(RunError, match=r"run=one' was moved, removed or replaced while the run was writing"):
+            with pytest.raises(RunError, match=r"run=one was moved, removed or replaced while the run was writing"):
                 require_held()
             run.write_text("prompts/_stage.json", "{}")
             run.write_text(".lock", "another")

@@ -125,3 +125,10 @@ def test_damaged_metadata_of_completions_is_one_line(run: ArtifactStore, metadat
     ) as error:
         completion_metadata(completions.store, completions.metadata)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a": ' * 100_000, "\ud800", "NaN"])
+def test_metadata_that_is_nested_too_deep_or_no_json_is_damaged(tmp_path: Path, value: str) -> None:
+    run = ArtifactStore.open(str(tmp_path))
+    with pytest.raises(DataError, match=r"_stage\.json is damaged"):
+        completion_metadata(run, {"engine": value})
