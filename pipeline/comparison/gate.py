@@ -74,7 +74,7 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """Lines to print."""
-        return lines(self.result)
+        return [*headline(self.result), *lines(self.result)]
 
     @property
     def result(self) -> GateResult:
@@ -92,11 +92,17 @@ class Verdict:
         )
 
 
+def headline(result: GateResult) -> list[str]:
+    """Return the lines to print before the scores: whether the gate is kept, and the verdict of `compare`."""
+    state = f"the gate is broken: {', '.join(result.broken)}" if result.broken else "the gate is kept"
+    since = f" (baseline {result.baseline})" if result.baseline is not None else ""
+    return [f"{state}{since}", *([] if result.verdict is None else [f"gate: {result.verdict}"])]
+
+
 def lines(result: GateResult) -> list[str]:
-    """Return the lines to print for the gate's result: notes, the verdict of `compare`, then the rules."""
-    notes = result.notes if result.verdict is None else (*result.notes, result.verdict)
+    """Return the lines to print after the scores: the gate's notes, then its rules."""
     rules = [f"gate: {rule.verdict}: {rule.name}: {rule.line}" for rule in result.rules]
-    return [*(f"gate: {note}" for note in notes), *rules]
+    return [*(f"gate: {note}" for note in result.notes), *rules]
 
 
 def check(config: Config) -> None:

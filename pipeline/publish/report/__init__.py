@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.config.schema import Config
-from pipeline.publish.report import data, sample_blocks
+from pipeline.publish.report import data, header, sample_blocks
 from pipeline.publish.report.texts import attribute, russian, t
 from pipeline.runs.manifest import Manifest, ReportRecord
 from pipeline.storage import query
@@ -84,7 +84,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"t": t, "attribute": attribute}
+    environment.globals |= {"t": t, "attribute": attribute, "direction": header.direction}
     return environment
 
 

@@ -5,11 +5,13 @@ In: the metrics, the counts, the configuration and the manifest. Out: records th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.config.schema import Config
+from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.metrics.paired_tests import ALPHA
 from pipeline.publish.report.texts import Recorded, Text, t
 from pipeline.records import MetricChange
@@ -28,6 +30,30 @@ VERDICTS = {
 }
 """The beginnings of the verdict of a comparison, in `pipeline/comparison/verdict.py`."""
 
+_CHANGE = r"(?P<metric>\w+){of} (?P<split>\S+) (?P<base>[\d.]+) -> (?P<new>[\d.]+) "
+_CHANGE += r"\((?P<difference>\S+), 95% (?P<low>\S+?)\.\.(?P<high>\S+), adjusted (?P<p>p .*)\)"
+_PARTS = (
+    (
+        _CHANGE.replace("{of}", ""),
+        "{metric}, {split}: {base} → {new} ({difference}, 95% {low} to {high}, adjusted {p})",
+    ),
+    (
+        _CHANGE.replace("{of}", r" of (?P<task>\S+)"),
+        "{metric} of {task}, {split}: {base} → {new} ({difference}, 95% {low} to {high}, adjusted {p})",
+    ),
+    (r"(?P<num>\d+) more", "significant changes that are not listed here: {num}"),
+    (
+        r"[\d,]+ flips? of (?P<metric>\w+): (?P<lost>[\d,]+) lost, (?P<gained>[\d,]+) gained",
+        "answers that flipped ({metric}): {lost} lost, {gained} gained",
+    ),
+    (
+        r"(?P<num>[\d,]+) questions?, and every metric of both runs is the same",
+        "every metric of both runs is the same; questions: {num}",
+    ),
+    (r"no question of both runs has a reference answer", "no question of both runs has a reference answer"),
+)
+"""The parts of the rest of the verdict, and what the page shows."""
+
 MOST_REVISIONS = 3
 """A run of more data sets shows the number of them, and their fingerprints when it is opened."""
 
@@ -36,32 +62,39 @@ MOST_REVISIONS = 3
 class Banner:
     """What the page begins with: the state of the run, and the reasons for it.
 
-    `badge` is the state in two words; None without a gate. `verdict` is the beginning of the comparison's line and
-    the rest of it, if there is a baseline.
+    `badge` is the state in two words; None without a gate. `verdict` and `parts` are the comparison's line, if there is
+    a baseline; `lines` are the broken rules.
     """
 
     state: State
     badge: Text | None
     title: Text
     base: Text | Recorded | None
-    verdict: tuple[Text | None, str] | None
+    verdict: Text | Recorded | None
+    parts: tuple[Text | Recorded, ...]
     lines: tuple[Text | Recorded, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A score: its row of metrics.parquet, the reference submission's, and the change since the baseline."""
+    """A score: its row of metrics.parquet, the reference submission's, and the changes since the baseline."""
 
     row: Mapping[str, Any]
     reference: float | None
-    change: MetricChange | None
+    changes: list[MetricChange]
 
     @property
     def direction(self) -> str:
-        """`better`, `worse`, or `same` if the change is not significant."""
-        if self.change is None or self.change.p_holm >= ALPHA or self.change.difference == 0:
-            return "same"
-        return "better" if self.change.difference > 0 else "worse"
+        """The significant direction of its changes; `worse` if they differ."""
+        found = {direction(each) for each in self.changes}
+        return next((each for each in ("worse", "better") if each in found), "same")
+
+
+def direction(change: MetricChange) -> str:
+    """Return `better`, `worse`, or `same` if a change of a score is not significant."""
+    if change.p_holm >= ALPHA or change.difference == 0:
+        return "same"
+    return "better" if change.difference > 0 else "worse"
 
 
 def banner(counts: Mapping[str, Any], manifest: Manifest) -> Banner:
@@ -73,8 +106,15 @@ def banner(counts: Mapping[str, Any], manifest: Manifest) -> Banner:
         lines += map(Recorded, failure_reasons.lines(manifest.failures, counts["num_failed"]))
     if gate is not None:
         lines += [Recorded(f"{rule.name}: {rule.line}") for rule in gate.rules if rule.broken]
+    verdict, parts = (None, []) if state == "failed" else _verdict(gate)
     return Banner(
-        state=state, badge=badge, title=title, base=base_name(gate), verdict=_verdict(gate), lines=tuple(lines)
+        state=state,
+        badge=badge,
+        title=title,
+        base=None if state == "failed" else base_name(gate),
+        verdict=verdict,
+        parts=tuple(parts),
+        lines=tuple(lines),
     )
 
 
@@ -88,12 +128,22 @@ def _state(counts: Mapping[str, Any], gate: GateResult | None) -> tuple[State, T
     return "kept", t("gate kept"), t("The gate is kept")
 
 
-def _verdict(gate: GateResult | None) -> tuple[Text | None, str] | None:
+def _verdict(gate: GateResult | None) -> tuple[Text | Recorded | None, list[Text | Recorded]]:
+    """Return the beginning and the parts of the comparison's line; what has an unknown form is shown as it is."""
     if gate is None or not gate.verdict:
-        return None
+        return None, []
     beginning, _, rest = gate.verdict.partition(": ")
-    known = VERDICTS.get(beginning)
-    return (known, rest) if known is not None else (None, gate.verdict)
+    if beginning not in VERDICTS:
+        return Recorded(gate.verdict), []
+    return VERDICTS[beginning], [_part(each) for each in rest.split("; ")]
+
+
+def _part(text: str) -> Text | Recorded:
+    for pattern, key in _PARTS:
+        match = re.fullmatch(pattern, text)
+        if match is not None:
+            return t(key, **match.groupdict())
+    return Recorded(text)
 
 
 def base_name(gate: GateResult | None) -> Text | Recorded | None:
@@ -112,19 +162,30 @@ def references(config: Config) -> dict[str, float]:
 
 
 def cards(rows: Iterable[Mapping[str, Any]], config: Config, manifest: Manifest) -> list[Card]:
-    """Return the score over all domains and of each domain, by split: those with a value first, then the test split."""
+    """Return the score over all domains and of each domain, by split: those with a value first, then the test split.
+
+    A domain of a split in which nothing is scored is left out: the card of all domains has the reason.
+    """
     known = references(config)
-    changes = {(row.level, row.task, row.split): row for row in manifest.compare or () if row.metric == "score"}
     found = [row for row in rows if row["metric"] == "score" and row["level"] in ("domain", "run")]
+    unscored = {row["split"] for row in found if row["level"] == "run" and not row["num_scored"]}
+    found = [row for row in found if row["level"] == "run" or row["split"] not in unscored]
     found.sort(key=lambda row: (row["value"] is None, row["split"] != "test", row["level"] != "run", row["task"]))
     return [
         Card(
             row=row,
             reference=known.get(row["task"]) if (row["level"], row["split"]) == ("domain", "test") else None,
-            change=changes.get((row["level"], row["task"], row["split"])),
+            changes=_changes(row, manifest),
         )
         for row in found
     ]
+
+
+def _changes(row: Mapping[str, Any], manifest: Manifest) -> list[MetricChange]:
+    """Return the changes of `score` and `correct` of a domain or of all domains."""
+    cell = (row["level"], row["task"], row["split"])
+    found = [each for each in manifest.compare or () if (each.level, each.task, each.split) == cell]
+    return sorted((each for each in found if each.metric in HEADLINE_METRICS), key=lambda each: each.metric != "score")
 
 
 Setting = tuple[Text, Text | Recorded]
@@ -212,6 +273,6 @@ def _minutes(time: str | None) -> str:
 
 
 def changed_rows(rows: Sequence[MetricChange]) -> tuple[list[MetricChange], list[MetricChange]]:
-    """Return the rows of a comparison that differ or are the run's own score, and the others."""
-    worth = [row for row in rows if row.difference != 0 or row.level == "run"]
-    return worth, [row for row in rows if row not in worth]
+    """Return the rows of a comparison that changed significantly or are the run's own scores, and the others."""
+    shown = [row for row in rows if row.level == "run" or direction(row) != "same"]
+    return shown, [row for row in rows if row not in shown]

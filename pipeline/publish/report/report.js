@@ -130,7 +130,7 @@ const plots = {
     const named = metric === "score" && split === "test" ? Object.entries(plots.data.references) : [];
     const references = new Map(named); // in an object, a domain called "constructor" would be found
     $("plot-tasks").replaceChildren(plots.intervals(whole.map((row) => (
-      { ...row, name: row.level === "domain" ? `${row.task} ${t("(domain)")}` : row.task, reference: row.level === "domain" ? references.get(row.task) : undefined }
+      { ...row, name: row.level === "domain" && plots.width >= 700 ? `${row.task} ${t("(domain)")}` : row.task, reference: row.level === "domain" ? references.get(row.task) : undefined }
     )), metric));
     const task = $("plot-task").value, by = $("plot-group").value;
     const groups = plots.rows.filter((row) => of(row) && row.task === task && row.group_by === by);
@@ -140,8 +140,8 @@ const plots = {
   },
   intervals(rows, metric) {
     if (!rows.length) return element("p", "note", t("nothing is scored here"));
-    const room = plots.width < 700 ? 18 : 34;
-    const short = (name) => (name.length > room ? `${name.slice(0, room - 1)}…` : name);
+    const longestName = plots.width < 700 ? 18 : 34;
+    const short = (name) => (name.length > longestName ? `${name.slice(0, longestName - 1)}…` : name);
     const most = Math.max(1, ...rows.map((row) => Math.max(row.ci_high ?? 0, row.bound_high ?? 0, row.value)));
     const title = (row) => [
       `${row.name}: ${row.value.toFixed(3)}`,

@@ -71,11 +71,11 @@ def _heading(kind: str, first: Text | Recorded) -> Text | Recorded:
 
 def _lines(rows: list[Mapping[str, Any]], counts: Mapping[str, Any], manifest: Manifest) -> Iterator[Text | Recorded]:
     is_failed = counts["num_failed"] == counts["num_samples"]
-    reasons = failure_reasons.lines(manifest.failures, counts["num_failed"])
+    reasons = [] if is_failed else failure_reasons.lines(manifest.failures, counts["num_failed"])  # else in the banner
     answers = manifest.published.answers if manifest.published is not None else ()
-    yield from map(Recorded, [*manifest.warnings, *([] if is_failed else reasons), *answers])  # else they are at the top
+    yield from map(Recorded, [*manifest.warnings, *reasons, *answers])
     for row in rows:
-        if row["metric"] == "score" and row["level"] == "task":
+        if row["metric"] == "score" and row["level"] == "task" and not is_failed:
             yield from _of_task(row)
     num_preempted = sum(info.num_preempted_rows or 0 for info in manifest.engine.values())
     if num_preempted:

@@ -28,9 +28,9 @@ def test_pack_makes_the_demos_archive_and_validate_accepts_it(
     demo_run: Scored, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack.main([f"run={demo_run.store.root}"])
-    first, _, last = capsys.readouterr().out.splitlines()
-    assert last == f"  {demo_run.store.path('report.html')}  the report: scores, plots and 214 samples"
-    assert first == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers"
+    report, packed, _ = capsys.readouterr().out.splitlines()
+    assert report == f"  {demo_run.store.path('report.html')}  the report: scores, plots and 214 samples"
+    assert packed == f"  {demo_run.archive}  the leaderboard's archive: 3 tasks, 180 answers"
     validate.main([f"archive={demo_run.archive}", "conf=demo"])
     assert capsys.readouterr().out == "would be accepted: 3 tasks, 180 answers\n"
 

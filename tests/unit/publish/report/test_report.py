@@ -48,7 +48,7 @@ def ids(file: Path) -> list[tuple[str, str, str]]:
 def test_publish_makes_the_report_and_the_manifest_records_it(demo_run: Scored) -> None:
     products = publish_stage.publish(demo_run.store, demo_run.config, demo_run.manifest)
     assert products.published.report == ReportRecord(file="report.html", chunks=None, num_samples=214)
-    assert products.lines[-1].endswith("report.html  the report: scores, plots and 214 samples")
+    assert products.lines[0].endswith("report.html  the report: scores, plots and 214 samples")
 
 
 def test_every_sample_is_in_the_report_once(demo_run: Scored) -> None:
@@ -134,7 +134,7 @@ def test_blocks_are_full_by_rows_or_by_size(make_run: MakeRun, monkeypatch: pyte
 def test_a_reference_appears_where_it_applies(make_run: MakeRun, overrides: list[str], is_present: bool) -> None:
     prompts = [question("agro_bench", 1, gold="B"), question("agro_bench", 1, split="train", gold="B")]
     page = report_of(make_run(prompts, *overrides)).read_text(encoding="utf-8")
-    assert page.count("reference submission 0.646") == is_present
+    assert page.count("reference submission <bdi>0.646</bdi>") == is_present
 
 
 def test_it_tells_how_the_letters_were_read_by_one_and_several_right_answers(make_run: MakeRun) -> None:
@@ -150,14 +150,14 @@ def test_it_tells_how_the_letters_were_read_by_one_and_several_right_answers(mak
         ["train", "bare_letters", "1", "33.3%", "100.0%", "1", "50.0%", "100.0%", "–", "–"],
         ["train", "conflict", "(no", "answer)", "1", "33.3%", "0.0%", "–", "–", "1", "100.0%", "0.0%"],
     ]
-    assert "1 right, EM 0" in section
-    assert "0 wrong, EM 1" in section
+    assert "<bdi>1</bdi> right, EM 0" in section
+    assert "<bdi>0</bdi> wrong, EM 1" in section
     assert data(page)["texts"][0][2]["seen_letters"] == "A, B"
 
 
 def test_a_hidden_score_is_a_dash_with_a_reason(make_run: MakeRun) -> None:
     page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
-    assert "not scored: the golds are hidden" in page
+    assert "not scored: the reference answers are hidden" in page
     assert "no sample has a score" in page
 
 
@@ -173,7 +173,7 @@ def test_the_gates_result_is_in_the_report(make_run: MakeRun) -> None:
     report.write(run.store, run.config, replace(manifest, gate=verdict.result, compare=tuple(verdict.rows)))
     file = Path(run.store.path("report.html"))
     page = file.read_text(encoding="utf-8")
-    for text in ("Since the baseline", "-1.000", "broken</span>"):
+    for text in ("Since the baseline", "-1.000", "broken</span>", "✗ GATE BROKEN – tonight – report</title>"):
         assert text in page
     assert data(file)["index"][0]["change"] == ["lost"] * 9
 
@@ -187,12 +187,13 @@ def test_what_the_gate_saw_over_runs_is_in_the_report(make_run: MakeRun) -> None
     record |= {"trends": [trend], "changed": changed | {"p_value": 0.002}}
     report.write(run.store, run.config, load(run.content | {"gate": record}))
     page = Path(run.store.path("report.html")).read_text(encoding="utf-8")
-    assert "Since the baseline <bdi>n30 and 2 runs before it</bdi>" in page
+    assert "<bdi>n30</bdi> and <bdi>2</bdi> runs before it" in page
     (row,) = re.findall(r'<table id="trends">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
     for text in ("all domains", "declined", ">31<", ">0.662<", ">0.641<", ">7.0<", "&lt;b&gt;n27"):
         assert text in row
     assert "<b>n27" not in page
-    assert "190 of 2,000 (9.5%); between <bdi>n29</bdi> and that run: 140 (7.0%), p 0.002" in page
+    changes = re.sub("<[^>]*>", "", page.split('<p id="changed">')[1].split("</p>")[0])
+    assert changes.endswith("190 of 2,000 (9.5%). Between n29 and that run: 140 (7.0%), p 0.002")
 
 
 def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
