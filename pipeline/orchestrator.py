@@ -654,15 +654,15 @@ def _print_results(run: ArtifactStore, config: Config, manifest: Manifest, conso
     if counts.num_samples and counts.num_failed == counts.num_samples:
         _print(console, [f"no score: all {counted(counts.num_samples, 'row')} failed", *failures])
         failures = []
-    if manifest.gate is not None:
-        _print(console, gate.headline(manifest.gate))
+    headline = gate.headline(manifest.gate) if manifest.gate is not None else []
+    _print(console, headline)
     print_summary(run, config, counts, console, manifest.timings_s)
     pruned_at, outputs = run.pruned_at(), list[str]()
     if pruned_at is not None:
         outputs.append(f"  the run was pruned on {pruned_at[:10]}: its samples and its report are gone")
     elif manifest.published is not None:
         outputs += publish_stage.lines(run, manifest.published)
-    rules = gate.lines(manifest.gate) if manifest.gate is not None else []
+    rules = [each for each in gate.lines(manifest.gate) if each not in headline] if manifest.gate is not None else []
     _print(console, [*failures, *outputs, *path_lines(run), *rules])
 
 

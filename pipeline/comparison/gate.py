@@ -74,7 +74,7 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """Lines to print."""
-        return [*headline(self.result), *lines(self.result)]
+        return lines(self.result)
 
     @property
     def result(self) -> GateResult:
@@ -100,9 +100,10 @@ def headline(result: GateResult) -> list[str]:
 
 
 def lines(result: GateResult) -> list[str]:
-    """Return the lines to print after the scores: the gate's notes, then its rules."""
+    """Return the lines to print for the gate's result: notes, the verdict of `compare`, then the rules."""
+    notes = result.notes if result.verdict is None else (*result.notes, result.verdict)
     rules = [f"gate: {rule.verdict}: {rule.name}: {rule.line}" for rule in result.rules]
-    return [*(f"gate: {note}" for note in result.notes), *rules]
+    return [*(f"gate: {note}" for note in notes), *rules]
 
 
 def check(config: Config) -> None:

@@ -16,6 +16,7 @@ from importlib import resources
 from markupsafe import Markup, escape
 
 _VALUE = re.compile(r"\{(\w+)\}")
+_NUMBER = re.compile(r"[\d.,%+-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class Text:
 
     def _parts(self) -> Iterator[Markup]:
         for place, part in enumerate(_VALUE.split(self.key)):  # texts and names alternate
-            yield Markup("<bdi>{}</bdi>").format(self.values[part]) if place % 2 else escape(part)
+            value = self.values[part] if place % 2 else part
+            is_isolated = place % 2 and not _NUMBER.fullmatch(value)
+            yield Markup("<bdi>{}</bdi>").format(value) if is_isolated else escape(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def _lines(rows: list[Mapping[str, Any]], counts: Mapping[str, Any], manifest: M
     if num_preempted:
         yield t("{num} rows were preempted and computed again: the KV cache was full", num=num_preempted)
     if counts["num_scored"] == 0 and not is_failed:
-        yield t("no sample has a score: the reference answers are hidden")
+        yield t("no sample has a score: the golds are hidden")
 
 
 def _of_task(row: Mapping[str, Any]) -> Iterator[Text]:

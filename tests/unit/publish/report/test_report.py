@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from archives import MakeRun, Scored, completion, question
 from builders import record_manifest
-from reports import HOSTILE, flip, report_of
+from reports import HOSTILE, fixed_texts, flip, report_of, untranslated
 
 from pipeline import rescore
 from pipeline.comparison import gate
@@ -134,7 +134,7 @@ def test_blocks_are_full_by_rows_or_by_size(make_run: MakeRun, monkeypatch: pyte
 def test_a_reference_appears_where_it_applies(make_run: MakeRun, overrides: list[str], is_present: bool) -> None:
     prompts = [question("agro_bench", 1, gold="B"), question("agro_bench", 1, split="train", gold="B")]
     page = report_of(make_run(prompts, *overrides)).read_text(encoding="utf-8")
-    assert page.count("reference submission <bdi>0.646</bdi>") == is_present
+    assert page.count("reference submission 0.646") == is_present
 
 
 def test_it_tells_how_the_letters_were_read_by_one_and_several_right_answers(make_run: MakeRun) -> None:
@@ -150,14 +150,14 @@ def test_it_tells_how_the_letters_were_read_by_one_and_several_right_answers(mak
         ["train", "bare_letters", "1", "33.3%", "100.0%", "1", "50.0%", "100.0%", "–", "–"],
         ["train", "conflict", "(no", "answer)", "1", "33.3%", "0.0%", "–", "–", "1", "100.0%", "0.0%"],
     ]
-    assert "<bdi>1</bdi> right, EM 0" in section
-    assert "<bdi>0</bdi> wrong, EM 1" in section
+    assert "1 right, EM 0" in section
+    assert "0 wrong, EM 1" in section
     assert data(page)["texts"][0][2]["seen_letters"] == "A, B"
 
 
 def test_a_hidden_score_is_a_dash_with_a_reason(make_run: MakeRun) -> None:
     page = report_of(make_run([question("agro_bench", 1)])).read_text(encoding="utf-8")
-    assert "not scored: the reference answers are hidden" in page
+    assert "not scored: the golds are hidden" in page
     assert "no sample has a score" in page
 
 
@@ -173,6 +173,10 @@ def test_the_gates_result_is_in_the_report(make_run: MakeRun) -> None:
     report.write(run.store, run.config, replace(manifest, gate=verdict.result, compare=tuple(verdict.rows)))
     file = Path(run.store.path("report.html"))
     page = file.read_text(encoding="utf-8")
+    assert untranslated(page) == []
+    assert "significantly worse" in fixed_texts(page)
+    assert fixed_texts(page).isdisjoint({"not significant", "The gate is kept"})
+    assert data(file)["texts"][0][0]["baseline"]["response"] == "B"
     for text in ("Since the baseline", "-1.000", "broken</span>", "✗ GATE BROKEN – tonight – report</title>"):
         assert text in page
     assert data(file)["index"][0]["change"] == ["lost"] * 9
@@ -187,8 +191,9 @@ def test_what_the_gate_saw_over_runs_is_in_the_report(make_run: MakeRun) -> None
     record |= {"trends": [trend], "changed": changed | {"p_value": 0.002}}
     report.write(run.store, run.config, load(run.content | {"gate": record}))
     page = Path(run.store.path("report.html")).read_text(encoding="utf-8")
-    assert "<bdi>n30</bdi> and <bdi>2</bdi> runs before it" in page
+    assert "<bdi>n30</bdi> and 2 runs before it" in page
     (row,) = re.findall(r'<table id="trends">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert untranslated(page) == []
     for text in ("all domains", "declined", ">31<", ">0.662<", ">0.641<", ">7.0<", "&lt;b&gt;n27"):
         assert text in row
     assert "<b>n27" not in page
@@ -201,6 +206,15 @@ def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
     flip(run, [("agro_bench", "test", 1, "gained")])
     index = data(report_of(run))["index"][0]
     assert dict(zip(index["id"], index["change"], strict=True)) == {"0": None, "1": "gained", "2": None}
+
+
+def test_a_baselines_response_has_a_longest_length(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", number) for number in range(2)])
+    flip(run, [("agro_bench", "test", 1, "lost")], base_response="x" * 30_000, base_answer="C")
+    kept, flipped = data(report_of(run))["texts"][0]
+    assert "baseline" not in kept
+    assert (flipped["baseline"]["answer"], flipped["baseline"]["is_cut"]) == ("C", True)
+    assert len(flipped["baseline"]["response"]) == sample_blocks.LONGEST_BASELINE
 
 
 def test_rescore_remakes_the_report(demo_run: Scored) -> None:
