@@ -62,7 +62,13 @@ class Recorded:
 
 def t(key: str, **values: object) -> Text:
     """Return a fixed text; numbers have thousands separators."""
-    return Text(key, {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in values.items()})
+    return Text(key, {name: _shown(value) for name, value in values.items()})
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Markup):  # what a macro of the template returns is escaped
+        return value.unescape()
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def attribute(name: str, key: str) -> Markup:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib import resources
 
+from markupsafe import Markup
+
 from pipeline.publish.report import engines, header, warnings
 from pipeline.publish.report.texts import Text, russian, t
 from pipeline.runs.manifest import GateResult, Manifest
@@ -40,6 +42,7 @@ def test_values_are_escaped_and_isolated() -> None:
     text = t("{run} – report", run='"><script>\u202e')
     assert "<script>" not in text.__html__()
     assert "<bdi>&#34;&gt;&lt;script&gt;\u202e</bdi> – report" in text.__html__()
+    assert str(t("{p}", p=Markup("&lt;0.001"))) == "<0.001"
     assert str(text) == '"><script>\u202e – report'
 
 
