@@ -58,7 +58,7 @@ def test_the_run_has_a_row_where_all_of_its_domains_have_a_score(run):
     run.domains = {"agro": "agriculture", "med": "medicine"}
     for content, task in (("B", "agro"), ("C", "med"), ("B", "med")):
         run.ask(content, task=task)
-    rows = [line.split() for line in printed(run).splitlines() if line.startswith("all domains")]
+    rows = [line.split() for line in printed(run).splitlines() if line.strip().startswith("all domains")]
     assert [row[:4] for row in rows] == [["all", "domains", "train", "3"]]
     assert rows[0][4] == "0.750"  # the mean of 1 and 1/2
 
