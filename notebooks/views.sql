@@ -3,43 +3,49 @@
 --     duckdb -init notebooks/views.sql
 --     python: duckdb.execute(Path("notebooks/views.sql").read_text())
 --
--- The directory of the runs is the variable `outputs`, for each query anew; SET VARIABLE outputs = '...' before or after.
+-- The directory of the runs is the variable `outputs`, read by each query; SET VARIABLE outputs = '...' before or after.
 -- A run that is still written, has failed or has a damaged manifest is left out, and so is what is no run at all. What
 -- a run of an older version did not record is null. Until there is a first run, the error names the pattern.
 SET VARIABLE outputs = coalesce(getvariable('outputs'), 'outputs');
 
--- A row a complete run: its manifest.
+-- One row for each complete run: its manifest.
 CREATE OR REPLACE VIEW manifests AS
 WITH files AS (
     SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]manifest[.]json$', 1) AS run, TRY(decode(content)) AS text
     FROM read_blob(getvariable('outputs') || '/run=*/manifest.json')
 )
--- Not read_json: one damaged file would end it for all, whatever it is told to ignore.
+-- Not read_json: one damaged file would end it for all, whatever it is configured to ignore.
 SELECT run, text::JSON AS content FROM (SELECT run, CASE WHEN json_valid(text) THEN text END AS text FROM files)
 WHERE text ->> '$.status' = 'complete';
 
--- A row a run. Times are UTC, durations seconds.
---   model           model.path of its config.yaml, or the endpoint's model
---   num_gpus        null where the engines did not tell, or where the run went on with other GPUs
---   generate_s      with the engines' start; null, as is all that is made of it, where the run was gone on with: the
---   total_s         manifest then tells of the last session alone
+-- One row for each run. Times are UTC, durations seconds.
+--   model           the model that answered: of an endpoint the one that its server serves, else model.path
+--   num_gpus        null where the engines did not report, or the run was resumed with other GPUs
+--   generate_s      with the engines' start; null, as is all that is made of it, where the run was resumed: the
+--   total_s         manifest then has those of the last session alone
 CREATE OR REPLACE VIEW runs AS
 WITH configs AS (
     SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]config[.]yaml$', 1) AS run, TRY(decode(content)) AS text
     FROM read_blob(getvariable('outputs') || '/run=*/config.yaml')
 ), models AS (
-    -- config.yaml is written by one program in one layout, so that its lines can be told by their indentation.
-    SELECT run, unnest([
-            regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1),
-            regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1)
-        ]) AS model, generate_subscripts([1, 2], 1) AS place
+    -- Of runs whose manifest has no model. config.yaml is written by one program in one layout, so that its lines can
+    -- be recognized by their indentation.
+    SELECT run, regexp_extract(text, '(?m)^engine:\n  kind: (.+)$', 1) = 'endpoint' AS is_endpoint,
+        nullif(nullif(trim(regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1), '''"'), ''), 'null') AS path,
+        nullif(nullif(trim(regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1), '''"'), ''),
+            'null') AS requested
     FROM configs
 ), named AS (
-    SELECT run, arg_min(trim(model, '''"'), place) AS model FROM models WHERE model NOT IN ('', 'null') GROUP BY run
+    SELECT run, is_endpoint, CASE WHEN is_endpoint THEN coalesce(requested, path) ELSE path END AS configured FROM models
 ), plain AS (
     SELECT run,
         content ->> '$.conf' AS conf,
-        model,
+        coalesce(
+            content ->> '$.model',
+            CASE WHEN is_endpoint
+            THEN nullif(array_to_string(list_sort(list_distinct(content ->> '$.engine.*.served_model')), ', '), '') END,
+            configured
+        ) AS model,
         content ->> '$.datasets.model_revision' AS model_revision,
         content ->> '$.model_fingerprint' AS model_fingerprint,
         content ->> '$.template_fingerprint' AS template_fingerprint,
@@ -65,7 +71,7 @@ WITH configs AS (
             AS engine_start_s,
         TRY_CAST(content ->> '$.timings_s.generate' AS DOUBLE) AS generate_s,
         TRY_CAST(content ->> '$.timings_s.total' AS DOUBLE) AS total_s,
-        -- In a later session the engines say so, or nothing was left for them to do.
+        -- In a later session the engines record it, or nothing was left for them to do.
         len(list_distinct(content ->> '$.engine.*.session')) > 1 OR generate_s < engine_start_s AS is_continued
     FROM manifests LEFT JOIN named USING (run)
 )
@@ -80,7 +86,7 @@ SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
     CASE WHEN NOT coalesce(is_continued, false) THEN num_output_tokens / nullif(generate_s, 0) END AS tokens_per_s
 FROM plain;
 
--- A row a run, question and repeat; columns as in docs/output-files.md.
+-- One row for each run, question and repeat; columns as in docs/output-files.md.
 CREATE OR REPLACE VIEW samples AS
 SELECT * FROM (
     -- No rows, all columns: those that all runs are too old for are null then, and not missing.
@@ -100,7 +106,7 @@ SELECT * FROM (
         hive_partitioning = true, hive_types = {'run': VARCHAR, 'task': VARCHAR, 'split': VARCHAR})
 ) SEMI JOIN runs USING (run);
 
--- A row a run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
+-- One row for each run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
 CREATE OR REPLACE VIEW metrics AS
 SELECT * FROM (
     SELECT NULL::VARCHAR AS run, NULL::VARCHAR AS task, NULL::VARCHAR AS level, NULL::VARCHAR AS split,
@@ -116,7 +122,7 @@ SELECT * FROM (
         hive_partitioning = true, hive_types = {'run': VARCHAR})
 ) SEMI JOIN runs USING (run);
 
--- A row a run with a gate and score of the run or a domain: its CUSUM; see docs/analysis.md.
+-- One row for each run with a gate and score of the run or a domain: its CUSUM; see docs/analysis.md.
 CREATE OR REPLACE VIEW trends AS
 SELECT run, trend ->> '$.level' AS level, trend ->> '$.task' AS task, trend ->> '$.split' AS split,
     TRY_CAST(trend ->> '$.num_runs' AS BIGINT) AS num_runs, TRY_CAST(trend ->> '$.value' AS DOUBLE) AS value,
@@ -125,7 +131,7 @@ SELECT run, trend ->> '$.level' AS level, trend ->> '$.task' AS task, trend ->> 
     TRY_CAST(trend ->> '$.has_declined' AS BOOLEAN) AS has_declined
 FROM (SELECT run, unnest(TRY_CAST(content -> '$.gate.trends' AS JSON[])) AS trend FROM manifests);
 
--- A row a run with a gate and an earlier run: the answers that changed since the run `since`, and in the pair before.
+-- One row for each run with a gate and an earlier run: the answers that changed since the run `since`, and in the pair before.
 CREATE OR REPLACE VIEW changes AS
 SELECT run, change ->> '$.since' AS since, change ->> '$.before' AS before,
     TRY_CAST(change ->> '$.num_questions' AS BIGINT) AS num_questions,

@@ -20,6 +20,7 @@ from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.publish.report.sample_blocks import FLIPS, LONGEST_BASELINE
 from pipeline.publish.report.texts import Recorded, Text, t
 from pipeline.records import FLIP_SCHEMA, METRIC_SCHEMA, SAMPLE_SCHEMA, MetricChange
+from pipeline.runs.cost import line as cost_line
 from pipeline.runs.manifest import ChangedAnswers, GateRule, Manifest, ScoreTrend, dump
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore, parquet_files
@@ -32,8 +33,10 @@ MOST_GROUPS = 100
 _COUNTS_SQL = """
     SELECT count(*) AS num_samples, count(em) AS num_scored, count(DISTINCT task) AS num_tasks,
            count(*) FILTER (finish_reason = 'length') AS num_truncated, count(error) AS num_failed,
-           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens,
-           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
+           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_output_tokens), 0))
+               ::BIGINT AS num_output_tokens,
+           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_prompt_tokens), 0))
+               ::BIGINT AS num_prompt_tokens,
            coalesce(max(num_output_tokens), 0) AS longest
     FROM samples
 """
@@ -102,7 +105,7 @@ class ReportData:
     extractions: list[dict[str, Any]]
     disagreements: list[dict[str, Any]]
     speed: list[dict[str, Any]]
-    totals: list[tuple[Text, str]]
+    totals: list[tuple[Text, Text | Recorded]]
     engines: EngineTable | None
     compare: Changes | None
     manifest: str
@@ -213,20 +216,26 @@ def _extractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[Text, str]]:
+def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[Text, Text | Recorded]]:
     """Return the run's totals, and its speed if the manifest has its times."""
     timings = manifest.timings_s
-    found = [
-        (t("samples"), f"{counts['num_samples']:,}"),
-        (t("output tokens"), f"{counts['num_output_tokens']:,}"),
-        (t("prompt tokens"), f"{counts['num_prompt_tokens']:,}"),
-        (t("truncated"), f"{counts['num_truncated']:,}"),
-        (t("failed"), f"{counts['num_failed']:,}"),
+    found: list[tuple[Text, Text | Recorded]] = [
+        (t("samples"), Recorded(f"{counts['num_samples']:,}")),
+        (t("output tokens"), _count(counts["num_output_tokens"])),
+        (t("prompt tokens"), _count(counts["num_prompt_tokens"])),
+        (t("truncated"), Recorded(f"{counts['num_truncated']:,}")),
+        (t("failed"), Recorded(f"{counts['num_failed']:,}")),
     ]
-    if timings.get("generate"):
+    if manifest.cost is not None:
+        found.append((t("cost"), Recorded(cost_line(manifest.cost))))
+    if timings.get("generate") and counts["num_output_tokens"] is not None:
         rate = counts["num_output_tokens"] / timings["generate"]
-        found.append((t("tokens/s with the engine's start"), f"{rate:,.0f}"))
-    return found + [(t("{stage}, s", stage=name), f"{seconds:,.1f}") for name, seconds in timings.items()]
+        found.append((t("tokens/s with the engine's start"), Recorded(f"{rate:,.0f}")))
+    return found + [(t("{stage}, s", stage=name), Recorded(f"{seconds:,.1f}")) for name, seconds in timings.items()]
+
+
+def _count(number: int | None) -> Text | Recorded:
+    return t("not known") if number is None else Recorded(f"{number:,}")
 
 
 def _compare(manifest: Manifest) -> Changes | None:

@@ -16,6 +16,7 @@ from pipeline.metrics.paired_tests import ALPHA
 from pipeline.publish.report.texts import Recorded, Text, t
 from pipeline.records import MetricChange
 from pipeline.runs import failure_reasons
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import GateResult, Manifest
 
 State = Literal["failed", "broken", "kept", "none"]
@@ -200,7 +201,7 @@ def settings(config: Config, manifest: Manifest) -> list[Setting]:
         values += f", top_k {generation.top_k}" if generation.top_k else ""
         decoding = t("sampling: {values}", values=values)
     found: list[Setting | None] = [
-        _recorded(t("model"), _model(config, manifest)),
+        (t("model"), _model(config, manifest)),
         (t("thinking"), _thinking(config)),
         (t("decoding"), decoding),
         (t("token budget"), Recorded(f"{generation.max_gen_toks:,}")),
@@ -248,12 +249,11 @@ def _thinking(config: Config) -> Text | Recorded:
     return t("the model's default")
 
 
-def _model(config: Config, manifest: Manifest) -> str:
-    served = sorted({info.served_model for info in manifest.engine.values() if info.served_model})
-    revision = manifest.datasets.model_revision
-    if config.engine.kind == "endpoint":
-        return ", ".join(served) or config.engine.endpoint.model or ""
-    return f"{config.model.path or ''}{f' @ {revision[:10]}' if revision else ''}"
+def _model(config: Config, manifest: Manifest) -> Text | Recorded:
+    model, revision = evaluated_model(config, manifest), manifest.datasets.model_revision
+    if model is None:
+        return t("not known")
+    return Recorded(f"{model}{f' @ {revision[:10]}' if revision else ''}")
 
 
 def _engine(config: Config, manifest: Manifest) -> str:
