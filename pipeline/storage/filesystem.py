@@ -179,6 +179,7 @@ class Directory:
             with suppress(OSError):  # the working directory was removed
                 near = os.path.relpath(path)
                 near = f"./{near}" if near.startswith("-") else near  # else a program takes it for an option
+                near += "/" if path.endswith("/") else ""
                 path = min(path, near, key=len)
         return shlex.quote(path)
 

@@ -74,7 +74,7 @@ def print_summary(
     if of_repeats:
         console.print(f"over {config.generation.repeats_text} repeats of each question, of which the scores are means:")
         console.print(_repeats_table(of_repeats))
-    for row in filter(is_wide, rows):
+    for row in (each for each in rows if each["value"] is not None and is_wide(each)):
         console.print(_bounds_line(row), soft_wrap=True)
     tokens = "an unknown number of" if counts.num_output_tokens is None else f"{counts.num_output_tokens:,}"
     parts = [f"{counts.num_samples:,} samples", f"{tokens} output tokens"]

@@ -30,6 +30,7 @@ def test_a_path_is_brief_where_the_working_directory_is_above_it(
     directory = Directory.open(str(tmp_path)).child("-x")
     monkeypatch.chdir(tmp_path)
     assert directory.brief("report.html") == "./-x/report.html"
+    assert directory.brief("samples/") == "./-x/samples/"
     monkeypatch.chdir("/")
     assert directory.brief("report.html") == directory.shown("report.html").removeprefix("/")
     other = Directory.open("/a/b")
