@@ -47,7 +47,7 @@ _BYTES_SQL = """
     FROM texts
 """
 _BASELINE_BYTES_SQL = """
-    SELECT coalesce(sum(strlen(base_response[:$longest])), 0)::BIGINT AS num_bytes FROM flips WHERE metric = 'correct'
+    SELECT coalesce(sum(strlen(base_response[:$longest])), 0)::BIGINT AS num_bytes FROM flips
 """
 _LENGTHS_SQL = """
     SELECT task, (num_output_tokens // $width)::INTEGER AS bin, finish_reason = 'length' AS cut, count(*) AS num

@@ -39,6 +39,7 @@ DETAILS = (
 
 FLIPS = "compare/flips.parquet"
 """The gate's list of questions that only one of the two runs has right; all repeats of a question have one flip.
+It is that of `correct`, or of `em` in a task without letters.
 
 It has the baseline's answer and response to the first repeat, which the page shows next to this run's."""
 
@@ -55,7 +56,9 @@ _FLIPPED_SQL = f"""
         'response': f.base_response[:{LONGEST_BASELINE}], 'is_cut': length(f.base_response) > {LONGEST_BASELINE}
     }}) AS baseline
     FROM texts AS s
-    LEFT JOIN flips AS f ON (s.task, s.split, s.id, 'correct') = (f.task, f.split, f.id, f.metric)
+    LEFT JOIN (
+        FROM flips WHERE metric = if(task IN (SELECT task FROM samples WHERE correct IS NOT NULL), 'correct', 'em')
+    ) AS f ON (s.task, s.split, s.id) = (f.task, f.split, f.id)
 """  # noqa: S608
 _READ_ROWS = 64
 

@@ -201,6 +201,16 @@ def test_what_the_gate_saw_over_runs_is_in_the_report(make_run: MakeRun) -> None
     assert changes.endswith("190 of 2,000 (9.5%). Between n29 and that run: 140 (7.0%), p 0.002")
 
 
+def test_questions_without_letters_are_marked_by_their_exact_match(make_run: MakeRun) -> None:
+    free = question("agro_bench", 1, split="train", gold="дождь")
+    doc = json.loads(free.doc) | {"inputs": {"question": "Что?"}}
+    free = replace(free, doc=json.dumps(doc, ensure_ascii=False))
+    run = make_run([free, question("med_bench", 1, split="train", gold="B")])
+    assert data(report_of(run))["index"][0]["correct"] == [None, 1]
+    flip(run, [("agro_bench", "train", 1, "lost")])
+    assert data(report_of(run))["index"][0]["change"] == ["lost", None]
+
+
 def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
     run = make_run([question("agro_bench", number) for number in range(3)])
     flip(run, [("agro_bench", "test", 1, "gained")])
