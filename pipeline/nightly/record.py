@@ -186,8 +186,8 @@ def public(text: str, arguments: Sequence[str] = (), also: Collection[str] = ())
         arguments: Arguments `key=value` that it may quote; the value of a key that is named like a secret is left out.
         also: Other values that are left out.
     """
-    pairs = [argument.partition("=")[::2] for argument in arguments]
-    pairs += [match.groups() for argument in arguments for match in _INNER.finditer(argument)]
+    pairs = [(argument.partition("=")[0], argument.partition("=")[2]) for argument in arguments]
+    pairs += [(match[1], match[2]) for argument in arguments for match in _INNER.finditer(argument)]
     for name, value in [*pairs, *os.environ.items()]:
         if SECRET_NAME.search(name.lower().replace("-", "_").replace(".", "_")) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")

@@ -99,9 +99,9 @@ def show_prune(output_dir: str, keep_days: int, console: Console, *, is_applied:
         show(f"{'remove' if is_applied else 'would remove'}: run={run.run_id} ({run.model}): {parts}")
         if is_applied:
             try:
-                line = prune.apply(output, run)
-                if line is not None:
-                    show(f"  {line}")
+                left = prune.apply(output, run)
+                if left is not None:
+                    show(f"  {left}")
             except PipelineError as error:
                 failures.append(run.run_id)
                 show(f"  not removed: {error}")

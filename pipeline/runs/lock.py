@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from pipeline.errors import DataError, Locked, PipelineError, RunError
@@ -112,7 +113,7 @@ def _require_held(run: ArtifactStore, descriptor: int) -> None:
         RunError: It is gone, and the run's directory with it.
     """
     try:
-        is_same = os.path.samestat(os.stat(run.path(LOCAL_FILE), follow_symlinks=False), os.fstat(descriptor))
+        is_same = os.path.samestat(Path(run.path(LOCAL_FILE)).lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         is_same = False
     if not is_same:
