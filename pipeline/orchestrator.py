@@ -82,7 +82,7 @@ from pipeline.storage.filesystem import without_credentials
 from pipeline.terminal.console import plain as plain_console
 from pipeline.terminal.console import quiet
 from pipeline.terminal.progress import GenerateProgress
-from pipeline.terminal.run_summary import print_summary
+from pipeline.terminal.run_summary import path_lines, print_summary
 from pipeline.terminal.signals import Signals
 from pipeline.terminal.text import counted, escape_control
 
@@ -203,15 +203,7 @@ def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> Artif
     counts = manifest.counts
     if counts is None or counts.num_samples is None or counts.num_output_tokens is None:  # of an older version
         counts = count_samples(run)
-    print_summary(run, config, counts, console, manifest.timings_s)
-    lines = failure_reasons.lines(manifest.failures, counts.num_failed or 0)
-    pruned_at = run.pruned_at()
-    if pruned_at is not None:
-        lines += (f"  the run was pruned on {pruned_at[:10]}: its samples and its report are gone",)
-    elif manifest.published is not None:
-        lines += publish_stage.lines(run, manifest.published)
-    lines += gate.lines(manifest.gate) if manifest.gate is not None else ()
-    _print(console, lines)
+    _print_results(run, config, replace(manifest, counts=counts), console)
     _require_good(run, config, manifest)
     return run
 
@@ -266,7 +258,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
         GateFailed: The run was rescored, but breaks a rule of its gate.
         TooManyFailedRows: The run was rescored, but has more failed rows than its configuration allows.
     """
-    lines: Sequence[str] = ()
+    lines: list[str] = []
     with locked(run):
         manifest = read_manifest(run)
         for artifact, schema in (("prompts", PROMPT_SCHEMA), ("completions", COMPLETION_SCHEMA)):
@@ -285,10 +277,11 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
-            lines = [*lines, *_as_packed(manifest), *finished]
+            lines += [*_as_packed(manifest), *finished]
+    results = manifest or Manifest(status="running", counts=counts, failures=failures)
     console = plain_console(after_work=True)
-    print_summary(run, config, counts, console)
-    _print(console, [*failure_reasons.lines(failures, counts.num_failed or 0), *lines])
+    _print_results(run, config, replace(results, timings_s={}), console)  # the times are not those of this session
+    _print(console, lines)
     if manifest is not None:
         _require_good(run, config, manifest)
 
@@ -387,7 +380,7 @@ def finish(
         timings: Timings of the session that ran it; without them the manifest keeps the timings that it has.
 
     Returns:
-        The manifest as written, and the lines to print: the products, then the gate's results.
+        The manifest as written, and the lines to print besides `_print_results`.
     """
     timings, keeps_timings = timings or Timings(), timings is None
     with timings.stage("gate"):
@@ -405,7 +398,7 @@ def finish(
         timings.end()
         manifest = replace(manifest, ended_at=environment.now(), timings_s=timings.rounded())
     write_manifest(run, manifest)
-    return manifest, [*products.lines, *(verdict.lines if verdict else ()), *_update_index(run, manifest)]
+    return manifest, _update_index(run, manifest)
 
 
 def _update_index(run: ArtifactStore, manifest: Manifest) -> list[str]:
@@ -477,9 +470,8 @@ class Orchestrator:
         self._record(cost=cost_of(self.config, stores))
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
         self.require_held()
-        print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
-        lines += [f"  cost: {cost_line(self.manifest.cost)}"] if self.manifest.cost is not None else []
-        _print(self.console, [*failure_reasons.lines(self.manifest.failures, counts.num_failed or 0), *lines])
+        _print_results(self.run, self.config, self.manifest, self.console)
+        _print(self.console, lines)
 
     def _prepare(self) -> None:
         """Prepare the prompts, or open those on disk; check their metadata and record the preflight warnings."""
@@ -705,6 +697,30 @@ def _log(run: ArtifactStore) -> Iterator[Console]:
                 log.close()
             except PipelineError as error:
                 _print(console, [f"warning: {error}: the driver's log is {log.path}"])
+
+
+def _print_results(run: ArtifactStore, config: Config, manifest: Manifest, console: Console) -> None:
+    """Print what a run ended with: the gate's verdict, the scores, why rows failed, the outputs, the gate's rules.
+
+    Where every row failed, the reasons are above the table.
+    """
+    counts = manifest.counts
+    assert counts is not None, "a scored run is counted"
+    failures = failure_reasons.lines(manifest.failures, counts.num_failed or 0)
+    if counts.num_samples and counts.num_failed == counts.num_samples:
+        _print(console, [f"no score: all {counted(counts.num_samples, 'row')} failed", *failures])
+        failures = []
+    headline = gate.headline(manifest.gate) if manifest.gate is not None else []
+    _print(console, headline)
+    print_summary(run, config, counts, console, manifest.timings_s)
+    pruned_at, outputs = run.pruned_at(), list[str]()
+    if pruned_at is not None:
+        outputs.append(f"  the run was pruned on {pruned_at[:10]}: its samples and its report are gone")
+    elif manifest.published is not None:
+        outputs += publish_stage.lines(run, manifest.published)
+    rules = [each for each in gate.lines(manifest.gate) if each not in headline] if manifest.gate is not None else []
+    cost = [f"  cost: {cost_line(manifest.cost)}"] if manifest.cost is not None else []
+    _print(console, [*failures, *outputs, *path_lines(run), *cost, *rules])
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:

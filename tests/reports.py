@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,6 +19,7 @@ from archives import Scored, completion, question
 from pipeline.comparison.compare_runs import FLIPS_FILE
 from pipeline.comparison.pairing import FLIP_SCHEMA
 from pipeline.publish import report
+from pipeline.publish.report.texts import russian
 
 MakeReport = Callable[..., Path]
 
@@ -71,14 +74,58 @@ def report_of(run: Scored) -> Path:
     return Path(run.store.path(report.write(run.store, run.config, run.manifest).file))
 
 
-def flip(run: Scored, flipped: list[tuple[str, str, int, str]]) -> None:
-    """Write a gate's list of flipped questions into a run: task, split, id, and `lost` or `gained`."""
+def flip(run: Scored, flipped: list[tuple[str, str, int, str]], **texts: str) -> None:
+    """Write a gate's list of flipped questions into a run: task, split, id, `lost` or `gained`, and other columns."""
     rows = [dict(zip(("task", "split", "id", "flip"), each, strict=True)) for each in flipped]
     values = {"base_value": 0.0, "new_value": 1.0}
-    rows = [row | values | {"metric": metric} for row in rows for metric in ("em", "correct")]
+    rows = [row | values | texts | {"metric": metric} for row in rows for metric in ("em", "correct")]
     directory = Path(run.store.path("compare"))
     directory.mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=FLIP_SCHEMA), directory / FLIPS_FILE)
+
+
+class _Texts(HTMLParser):
+    """Collects the keys of the fixed texts of a page, and the texts that the page cannot translate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[tuple[str, bool]] = []
+        self.keys: set[str] = set()
+        self.others: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.keys |= {str(value) for name, value in attrs if name == "data-t" or name.startswith("data-t-")}
+        texts = (name for name in ("title", "aria-label", "placeholder") if name in found)
+        self.others += [f"{name}={found[name]}" for name in texts if f"data-t-{name}" not in found]
+        if tag not in ("meta", "link", "input", "br"):
+            is_left_out = "data-t" in found or tag in ("bdi", "script", "style", "pre")
+            self.open.append((tag, is_left_out))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:  # end tags of cells and terms are left out
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if re.search(r"[^\W\d_]", data) and not any(is_left_out for _, is_left_out in self.open):
+            self.others.append(data.strip())
+
+
+def _texts(page: str) -> _Texts:
+    found = _Texts()
+    found.feed(page)
+    return found
+
+
+def fixed_texts(page: str) -> set[str]:
+    """Return the keys of the fixed texts in a page."""
+    return _texts(page).keys
+
+
+def untranslated(page: str) -> list[str]:
+    """Return the texts of a page that are neither a fixed text with a translation nor marked as recorded by `bdi`."""
+    found = _texts(page)
+    return found.others + sorted(found.keys - set(russian()))
 
 
 @dataclass

@@ -92,6 +92,13 @@ class Verdict:
         )
 
 
+def headline(result: GateResult) -> list[str]:
+    """Return the lines to print before the scores: whether the gate is kept, and the verdict of `compare`."""
+    state = f"the gate is broken: {', '.join(result.broken)}" if result.broken else "the gate is kept"
+    since = f" (baseline {result.baseline})" if result.baseline is not None else ""
+    return [f"{state}{since}", *([] if result.verdict is None else [f"gate: {result.verdict}"])]
+
+
 def lines(result: GateResult) -> list[str]:
     """Return the lines to print for the gate's result: notes, the verdict of `compare`, then the rules."""
     notes = result.notes if result.verdict is None else (*result.notes, result.verdict)

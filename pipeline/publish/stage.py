@@ -50,14 +50,14 @@ def publish(run: ArtifactStore, config: Config, manifest: Manifest) -> Products:
 
 
 def lines(run: ArtifactStore, published: Published) -> tuple[str, ...]:
-    """Return a line to print for each warning about the answers, and for each product that was made."""
+    """Return a line to print for each warning about the answers, and for each product, the report first."""
     made = [f"warning: {line}" for line in published.answers]
+    if published.report is not None:
+        made.append(_report_line(run, published.report))
     if published.submission is not None:
         made.append(_archive_line(run, published.submission))
     if published.card is not None:
         made.append(_card_line(run, published.card))
-    if published.report is not None:
-        made.append(_report_line(run, published.report))
     return tuple(made)
 
 
@@ -89,7 +89,7 @@ def _archive_line(run: ArtifactStore, made: ArchiveRecord | NoArchive) -> str:
     what = f"the leaderboard's archive: {counted(made.num_tasks, 'task')}, {counted(made.num_answers, 'answer')}"
     if made.mode == "extracted":
         what += f", {made.num_extracted:,} of them the letters alone"
-    return f"  {run.shown(made.file)}  {what}"
+    return f"  {run.brief(made.file)}  {what}"
 
 
 def _card(run: ArtifactStore, config: Config, manifest: Manifest) -> CardRecord:
@@ -100,11 +100,11 @@ def _card_line(run: ArtifactStore, made: CardRecord) -> str:
     left = f"; still to do: {', '.join(made.todo)}" if made.todo else ""
     if "team" in made.todo:
         left += f": python -m pipeline.pack run={run.shown()} submission.team=<who submits>"
-    return f"  {run.shown(made.file)}  the submission form, filled in{left}"
+    return f"  {run.brief(made.file)}  the submission form, filled in{left}"
 
 
 def _report_line(run: ArtifactStore, made: ReportRecord) -> str:
     what = f"the report: scores, plots and {counted(made.num_samples, 'sample')}"
     if made.chunks is not None:
         what += f", whose texts are in {made.chunks}/: keep the two together"
-    return f"  {run.shown(made.file)}  {what}"
+    return f"  {run.brief(made.file)}  {what}"

@@ -172,6 +172,17 @@ class Directory:
         """
         return shlex.quote(self.uri(name))
 
+    def brief(self, name: str = "") -> str:
+        """Return the path as `shown` does, but relative to the working directory where that is shorter."""
+        path = self.uri(name)
+        if self.fs.type_name == "local":
+            with suppress(OSError):  # the working directory was removed
+                near = os.path.relpath(path)
+                near = f"./{near}" if near.startswith("-") else near  # else a program takes it for an option
+                near += "/" if path.endswith("/") else ""
+                path = min(path, near, key=len)
+        return shlex.quote(path)
+
     def uri(self, name: str = "") -> str:
         """Return the path, or in object storage the URI, of a file for another program; it holds no credentials."""
         return f"{SCHEMES.get(self.fs.type_name, '')}{self.path(name)}"

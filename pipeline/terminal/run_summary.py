@@ -1,4 +1,4 @@
-"""The summary printed at the end of a run: a table of scores by task and domain, counts, and paths of the outputs.
+"""The summary printed at the end of a run: a table of scores by task, domain and run, counts, and paths of outputs.
 
 In: metrics.parquet and samples/. Out: lines on a console. Unknown values are printed as a dash.
 """
@@ -20,7 +20,6 @@ from pipeline.metrics.names import SCORES
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, Counts
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
-from pipeline.terminal.text import escape_control
 
 TASKS_SQL = """
     WITH tokens AS (SELECT task, split, sum(num_output_tokens)::BIGINT AS num_tokens FROM samples GROUP BY task, split),
@@ -29,10 +28,15 @@ TASKS_SQL = """
             max(value) FILTER (metric = 'em') AS em, max(value) FILTER (metric = 'f1') AS f1,
             max(value) FILTER (metric = 'correct') AS correct,
             max(COLUMNS('^(value|ci_low|ci_high|bound_low|bound_high)$')) FILTER (metric = 'score')
-        FROM metrics WHERE group_by IS NULL AND level <> 'run' GROUP BY level, task, split
+        FROM metrics WHERE group_by IS NULL GROUP BY level, task, split
     )
-    SELECT * FROM scores LEFT JOIN tokens USING (task, split) ORDER BY level DESC, split, task
+    SELECT * REPLACE (if(level = 'run', $all_domains, task) AS task) FROM scores LEFT JOIN tokens USING (task, split)
+    WHERE level <> 'run' OR coalesce(em, f1, correct, value) IS NOT NULL
+    ORDER BY array_position(['task', 'domain', 'run'], level), split, task
 """
+
+ALL_DOMAINS = "all domains"
+"""The row of the run: the mean over its domains, as the benchmark defines it. Without a score it is left out."""
 
 NO_SAMPLES = pa.schema([*SAMPLE_SCHEMA, ("task", pa.string()), ("split", pa.string())])
 
@@ -46,7 +50,7 @@ REPEATS_SQL = """
 def print_summary(
     run: ArtifactStore, config: Config, counts: Counts, console: Console, timings: Mapping[str, float] | None = None
 ) -> None:
-    """Print the scores, the counts and the output paths of a scored run.
+    """Print the scores and the counts of a scored run.
 
     `timings` holds seconds by stage and their `total`; without it no rates are printed. A complete run may have lost
     its samples to save space; then the tokens of a task are unknown.
@@ -64,13 +68,13 @@ def print_summary(
     with query.connection() as database:
         database.register("metrics", metrics)
         database.register("samples", NO_SAMPLES.empty_table() if samples is None else samples.dataset())
-        rows = query.rows(database, TASKS_SQL)
+        rows = query.rows(database, TASKS_SQL, {"all_domains": ALL_DOMAINS})
         of_repeats = query.rows(database, REPEATS_SQL, {"scores": list(SCORES)})
     console.print(_table(rows))
     if of_repeats:
         console.print(f"over {config.generation.repeats_text} repeats of each question, of which the scores are means:")
         console.print(_repeats_table(of_repeats))
-    for row in filter(is_wide, rows):
+    for row in (each for each in rows if each["value"] is not None and is_wide(each)):
         console.print(_bounds_line(row), soft_wrap=True)
     tokens = "an unknown number of" if counts.num_output_tokens is None else f"{counts.num_output_tokens:,}"
     parts = [f"{counts.num_samples:,} samples", f"{tokens} output tokens"]
@@ -80,13 +84,12 @@ def print_summary(
             rate = counts.num_output_tokens / timings["generate"]
             parts.append(f"{rate:,.0f} tokens/s with the engine's start")
     console.print(", ".join(parts))
-    for name, what in (
-        ("samples/", "every question and answer"),
-        ("metrics.parquet", "every score"),
-        ("logs/", "logs"),
-    ):
-        if run.exists(name.rstrip("/")):
-            console.print(escape_control(f"  {run.shown(name)}  {what}"), soft_wrap=True)
+
+
+def path_lines(run: ArtifactStore) -> list[str]:
+    """Return a line to print for each part of a run that is there, besides its products."""
+    parts = (("samples/", "every question and answer"), ("metrics.parquet", "every score"), ("logs/", "logs"))
+    return [f"  {run.brief(name)}  {what}" for name, what in parts if run.exists(name.rstrip("/"))]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -100,7 +103,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         level = row["level"]
         scores = [_number(row["em"]), _number(row["f1"]), _score(row), _number(row["correct"])]
         tallies = [str(row[f"num_{name}"]) for name in ("truncated", "no_answer", "failed")]
-        tokens = "" if level == "domain" else _count(row["num_tokens"])
+        tokens = _count(row["num_tokens"]) if level == "task" else ""
         table.add_row(row["task"], row["split"], str(row["num_total"]), *scores, *tallies, tokens)
     return table
 

@@ -179,12 +179,47 @@ def test_dark_mode_follows_the_system_and_the_key(page: Any) -> None:
     assert (dark != light, background()) == (True, light)
 
 
-def test_flipped_questions_are_a_filter(demo_run: Scored, opened: Opened) -> None:
-    flip(demo_run, [("agro_bench", "test", 61, "gained"), ("agro_bench", "test", 62, "lost")])
+def test_flipped_questions_are_a_filter_and_have_the_baselines_response(demo_run: Scored, opened: Opened) -> None:
+    flipped = [("agro_bench", "test", 61, "gained"), ("agro_bench", "test", 62, "lost")]
+    flip(demo_run, flipped, base_response=HOSTILE[:300], base_answer="C", base_finish_reason="stop")
     page = opened.open(report_of(demo_run), "#samples")
     for value, count in (("any", "2 of 214 samples"), ("gained", "1 of 214 samples"), ("lost", "1 of 214 samples")):
         page.select_option("[data-filter=flipped]", f"={value}")
         shows(page, "#count", count)
+    page.keyboard.press("j")
+    shows(page, "#name", "agro_bench / test / 62")
+    base, new = page.locator(".pair .part").all()
+    assert base.locator(".text").evaluate("(element) => element.textContent") == HOSTILE[:300]
+    assert base.locator(".note").inner_text() == "right C · stop"
+    assert new.locator(".text").inner_text().strip() in "ABCD"
+    assert page.evaluate("globalThis.hacked") is None
+
+
+def test_the_page_is_in_the_browsers_language_and_can_be_switched(chromium: Any, report_of_twenty: Path) -> None:
+    context = chromium.new_context(locale="ru-RU")
+    page = Opened(context.new_page()).open(report_of_twenty, "#samples")
+    shows(page, "#count", "примеров: 20")
+    assert page.title() == "one – отчёт"
+    page.select_option("[data-filter=result]", "=wrong")
+    shows(page, "#count", "примеров: 2 из 20")
+    assert page.get_attribute("#search", "placeholder") == "Поиск по текстам и id ( / )"
+    page.click("#language")
+    shows(page, "#count", "2 of 20 samples")
+    assert page.locator("[data-filter=result] option:checked").inner_text() == "wrong (2)"
+    page.reload()
+    shows(page, "#to-overview", "Overview")
+    page.keyboard.press("l")
+    shows(page, "#to-overview", "Обзор")
+    context.close()
+
+
+@pytest.mark.parametrize("view", ["#overview", "#agro_bench/train/9"])
+def test_a_narrow_page_has_no_horizontal_scroll(report_of_twenty: Path, opened: Opened, view: str) -> None:
+    opened.page.set_viewport_size({"width": 500, "height": 800})
+    page = opened.open(report_of_twenty, view)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 500
+    if view == "#overview":
+        assert page.locator("#plot-tasks svg").evaluate("(plot) => plot.viewBox.baseVal.width") <= 500
 
 
 def test_rows_where_letters_and_exact_match_disagree_are_one_click_away(

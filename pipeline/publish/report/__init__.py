@@ -16,7 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.config.schema import Config
-from pipeline.publish.report import data, sample_blocks
+from pipeline.publish.report import data, header, sample_blocks
+from pipeline.publish.report.texts import attribute, russian, t
 from pipeline.runs.manifest import Manifest, ReportRecord
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -53,6 +54,7 @@ def write(run: ArtifactStore, config: Config, manifest: Manifest) -> ReportRecor
             stream = page.stream(
                 report_data=report_data,
                 most_groups=data.MOST_GROUPS,
+                russian=russian(),
                 style=_asset("report.css"),
                 scripts=[_asset(name) for name in SCRIPTS],
                 policy=_policy(separate=separate),
@@ -75,13 +77,15 @@ def remove(run: ArtifactStore) -> None:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("pipeline.publish.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"t": t, "attribute": attribute, "direction": header.direction}
+    return environment
 
 
 @cache

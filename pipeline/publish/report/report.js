@@ -21,6 +21,50 @@ function options(select, pairs) {
   }));
 }
 
+// ---- the language: the page is in English, and russian.json has each of its fixed texts
+
+const language = {
+  now: "en",
+  russian: read("russian"),
+  text: (key) => (language.now === "ru" ? language.russian[key] ?? key : key),
+  restore() {
+    let kept = null;
+    try { kept = localStorage.getItem("report-language"); } catch { /* a locked store */ }
+    language.set(kept === "en" || kept === "ru" ? kept : navigator.language.toLowerCase().startsWith("ru") ? "ru" : "en");
+  },
+  toggle() {
+    language.set(language.now === "ru" ? "en" : "ru");
+    try { localStorage.setItem("report-language", language.now); } catch { /* a locked store */ }
+    plots.draw();
+    filters.label();
+    list.show(list.rows);
+    if (browser.current) browser.show(browser.current);
+  },
+  set(name) {
+    const isFirst = name === language.now; // the page as it is written
+    language.now = name;
+    document.documentElement.lang = name;
+    $("language").firstChild.textContent = name === "ru" ? "English" : "Русский";
+    if (isFirst) return;
+    for (const node of document.querySelectorAll("[data-t]")) {
+      const values = JSON.parse(node.dataset.v ?? "{}");
+      if (node.tagName === "TITLE") node.textContent = t(node.dataset.t, values);
+      else node.replaceChildren(...translated(node.dataset.t, values));
+    }
+    for (const attribute of ["title", "placeholder", "aria-label"]) {
+      for (const node of document.querySelectorAll(`[data-t-${attribute}]`)) node.setAttribute(attribute, language.text(node.getAttribute(`data-t-${attribute}`)));
+    }
+  },
+};
+
+function t(key, values = {}) { // a fixed text with the values of its {names}
+  return language.text(key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+function translated(key, values) { // the same as nodes; a value is isolated from the direction of the text
+  return language.text(key).split(/\{(\w+)\}/).map((part, place) => (place % 2 ? element("bdi", "", values[part]) : part));
+}
+
 // ---- light and dark
 
 const theme = {
@@ -59,6 +103,7 @@ const plots = {
     options($("plot-split"), distinct("split").sort().map((name) => [name, name]));
     options($("plot-task"), distinct("task", plots.rows.filter((row) => row.level === "task")).map((name) => [name, name]));
     if (!scored.some((row) => row.split === "test") && scored.length) $("plot-split").value = scored[0].split;
+    new ResizeObserver(() => plots.fit()).observe($("overview"));
     for (const id of ["plot-metric", "plot-split", "plot-group"]) $(id).addEventListener("change", plots.draw);
     $("plot-task").addEventListener("change", () => { plots.groups(); plots.draw(); });
     plots.groups();
@@ -72,38 +117,45 @@ const plots = {
     options($("plot-group"), [...names].map((name) => [name, name]));
     if (names.has(before)) $("plot-group").value = before;
   },
+  width: 0, // of the drawings, in CSS pixels: text in them is as large as that of the page
+  fit() {
+    const width = $("plot-tasks").clientWidth;
+    if (width && width !== plots.width) plots.draw();
+  },
   draw() {
+    plots.width = $("plot-tasks").clientWidth || plots.width || 1060;
     const metric = $("plot-metric").value, split = $("plot-split").value;
     const of = (row) => row.metric === metric && row.split === split && row.value !== null;
     const whole = plots.rows.filter((row) => of(row) && !row.group_by && row.level !== "run");
     const named = metric === "score" && split === "test" ? Object.entries(plots.data.references) : [];
     const references = new Map(named); // in an object, a domain called "constructor" would be found
     $("plot-tasks").replaceChildren(plots.intervals(whole.map((row) => (
-      { ...row, name: row.level === "domain" ? `${row.task} (domain)` : row.task, reference: row.level === "domain" ? references.get(row.task) : undefined }
+      { ...row, name: row.level === "domain" && plots.width >= 700 ? `${row.task} ${t("(domain)")}` : row.task, reference: row.level === "domain" ? references.get(row.task) : undefined }
     )), metric));
     const task = $("plot-task").value, by = $("plot-group").value;
     const groups = plots.rows.filter((row) => of(row) && row.task === task && row.group_by === by);
     groups.sort((a, b) => b.value - a.value);
-    $("plot-groups").replaceChildren(plots.intervals(groups.map((row) => ({ ...row, name: `${row.group ?? "none"}` })), metric));
+    $("plot-groups").replaceChildren(plots.intervals(groups.map((row) => ({ ...row, name: `${row.group ?? t("none")}` })), metric));
     $("plot-lengths").replaceChildren(plots.lengths());
   },
   intervals(rows, metric) {
-    if (!rows.length) return element("p", "note", "nothing is scored here");
-    const short = (name) => (name.length > 34 ? `${name.slice(0, 33)}…` : name);
+    if (!rows.length) return element("p", "note", t("nothing is scored here"));
+    const longestName = plots.width < 700 ? 18 : 34;
+    const short = (name) => (name.length > longestName ? `${name.slice(0, longestName - 1)}…` : name);
     const most = Math.max(1, ...rows.map((row) => Math.max(row.ci_high ?? 0, row.bound_high ?? 0, row.value)));
     const title = (row) => [
       `${row.name}: ${row.value.toFixed(3)}`,
-      row.ci_low === null ? "no interval" : `95% interval ${row.ci_low.toFixed(3)}–${row.ci_high.toFixed(3)}`,
-      row.bound_low === null ? "" : `bounds ${row.bound_low.toFixed(3)}–${row.bound_high.toFixed(3)}`,
-      row.reference === undefined ? "" : `reference submission ${row.reference.toFixed(3)}`,
-      `${row.num_total.toLocaleString("en")} samples`,
+      row.ci_low === null ? t("no interval") : t("95% interval {low}–{high}", { low: row.ci_low.toFixed(3), high: row.ci_high.toFixed(3) }),
+      row.bound_low === null ? "" : t("bounds {low}–{high}", { low: row.bound_low.toFixed(3), high: row.bound_high.toFixed(3) }),
+      row.reference === undefined ? "" : t("reference submission {value}", { value: row.reference.toFixed(3) }),
+      t("{num} samples", { num: row.num_total.toLocaleString("en") }),
     ].filter(Boolean).join("\n");
     const names = rows.map((row) => row.name);
     const color = theme.dark ? "#79aef5" : "#1f5fbf", strong = theme.dark ? "#f0b86e" : "#b3561c";
     const longest = Math.max(...names.map((name) => short(name).length));
     return Plot.plot({
-      width: 1060, height: 46 + 25 * rows.length, marginLeft: 24 + 7 * longest, marginRight: 60, style: { fontSize: "12px", background: "transparent" },
-      x: { domain: [0, most], label: metric, grid: true, nice: true },
+      width: plots.width, height: 46 + 25 * rows.length, marginLeft: 24 + 7 * longest, marginRight: 60, style: { fontSize: "12px", background: "transparent" },
+      x: { domain: [0, most], label: metric, grid: true, nice: true, ticks: plots.width < 700 ? 4 : 10 },
       y: { domain: names, label: null, tickFormat: short, tickSize: 0 },
       marks: [
         Plot.ruleY(rows.filter((row) => row.bound_low !== null), { y: "name", x1: "bound_low", x2: "bound_high", stroke: "currentColor", strokeOpacity: 0.14, strokeWidth: 12 }),
@@ -117,17 +169,17 @@ const plots = {
   },
   lengths() {
     const { lengths, bin_width: width, max_gen_toks: budget } = plots.data;
-    if (!lengths.length) return element("p", "note", "the engine has reported no lengths");
-    const rows = lengths.map((row) => ({ ...row, x1: row.bin * width, x2: (row.bin + 1) * width, kind: row.cut ? "truncated" : "ended by itself" }));
+    if (!lengths.length) return element("p", "note", t("the engine has reported no lengths"));
+    const rows = lengths.map((row) => ({ ...row, x1: row.bin * width, x2: (row.bin + 1) * width, kind: row.cut ? t("truncated") : t("ended by itself") }));
     const tasks = new Set(rows.map((row) => row.task));
     return Plot.plot({
-      width: 1060, height: 60 + 88 * tasks.size, marginLeft: 50, marginRight: 150, style: { fontSize: "12px", background: "transparent" },
-      x: { domain: [0, Math.max(...rows.map((row) => row.x2))], label: `output tokens (budget ${budget.toLocaleString("en")})`, grid: true },
-      y: { label: "samples", ticks: 3, grid: true }, fy: { label: null },
-      color: { domain: ["ended by itself", "truncated"], range: theme.dark ? ["#5f93d8", "#f0b86e"] : ["#3b78cf", "#d9772b"], legend: true },
+      width: plots.width, height: 60 + 88 * tasks.size, marginLeft: 50, marginRight: 12 + 7 * Math.max(...[...tasks].map((task) => Math.min(task.length, 30))), style: { fontSize: "12px", background: "transparent" },
+      x: { domain: [0, Math.max(...rows.map((row) => row.x2))], label: t("output tokens (budget {num})", { num: budget.toLocaleString("en") }), ticks: plots.width < 700 ? 4 : 10, grid: true },
+      y: { label: t("samples"), ticks: 3, grid: true }, fy: { label: null },
+      color: { domain: [t("ended by itself"), t("truncated")], range: theme.dark ? ["#5f93d8", "#f0b86e"] : ["#3b78cf", "#d9772b"], legend: true },
       marks: [
         Plot.rectY(rows, Plot.stackY({ fy: "task", x1: "x1", x2: "x2", y: "num", fill: "kind", inset: 0.5,
-          title: (row) => `${row.task}\n${row.x1}–${row.x2 - 1} tokens, ${row.kind}: ${row.num.toLocaleString("en")}`, tip: true })),
+          title: (row) => `${row.task}\n${row.x1}–${row.x2 - 1}, ${row.kind}: ${row.num.toLocaleString("en")}`, tip: true })),
         Plot.ruleY([0], { strokeOpacity: 0.4 }),
       ],
     });
@@ -165,7 +217,7 @@ const blocks = {
       const name = `${settings.chunks}/${number}.js`;
       script.src = name;
       script.onload = () => { blocks.waiting.delete(number); script.remove(); };
-      script.onerror = () => { script.remove(); reject(new Error(`${name} is missing: keep ${settings.chunks}/ next to this page`)); };
+      script.onerror = () => { script.remove(); reject(new Error(t("{file} is missing: keep {directory}/ next to this page", { file: name, directory: settings.chunks }))); };
       blocks.waiting.set(number, resolve);
       document.head.append(script);
     }).then(unpack);
@@ -223,6 +275,12 @@ const RESULTS = {
   failed: (one) => one.result === "failed",
 };
 
+const RESULT_TEXTS = { // also those of the results of a list's row and of flips
+  right: () => t("right"), wrong: () => t("wrong"), "right, EM 0": () => t("right, EM 0"), "wrong, EM 1": () => t("wrong, EM 1"),
+  unscored: () => t("unscored"), failed: () => t("failed"), any: () => t("any"), lost: () => t("lost"), gained: () => t("gained"),
+};
+const resultText = (value) => RESULT_TEXTS[value]?.() ?? value;
+
 const category = (pair) => JSON.stringify(pair);
 
 const FILTERS = {
@@ -244,20 +302,29 @@ const filters = {
       answers: (one) => [one.answer_kind ?? "hidden"],
       result: (one) => Object.keys(RESULTS).filter((name) => RESULTS[name](one)),
       flipped: (one) => (one.change === null ? [] : ["any", one.change]) };
-    const texts = { category: (value) => JSON.parse(value).join(": "), extraction: (value) => value || "(none)" };
     for (const select of filters.selects) {
       const name = select.dataset.filter, counts = new Map();
       for (const one of samples.all) for (const value of values[name](one)) counts.set(value, (counts.get(value) ?? 0) + 1);
-      const keys = name === "result" ? Object.keys(RESULTS).filter((key) => counts.has(key)) : [...counts.keys()].sort();
-      const text = texts[name] ?? String;
-      options(select, [["*", "all"], ...keys.map((value) => [`=${value}`, `${text(value)} (${counts.get(value).toLocaleString("en")})`])]);
+      filters.counts.set(name, counts);
       if (name === "flipped") $("flipped-label").hidden = counts.size === 0;
       select.addEventListener("change", filters.apply);
     }
+    filters.label();
     let timer;
     $("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(filters.apply, 180); });
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     $("filters").addEventListener("reset", () => setTimeout(filters.apply));
+  },
+  counts: new Map(), // by filter: the number of samples by value
+  label() { // fill the selects in the page's language, and keep what is chosen
+    const texts = { category: (value) => JSON.parse(value).join(": "), extraction: (value) => value || t("(none)"), result: resultText, flipped: resultText };
+    for (const select of filters.selects) {
+      const name = select.dataset.filter, counts = filters.counts.get(name), chosen = select.value || "*";
+      const keys = name === "result" ? Object.keys(RESULTS).filter((key) => counts.has(key)) : [...counts.keys()].sort();
+      const text = texts[name] ?? String;
+      options(select, [["*", t("all")], ...keys.map((value) => [`=${value}`, `${text(value)} (${counts.get(value).toLocaleString("en")})`])]);
+      select.value = chosen;
+    }
   },
   choose(parameters) { // URLSearchParams: a value by the name of a filter
     for (const select of filters.selects) {
@@ -301,7 +368,7 @@ const filters = {
       }
       $("progress").value = ++done / byBlock.size;
       if (performance.now() - painted > 150) {
-        list.show(all.filter((one) => hits.has(one)), " so far");
+        list.show(all.filter((one) => hits.has(one)), ` ${t("so far")}`);
         await new Promise((resolve) => setTimeout(resolve));
         painted = performance.now();
       }
@@ -333,8 +400,9 @@ const list = {
     list.rows = rows;
     list.place = new Map(rows.map((one, place) => [one, place]));
     $("tall").style.height = `${rows.length * ROW}px`;
-    const of = rows.length === samples.all.length ? "" : ` of ${samples.all.length.toLocaleString("en")}`;
-    $("count").textContent = `${rows.length.toLocaleString("en")}${of} samples${words}`;
+    const values = { num: rows.length.toLocaleString("en"), total: samples.all.length.toLocaleString("en") };
+    const text = rows.length === samples.all.length ? t("{num} samples", values) : t("{num} of {total} samples", values);
+    $("count").textContent = `${text}${words}`;
     list.draw(true);
   },
   draw(force = false) {
@@ -350,11 +418,11 @@ const list = {
     row.style.top = `${place * ROW}px`;
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", String(one === browser.current));
-    who.append(element("span", "who", `${one.task} ${one.id}${one.repeat ? ` · repeat ${one.repeat}` : ""}`), element("span", "tag", one.split), element("span", "grow"));
-    if (one.change) who.append(element("span", "tag", one.change));
+    who.append(element("span", "who", `${one.task} ${one.id}${one.repeat ? ` · ${t("repeat {num}", { num: one.repeat })}` : ""}`), element("span", "tag", one.split), element("span", "grow"));
+    if (one.change) who.append(element("span", `tag ${one.change}`, resultText(one.change)));
     if (one.finish_reason !== "stop") who.append(element("span", "tag cut", one.finish_reason));
-    who.append(element("span", `tag ${one.result}`, one.result));
-    const answer = `${one.answer ?? "no answer"}${one.gold === null ? "" : `, gold ${one.gold}`}`;
+    who.append(element("span", `tag ${one.result}`, resultText(one.result)));
+    const answer = `${one.answer ?? t("no answer")}${one.gold === null ? "" : `, ${t("gold {answer}", { answer: one.gold })}`}`;
     what.append(element("span", "what answer", answer));
     if (one.preview !== one.answer) what.append(element("span", "what", one.preview));
     row.append(who, what);
@@ -382,8 +450,8 @@ const browser = {
     if (browser.current !== one) return; // another sample was selected meanwhile
     $("hint").hidden = true;
     $("shown").hidden = false;
-    $("name").textContent = `${one.task} / ${one.split} / ${one.id}${one.repeat ? ` / repeat ${one.repeat}` : ""}`;
-    $("verdict").textContent = one.result;
+    $("name").textContent = `${one.task} / ${one.split} / ${one.id}${one.repeat ? ` / ${t("repeat {num}", { num: one.repeat })}` : ""}`;
+    $("verdict").textContent = resultText(one.result);
     $("verdict").className = `tag ${one.result}`;
     $("link").href = address(one);
     $("fields").replaceChildren(...browser.fields(one, texts).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => {
@@ -394,11 +462,12 @@ const browser = {
       return field;
     }));
     const parts = [];
-    if (texts.error) parts.push(browser.part("Error", texts.error));
-    parts.push(browser.part("Prompt", texts.prompt));
-    if (texts.reasoning) parts.push(browser.folded("Reasoning", texts.reasoning));
-    if (texts.completion) parts.push(browser.part("Completion", texts.completion));
-    parts.push(browser.part("Response", texts.response ?? "(none)"));
+    if (texts.error) parts.push(browser.part(t("Error"), texts.error));
+    if (texts.baseline) parts.push(browser.flipped(one, texts));
+    parts.push(browser.part(t("Prompt"), texts.prompt));
+    if (texts.reasoning) parts.push(browser.folded(t("Reasoning"), texts.reasoning));
+    if (texts.completion) parts.push(browser.part(t("Completion"), texts.completion));
+    if (!texts.baseline) parts.push(browser.part(t("Response"), texts.response ?? t("(none)")));
     $("parts").replaceChildren(...parts);
     $("sample").scrollTop = 0;
     browser.mark();
@@ -406,13 +475,28 @@ const browser = {
   fields(one, texts) {
     const seconds = (value) => (value === undefined ? null : `${value.toFixed(2)} s`);
     return [
-      ["extracted answer", one.answer ?? "–"], ["gold", one.gold ?? "hidden"], ["extraction", one.extraction], ["letters seen", texts.seen_letters],
-      ["correct", one.correct], ["EM", one.em], ["F1", one.f1], ["finish reason", one.finish_reason],
-      ["output tokens", one.num_output_tokens], ["prompt tokens", texts.num_prompt_tokens], ["since the baseline", one.change],
-      ...one.categories, ["instruction", texts.instruction], ["options", texts.num_options], ["right answers", one.answer_kind],
-      ["queued", seconds(texts.queued_s)], ["generated", seconds(texts.generated_s)], ["attempts", texts.attempts],
-      ["replica", texts.replica], ["prompt SHA-256", texts.prompt_sha256?.slice(0, 12)],
+      [t("extracted answer"), one.answer ?? "–"], [t("gold"), one.gold ?? t("hidden")], [t("extraction"), one.extraction], [t("letters seen"), texts.seen_letters],
+      ["correct", one.correct], ["EM", one.em], ["F1", one.f1], [t("finish reason"), one.finish_reason],
+      [t("output tokens"), one.num_output_tokens], [t("prompt tokens"), texts.num_prompt_tokens], [t("since the baseline"), one.change === null ? null : resultText(one.change)],
+      ...one.categories, [t("instruction"), texts.instruction], [t("options"), texts.num_options], [t("right answers"), one.answer_kind],
+      [t("queued"), seconds(texts.queued_s)], [t("generated"), seconds(texts.generated_s)], [t("attempts"), texts.attempts],
+      [t("replica"), texts.replica], [t("prompt SHA-256"), texts.prompt_sha256?.slice(0, 12)],
     ];
+  },
+  flipped(one, texts) { // the baseline's response and this run's, side by side
+    const pair = element("div", "pair"), base = texts.baseline;
+    const side = (name, isRight, answer, extraction, finish, text) => {
+      const part = browser.part(name, text), line = element("p", "note");
+      line.append(element("span", `tag ${isRight ? "right" : "wrong"}`, isRight ? t("right") : t("wrong")), " ",
+        element("bdi", "", [answer ?? t("no answer"), extraction, finish].filter(Boolean).join(" · ")));
+      part.insertBefore(line, part.lastChild);
+      return part;
+    };
+    const cut = base.is_cut ? `\n… ${t("(the rest is in the baseline's run)")}` : "";
+    pair.append(
+      side(t("Baseline"), one.change === "lost", base.answer, base.extraction, base.finish_reason, (base.response ?? t("(none)")) + cut),
+      side(t("This run"), one.change === "gained", one.answer, one.extraction, one.finish_reason, texts.response ?? t("(none)")));
+    return pair;
   },
   part(name, text) {
     const part = element("div", "part"), shown = element("pre", "text", text);
@@ -426,7 +510,7 @@ const browser = {
     part.open = browser.reasoningOpen;
     part.addEventListener("toggle", () => { browser.reasoningOpen = part.open; });
     shown.dir = "auto";
-    part.append(element("summary", "", `${name}, ${text.length.toLocaleString("en")} characters`), shown);
+    part.append(element("summary", "", t("{part}, {num} characters", { part: name, num: text.length.toLocaleString("en") })), shown);
     return part;
   },
   mark() { // highlight the search words without changing the text nodes
@@ -473,7 +557,7 @@ function follow() {
   if (hash.startsWith("#samples?")) return void filters.choose(new URLSearchParams(hash.slice("#samples?".length)));
   const one = named(hash);
   if (one) browser.show(one);
-  else list.report(`${hash} names no sample of this run`);
+  else list.report(t("{link} names no sample of this run", { link: hash }));
 }
 
 function keys(event) {
@@ -490,6 +574,7 @@ function keys(event) {
     return;
   }
   if (event.key === "t") return theme.toggle();
+  if (event.key === "l") return language.toggle();
   if (event.key === "/") {
     event.preventDefault();
     if ($("samples").hidden) location.hash = "#samples";
@@ -506,6 +591,8 @@ function keys(event) {
 
 async function start() {
   theme.restore();
+  language.restore();
+  $("language").addEventListener("click", language.toggle);
   $("theme").addEventListener("click", theme.toggle);
   document.addEventListener("keydown", keys);
   addEventListener("hashchange", follow);

@@ -38,15 +38,27 @@ DETAILS = (
 )
 
 FLIPS = "compare/flips.parquet"
-"""The gate's list of questions that only one of the two runs has right; all repeats of a question have one flip."""
+"""The gate's list of questions that only one of the two runs has right; all repeats of a question have one flip.
+It is that of `correct`, or of `em` in a task without letters.
+
+It has the baseline's answer and response to the first repeat, which the page shows next to this run's."""
+
+LONGEST_BASELINE = 20_000
+"""Characters of a baseline's response that the page has."""
 
 _COLUMNS = ", ".join(
     f"s.{name}" for name in (*INDEX, *SAMPLE_METRICS, *TEXTS, *DETAILS, "categories", "messages", "completion")
 )
-_SQL = f"SELECT {_COLUMNS}, NULL AS change FROM texts AS s"  # noqa: S608
+_SQL = f"SELECT {_COLUMNS}, NULL AS change, NULL AS baseline FROM texts AS s"  # noqa: S608
 _FLIPPED_SQL = f"""
-    SELECT {_COLUMNS}, f.flip AS change FROM texts AS s
-    LEFT JOIN flips AS f ON (s.task, s.split, s.id, 'correct') = (f.task, f.split, f.id, f.metric)
+    SELECT {_COLUMNS}, f.flip AS change, if(f.flip IS NULL OR s.repeat > 0, NULL, {{
+        'answer': f.base_answer, 'extraction': f.base_extraction, 'finish_reason': f.base_finish_reason,
+        'response': f.base_response[:{LONGEST_BASELINE}], 'is_cut': length(f.base_response) > {LONGEST_BASELINE}
+    }}) AS baseline
+    FROM texts AS s
+    LEFT JOIN (
+        FROM flips WHERE metric = if(task IN (SELECT task FROM samples WHERE correct IS NOT NULL), 'correct', 'em')
+    ) AS f ON (s.task, s.split, s.id) = (f.task, f.split, f.id)
 """  # noqa: S608
 _READ_ROWS = 64
 
@@ -131,6 +143,8 @@ def _texts(row: dict[str, Any]) -> dict[str, Any]:
         texts["prompt"] = "\n\n".join(f"[{each['role']}]\n{each['content']}" for each in read_messages(row["messages"]))
     if row["response"] is None and row["reasoning"] is None and row["completion"] is not None:
         texts["completion"] = row["completion"]
+    if row["baseline"] is not None:
+        texts["baseline"] = row["baseline"]
     return texts
 
 

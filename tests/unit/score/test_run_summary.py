@@ -54,6 +54,21 @@ def test_a_score_with_bounds_narrower_than_its_interval_is_not_reported(run):
     assert "could be" not in printed(run)
 
 
+def test_the_run_has_a_row_where_all_of_its_domains_have_a_score(run):
+    run.domains = {"agro": "agriculture", "med": "medicine"}
+    for content, task in (("B", "agro"), ("C", "med"), ("B", "med")):
+        run.ask(content, task=task)
+    rows = [line.split() for line in printed(run).splitlines() if line.strip().startswith("all domains")]
+    assert [row[:4] for row in rows] == [["all", "domains", "train", "3"]]
+    assert rows[0][4] == "0.750"  # the mean of 1 and 1/2
+
+
+def test_the_run_has_no_row_where_a_domain_has_no_score(run):
+    run.domains = {"agro": "agriculture", "med": "medicine"}
+    run.ask("B", task="agro")
+    assert "all domains" not in printed(run)
+
+
 def test_a_hidden_gold_is_a_dash(run):
     run.ask("B", gold=None, split="test")
     text = printed(run)

@@ -23,6 +23,22 @@ def test_a_path_is_shown_as_a_shell_takes_it(tmp_path: Path) -> None:
     assert shlex.split(f"less {odd.shown('report.html')}") == ["less", f"{tmp_path}/b c's [x]/run=1/report.html"]
 
 
+def test_a_path_is_brief_where_the_working_directory_is_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "-x").mkdir()
+    directory = Directory.open(str(tmp_path)).child("-x")
+    monkeypatch.chdir(tmp_path)
+    assert directory.brief("report.html") == "./-x/report.html"
+    assert directory.brief("samples/") == "./-x/samples/"
+    monkeypatch.chdir("/")
+    assert directory.brief("report.html") == directory.shown("report.html").removeprefix("/")
+    other = Directory.open("/a/b")
+    monkeypatch.chdir(tmp_path)
+    assert other.brief("c") == "/a/b/c"
+    (tmp_path / "-x").rmdir()
+
+
 def test_an_object_is_shown_with_its_scheme_and_without_keys() -> None:
     directory = Directory.open(S3).child("run=1")
     assert directory.shown() == "s3://runs/c/run=1"

@@ -74,7 +74,7 @@ def test_the_page_has_the_table_and_warns_of_preempted_rows(make_run: MakeRun) -
     engine = replace(INFO, num_preemptions=3, num_preempted_rows=2, moe_config="<b>x").to_flat()
     record_manifest(run.store, "complete", **run.content | {"engine": {"<i>a": engine}})
     page = report_of(run).read_text(encoding="utf-8")
-    assert "<td>CUDA graphs<td><bdi>4 sizes, 1 to 512 sequences (FULL_AND_PIECEWISE)</bdi>" in page
+    assert "CUDA graphs</span><td><bdi>4 sizes, 1 to 512 sequences (FULL_AND_PIECEWISE)</bdi>" in page
     assert "<bdi>&lt;i&gt;a</bdi>" in page
     assert "<bdi>&lt;b&gt;x</bdi>" in page
     assert "2 rows were preempted and computed again: the KV cache was full" in page

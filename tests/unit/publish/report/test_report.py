@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from archives import MakeRun, Scored, completion, question
 from builders import record_manifest
-from reports import HOSTILE, flip, report_of
+from reports import HOSTILE, fixed_texts, flip, report_of, untranslated
 
 from pipeline import rescore
 from pipeline.comparison import gate
@@ -48,7 +48,7 @@ def ids(file: Path) -> list[tuple[str, str, str]]:
 def test_publish_makes_the_report_and_the_manifest_records_it(demo_run: Scored) -> None:
     products = publish_stage.publish(demo_run.store, demo_run.config, demo_run.manifest)
     assert products.published.report == ReportRecord(file="report.html", chunks=None, num_samples=214)
-    assert products.lines[-1].endswith("report.html  the report: scores, plots and 214 samples")
+    assert products.lines[0].endswith("report.html  the report: scores, plots and 214 samples")
 
 
 def test_every_sample_is_in_the_report_once(demo_run: Scored) -> None:
@@ -173,7 +173,11 @@ def test_the_gates_result_is_in_the_report(make_run: MakeRun) -> None:
     report.write(run.store, run.config, replace(manifest, gate=verdict.result, compare=tuple(verdict.rows)))
     file = Path(run.store.path("report.html"))
     page = file.read_text(encoding="utf-8")
-    for text in ("Since the baseline", "-1.000", "broken</span>"):
+    assert untranslated(page) == []
+    assert "significantly worse" in fixed_texts(page)
+    assert fixed_texts(page).isdisjoint({"not significant", "The gate is kept"})
+    assert data(file)["texts"][0][0]["baseline"]["response"] == "B"
+    for text in ("Since the baseline", "-1.000", "broken</span>", "✗ GATE BROKEN – tonight – report</title>"):
         assert text in page
     assert data(file)["index"][0]["change"] == ["lost"] * 9
 
@@ -187,12 +191,24 @@ def test_what_the_gate_saw_over_runs_is_in_the_report(make_run: MakeRun) -> None
     record |= {"trends": [trend], "changed": changed | {"p_value": 0.002}}
     report.write(run.store, run.config, load(run.content | {"gate": record}))
     page = Path(run.store.path("report.html")).read_text(encoding="utf-8")
-    assert "Since the baseline <bdi>n30 and 2 runs before it</bdi>" in page
+    assert "<bdi>n30</bdi> and 2 runs before it" in page
     (row,) = re.findall(r'<table id="trends">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert untranslated(page) == []
     for text in ("all domains", "declined", ">31<", ">0.662<", ">0.641<", ">7.0<", "&lt;b&gt;n27"):
         assert text in row
     assert "<b>n27" not in page
-    assert "190 of 2,000 (9.5%); between <bdi>n29</bdi> and that run: 140 (7.0%), p 0.002" in page
+    changes = re.sub("<[^>]*>", "", page.split('<p id="changed">')[1].split("</p>")[0])
+    assert changes.endswith("190 of 2,000 (9.5%). Between n29 and that run: 140 (7.0%), p 0.002")
+
+
+def test_questions_without_letters_are_marked_by_their_exact_match(make_run: MakeRun) -> None:
+    free = question("agro_bench", 1, split="train", gold="дождь")
+    doc = json.loads(free.doc) | {"inputs": {"question": "Что?"}}
+    free = replace(free, doc=json.dumps(doc, ensure_ascii=False))
+    run = make_run([free, question("med_bench", 1, split="train", gold="B")])
+    assert data(report_of(run))["index"][0]["correct"] == [None, 1]
+    flip(run, [("agro_bench", "train", 1, "lost")])
+    assert data(report_of(run))["index"][0]["change"] == ["lost", None]
 
 
 def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
@@ -200,6 +216,15 @@ def test_flipped_questions_are_marked(make_run: MakeRun) -> None:
     flip(run, [("agro_bench", "test", 1, "gained")])
     index = data(report_of(run))["index"][0]
     assert dict(zip(index["id"], index["change"], strict=True)) == {"0": None, "1": "gained", "2": None}
+
+
+def test_a_baselines_response_has_a_longest_length(make_run: MakeRun) -> None:
+    run = make_run([question("agro_bench", number) for number in range(2)])
+    flip(run, [("agro_bench", "test", 1, "lost")], base_response="x" * 30_000, base_answer="C")
+    kept, flipped = data(report_of(run))["texts"][0]
+    assert "baseline" not in kept
+    assert (flipped["baseline"]["answer"], flipped["baseline"]["is_cut"]) == ("C", True)
+    assert len(flipped["baseline"]["response"]) == sample_blocks.LONGEST_BASELINE
 
 
 def test_rescore_remakes_the_report(demo_run: Scored) -> None:
