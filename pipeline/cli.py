@@ -354,6 +354,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str
         key, separator, text = pair.partition("=")
         if not (key and separator):
             raise ConfigError(f"{pair!r} is not key=value: write for instance {command.example}")
+        if any("\ud800" <= char <= "\udfff" for char in pair):  # bytes of the command line that are no UTF-8
+            raise ConfigError(f"{pair[:200]!r} is not Unicode text: give it in UTF-8")
         if key not in own:
             _require_override(name, pair)
             overrides.append(pair)

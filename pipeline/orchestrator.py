@@ -60,7 +60,7 @@ from pipeline.runs.counts import count_samples
 from pipeline.runs.evaluated import model_of, other_model_answered
 from pipeline.runs.events import EventLog
 from pipeline.runs.identity import settings_hash
-from pipeline.runs.lock import locked
+from pipeline.runs.lock import RequireHeld, locked
 from pipeline.runs.manifest import (
     CompletionMetadata,
     EngineInfo,
@@ -123,9 +123,9 @@ def execute(
     run, config = run_directory.place(config)
     is_new = run_directory.is_empty(run)
     signals = Signals(config.run.grace_s)
-    with locked(run), signals.listen():
+    with locked(run) as require_held, signals.listen():
         try:
-            manifest = _run_session(run, config, factory, reproduction, signals)
+            manifest = _run_session(run, config, factory, reproduction, signals, require_held)
         except (ConfigError, DataError, ModelError):
             if is_new:  # a start with a wrong key, path or model leaves nothing behind
                 new.discard(run)
@@ -140,6 +140,7 @@ def _run_session(
     factory: EngineFactory | None,
     reproduction: Reproduction | None,
     signals: Signals,
+    require_held: RequireHeld,
 ) -> Manifest:
     """Run the stages that are left, in one session of a run whose lock is held; return the manifest at its end."""
     manifest = _begun(config)
@@ -166,6 +167,7 @@ def _run_session(
             manifest=manifest,
             events=events,
             is_kept=is_kept,
+            require_held=require_held,
         )
         try:
             stages.run_stages()
@@ -444,6 +446,7 @@ class Orchestrator:
     reproduction: Reproduction | None
     manifest: Manifest
     events: EventLog
+    require_held: RequireHeld
     is_kept: bool = False
     timings: Timings = field(default_factory=Timings)
 
@@ -453,9 +456,11 @@ class Orchestrator:
         if _has_rows_left(self.config, self.run):
             self._warn(host_checks.require_fit(self.config, starts=True))
         self._prepare()
+        self.require_held()  # after each stage: a writer makes the directory again, without config.yaml and the rest
         self._pin_revision()
         with self.timings.stage("generate"):
             made = self._generate()
+        self.require_held()
         self._record(engine=made.engine, schedule=made.schedule, model=model_of(self.config, made.engine))
         self._report_engines(made.engine)
         self._warn(other_model_answered(made.engine))
@@ -469,10 +474,12 @@ class Orchestrator:
         if self.config.noise.share:
             with self.timings.stage("noise"):
                 self._measure_noise()
+        self.require_held()
         run_directory.keep_config(self.run, self.recorded)
         stores = [self.run, *([self.run.child(noise.DIRECTORY)] if self.config.noise.share else [])]
         self._record(cost=cost_of(self.config, stores))
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
+        self.require_held()
         print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
         lines += [f"  cost: {cost_line(self.manifest.cost)}"] if self.manifest.cost is not None else []
         _print(self.console, [*failure_reasons.lines(self.manifest.failures, counts.num_failed or 0), *lines])
@@ -668,6 +675,7 @@ def _record_failure(stages: Orchestrator, error: BaseException) -> None:
     """Record that the run failed and why; in the manifest unless it is already complete."""
     reason, seconds = _reason(error), stages.timings.seconds
     with suppress(PipelineError):  # the disk may be full, in which case `error` already reports it
+        stages.require_held()
         before = read_manifest(stages.run)
         if before is None or not before.is_complete:
             failed = replace(

@@ -58,6 +58,8 @@ _LABEL_PART = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL = rf"([A-Za-z0-9.-]{{1,253}}/)?{_LABEL_PART}"
 LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(,{_LABEL_PART})*\)"
 """As Ray's label selectors have it (Ray 2.60, _private/label_utils.py); Ray takes a space as a part of the value."""
+RATE_FIX = "must be from 0.001 to 1e9 a minute, or null for no limit"
+
 MAX_FAILED = 0.01
 """Default of gate.max_failed: failed rows have no score, so a comparison of scores does not see them."""
 
@@ -207,9 +209,14 @@ class PriceConfig:
     """The prices of an endpoint's tokens, from which a run's cost is computed."""
 
     input_per_million: float | None = key(
-        None, "price of 1,000,000 prompt tokens (null: not known, and the cost is not either)", at_least=0
+        None,
+        "price of 1,000,000 prompt tokens (null: not known, and the cost is not either)",
+        at_least=0,
+        at_most=1e9,
     )
-    output_per_million: float | None = key(None, "price of 1,000,000 tokens of completions, likewise", at_least=0)
+    output_per_million: float | None = key(
+        None, "price of 1,000,000 tokens of completions, likewise", at_least=0, at_most=1e9
+    )
     currency: str = key("USD", "currency of the prices", pattern=r"\w{1,16}", fix="give a word such as USD or RUB")
 
 
@@ -251,10 +258,18 @@ class EndpointConfig:
         "does not list: engine.endpoint.model is then needed",
     )
     requests_per_minute: float | None = key(
-        None, "most requests a minute, of all replicas of the run together (null: no limit)", above=0
+        None,
+        "most requests a minute, of all replicas of the run together (null: no limit)",
+        at_least=0.001,
+        at_most=1e9,
+        fix=RATE_FIX,
     )
     tokens_per_minute: float | None = key(
-        None, "most tokens a minute, of prompts and completions of all replicas together (null: no limit)", above=0
+        None,
+        "most tokens a minute, of prompts and completions of all replicas together (null: no limit)",
+        at_least=0.001,
+        at_most=1e9,
+        fix=RATE_FIX,
     )
     price: PriceConfig = key(PriceConfig(), "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -33,6 +34,9 @@ LONGEST_IN_TEXT = 200
 
 SHORTEST_SECRET = 6
 """Characters of a value of the environment that is taken for a secret."""
+
+_INNER = re.compile(r"([\w.-]+)[\"']?\s*[:=]\s*[\"']?([^\s\"',{}\[\]]+)")
+"""A key and its value inside of an argument, such as `engine.extra={hf_token: ...}`."""
 
 HARMLESS = str.maketrans({"<": "‹", ">": "›", "@": "＠", "`": "'"})
 """For chats: what comes from a run must notify nobody and be no link and no markup."""
@@ -182,7 +186,8 @@ def public(text: str, arguments: Sequence[str] = (), also: Collection[str] = ())
         arguments: Arguments `key=value` that it may quote; the value of a key that is named like a secret is left out.
         also: Other values that are left out.
     """
-    pairs = [argument.partition("=")[::2] for argument in arguments]
+    pairs = [(argument.partition("=")[0], argument.partition("=")[2]) for argument in arguments]
+    pairs += [(match[1], match[2]) for argument in arguments for match in _INNER.finditer(argument)]
     for name, value in [*pairs, *os.environ.items()]:
         if SECRET_NAME.search(name.lower().replace("-", "_").replace(".", "_")) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
@@ -234,8 +239,8 @@ def _in_text(run: RunRecord) -> str:
     parts = [_score_in_text(run, score) for score in run.main_scores]
     if run.exit_code == TooManyFailedRows.exit_code:
         parts.append(f"{counted(run.num_failed or 0, 'row')} failed")
-    parts += [f"gate broken: {', '.join(run.broken)}"] if run.broken else []
-    return f"{run.name} {', '.join(parts) or 'complete'}"
+    parts += [f"gate broken: {one_line(', '.join(run.broken), LONGEST_IN_TEXT)}"] if run.broken else []
+    return f"{run.name} {', '.join(parts) or 'complete'}".translate(HARMLESS)
 
 
 def _score_in_text(run: RunRecord, score: EntryScore) -> str:

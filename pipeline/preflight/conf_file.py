@@ -32,12 +32,19 @@ def require_writable(file: Path) -> None:
     """Check, before anything is prepared, that a configuration can be written there.
 
     Raises:
-        ConfigError: The file exists, or its name does not end in .yaml.
+        ConfigError: The file exists or cannot be reached, its name does not end in .yaml, or what should be its
+            directory is a file.
     """
     if file.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"write={str(file)!r}: give a file that ends in .yaml, such as conf/mine.yaml")
-    if file.exists() or file.is_symlink():
-        raise ConfigError(f"write={str(file)!r}: the file exists and is never overwritten: choose another name")
+    try:
+        if file.exists() or file.is_symlink():
+            raise ConfigError(f"write={str(file)!r}: the file exists and is never overwritten: choose another name")
+        above = next((each for each in file.parents if each.exists() or each.is_symlink()), None)
+    except OSError as error:
+        raise ConfigError(f"write={str(file)!r} cannot be written: {error.strerror}") from error
+    if above is not None and not above.is_dir():
+        raise ConfigError(f"write={str(file)!r}: {str(above)!r} is no directory: choose another name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +97,14 @@ def write(file: Path, arguments: Sequence[str], config: Config, proposal: Propos
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as target:
-            target.write(text)
-    except FileExistsError:
-        require_writable(file)
-        raise
+            try:
+                target.write(text)
+                target.flush()
+            except OSError:  # half a configuration is worse than none
+                file.unlink()
+                raise
     except OSError as error:
+        require_writable(file)  # made by another process meanwhile
         raise ConfigError(f"write={str(file)!r} cannot be written: {error.strerror}") from error
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import pyarrow as pa
@@ -58,6 +59,9 @@ Text: TypeAlias = Annotated[str, Field(max_length=1_000)]
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
+ScoreNumber: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A score, which is a share or a percentage: what is far outside of these is no score, and cannot be drawn."""
+
 ModelKey: TypeAlias = tuple[Text | None, ...]
 """What identifies a model, without its revision: the engine's kind, then the path, or the server and its model."""
 
@@ -82,9 +86,9 @@ class EntryScore:
     task: Text
     split: Text
     metric: Text
-    value: Number | None
-    ci_low: Number | None
-    ci_high: Number | None
+    value: ScoreNumber | None
+    ci_low: ScoreNumber | None
+    ci_high: ScoreNumber | None
     num_scored: Count | None = None
 
 
@@ -339,16 +343,28 @@ def run_ids(output: ArtifactStore) -> set[str]:
     return {name for name in names if re.fullmatch(RUN_ID, name)}
 
 
+def _require_no_link(output: ArtifactStore, name: str) -> None:
+    """Check that a directory of the index is no link: what is written or removed there would be elsewhere.
+
+    Raises:
+        RunError: It is one; in a shared output_dir another user may have made it.
+    """
+    if output.local is not None and Path(output.path(name)).is_symlink():
+        raise RunError(f"{output.shown(name)} is a symbolic link, and what is written would go elsewhere: remove it")
+
+
 def _places(output: ArtifactStore) -> Iterator[_Place]:
     """Yield the places of all entries.
 
     Raises:
-        RunError: The index cannot be reached.
+        RunError: The index cannot be reached, or is a link.
     """
+    _require_no_link(output, DIRECTORY)
     if output.local is None:
         files = output.files(DIRECTORY, ".json")
     else:  # two levels and no more: a link in a shared directory may lead anywhere
-        slugs = output.child(DIRECTORY).directories()
+        whole = output.child(DIRECTORY)
+        slugs = [slug for slug in whole.directories() if not Path(whole.path(slug)).is_symlink()]
         files = [file for slug in slugs for file in output.files(f"{DIRECTORY}/{slug}", ".json", recursive=False)]
     for file in files:
         match = _NAME.fullmatch(file)
@@ -492,7 +508,10 @@ def _scores(run: ArtifactStore) -> list[dict[str, Any]] | None:
 
 def _write(output: ArtifactStore, entry: IndexEntry) -> None:
     text = json.dumps(asdict(entry), allow_nan=False)  # ASCII, so that no character of a foreign text is refused
-    output.write_text(_Place.of(entry).file, text + "\n")
+    place = _Place.of(entry)
+    for name in (DIRECTORY, f"{DIRECTORY}/{place.slug}"):
+        _require_no_link(output, name)
+    output.write_text(place.file, text + "\n")
 
 
 def _remove(output: ArtifactStore, run_id: str, keep: _Place | None = None) -> None:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -106,6 +106,16 @@ def free_bytes(path: Path) -> int | None:
     return None
 
 
+def named(infos: Iterable[pafs.FileInfo]) -> Iterator[tuple[str, pafs.FileInfo]]:
+    """Yield what a listing returned, with the path of each; one whose name is no UTF-8 is left out.
+
+    Nothing of ours has such a name. Anyone can make one in a shared directory, and pyarrow fails when it is read.
+    """
+    for info in infos:
+        with suppress(UnicodeDecodeError):
+            yield info.path, info
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """A directory of a file system that pyarrow supports. Its methods take paths relative to it."""
@@ -191,7 +201,7 @@ class Directory:
         """
         selector = pafs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
         with self.reaching():
-            found = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
+            found = [path for path, info in named(self.fs.get_file_info(selector)) if info.type == pafs.FileType.File]
         return sorted(path[len(self.root) + 1 :] for path in found if path.endswith(suffix))
 
     def directories(self) -> list[str]:
@@ -202,7 +212,7 @@ class Directory:
         """
         with self.reaching():
             infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+        return sorted(info.base_name for _, info in named(infos) if info.type == pafs.FileType.Directory)
 
     def create(self) -> None:
         """Create the directory and its parents.

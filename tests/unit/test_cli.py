@@ -130,6 +130,8 @@ RUN = "give one run, for instance run=outputs/run=2026-11-21"
         ("plan", [f"gpus={'9' * 5000}"], "gpus='999"),
         ("plan", ["rows=1e3"], "rows='1e3': give a number from 1"),
         ("plan", ["gpu="], "gpu='': there are A100-SXM4-40GB, "),
+        ("list", ["sql=SELECT '\udcff'"], "\"sql=SELECT '\\udcff'\" is not Unicode text: give it in UTF-8"),
+        ("night", ["night=n", "runs=\udcff"], "'runs=\\udcff' is not Unicode text: give it in UTF-8"),
     ],
 )  # fmt: skip
 def test_an_unknown_missing_repeated_or_out_of_bounds_argument_is_a_one_line_error(

@@ -277,6 +277,15 @@ def test_a_configuration_is_written_to_a_yaml_file_alone(tmp_path: Path, name: s
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a-file/mine.yaml", "a-link/mine.yaml", "a-file/x/mine.yaml", f"{'a' * 300}.yaml"])
+def test_a_configuration_is_written_below_directories_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a-file").touch()
+    (tmp_path / "a-link").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"^write='.*(is no directory|cannot be written: File name too long)"):
+        preview.main([*OWN, f"write={tmp_path}/{name}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "a-link"]
+
+
 def test_an_endpoint_has_a_configuration_to_keep_without_proposals(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     overrides = [each for each in OWN if not each.startswith("model.")]

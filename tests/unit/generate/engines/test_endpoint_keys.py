@@ -12,7 +12,7 @@ from strict_server import StrictServer, serving
 from pipeline.config.loading import compose, dump
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, EndpointError
-from pipeline.generate.engines.base import Output, Request, RowError
+from pipeline.generate.engines.base import Output, Request, RowError, ServerUnavailable
 from pipeline.generate.engines.openai_endpoint import EndpointFactory, served
 from pipeline.generate.engines.rate_limit import RateLimit
 from pipeline.runs.identity import identity, settings_hash
@@ -74,7 +74,7 @@ def test_headers_come_from_the_environment_and_are_never_shown(monkeypatch: pyte
         settings = config(server.url, *overrides)
         assert complete(settings).content == "B"
         server.required = {"x-folder-id": "other"}
-        with pytest.raises(EndpointError) as caught:
+        with pytest.raises(ServerUnavailable) as caught:
             complete(settings)
     assert "header x-folder-id is <a header>" in str(caught.value)
     assert "MY_FOLDER" in dump(settings)
