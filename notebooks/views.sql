@@ -20,6 +20,7 @@ WHERE text ->> '$.status' = 'complete';
 
 -- One row for each run. Times are UTC, durations seconds.
 --   model           the model that answered: of an endpoint the one that its server serves, else model.path
+--   cost            in `currency`, of an endpoint with prices; at least that if is_cost_bound: rows without token counts
 --   num_gpus        null where the engines did not report, or the run was resumed with other GPUs
 --   generate_s      with the engines' start; null, as is all that is made of it, where the run was resumed: the
 --   total_s         manifest then has those of the last session alone
@@ -67,6 +68,9 @@ WITH configs AS (
         TRY_CAST(content ->> '$.counts.num_failed' AS BIGINT) AS num_failed,
         TRY_CAST(content ->> '$.counts.num_prompt_tokens' AS BIGINT) AS num_prompt_tokens,
         TRY_CAST(content ->> '$.counts.num_output_tokens' AS BIGINT) AS num_output_tokens,
+        TRY_CAST(content ->> '$.cost.amount' AS DOUBLE) AS cost,
+        content ->> '$.cost.currency' AS currency,
+        TRY_CAST(content ->> '$.cost.num_unknown' AS BIGINT) > 0 AS is_cost_bound,
         list_max(list_transform(content ->> '$.engine.*.engine_start_s', lambda s: TRY_CAST(s AS DOUBLE)))
             AS engine_start_s,
         TRY_CAST(content ->> '$.timings_s.generate' AS DOUBLE) AS generate_s,

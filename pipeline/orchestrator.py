@@ -236,7 +236,10 @@ def preview(
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
     _check_named_runs(config)
-    config = with_own_context(config)
+    resolved = with_own_context(config)
+    if resolved is not config:
+        origins = {**origins, "model.context_size": "the model's config.json"}
+    config = resolved
     show_preview(config, origins, options, console)
     _print(console, [f"warning: {line}" for line in host_checks.require_fit(config, starts=False)])
 

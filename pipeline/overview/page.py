@@ -25,7 +25,7 @@ from pipeline.overview.pairwise import MOST_MODELS, PairResult, compare_models
 from pipeline.overview.run_list import ListedRun, find, open_output
 from pipeline.overview.terminal_table import duration
 from pipeline.records import MetricChange
-from pipeline.runs import index
+from pipeline.runs import cost, index
 from pipeline.runs.directory import open_finished, require_complete
 from pipeline.runs.index import IndexEntry
 from pipeline.runs.manifest import read_manifest
@@ -210,6 +210,8 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
             num_newest=len(newest),
             num_ungated=sum(night.run.entry.gate is None for night in newest),
             rows=[(run, *nights[run.store.root]) for run in rows],
+            has_costs=any(run.entry.cost is not None for run in runs),
+            amount=cost.amount,
             others=others,
             unread=unread,
             num_shown=NUM_SHOWN,

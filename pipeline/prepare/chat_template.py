@@ -21,7 +21,7 @@ from pipeline.config.paths import expanded
 from pipeline.config.schema import Config
 from pipeline.errors import ModelError
 from pipeline.runs.model_files import read_template, require_directory, sha256_of
-from pipeline.storage.hub import fetch
+from pipeline.storage.hub import fetch, with_fix
 from pipeline.terminal.text import one_line, replace_surrogates
 
 Messages = list[dict[str, Any]]
@@ -236,8 +236,6 @@ def model_directory(config: Config) -> tuple[Path, str | None]:
         snapshot = fetch(str(model.path), "model", model.revision, patterns)
     except ConnectionError as error:
         revision_text = f" model.revision={model.revision!r}" if model.revision else ""
-        raise ModelError(
-            f"{at}{revision_text}: {error}. Set HF_TOKEN to a token with access, or put a copy of the model in a "
-            "directory and set model.path=<dir>"
-        ) from error
+        copy = "put a copy of the model in a directory and set model.path=<dir>"
+        raise ModelError(f"{at}{revision_text}: {with_fix(error, copy)}") from error
     return snapshot, snapshot.name

@@ -22,7 +22,7 @@ import yaml
 from pipeline.config.paths import expanded
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.errors import DataError
-from pipeline.storage.hub import fetch
+from pipeline.storage.hub import fetch, with_fix
 from pipeline.terminal.text import one_line
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -118,10 +118,8 @@ def _hub_directory(at: str, name: str, task: TaskConfig) -> Path:
         return fetch(task.dataset, "dataset", task.revision, HUB_PATTERNS)
     except ConnectionError as error:
         revision = f" revision={task.revision!r}" if task.revision else ""
-        raise DataError(
-            f"{at}{revision}: {error}. Set HF_TOKEN to a token with access, or put a copy of the data set in a "
-            f"directory and set tasks.{name}.dataset=<dir>"
-        ) from error
+        copy = f"put a copy of the data set (train.jsonl, test.jsonl) in a directory and set tasks.{name}.dataset=<dir>"
+        raise DataError(f"{at}{revision}: {with_fix(error, copy)}") from error
 
 
 def _files_of_directory(at: str, directory: Path) -> dict[str, tuple[Path, ...]]:

@@ -65,7 +65,11 @@ def line(cost: Cost) -> str:
     """Return a cost in words: `1.25 USD`, `at least 1.25 USD (3 rows without a token count)` or `not known`."""
     if cost.amount is None:
         return f"not known: the server counted no tokens ({cost.num_unknown:,} rows)"
-    amount = f"{cost.amount:,.2f}" if cost.amount >= 1 else f"{cost.amount:.4g}"
-    if not cost.num_unknown:
-        return f"{amount} {cost.currency}"
-    return f"at least {amount} {cost.currency} ({cost.num_unknown:,} rows without a token count)"
+    price = amount(cost.amount, cost.currency, is_bound=cost.num_unknown > 0)
+    return f"{price} ({cost.num_unknown:,} rows without a token count)" if cost.num_unknown else price
+
+
+def amount(value: float, currency: str | None, *, is_bound: bool) -> str:
+    """Return an amount of money as text: `1.25 USD`, or `at least 1.25 USD` if it is a lower bound."""
+    number = f"{value:,.2f}" if value >= 1 else f"{value:.4g}"
+    return " ".join(each for each in ("at least" if is_bound else None, number, currency) if each)

@@ -95,6 +95,15 @@ def _of_kind(sizes: dict[str, int], suffix: str) -> dict[str, int]:
     }
 
 
+def with_fix(error: ConnectionError, copy: str) -> str:
+    """Return an error of `fetch` with its fix. `copy` is how to use a copy; a token helps if the hub answers."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    token = "" if isinstance(error.__cause__, LocalEntryNotFoundError) else "set HF_TOKEN to a token with access, or "
+    text = f"{token}{copy}"
+    return f"{error}. {text[0].upper()}{text[1:]}"
+
+
 def _reason(error: Exception) -> str:
     from huggingface_hub import errors
 

@@ -94,12 +94,24 @@ def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnectio
         "num_failed": 1,
         "num_truncated": None,
         "num_output_tokens": 9_000,
+        "cost": None,
+        "currency": None,
+        "is_cost_bound": None,
         "engine_start_s": 30.5,
         "generate_s": 90.0,
         "total_s": 92.0,
         "tokens_per_s": 100.0,
     }
     assert large["model"] == "org/large: one"
+
+
+def test_the_cost_of_a_run_is_in_its_currency(database: duckdb.DuckDBPyConnection, output: Path) -> None:
+    file = output / "run=large/manifest.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["cost"] = {"amount": 1.25, "currency": "RUB", "num_unknown": 3}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    row = rows(database, "FROM runs WHERE run = 'large'")[0]
+    assert (row["cost"], row["currency"], row["is_cost_bound"]) == (1.25, "RUB", True)
 
 
 @pytest.mark.parametrize(

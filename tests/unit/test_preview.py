@@ -73,6 +73,8 @@ def test_each_key_is_one_line_with_value_and_origin(show) -> None:
     assert ["generation.max_gen_toks", "192", "conf/demo.yaml"] in lines
     assert ["limit", "1", "command", "line"] in lines
     assert ["generation.top_k", "0", "default"] in lines
+    lines = [line.split() for line in section(show("n=0", "limit=1", "model.context_size=null"), "configuration")]
+    assert ["model.context_size", "1024", "the", "model's", "config.json"] in lines
     assert not [line for line in lines if line and line[0].startswith("tasks.etmlu_bench")]
 
 

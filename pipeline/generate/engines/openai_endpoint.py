@@ -125,8 +125,10 @@ def _choose(endpoint: EndpointConfig, models: Mapping[str, Any], classifier: Cla
     if not models:
         raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
     if endpoint.model is not None:
-        fix = "if the server accepts names that it does not list, set engine.endpoint.list_models=false"
-        raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: there are {known}; {fix}")
+        raise EndpointError(
+            f"engine.endpoint.model={endpoint.model!r} is not served: the server lists {known}: name one of them, "
+            "or if it accepts other names, set engine.endpoint.list_models=false"
+        )
     if len(models) > 1:
         place = _where(endpoint)
         raise EndpointError(f"engine.endpoint.model=None: {place} serves several models, name one of {known}")

@@ -82,6 +82,8 @@ class Classifier:
     def of_status(self, status: int, message: str, location: str | None = None) -> Failure:
         """Return what a status code means; `location` is where a redirect leads."""
         text = f"HTTP {status}: {self.hide(message)}" if message else f"HTTP {status}"
+        if status in UNACCEPTED and (key := self._key_of_entry(message)) is not None:
+            return Failure(False, self._end(f"{text.rstrip('.')}: {key}"))
         if status in REFUSALS:
             text += hint(message)
         if 300 <= status < 400:
@@ -95,8 +97,6 @@ class Classifier:
         if status in EXHAUSTED:
             fix = "wait, raise the quota or lower engine.endpoint.concurrency, and run the same run_id again"
             return Failure(status != 402, self._end(f"{text}: {fix}"))
-        if status in UNACCEPTED and (key := self._key_of_entry(message)) is not None:
-            return Failure(False, self._end(f"{text}: {key}"))
         if status in UNAVAILABLE:
             return Failure(True, ServerUnavailable(text))
         return Failure(status in PASSING, RowError(text))

@@ -11,6 +11,9 @@ from pipeline.prepare.checks.facts import Facts
 SHORT_THINKING = 1024
 """Tokens of output within which most reasoning models have not reached their answer."""
 
+ENOUGH_THINKING = 10_000
+"""Tokens of output within which most have: those of the reference run."""
+
 REASONING_TAGS = (
     ("<think>", "</think>"),
     ("<seed:think>", "</seed:think>"),
@@ -172,10 +175,17 @@ def short_thinking(facts: Facts) -> CheckResult | None:
     max_tokens = facts.config.generation.max_gen_toks
     if max_tokens >= SHORT_THINKING or not thinks(facts):
         return None
+    size = facts.config.model.context_size
+    is_small = size is not None and size <= ENOUGH_THINKING
+    budget = (
+        f"what the context of {size} tokens leaves"
+        if is_small
+        else f"at least {SHORT_THINKING}, better {ENOUGH_THINKING}"
+    )
     return CheckResult(
         "short-thinking",
         f"generation.max_gen_toks={max_tokens} is little for a model that thinks: what is cut off has no answer",
-        f"give at least {SHORT_THINKING}, better 10000, or switch thinking off",
+        f"give {budget}, or switch thinking off",
     )
 
 

@@ -131,6 +131,24 @@ def test_a_report_elsewhere_is_not_linked(output: Path, file: str) -> None:
     assert [link for link in re.findall(r'href="([^"]*)"', written(output)) if "odd" in link] == []
 
 
+def test_the_table_of_runs_has_the_cost_where_one_is_known(output: Path) -> None:
+    assert ">cost" not in written(output)
+    tokens = {"num_prompt_tokens": 1, "num_output_tokens": 1}
+    counted = {"amount": 1234.5, "currency": "RUB", "num_unknown": 0} | tokens
+    make_nights(output, [0.4], model="paid", cost=counted)
+    make_nights(output, [0.5], model="partly", cost=counted | {"amount": 0.00148, "num_unknown": 2})
+    make_nights(output, [0.6], model="uncounted", cost=counted | {"amount": None, "num_unknown": 9})
+    html = written(output)
+    rows = [text_of(row).strip() for row in html.partition(">Runs</h2>")[2].split("<tr>")]
+    assert {
+        model: row.partition("2h 01m ")[2] for row in rows for model in ("paid", "partly", "uncounted") if model in row
+    } == {
+        "paid": "1,234.50 RUB",
+        "partly": "at least 0.00148 RUB",
+        "uncounted": "–",
+    }
+
+
 def test_limited_runs_stand_apart_and_are_not_compared(output: Path) -> None:
     make_nights(output, [0.99], model="quick", overrides=["limit=3"])
     found = benchmarks(board_runs(output))

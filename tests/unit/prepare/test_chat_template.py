@@ -156,7 +156,7 @@ def test_an_unreachable_hub_is_one_line_with_the_fix(opened, hub):
     hub.stop()
     assert message(opened, "model.path=Qwen/Qwen3.6-35B-A3B", "model.revision=v1") == (
         "model.path='Qwen/Qwen3.6-35B-A3B' model.revision='v1': the hub cannot be reached and the cache holds no copy. "
-        "Set HF_TOKEN to a token with access, or put a copy of the model in a directory and set model.path=<dir>"
+        "Put a copy of the model in a directory and set model.path=<dir>"
     )
 
 

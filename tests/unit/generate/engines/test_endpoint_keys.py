@@ -49,8 +49,9 @@ def complete(settings: Config) -> Output:
 )  # fmt: skip
 def test_a_refused_entry_ends_the_run_with_the_key_that_helps(refused: str, overrides: list[str], key: str) -> None:
     with serving(StrictServer(refused=(refused,))) as server:
-        with pytest.raises(EndpointError, match=f"HTTP 400: .*: (set|leave it out by) {key}$"):
+        with pytest.raises(EndpointError, match=f"HTTP 400: .*: (set|leave it out by) {key}$") as caught:
             complete(config(server.url, *overrides))
+        assert str(caught.value).count("engine.endpoint.") == 2  # the address, and the key once
         complete(config(server.url, *overrides, key.replace("\\", "")))
     assert refused not in server.bodies[-1]
 
@@ -126,7 +127,9 @@ def test_a_server_without_a_list_of_models_serves_the_named_one(overrides: list[
 
 def test_a_name_that_is_not_listed_is_sent_where_the_list_is_not_asked_for() -> None:
     with serving(StrictServer()) as server:
-        with pytest.raises(EndpointError, match=r"is not served: there are .*; .*engine\.endpoint\.list_models=false"):
+        with pytest.raises(
+            EndpointError, match=r"is not served: the server lists .*: .*engine\.endpoint\.list_models=false"
+        ):
             served(config(server.url, "engine.endpoint.model=x:free"))
         assert served(config(server.url, "engine.endpoint.model=x:free", "engine.endpoint.list_models=false"))
 

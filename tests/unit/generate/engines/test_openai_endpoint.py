@@ -230,7 +230,7 @@ class TestEndpoint:
     def test_a_model_that_is_not_served_is_a_one_line_error(self) -> None:
         with (
             server(answer({"content": "A"})) as (url, _),
-            pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: there are tiny"),
+            pytest.raises(EndpointError, match=r"engine\.endpoint\.model='huge' is not served: the server lists tiny"),
         ):
             complete(config(url, "engine.endpoint.model=huge"))
 
