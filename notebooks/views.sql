@@ -80,25 +80,49 @@ SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
     CASE WHEN NOT coalesce(is_continued, false) THEN num_output_tokens / nullif(generate_s, 0) END AS tokens_per_s
 FROM plain;
 
--- A row a run, question and repeat; columns as in docs/output-files.md.
+-- A row a run, question and repeat; columns as in docs/output-files.md, but that categories is a map: categories['topic'].
 CREATE OR REPLACE VIEW samples AS
-SELECT * FROM (
-    -- No rows, all columns: those that all runs are too old for are null then, and not missing.
-    SELECT NULL::VARCHAR AS run, NULL::VARCHAR AS task, NULL::VARCHAR AS split, NULL::BIGINT AS id,
-        NULL::INTEGER AS repeat, NULL::MAP(VARCHAR, VARCHAR) AS categories, NULL::VARCHAR AS instruction,
-        NULL::INTEGER AS num_options, NULL::VARCHAR AS answer_kind, NULL::VARCHAR AS messages,
-        NULL::VARCHAR AS prompt, NULL::VARCHAR AS prompt_sha256, NULL::INTEGER AS num_prompt_tokens,
-        NULL::VARCHAR AS gold, NULL::VARCHAR AS completion, NULL::VARCHAR AS reasoning, NULL::VARCHAR AS response,
-        NULL::VARCHAR AS answer, NULL::VARCHAR AS extraction, NULL::VARCHAR AS finish_reason,
-        NULL::INTEGER AS num_output_tokens, NULL::DOUBLE AS em, NULL::DOUBLE AS f1, NULL::DOUBLE AS correct,
-        NULL::VARCHAR AS error, NULL::INTEGER AS attempts, NULL::VARCHAR AS replica, NULL::DOUBLE AS queued_s,
-        NULL::DOUBLE AS generated_s, NULL::VARCHAR AS seen_letters
-    WHERE false
-    UNION ALL BY NAME
-    SELECT * FROM read_parquet(
-        getvariable('outputs') || '/run=*/samples/task=*/split=*/*.parquet', union_by_name = true,
-        hive_partitioning = true, hive_types = {'run': VARCHAR, 'task': VARCHAR, 'split': VARCHAR})
-) SEMI JOIN runs USING (run);
+SELECT place.run AS run, place.task AS task, place.split AS split, * EXCLUDE (place, filename) REPLACE (
+        -- A list of pairs; of older versions, a map. No type holds both but JSON.
+        CASE json_type(categories)
+            WHEN 'ARRAY' THEN map_from_entries(from_json(categories, '[{"key": "VARCHAR", "value": "VARCHAR"}]'))
+            WHEN 'OBJECT' THEN from_json(categories, '"MAP(VARCHAR, VARCHAR)"')
+        END AS categories)
+FROM (SELECT *, regexp_extract(
+        filename, 'run=([^/\\]+)[/\\]samples[/\\]task=([^/\\]+)[/\\]split=([^/\\]+)[/\\][^/\\]+$', ['run', 'task', 'split']
+    ) AS place FROM read_parquet(
+    getvariable('outputs') || '/run=*/samples/task=*/split=*/*.parquet', filename = true,
+    -- All columns with their types: one that a file is too old for is null.
+    schema = MAP {
+        'id': {name: 'id', type: 'BIGINT', default_value: NULL},
+        'repeat': {name: 'repeat', type: 'INTEGER', default_value: NULL},
+        'categories': {name: 'categories', type: 'JSON', default_value: NULL},
+        'instruction': {name: 'instruction', type: 'VARCHAR', default_value: NULL},
+        'num_options': {name: 'num_options', type: 'INTEGER', default_value: NULL},
+        'answer_kind': {name: 'answer_kind', type: 'VARCHAR', default_value: NULL},
+        'messages': {name: 'messages', type: 'VARCHAR', default_value: NULL},
+        'prompt': {name: 'prompt', type: 'VARCHAR', default_value: NULL},
+        'prompt_sha256': {name: 'prompt_sha256', type: 'VARCHAR', default_value: NULL},
+        'num_prompt_tokens': {name: 'num_prompt_tokens', type: 'INTEGER', default_value: NULL},
+        'gold': {name: 'gold', type: 'VARCHAR', default_value: NULL},
+        'completion': {name: 'completion', type: 'VARCHAR', default_value: NULL},
+        'reasoning': {name: 'reasoning', type: 'VARCHAR', default_value: NULL},
+        'response': {name: 'response', type: 'VARCHAR', default_value: NULL},
+        'answer': {name: 'answer', type: 'VARCHAR', default_value: NULL},
+        'extraction': {name: 'extraction', type: 'VARCHAR', default_value: NULL},
+        'finish_reason': {name: 'finish_reason', type: 'VARCHAR', default_value: NULL},
+        'num_output_tokens': {name: 'num_output_tokens', type: 'INTEGER', default_value: NULL},
+        'em': {name: 'em', type: 'DOUBLE', default_value: NULL},
+        'f1': {name: 'f1', type: 'DOUBLE', default_value: NULL},
+        'correct': {name: 'correct', type: 'DOUBLE', default_value: NULL},
+        'error': {name: 'error', type: 'VARCHAR', default_value: NULL},
+        'attempts': {name: 'attempts', type: 'INTEGER', default_value: NULL},
+        'replica': {name: 'replica', type: 'VARCHAR', default_value: NULL},
+        'queued_s': {name: 'queued_s', type: 'DOUBLE', default_value: NULL},
+        'generated_s': {name: 'generated_s', type: 'DOUBLE', default_value: NULL},
+        'seen_letters': {name: 'seen_letters', type: 'VARCHAR', default_value: NULL}
+    }))
+SEMI JOIN runs ON place.run = runs.run;
 
 -- A row a run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
 CREATE OR REPLACE VIEW metrics AS

@@ -71,8 +71,24 @@ def test_samples_are_those_that_the_run_wrote(database: duckdb.DuckDBPyConnectio
         database,
         "SELECT * EXCLUDE (run, task, split) FROM samples WHERE run = 'large' AND task = 'med_bench' ORDER BY id",
     )
+    for row in written:
+        row["categories"] = [(each["key"], each["value"]) for each in row["categories"]]
     assert found == [{name: row[name] for name in found[0]} for row in written]
     assert len(found) == 6
+
+
+def test_the_categories_of_older_runs_are_read_with_those_of_newer_ones(
+    database: duckdb.DuckDBPyConnection, output: Path
+) -> None:
+    expected = rows(database, "FROM samples ORDER BY ALL")
+    for file in (output / "run=large").glob("samples/**/*.parquet"):
+        table = pq.ParquetFile(file).read()
+        pairs = [[(each["key"], each["value"]) for each in row] for row in table["categories"].to_pylist()]
+        older = pa.array(pairs, pa.map_(pa.string(), pa.string()))
+        pq.write_table(table.set_column(table.schema.names.index("categories"), "categories", older), file)
+    assert rows(database, "FROM samples ORDER BY ALL") == expected
+    subjects = rows(database, "SELECT DISTINCT run, categories['subject'] AS subject FROM samples ORDER BY ALL")
+    assert [row["subject"] for row in subjects if row["run"] == "large"] == ["soil", "water $\\frac{"]
 
 
 def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnection) -> None:
