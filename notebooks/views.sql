@@ -19,27 +19,23 @@ SELECT run, text::JSON AS content FROM (SELECT run, CASE WHEN json_valid(text) T
 WHERE text ->> '$.status' = 'complete';
 
 -- A row a run. Times are UTC, durations seconds.
---   model           model.path of its config.yaml, or the endpoint's model
+--   model           what answered: model.path, or the model that the endpoint served
+--   config          the resolved configuration as JSON: config ->> '$.generation.max_gen_toks'. It, limit and model are
+--                   null in runs of older versions, until they are scored again
 --   num_gpus        null where the engines did not tell, or where the run went on with other GPUs
 --   generate_s      with the engines' start; null, as is all that is made of it, where the run was gone on with: the
 --   total_s         manifest then tells of the last session alone
 CREATE OR REPLACE VIEW runs AS
-WITH configs AS (
-    SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]config[.]yaml$', 1) AS run, TRY(decode(content)) AS text
-    FROM read_blob(getvariable('outputs') || '/run=*/config.yaml')
-), models AS (
-    -- config.yaml is written by one program in one layout, so that its lines can be told by their indentation.
-    SELECT run, unnest([
-            regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1),
-            regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1)
-        ]) AS model, generate_subscripts([1, 2], 1) AS place
-    FROM configs
-), named AS (
-    SELECT run, arg_min(trim(model, '''"'), place) AS model FROM models WHERE model NOT IN ('', 'null') GROUP BY run
-), plain AS (
+WITH plain AS (
     SELECT run,
         content ->> '$.conf' AS conf,
-        model,
+        CASE WHEN content ->> '$.config.engine.kind' = 'endpoint' THEN coalesce(
+                nullif(array_to_string(list_sort(list_distinct(content ->> '$.engine.*.served_model')), ', '), ''),
+                content ->> '$.config.engine.endpoint.model')
+            ELSE content ->> '$.config.model.path' END AS model,
+        content ->> '$.settings_hash' AS settings_hash,
+        TRY_CAST(content ->> '$.config.limit' AS BIGINT) AS "limit",
+        content -> '$.config' AS config,
         content ->> '$.datasets.model_revision' AS model_revision,
         content ->> '$.model_fingerprint' AS model_fingerprint,
         content ->> '$.template_fingerprint' AS template_fingerprint,
@@ -67,7 +63,7 @@ WITH configs AS (
         TRY_CAST(content ->> '$.timings_s.total' AS DOUBLE) AS total_s,
         -- In a later session the engines say so, or nothing was left for them to do.
         len(list_distinct(content ->> '$.engine.*.session')) > 1 OR generate_s < engine_start_s AS is_continued
-    FROM manifests LEFT JOIN named USING (run)
+    FROM manifests
 )
 SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
         CASE WHEN NOT coalesce(is_continued, false) THEN generate_s END AS generate_s,
