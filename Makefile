@@ -6,7 +6,7 @@ LOCK   := uv pip compile pyproject.toml --python-version 3.11 --python-platform 
 LOCK_CPU := $(LOCK) --index-strategy unsafe-best-match --override requirements/cpu.overrides.txt
 
 TARGETS ?= cpu gpu
-COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain 2>/dev/null)" || echo -dirty)
+COMMIT   = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain -- pipeline 2>/dev/null)" || echo -dirty)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo gpu gpu-check image test faults parity bench check docs lock clean
@@ -54,6 +54,7 @@ check: $(VENV)/.dev  ## code rules, format, types, layers of imports, wording of
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/wording.py
 
 docs: export PYTHONPATH = tests
 docs: $(VENV)/.dev  ## write the pages of docs/ that are made from code

@@ -3,33 +3,34 @@
 --     duckdb -init notebooks/views.sql
 --     python: duckdb.execute(Path("notebooks/views.sql").read_text())
 --
--- The directory of the runs is the variable `outputs`, for each query anew; SET VARIABLE outputs = '...' before or after.
+-- The directory of the runs is the variable `outputs`, read by each query; SET VARIABLE outputs = '...' before or after.
 -- A run that is still written, has failed or has a damaged manifest is left out, and so is what is no run at all. What
 -- a run of an older version did not record is null. Until there is a first run, the error names the pattern.
 SET VARIABLE outputs = coalesce(getvariable('outputs'), 'outputs');
 
--- A row a complete run: its manifest.
+-- One row for each complete run: its manifest.
 CREATE OR REPLACE VIEW manifests AS
 WITH files AS (
     SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]manifest[.]json$', 1) AS run, TRY(decode(content)) AS text
     FROM read_blob(getvariable('outputs') || '/run=*/manifest.json')
 )
--- Not read_json: one damaged file would end it for all, whatever it is told to ignore.
+-- Not read_json: one damaged file would end it for all, whatever it is configured to ignore.
 SELECT run, text::JSON AS content FROM (SELECT run, CASE WHEN json_valid(text) THEN text END AS text FROM files)
 WHERE text ->> '$.status' = 'complete';
 
--- A row a run. Times are UTC, durations seconds.
+-- One row for each run. Times are UTC, durations seconds.
 --   model           what answered: model.path, or the model that the endpoint served
 --   config          the resolved configuration as JSON: config ->> '$.generation.max_gen_toks'. It, limit and model are
 --                   null in runs of older versions, until they are scored again
---   num_gpus        null where the engines did not tell, or where the run went on with other GPUs
---   generate_s      with the engines' start; null, as is all that is made of it, where the run was gone on with: the
---   total_s         manifest then tells of the last session alone
+--   num_gpus        null where the engines did not report, or where the run was resumed with other GPUs
+--   generate_s      with the engines' start; null, as is all that is made of it, where the run was resumed: the
+--   total_s         manifest then has those of the last session alone
 CREATE OR REPLACE VIEW runs AS
 WITH plain AS (
     SELECT run,
         content ->> '$.conf' AS conf,
-        CASE WHEN content ->> '$.config.engine.kind' = 'endpoint' THEN coalesce(
+        CASE WHEN content ->> '$.model' IS NOT NULL THEN content ->> '$.model'
+            WHEN content ->> '$.config.engine.kind' = 'endpoint' THEN coalesce(
                 nullif(array_to_string(list_sort(list_distinct(content ->> '$.engine.*.served_model')), ', '), ''),
                 content ->> '$.config.engine.endpoint.model')
             ELSE content ->> '$.config.model.path' END AS model,
@@ -61,7 +62,7 @@ WITH plain AS (
             AS engine_start_s,
         TRY_CAST(content ->> '$.timings_s.generate' AS DOUBLE) AS generate_s,
         TRY_CAST(content ->> '$.timings_s.total' AS DOUBLE) AS total_s,
-        -- In a later session the engines say so, or nothing was left for them to do.
+        -- In a later session the engines record it, or nothing was left for them to do.
         len(list_distinct(content ->> '$.engine.*.session')) > 1 OR generate_s < engine_start_s AS is_continued
     FROM manifests
 )
@@ -76,7 +77,7 @@ SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
     CASE WHEN NOT coalesce(is_continued, false) THEN num_output_tokens / nullif(generate_s, 0) END AS tokens_per_s
 FROM plain;
 
--- A row a run, question and repeat; columns as in docs/output-files.md, but that categories is a map: categories['topic'].
+-- One row for each run, question and repeat; columns as in docs/output-files.md, but that categories is a map: categories['topic'].
 CREATE OR REPLACE VIEW samples AS
 SELECT place.run AS run, place.task AS task, place.split AS split, * EXCLUDE (place, filename) REPLACE (
         -- A list of pairs; of older versions, a map. No type holds both but JSON.
@@ -120,7 +121,7 @@ FROM (SELECT *, regexp_extract(
     }))
 SEMI JOIN runs ON place.run = runs.run;
 
--- A row a run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
+-- One row for each run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
 CREATE OR REPLACE VIEW metrics AS
 SELECT * FROM (
     SELECT NULL::VARCHAR AS run, NULL::VARCHAR AS task, NULL::VARCHAR AS level, NULL::VARCHAR AS split,
@@ -136,7 +137,7 @@ SELECT * FROM (
         hive_partitioning = true, hive_types = {'run': VARCHAR})
 ) SEMI JOIN runs USING (run);
 
--- A row a run with a gate and score of the run or a domain: its CUSUM; see docs/analysis.md.
+-- One row for each run with a gate and score of the run or a domain: its CUSUM; see docs/analysis.md.
 CREATE OR REPLACE VIEW trends AS
 SELECT run, trend ->> '$.level' AS level, trend ->> '$.task' AS task, trend ->> '$.split' AS split,
     TRY_CAST(trend ->> '$.num_runs' AS BIGINT) AS num_runs, TRY_CAST(trend ->> '$.value' AS DOUBLE) AS value,
@@ -145,7 +146,7 @@ SELECT run, trend ->> '$.level' AS level, trend ->> '$.task' AS task, trend ->> 
     TRY_CAST(trend ->> '$.has_declined' AS BOOLEAN) AS has_declined
 FROM (SELECT run, unnest(TRY_CAST(content -> '$.gate.trends' AS JSON[])) AS trend FROM manifests);
 
--- A row a run with a gate and an earlier run: the answers that changed since the run `since`, and in the pair before.
+-- One row for each run with a gate and an earlier run: the answers that changed since the run `since`, and in the pair before.
 CREATE OR REPLACE VIEW changes AS
 SELECT run, change ->> '$.since' AS since, change ->> '$.before' AS before,
     TRY_CAST(change ->> '$.num_questions' AS BIGINT) AS num_questions,

@@ -22,6 +22,7 @@ from pipeline import __version__
 from pipeline.config.loading import compose, conf_names, describe
 from pipeline.errors import CAN_BE_RESUMED, ConfigError, PipelineError, UserError
 from pipeline.planner.roofline import GPUS
+from pipeline.terminal import completion
 from pipeline.terminal.screen import protect
 from pipeline.terminal.text import escape_control
 
@@ -174,6 +175,14 @@ COMMANDS = {
                 key="num_prompts",
                 when=("plan", False),
             ),
+            Argument(
+                "write",
+                "write a configuration to keep: these arguments, the reasoning parser and the thinking switch that the "
+                "model's chat template calls for; a file that exists is never overwritten",
+                value="file",
+                example="conf/mine.yaml",
+                when=("plan", False),
+            ),
             Argument("plan", "show what the command plan shows", value="true|false", type=bool, default=False),
             *(replace(argument, when=("plan", True)) for argument in PLAN),
         ),
@@ -184,7 +193,7 @@ COMMANDS = {
         arguments=(CONF, *PLAN),
     ),
     "night": Command(
-        help="run several configurations one after the other, and tell how they ended",
+        help="run several configurations one after the other, and report how they ended",
         example="night=2026-11-28 runs=conf/night.yaml strict=true",
         arguments=(
             Argument(
@@ -197,7 +206,7 @@ COMMANDS = {
                 example="conf/night.yaml",
                 required=True,
             ),
-            replace(CONF, required=False, help="the configuration of all runs, where their words have none"),
+            replace(CONF, required=False, help="the configuration of all runs, where their arguments have none"),
             Argument(
                 "strict",
                 "end with exit code 3 if a gate is broken, and with 4 if too many rows failed",
@@ -295,7 +304,7 @@ COMMANDS = {
         keys=None,
     ),
     "board": Command(
-        help="write one page over all runs: scores over time, models, domains, which differences are significant",
+        help="write one page over all runs: scores over time, models, domains, significance",
         example="output_dir=outputs",
         arguments=(
             replace(OUTPUT, help=f"{OUTPUT.help}; by default outputs"),
@@ -366,6 +375,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str
         key, separator, text = pair.partition("=")
         if not (key and separator):
             raise ConfigError(f"{pair!r} is not key=value: write for instance {command.example}")
+        if any("\ud800" <= char <= "\udfff" for char in pair):  # bytes of the command line that are no UTF-8
+            raise ConfigError(f"{pair[:200]!r} is not Unicode text: give it in UTF-8")
         if key not in own:
             _require_override(name, pair)
             overrides.append(pair)
@@ -441,8 +452,30 @@ def _keys(command: Command) -> list[tuple[str, str, str, str]]:
     ]
 
 
-WIDTH, MAX_LEFT = 110, 36
-"""Width of the help in characters, and maximum width of its left column."""
+WIDTH, MAX_LEFT, MAX_UNBROKEN = 100, 36, 48
+"""Width of the help in characters, maximum width of its left column, and of a text that is kept on one line."""
+
+TITLES = {
+    "tasks": "the tasks",
+    "model": "the model",
+    "prompt": "from a question to a prompt",
+    "generation": "sampling, and the length of a completion",
+    "engine": "the engine and its GPUs",
+    "engine.endpoint": "a server in place of an engine of our own",
+    "engine.endpoint.price": "the server's prices, for the cost of a run",
+    "cluster": "the Ray cluster",
+    "schedule": "the order of the rows",
+    "run": "storing, stopping and resuming",
+    "gate": "rules that a finished run must keep",
+    "noise": "how much scores change by themselves",
+    "submission": "the leaderboard's archive and form",
+    "submission.unmeasured": "fields of the form that a run could not measure",
+    "report": "the report",
+}
+"""Titles of the groups of keys in the help, by the part of the keys before the last dot."""
+
+KINDS = {"str": "text", "float": "number", "null": "null", "int": "int", "bool": "bool", "Any": "any value"}
+"""Words for the types of keys in the help."""
 
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -453,7 +486,10 @@ def help_text(name: str) -> str:
     """Return the help of a command, or the list of all commands if none has this name."""
     if name not in COMMANDS:
         groups = [("commands", [(each, command.help) for each, command in COMMANDS.items()])]
-        end = "python -m pipeline.<command> --help lists a command's arguments, --version prints the version."
+        end = (
+            "python -m pipeline.<command> --help lists a command's arguments, --version prints the version.\n"
+            "Completion in the shell: pip install argcomplete, then activate-global-python-argcomplete."
+        )
         return "\n".join(["usage: python -m pipeline.<command> name=value ...", *_format_groups(groups), "", end])
     command = COMMANDS[name]
     usages = [
@@ -483,9 +519,9 @@ def _groups(command: Command) -> list[tuple[str, list[tuple[str, str]]]]:
             each = replace(each, help=f"{each.help}: {', '.join(conf_names())}, or a path to a YAML file")
         groups.setdefault(title, []).append((f"{each.name}=<{each.value}>", each.described))
     for key, kind, default, meaning in _keys(command):
-        head, _, rest = key.partition(".")
-        title = f"keys {head}.*" if rest else "keys of the configuration"
-        groups.setdefault(title, []).append((key, f"{meaning} {_unbreakable(f'({kind} = {default})')}"))
+        head = key.rpartition(".")[0].removesuffix(".<name>")
+        title = f"{TITLES[head]}: keys {head}.*" if head else "keys of the configuration"
+        groups.setdefault(title, []).append((key, f"{meaning} {_unbreakable(f'({_kind(kind)} = {default})')}"))
     return list(groups.items())
 
 
@@ -496,14 +532,55 @@ def _format_groups(groups: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> l
     for title, rows in groups:
         lines += ["", title]
         for name, text in rows:
-            first, *rest = textwrap.wrap(text, WIDTH - left - 4, break_long_words=False, break_on_hyphens=False)
+            wrapped = textwrap.wrap(text, WIDTH - left - 4, break_on_hyphens=False)
+            if len(name) > left:
+                lines.append(f"  {name}")
+                name = ""
+            first, *rest = wrapped
             lines += [f"  {name:<{left}}  {first}", *(f"{'':{left + 4}}{line}" for line in rest)]
     return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
 
 
+def _kind(name: str) -> str:
+    """Return the words for a type: `one of bfloat16, float16` for Literal['bfloat16', 'float16']."""
+    if name.startswith("Literal["):
+        return "one of " + name.removeprefix("Literal[").removesuffix("]").replace("'", "")
+    for kind, word in (("tuple", "list"), ("dict", "mapping")):
+        if name.startswith(f"{kind}["):
+            return word
+    return " or ".join(KINDS.get(each, each) for each in name.split(" | "))
+
+
 def _unbreakable(text: str) -> str:
-    """Return a text that `_format_groups` keeps on one line."""
-    return text.replace(" ", NO_BREAK_SPACE)
+    """Return a text that `_format_groups` keeps on one line, if it is short enough."""
+    return text.replace(" ", NO_BREAK_SPACE) if len(text) <= MAX_UNBROKEN else text
+
+
+def completions(name: str, prefix: str) -> list[str]:
+    """Return what completes the beginning of an argument of a command, for the shell."""
+    if name not in COMMANDS:
+        return []
+    command = COMMANDS[name]
+    key, has_value, _ = prefix.partition("=")
+    names = [each.name for each in command.arguments] + [known for known, *_ in _keys(command) if "<" not in known]
+    if not has_value:
+        return [f"{each}=" for each in dict.fromkeys(names)]
+    return [f"{key}={value}" for value in _values(command, key)]
+
+
+def _values(command: Command, key: str) -> list[str]:
+    """Return the values that can be listed for an argument or key: choices, configurations, runs."""
+    argument = next((each for each in command.arguments if each.name == key), None)
+    if key == "conf":
+        return conf_names()
+    if argument is not None and argument.value == "run":
+        return sorted(map(str, Path("outputs").glob("run=*")))
+    if argument is not None:
+        return list(argument.choices) or (["true", "false"] if argument.type is bool else [])
+    kind = next((_kind(kind) for known, kind, *_ in _keys(command) if known == key), "")
+    if kind.startswith("one of "):
+        return kind.removeprefix("one of ").split(", ")
+    return ["true", "false"] if kind == "bool" else []
 
 
 def command(main: Callable[[list[str]], None]) -> int:
@@ -513,6 +590,7 @@ def command(main: Callable[[list[str]], None]) -> int:
     output is gone, as after `| head`, the command ends silently with exit code 1.
     """
     protect()
+    completion.complete(lambda prefix: completions(Path(sys.argv[0]).stem, prefix))
     try:
         code = _run(main, sys.argv[1:])
         sys.stdout.flush()

@@ -7,6 +7,8 @@ in `out`; by default in `compare=<base>..<new>` next to the new run. The exit co
 gate of a run's configuration judges those.
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, parse

@@ -1,4 +1,4 @@
-"""Run several configurations on the same cluster, one after the other, and tell how they ended.
+"""Run several configurations on the same cluster, one after the other, and report how they ended.
 
 python -m pipeline.night night=2026-11-28 runs=conf/night.yaml [strict=true] key=value ...
 

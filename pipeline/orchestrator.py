@@ -22,9 +22,11 @@ from pipeline.config.loading import plain
 from pipeline.config.paths import require_found
 from pipeline.config.schema import Config
 from pipeline.errors import (
+    ConfigError,
     DataError,
     Interrupted,
     InvalidArchive,
+    ModelError,
     PipelineError,
     RunError,
     TooManyFailedRows,
@@ -34,7 +36,7 @@ from pipeline.generate import connection, length_estimates, node_checks
 from pipeline.generate import stage as generate_stage
 from pipeline.generate.cluster import cluster
 from pipeline.generate.engines import host_checks
-from pipeline.generate.engines.api_key import api_key
+from pipeline.generate.engines.api_key import secrets_of
 from pipeline.generate.engines.base import EngineFactory
 from pipeline.generate.length_estimates import Lengths
 from pipeline.generate.stage import SecondPass
@@ -43,6 +45,7 @@ from pipeline.preflight.preview import show as show_preview
 from pipeline.prepare import checks, subprocess_stage
 from pipeline.prepare.dataset import require_unchanged
 from pipeline.prepare.dataset_rows import read_test_ids
+from pipeline.prepare.own_model import require_expected_model, with_own_context
 from pipeline.prepare.template_fingerprint import check_fingerprint
 from pipeline.publish import stage as publish_stage
 from pipeline.publish.leaderboard import archive
@@ -51,10 +54,13 @@ from pipeline.publish.validation.findings import Finding
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA
 from pipeline.runs import directory as run_directory
 from pipeline.runs import environment, failure_reasons, index, installation, logs
+from pipeline.runs.cost import cost_of
+from pipeline.runs.cost import line as cost_line
 from pipeline.runs.counts import count_samples
+from pipeline.runs.evaluated import model_of, other_model_answered
 from pipeline.runs.events import EventLog
 from pipeline.runs.identity import settings_hash
-from pipeline.runs.lock import locked
+from pipeline.runs.lock import RequireHeld, locked
 from pipeline.runs.manifest import (
     CompletionMetadata,
     EngineInfo,
@@ -66,7 +72,7 @@ from pipeline.runs.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.runs.model_files import model_fingerprint
+from pipeline.runs.model_files import fingerprint_of, require_directory
 from pipeline.runs.reproduce import Reproduction
 from pipeline.runs.timings import Timings
 from pipeline.score.stage import score
@@ -98,55 +104,81 @@ def execute(
     Raises:
         PipelineError: See `pipeline/errors.py`; finished rows are on disk, and the same run_id resumes.
     """
+    config = run_directory.with_recorded_context(config)
     finished = run_directory.finished(config)
     if finished is not None:
         return _show_again(*finished)
     require_found(config, directory_of)
+    require_expected_model(config)
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
     if factory is None and config.engine.kind == "endpoint":
-        api_key(config.engine.endpoint)
+        secrets_of(config.engine.endpoint)
     _check_named_runs(config)
+    if config.engine.kind == "vllm":
+        require_directory(config.model)
+    config = with_own_context(config)
+    new = run_directory.NewDirectories.before(config)
     run, config = run_directory.place(config)
+    is_new = run_directory.is_empty(run)
     signals = Signals(config.run.grace_s)
-    manifest = _begun(config)
-    with locked(run), signals.listen():
-        run_directory.begin(run, config)
-        before = read_manifest(run)  # a resumed run keeps the start time of its first session
-        manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
-        is_kept = before is not None and before.is_complete  # until its failed rows are generated again
-        if not is_kept:
-            write_manifest(run, manifest)
-        with _log(run) as console:
-            if not is_kept:
-                _print(console, _update_index(run, manifest))
-            events = EventLog(run.child(logs.DIRECTORY), config.run_id)
-            events.write("begin", **_beginning(config, run, before))
-            _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
-            stages = Orchestrator(
-                config=config,
-                recorded=config,
-                run=run,
-                factory=factory,
-                console=console,
-                signals=signals,
-                reproduction=reproduction,
-                manifest=manifest,
-                events=events,
-                is_kept=is_kept,
-            )
-            try:
-                stages.run_stages()
-                events.write("end", **_ending(stages.manifest))
-            except BaseException as error:
-                # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
-                _record_failure(stages, signals.ended or error)
-                if signals.ended is not None and signals.ended is not error:
-                    raise signals.ended from error
-                raise
-    _require_good(run, config, stages.manifest)
+    with locked(run) as require_held, signals.listen():
+        try:
+            manifest = _run_session(run, config, factory, reproduction, signals, require_held)
+        except (ConfigError, DataError, ModelError):
+            if is_new:  # a start with a wrong key, path or model leaves nothing behind
+                new.discard(run)
+            raise
+    _require_good(run, config, manifest)
     return run
+
+
+def _run_session(
+    run: ArtifactStore,
+    config: Config,
+    factory: EngineFactory | None,
+    reproduction: Reproduction | None,
+    signals: Signals,
+    require_held: RequireHeld,
+) -> Manifest:
+    """Run the stages that are left, in one session of a run whose lock is held; return the manifest at its end."""
+    manifest = _begun(config)
+    run_directory.begin(run, config)
+    before = read_manifest(run)  # a resumed run keeps the start time of its first session
+    manifest = replace(manifest, started_at=(before and before.started_at) or manifest.started_at)
+    is_kept = before is not None and before.is_complete  # until its failed rows are generated again
+    if not is_kept:
+        write_manifest(run, manifest)
+    with _log(run) as console:
+        if not is_kept:
+            _print(console, _update_index(run, manifest))
+        events = EventLog(run.child(logs.DIRECTORY), config.run_id)
+        events.write("begin", **_beginning(config, run, before))
+        _print(console, [f"run {config.run_id}: {', '.join(config.active_tasks)} -> {run.shown()}"])
+        stages = Orchestrator(
+            config=config,
+            recorded=config,
+            run=run,
+            factory=factory,
+            console=console,
+            signals=signals,
+            reproduction=reproduction,
+            manifest=manifest,
+            events=events,
+            is_kept=is_kept,
+            require_held=require_held,
+        )
+        try:
+            stages.run_stages()
+            events.write("end", **_ending(stages.manifest))
+        except BaseException as error:
+            # DuckDB and pyarrow wrap an exception that a signal handler raises inside them in errors of their own.
+            _record_failure(stages, signals.ended or error)
+            if signals.ended is not None and signals.ended is not error:
+                raise signals.ended from error
+            raise
+    return stages.manifest
 
 
 def _show_again(run: ArtifactStore, config: Config, manifest: Manifest) -> ArtifactStore:
@@ -207,10 +239,12 @@ def preview(
             exist.
     """
     require_found(config, directory_of)
+    require_expected_model(config)
     installation.check(config.engine)
     run_directory.require_lasting(config.output_dir)
     connection.address_of(config)
     _check_named_runs(config)
+    config = with_own_context(config)
     show_preview(config, origins, options, console)
     _print(console, [f"warning: {line}" for line in host_checks.require_fit(config, starts=False)])
 
@@ -252,7 +286,7 @@ def rescore(run: ArtifactStore, config: Config) -> None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))
             manifest, finished = finish(run, config, replace(manifest, rescored_at=environment.now()))
-            lines = [*lines, *finished]
+            lines = [*lines, *_as_packed(manifest), *finished]
     console = plain_console(after_work=True)
     print_summary(run, config, counts, console)
     _print(console, [*failure_reasons.lines(failures, counts.num_failed or 0), *lines])
@@ -260,12 +294,13 @@ def rescore(run: ArtifactStore, config: Config) -> None:
         _require_good(run, config, manifest)
 
 
-def pack(run: ArtifactStore, config: Config) -> None:
+def pack(run: ArtifactStore, config: Config, overrides: Sequence[str] = ()) -> None:
     """Publish the products of a complete run again.
 
     Args:
         run: The run's directory.
-        config: The configuration that it recorded; its `submission` may differ.
+        config: The configuration that it recorded; its `submission` may differ, and is then recorded.
+        overrides: The arguments `submission.<key>=<value>` by which it differs.
 
     Raises:
         ConfigError: A task has no submission_name.
@@ -283,11 +318,22 @@ def pack(run: ArtifactStore, config: Config) -> None:
         reason = archive.reason_not_packable(run, config)
         if reason is not None:
             raise reason
+        manifest = replace(manifest, config=plain(config), packed=_merged(manifest.packed, overrides))
         products = publish_stage.publish(run, config, manifest)
         manifest = replace(manifest, published=products.published)
+        run_directory.record(run, config)
         write_manifest(run, manifest)
-        lines = [*products.lines, *_update_index(run, manifest)]
+        lines = [*_as_packed(manifest), *products.lines, *_update_index(run, manifest)]
     _print(plain_console(after_work=True), lines)
+
+
+def _merged(before: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of `pack` of which the last one for each key holds."""
+    return tuple({argument.partition("=")[0]: argument for argument in (*before, *overrides)}.values())
+
+
+def _as_packed(manifest: Manifest) -> list[str]:
+    return [f"  submission as given to pack: {' '.join(manifest.packed)}"] if manifest.packed else []
 
 
 def validate(archive_path: str, run: ArtifactStore | None, config: Config, console: Console) -> None:
@@ -398,6 +444,7 @@ class Orchestrator:
     reproduction: Reproduction | None
     manifest: Manifest
     events: EventLog
+    require_held: RequireHeld
     is_kept: bool = False
     timings: Timings = field(default_factory=Timings)
 
@@ -407,11 +454,14 @@ class Orchestrator:
         if _has_rows_left(self.config, self.run):
             self._warn(host_checks.require_fit(self.config, starts=True))
         self._prepare()
+        self.require_held()  # after each stage: a writer makes the directory again, without config.yaml and the rest
         self._pin_revision()
         with self.timings.stage("generate"):
             made = self._generate()
-        self._record(engine=made.engine, schedule=made.schedule)
+        self.require_held()
+        self._record(engine=made.engine, schedule=made.schedule, model=model_of(self.config, made.engine))
         self._report_engines(made.engine)
+        self._warn(other_model_answered(made.engine))
         self._open_again()
         publish_stage.remove_products(self.run, self.config)  # an earlier session may have published other samples
         with self.timings.stage("score"):
@@ -422,9 +472,14 @@ class Orchestrator:
         if self.config.noise.share:
             with self.timings.stage("noise"):
                 self._measure_noise()
+        self.require_held()
         run_directory.keep_config(self.run, self.recorded)
+        stores = [self.run, *([self.run.child(noise.DIRECTORY)] if self.config.noise.share else [])]
+        self._record(cost=cost_of(self.config, stores))
         self.manifest, lines = finish(self.run, self.config, self.manifest, self.timings)
+        self.require_held()
         print_summary(self.run, self.config, counts, self.console, self.manifest.timings_s)
+        lines += [f"  cost: {cost_line(self.manifest.cost)}"] if self.manifest.cost is not None else []
         _print(self.console, [*failure_reasons.lines(self.manifest.failures, counts.num_failed or 0), *lines])
 
     def _prepare(self) -> None:
@@ -580,7 +635,8 @@ def _begun(config: Config) -> Manifest:
         versions=environment.versions(),
         codebase=environment.codebase(),
         hardware=environment.hardware(),
-        model_fingerprint=model_fingerprint(config.model),
+        model=model_of(config, {}),
+        model_fingerprint=fingerprint_of(config),
         settings_hash=settings_hash(config),
         config=plain(config),
     )
@@ -591,7 +647,7 @@ def _beginning(config: Config, run: ArtifactStore, before: Manifest | None) -> d
     return {
         "run": run.shown(),
         "conf": config.conf,
-        "model": config.model.path or config.engine.endpoint.model,
+        "model": model_of(config, {}),
         "tasks": list(config.active_tasks),
         "resumed": before is not None,
         "host": socket.gethostname(),
@@ -617,6 +673,7 @@ def _record_failure(stages: Orchestrator, error: BaseException) -> None:
     """Record that the run failed and why; in the manifest unless it is already complete."""
     reason, seconds = _reason(error), stages.timings.seconds
     with suppress(PipelineError):  # the disk may be full, in which case `error` already reports it
+        stages.require_held()
         before = read_manifest(stages.run)
         if before is None or not before.is_complete:
             failed = replace(

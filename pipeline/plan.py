@@ -6,6 +6,8 @@ In: a configuration, and the GPUs and the workload to plan for. Out: a table on 
 parallel size, the fastest first.
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, parse

@@ -10,6 +10,8 @@ differently, and a table. With `run=` the responses of that run are compared as 
 differs.
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, parse

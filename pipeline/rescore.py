@@ -3,6 +3,8 @@
 python -m pipeline.rescore run=outputs/run=2026-11-21
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, parse

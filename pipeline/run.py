@@ -7,6 +7,8 @@ In: a configuration, or with `from=` the complete run to reproduce. Out: one dir
 `run_id` resumes an interrupted or failed run, and prints the summary of a complete one again.
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, resolve

@@ -7,6 +7,8 @@ The archive may come from this pipeline, from the harness's packer, or be packed
 data sets of `conf=`, or with the questions of `run=`.
 """
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 from pipeline.cli import command, parse

@@ -14,6 +14,7 @@ from builders import make_prompt, record_manifest, settings
 
 from pipeline.config.schema import Config
 from pipeline.prepare.stage import prepare
+from pipeline.publish.leaderboard.archive import archive_name
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, Completion, Prompt, to_table
 from pipeline.runs import directory as run_directory
 from pipeline.runs.manifest import Manifest, read_manifest
@@ -45,7 +46,7 @@ class Scored:
 
     @property
     def archive(self) -> Path:
-        return Path(self.store.path(f"{self.config.run_id}_submission.zip"))
+        return Path(self.store.path(archive_name(self.config)))
 
 
 def question(task: str, number: int, *, split: str = "test", gold: str | None = None, text: str = "Что?") -> Prompt:

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
     script, *overrides = arguments
     config, reproduction = resolve(overrides)
     execute(config, ScriptedFactory(**json.loads(script)), reproduction)
-    heavy = {"torch", "transformers", "vllm", "datasets"} & set(sys.modules)
+    heavy = {"torch", "transformers", "vllm"} & set(sys.modules)
     assert not heavy, f"the driver has imported {heavy}, which takes seconds"
 
 

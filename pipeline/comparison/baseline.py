@@ -219,7 +219,7 @@ class _Making:
         prompts = manifest.datasets
         served = tuple(sorted({each.served_model or "" for each in manifest.engine.values()}))
         return cls(
-            model=(*_model(values), manifest.model_fingerprint, prompts.model_revision, served),
+            model=(*_model(values), _fingerprint(values, manifest), prompts.model_revision, served),
             data=prompts.dataset_revisions,
             template=manifest.template_fingerprint,
             settings=manifest.settings_hash,
@@ -249,6 +249,11 @@ class _Making:
     @cached_property
     def _settings_now(self) -> str:
         return settings_hash(recorded(self.store))
+
+
+def _fingerprint(values: Mapping[str, Any], manifest: Manifest) -> str | None:
+    """Return the fingerprint of the model; older runs of an endpoint recorded that of a model.path that it ignores."""
+    return manifest.model_fingerprint if _model(values)[0] == "vllm" else None
 
 
 def _model(values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -216,7 +216,7 @@ def _differences(
 ) -> dict[str, Any]:
     """Return the row of `_DIFFERENCES`, and as `field` what differs in the first of the other rows.
 
-    Rows are compared as texts; where these differ, they are compared by what they say: the same rows have other texts
+    Rows are compared as texts; where these differ, they are compared by their values: the same rows have other texts
     if they come from JSON Lines and from Parquet.
     """
     for is_parsed in (False, True):

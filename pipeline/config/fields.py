@@ -6,6 +6,7 @@ is outside them. The keys themselves are in `schema.py`.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,8 @@ from typing import Any, TypedDict, TypeVar, Unpack, cast
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+
+MAX_INT = 2**63 - 1
 
 LATEST = "latest"
 """Value that selects the newest suitable run where a key names a run. No run can have this name."""
@@ -74,6 +77,27 @@ def check_bounds(section: Any, prefix: str = "") -> None:
                 check_bounds(value, f"{name}.")
             elif value is not None:
                 require(_is_inside(value, item.metadata["bounds"]), name, value, item.metadata["fix"])
+                require_sizes(name, value)
+
+
+def require_sizes(name: str, value: Any) -> None:
+    """Check that numbers at any depth of a value are finite, and that whole ones fit in 64 bits.
+
+    JSON and Parquet hold no others, and `nan` is not equal to itself, so that a run with it could not be resumed.
+
+    Raises:
+        ConfigError: One is not; the message names the key, the value and the fix.
+    """
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            require_sizes(f"{name}.{inner}", item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            require_sizes(name, item)
+    elif isinstance(value, int):
+        require(abs(value) <= MAX_INT, name, value, f"must be at most {MAX_INT}")
+    elif isinstance(value, float):
+        require(math.isfinite(value), name, value, "must be a finite number")
 
 
 def _is_inside(value: Any, bounds: Mapping[str, Any]) -> bool:

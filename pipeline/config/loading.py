@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import paths, plain_yaml
+from pipeline.config.model_words import without_foreign_words
 from pipeline.config.paths import HOME
 from pipeline.config.schema import Config, TaskConfig
 from pipeline.config.values import read_override, read_yaml
@@ -43,7 +44,28 @@ def compose(arguments: Sequence[str]) -> Config:
     Raises:
         ConfigError: An argument, a file, a key or a value is invalid; the message is one line and names the fix.
     """
-    return _resolved([layer for _, layer in _layers_of(arguments)])
+    layers = _layers_of(arguments)
+    try:
+        return _resolved(without_foreign_words([layer for _, layer in layers]))
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_set_in(str(error), layers)}") from error
+
+
+def _set_in(message: str, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return the conf file that sets the key with which an error message begins, to add to it; empty without one."""
+    key = re.match(r"[A-Za-z_][\w.-]*", message)
+    names = key[0].split(".") if key else []
+    origins = [origin for origin, layer in layers if names and _has(layer, names)]
+    return f" (in {origins[-1]})" if origins and origins[-1] != COMMAND_LINE else ""
+
+
+def _has(layer: Mapping[str, Any], names: Sequence[str]) -> bool:
+    found: Any = layer
+    for name in names:
+        if not isinstance(found, Mapping) or name not in found:
+            return False
+        found = found[name]
+    return True
 
 
 def _resolved(layers: Sequence[Mapping[str, Any]]) -> Config:
@@ -80,6 +102,18 @@ def origins(arguments: Sequence[str]) -> dict[str, str]:
     for origin, layer in _layers_of(arguments):
         found |= dict.fromkeys(flat(layer), origin)
     return found
+
+
+def given(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return the name or path after `conf=`, and the values of all `key=value` arguments, nested.
+
+    Raises:
+        ConfigError: As `compose` does.
+    """
+    layers = [layer for origin, layer in _layers_of(arguments) if origin == COMMAND_LINE]
+    values = OmegaConf.merge(*map(_literal, layers[:-1])) if layers[:-1] else OmegaConf.create()
+    plain_values = cast("dict[str, Any]", OmegaConf.to_container(values, resolve=True))
+    return next(argument.removeprefix("conf=") for argument in arguments if argument.startswith("conf=")), plain_values
 
 
 def directory_of(arguments: Sequence[str], name: str) -> Path | None:
@@ -137,13 +171,14 @@ def _display_path(path: Path) -> str:
     return str(whole.relative_to(HOME)) if whole.is_relative_to(HOME) else str(path)
 
 
-def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
+def load(text: str, where: str, arguments: Sequence[str] = (), model: str | None = None) -> Config:
     """Return the configuration that a run recorded in its config.yaml, with `key=value` overrides applied.
 
     Args:
         text: The content of config.yaml.
         where: Names the text in error messages.
         arguments: Overrides.
+        model: The model that the run evaluated, where it is known: what is recorded about another one is left out.
 
     Raises:
         ConfigError: The text is not a resolved configuration, or an override is invalid.
@@ -155,7 +190,7 @@ def load(text: str, where: str, arguments: Sequence[str] = ()) -> Config:
         config = _resolved([recorded])
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return _resolved([recorded, *overrides]) if overrides else config
+    return _resolved(without_foreign_words([recorded, *overrides], model)) if overrides else config
 
 
 def dump(config: Config) -> str:
@@ -175,18 +210,22 @@ def conf_names() -> list[str]:
     return sorted({file.stem for directory in directories for file in directory.glob("*.yaml")} - NO_CONFIGURATIONS)
 
 
-def find_conf(name: str) -> Path:
+def find_conf(name: str, base_of: Path | None = None) -> Path:
     """Return the file that `name`, a name in conf/ or a path, refers to.
+
+    With `base_of`, the file whose base it is, files next to that one are found too, and never the file itself.
 
     Raises:
         ConfigError: There is no such file.
     """
+    nearby = [] if base_of is None else [base_of.parent / name]
     if name.endswith((".yaml", ".yml")):
-        places = [Path(name), Path("conf", name), HOME / "conf" / name]
+        places = [*nearby, Path(name), Path("conf", name), HOME / "conf" / name]
     else:
-        places = [Path("conf", f"{name}.yaml"), HOME / "conf" / f"{name}.yaml"]
+        nearby = [Path(f"{place}.yaml") for place in nearby]
+        places = [Path("conf", f"{name}.yaml"), *nearby, HOME / "conf" / f"{name}.yaml"]
     for place in places:
-        if place.is_file():
+        if place.is_file() and not (base_of is not None and place.samefile(base_of) and place != places[-1]):
             return place
     near = difflib.get_close_matches(name, conf_names(), n=1)
     hint = f"Did you mean: {near[0]!r}?" if near else f"there are: {', '.join(conf_names())}"
@@ -205,7 +244,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     bases = own.pop("base", [])
     paths.locate(own, path.parent)
-    layers = [layer for base in bases for layer in _layers(find_conf(base), (*above, path))]
+    layers = [layer for base in bases for layer in _layers(find_conf(base, path), (*above, path))]
     return [*layers, (path, own)]
 
 

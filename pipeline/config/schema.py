@@ -23,6 +23,25 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 NOT_EMPTY = r"(?s).+"
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+RESERVED_HEADERS = ("accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding")
+OWN_ENTRIES = {
+    "model": "engine.endpoint.model",
+    "messages": "tasks.* and prompt.system",
+    "seed": "seed",
+    "stop": "generation.until",
+    "max_tokens": "generation.max_gen_toks, engine.endpoint.token_limit",
+    "max_completion_tokens": "generation.max_gen_toks, engine.endpoint.token_limit",
+    "temperature": "generation.temperature, generation.do_sample",
+    "top_p": "generation.top_p, generation.do_sample",
+    "top_k": "generation.top_k, generation.do_sample",
+    "chat_template_kwargs": "prompt.template_kwargs",
+    "n": "generation.repeats",
+    "stream": "answers are read whole",
+    "stream_options": "answers are read whole",
+}
+"""Entries of a request that have keys of their own, so that a run records the values it used."""
+
 RESERVED_ARGUMENTS = (
     *("model", "tokenizer", "revision", "tokenizer_revision", "dtype", "max_model_len", "trust_remote_code", "seed"),
     *("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "gpu_memory_utilization"),
@@ -39,6 +58,8 @@ _LABEL_PART = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL = rf"([A-Za-z0-9.-]{{1,253}}/)?{_LABEL_PART}"
 LABEL_CONDITION = rf"!?{_LABEL_PART}|!?in\({_LABEL_PART}(,{_LABEL_PART})*\)"
 """As Ray's label selectors have it (Ray 2.60, _private/label_utils.py); Ray takes a space as a part of the value."""
+RATE_FIX = "must be from 0.001 to 1e9 a minute, or null for no limit"
+
 MAX_FAILED = 0.01
 """Default of gate.max_failed: failed rows have no score, so a comparison of scores does not see them."""
 
@@ -98,8 +119,18 @@ class ModelConfig:
     path: str | None = key(None, "hub id or directory (not needed by an endpoint)")
     revision: str | None = key(None, "commit or tag of the hub model")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("auto", "precision of the weights in the engine")
-    context_size: int = key(
-        8192, "tokens of prompt and completion together", at_least=1, fix="must be at least 1 token"
+    context_size: int | None = key(
+        None,
+        "tokens of prompt and completion together (null: the model's own; an endpoint's is its server's)",
+        at_least=1,
+        fix="must be at least 1 token, or null for the model's own",
+    )
+    expected_config: tuple[str, ...] = key(
+        (),
+        "entries of config.json, such as num_hidden_layers=40, that a model must have for which the configuration was "
+        "written, and name=<id on the hub>; another model is refused (none: any model)",
+        pattern=r"(?s)[A-Za-z_][A-Za-z0-9_]*=.+",
+        fix="give name=value, such as num_hidden_layers=40",
     )
     trust_remote_code: bool = key(False, "run Python code that comes with the model")
 
@@ -174,6 +205,22 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceConfig:
+    """The prices of an endpoint's tokens, from which a run's cost is computed."""
+
+    input_per_million: float | None = key(
+        None,
+        "price of 1,000,000 prompt tokens (null: not known, and the cost is not either)",
+        at_least=0,
+        at_most=1e9,
+    )
+    output_per_million: float | None = key(
+        None, "price of 1,000,000 tokens of completions, likewise", at_least=0, at_most=1e9
+    )
+    currency: str = key("USD", "currency of the prices", pattern=r"\w{1,16}", fix="give a word such as USD or RUB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:
     """The OpenAI-compatible server of engine.kind=endpoint."""
 
@@ -189,6 +236,42 @@ class EndpointConfig:
         fix="must be above 0 and at most 1e6 seconds",
     )
     max_retries: int = key(8, "repeats of a request that failed for a reason that may pass, with back-off", at_least=0)
+    headers: dict[str, str] = key(
+        {}, "headers of each request, such as {X-Project: MY_PROJECT}: the values are names of environment variables"
+    )
+    extra_body: dict[str, Any] = key(
+        {}, "further entries of each request's body, such as {reasoning_effort: high}, sent as they are"
+    )
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = key(
+        "max_tokens", "name under which the server takes generation.max_gen_toks"
+    )
+    leave_out: tuple[str, ...] = key(
+        (),
+        "entries of a request that the server does not accept, and that are not sent: seed, stop, temperature, top_p, "
+        "top_k, chat_template_kwargs or stream",
+        pattern="seed|stop|temperature|top_p|top_k|chat_template_kwargs|stream",
+        fix="only seed, stop, temperature, top_p, top_k, chat_template_kwargs and stream can be left out",
+    )
+    list_models: bool = key(
+        True,
+        "request the list of the server's models at the start; false where it has no /models, or accepts names that it "
+        "does not list: engine.endpoint.model is then needed",
+    )
+    requests_per_minute: float | None = key(
+        None,
+        "most requests a minute, of all replicas of the run together (null: no limit)",
+        at_least=0.001,
+        at_most=1e9,
+        fix=RATE_FIX,
+    )
+    tokens_per_minute: float | None = key(
+        None,
+        "most tokens a minute, of prompts and completions of all replicas together (null: no limit)",
+        at_least=0.001,
+        at_most=1e9,
+        fix=RATE_FIX,
+    )
+    price: PriceConfig = key(PriceConfig(), "")
 
     def __post_init__(self) -> None:
         if self.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(self.api_key_env):
@@ -196,6 +279,25 @@ class EndpointConfig:
             raise ConfigError(
                 "engine.endpoint.api_key_env is no name of an environment variable: give the name, never the key"
             )
+        for header, variable in self.headers.items():
+            name = f"engine.endpoint.headers.{header}"
+            require(HEADER.fullmatch(header) is not None, name, "...", "a header's name is letters, digits and -")
+            reserved = header.lower() in RESERVED_HEADERS
+            require(not reserved, name, "...", "is set by the client: leave it out")
+            if not ENVIRONMENT_NAME.fullmatch(variable):  # it may be the secret itself
+                raise ConfigError(f"{name} is no name of an environment variable: give the name, never the value")
+        for entry, value in self.extra_body.items():
+            name = f"engine.endpoint.extra_body.{entry}"
+            fix = OWN_ENTRIES.get(entry, "")
+            require(not fix, name, value, f"has a key of its own: {fix}")
+            require_no_secrets(name, value)
+        named = self.list_models or self.model is not None
+        require(
+            named,
+            "engine.endpoint.model",
+            None,
+            "give the model's name: with list_models=false the server's list is not requested",
+        )
         if self.base_url is not None:
             name, url = "engine.endpoint.base_url", self.base_url
             require_no_credentials(name, url)
@@ -527,6 +629,10 @@ class Config:
         require_no_credentials("output_dir", self.output_dir)
         require_no_credentials("model.path", self.model.path or "")
         require_no_secrets("prompt.template_kwargs", self.prompt.template_kwargs)
+        price = self.engine.endpoint.price
+        one, other = price.input_per_million, price.output_per_million
+        name = "engine.endpoint.price." + ("input_per_million" if one is None else "output_per_million")
+        require((one is None) == (other is None), name, None, "give both prices, 0 for what is free, or none")
         splits = list(self.splits)
         require(bool(splits), "splits", splits, "name at least one of train and test")
         require({"train", "test"}.issuperset(splits), "splits", splits, "only train and test are known")
@@ -535,10 +641,15 @@ class Config:
         require(not unknown, "only", unknown, f"there are {', '.join(self.tasks)}")
         require(bool(self.active_tasks), "tasks", list(self.tasks), "there is no task to run")
         if self.engine.kind == "vllm":
-            require(bool(self.model.path), "model.path", self.model.path, "give a hub id or a directory")
+            fix = (
+                "give model.path=<directory or hub id>, or for a server with an OpenAI-compatible API "
+                "engine.kind=endpoint engine.endpoint.base_url=<address>/v1"
+            )
+            require(bool(self.model.path), "model.path", self.model.path, fix)
             context_size, max_tokens = self.model.context_size, self.generation.max_gen_toks
             fix = f"must be below model.context_size={context_size}"
-            require(max_tokens < context_size, "generation.max_gen_toks", max_tokens, fix)
+            fits = context_size is None or max_tokens < context_size
+            require(fits, "generation.max_gen_toks", max_tokens, fix)
         else:
             template = self.prompt.chat_template
             require(template is None, "prompt.chat_template", template, "a server renders: start it with this template")

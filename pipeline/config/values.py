@@ -24,6 +24,8 @@ from pipeline.errors import ConfigError
 MAX_NODES = 100_000
 """Maximum number of YAML nodes of a configuration, each counted as often as aliases repeat it."""
 MAX_DEPTH = 50
+MAX_LISTED = 10
+"""Keys without a section that an error message lists."""
 MAX_SHOWN = 200
 """Characters of a wrong value that an error message shows."""
 
@@ -187,7 +189,10 @@ def _inner(hint: Any, key: str, name: str) -> Any:
         if key in hints:
             return hints[key]
         near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-        known = f"{name} has {', '.join(hints)}" if name else "python -m pipeline.run --help lists all"
+        is_short = name or len(hints) <= MAX_LISTED
+        known = (
+            f"{name or 'the file'} has {', '.join(hints)}" if is_short else "python -m pipeline.run --help lists all"
+        )
         raise ConfigError(f"{full}: there is no such key. {f'Did you mean: {near[0]!r}?' if near else known}")
     if get_origin(hint) is dict:
         return get_args(hint)[1]

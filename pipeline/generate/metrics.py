@@ -1,6 +1,6 @@
 """The run's metrics for Prometheus: rows, tokens, replicas and engine starts, through Ray's metrics agent.
 
-In: what a dispatch pass counts and is told by its replicas. Out: the series of `METRICS`, which the agent of the
+In: what a dispatch pass counts and gets from its replicas. Out: the series of `METRICS`, which the agent of the
 driver's node exports with the prefix `ray_` while rows are generated. All of them are recorded by the driver: a counter
 in a replica would begin at 0 again whenever its process is restarted.
 """
@@ -60,6 +60,7 @@ class RunMetrics:
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge}
         model = config.model.path or config.engine.endpoint.model or ""
         self._gave_up: set[str] = set()
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._series: dict[str, Any] = {}
         for name, series in METRICS.items():
             made = kinds[series.kind](name, series.meaning, tag_keys=("run_id", "model", *series.tags))
@@ -97,20 +98,24 @@ class RunMetrics:
             self._set("pipeline_engine_start_seconds", start_s, replica=event.replica)
 
     def update(self, states: Sequence[ReplicaState], num_replicas: int) -> None:
-        """Take over what the replicas of a pass are doing; those that have not said anything are starting."""
+        """Take over what the replicas of a pass are doing; those that have not reported anything are starting."""
         num_ready = sum(state.phase is None for state in states)
         num_over = sum(state.phase in (ENDED, HAS_GIVEN_UP) for state in states)
         counts = {READY: num_ready, GAVE_UP: len(self._gave_up), STARTING: max(0, num_replicas - num_ready - num_over)}
         for name, number in counts.items():
             self._set("pipeline_replicas", number, state=name)
         for state in states:
-            in_flight = 0 if state.is_final else state.num_in_flight
-            if in_flight is not None:
-                self._set("pipeline_rows_in_flight", in_flight, replica=state.replica)
+            num_in_flight = 0 if state.is_final else state.num_in_flight
+            if num_in_flight is not None:
+                self._set("pipeline_rows_in_flight", num_in_flight, replica=state.replica)
+        # Ray's agent drops a gauge that has not been exported for two of its intervals.
+        for (name, tags), value in list(self._gauges.items()):
+            self._series[name].set(value, dict(tags))
 
     def _add(self, name: str, number: int, **tags: str) -> None:
         if number > 0:  # Ray refuses 0
             self._series[name].inc(number, tags)
 
     def _set(self, name: str, number: float, **tags: str) -> None:
+        self._gauges[name, tuple(tags.items())] = number
         self._series[name].set(number, tags)

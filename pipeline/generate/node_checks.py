@@ -24,7 +24,7 @@ from pipeline.generate.cluster import Placement
 from pipeline.generate.engines import gpu_memory, host_checks
 from pipeline.generate.nodes import Node, matching
 from pipeline.generate.storage_proof import LONGEST_UNSEEN_S, StorageProof
-from pipeline.runs.model_files import model_fingerprint
+from pipeline.runs.model_files import fingerprint_of, model_fingerprint
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.hub import Weights
 from pipeline.terminal.text import escape_control, one_line
@@ -175,7 +175,7 @@ def _looks(
 ) -> dict[str, NodeLook]:
     """Return what each node checks."""
     is_vllm = config.engine.kind == "vllm"
-    fingerprint = model_fingerprint(config.model) if is_vllm else None
+    fingerprint = fingerprint_of(config)
     weights = host_checks.find_weights_to_load(config) if is_vllm and host_checks.cuda_version() else None
     return {
         name: NodeLook(

@@ -173,7 +173,7 @@ class Replica:
             self._give_up(RunError(f"{reason}: {cause} ({log}). Fix the cause and run the same run_id again"))
             return
         if num_crashes:
-            # It grows with crashes in a row, and begins anew once the engine has finished a row.
+            # It grows with crashes in a row, and starts again once the engine has finished a row.
             backoff_s = min(2.0 ** (max(1, self._attempt_log.num_recent_crashes) - 1), LONGEST_BACKOFF_S)
             logger.warning("Start %d of this replica, after a pause of %.0f s", num_crashes + 1, backoff_s)
             restart = f"restart {num_crashes} of {self._config.max_restarts} in {backoff_s:.0f} s"

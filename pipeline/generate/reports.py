@@ -155,7 +155,9 @@ def counted(before: EngineInfo, stats: EngineStats) -> EngineInfo:
         return None if now is None else max(earlier or 0, now)
 
     usage = stats.peak_kv_cache_usage
+    names = {*filter(None, (before.answered_by or "").split(", ")), *stats.answered_by}
     return EngineInfo(
+        answered_by=", ".join(sorted(names)) or None,
         num_preemptions=total(before.num_preemptions, stats.num_preemptions),
         num_preempted_rows=total(before.num_preempted_rows, stats.num_preempted_rows),
         peak_running=peak(before.peak_running, stats.peak_running),

@@ -139,7 +139,9 @@ def _compare(both: PairedSources, config: Config, differences: RowWriter, extrac
         tally.num_logged += theirs is not None
         found = list(of_ids(pair))
         if theirs is not None and ours is not None:
-            scores = score_row(theirs.content, theirs.gold, read_doc(ours.doc).options, truncated=False)
+            question = read_doc(ours.doc)
+            has_options = question.num_options is not None
+            scores = score_row(theirs.content, theirs.gold, question.options, truncated=False, has_options=has_options)
             found += of_prompt(theirs, ours, generation)
             found += of_scores(theirs, scores.em, scores.f1)
             found += of_run(theirs, pair.answered) if both.samples is not None else ()

@@ -50,7 +50,7 @@ WriteIndex = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightOptions:
-    """What the command line says of a night; `overrides` are for all runs."""
+    """The command line of a night; `overrides` are for all runs."""
 
     night: str
     runs: str
@@ -152,7 +152,7 @@ class _Night:
         was = self._manifest(run)
         ended = self._processes.run([*self._program, *run.arguments], self._environment())
         for line in ended.errors.splitlines():
-            self._errors.print(escape_control(line), soft_wrap=True)
+            self._errors.print(escape_control(without_secrets(line)), soft_wrap=True)
         record = record.ended(ended, self._output, was, is_stopping=self._processes.is_stopping)
         record = replace(record, ended_at=record.ended_at or environment.now(), reason=self._hidden(record.reason))
         self._update(record)
@@ -160,7 +160,7 @@ class _Night:
     def _manifest(self, run: PlannedRun) -> Manifest | None:
         try:
             return read_manifest(self._output.child(f"{RUN_PREFIX}{run.run_id}"))
-        except UserError:  # the run itself will say so
+        except UserError:  # the run itself will report it
             return None
 
     def _environment(self) -> dict[str, str]:
@@ -168,8 +168,8 @@ class _Night:
         return {name: value for name, value in os.environ.items() if name != self._notify.url_env}
 
     def _hidden(self, reason: str | None) -> str | None:
-        url = notification.url_of(self._notify)
-        return reason if reason is None or url is None else public(reason, also=[url])
+        secrets = notification.secrets_of(self._notify)
+        return reason if reason is None or not secrets else public(reason, also=secrets)
 
     def _update(self, record: RunRecord) -> None:
         self.record = self.record.with_run(record)

@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config.fields import LATEST
+from pipeline.config.fields import LATEST, require
 from pipeline.config.paths import HOME, expanded
+from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import ENVIRONMENT_NAME, RUN_ID, Config
+from pipeline.config.secrets import require_no_credentials
 from pipeline.config.values import read_yaml
 from pipeline.errors import ConfigError, PipelineError
 
+NOTIFY_FIX = "{url_env: <name of a variable that holds the URL>} or {command: [<program>, <argument>]}"
 NAME_FIX = "letters, digits, . _ and -, at most 128, beginning with a letter or digit"
 
 Resolve = Callable[[Sequence[str]], tuple[Config, Any]]
@@ -58,7 +61,13 @@ def read(path: str) -> NightFile:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or holds no runs, a wrong name or an unknown key.
     """
-    values = read_yaml(_text(path), NightFile, f"runs={path}")
+    try:
+        values = read_yaml(_text(path), NightFile, f"runs={path}")
+    except ConfigError as error:
+        # The value may be the URL itself, given in the wrong place, so the message does not repeat it.
+        if str(error).startswith(f"runs={path}: notify") and "must be" in str(error):
+            raise ConfigError(f"runs={path}: notify must be {NOTIFY_FIX}") from None
+        raise
     if not values.get("runs"):
         raise ConfigError(f"runs={path} names no runs: give it runs: {{name: conf=demo}}")
     for name in values["runs"]:
@@ -73,7 +82,13 @@ def _text(path: str) -> str:
         place = next((each for each in places if each.exists()), None)
         if place is None:
             raise ConfigError(f"runs={path}: there is no such file; conf/night.yaml is an example")
-        return place.read_text(encoding="utf-8")
+        if not place.is_file():  # a FIFO waits for its writer, and a device may have no end
+            raise ConfigError(f"runs={path} is no regular file: write the runs into a file, such as conf/night.yaml")
+        with place.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ConfigError(f"runs={path} is larger than {MOST_BYTES:,} bytes: it is no file of runs")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"runs={path} is not YAML: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -117,10 +132,10 @@ def plan(night: str, file: NightFile, for_all: Sequence[str], resolve: Resolve) 
 def _planned(name: str, run_id: str, text: str, for_all: Sequence[str], resolve: Resolve) -> PlannedRun:
     run = PlannedRun(name=name, run_id=run_id, arguments=())
     try:
-        words = shlex.split(text)
-        if any(word.startswith("run_id=") for word in words):
+        arguments = shlex.split(text)
+        if any(argument.startswith("run_id=") for argument in arguments):
             raise ConfigError("run_id= is made of the night's id and the run's name: leave it out")
-        run = replace(run, arguments=(*words, *for_all, f"run_id={run_id}"))
+        run = replace(run, arguments=(*arguments, *for_all, f"run_id={run_id}"))
         config, _ = resolve(run.arguments)
         if config.run.restart:
             raise ConfigError("run.restart=true would choose another run_id: leave it out, and give another night=")
@@ -135,13 +150,16 @@ def output_dir(runs: Sequence[PlannedRun], for_all: Sequence[str]) -> str:
     """Return the directory of all runs of a night, also if the arguments of none are right.
 
     Raises:
-        ConfigError: Two runs have different ones.
+        ConfigError: Two runs have different ones, or that of all runs is empty or holds credentials.
     """
+    given = [argument.partition("=")[2] for argument in for_all if argument.startswith("output_dir=")]
+    if given:  # each run refuses it too, but the night writes there whatever becomes of its runs
+        require(bool(given[-1]), "output_dir", given[-1], "give a path or a URI")
+        require_no_credentials("output_dir", given[-1])
     found = dict.fromkeys(run.config.output_dir for run in runs if run.config is not None)
     if len(found) > 1:
         raise ConfigError(
             f"the runs of a night have one output_dir, and these have {', '.join(map(repr, found))}: give the command "
             "output_dir=, which then is that of all"
         )
-    given = [argument.partition("=")[2] for argument in for_all if argument.startswith("output_dir=")]
     return next(iter(found), given[-1] if given else str(Config.__dataclass_fields__["output_dir"].default))

@@ -24,6 +24,9 @@ PAUSE_S = 3.0
 WITHIN_S = 10.0
 """How often it is tried, seconds between two tries, and the longest time of one."""
 
+SHORTEST_SECRET = 6
+"""Characters of a part of the URL that is taken for a secret."""
+
 FAULTS = (OSError, ValueError, http.client.HTTPException)
 """What urllib and subprocess raise; the texts of these errors may quote a URL or an argument and are not shown."""
 
@@ -33,8 +36,21 @@ def url_of(config: NotifyConfig) -> str | None:
     return os.environ.get(config.url_env, "").strip() or None if config.url_env is not None else None
 
 
+def secrets_of(config: NotifyConfig) -> list[str]:
+    """Return the URL to notify and the parts of it that are secrets by themselves: path, query, user and password."""
+    url = url_of(config)
+    if url is None:
+        return []
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return [url]
+    found = [parts.path, parts.path.strip("/"), parts.query, parts.username, parts.password]
+    return [url, *(each for each in found if each and len(each) >= SHORTEST_SECRET)]
+
+
 def problems(config: NotifyConfig) -> list[str]:
-    """Return what can be said before the night: warnings of a variable that is not set or holds no URL."""
+    """Return what is known before the night: warnings of a variable that is not set or holds no URL."""
     if config.url_env is None:
         return []
     url = url_of(config)
@@ -103,13 +119,13 @@ def _post(url: str, payload: str) -> str | None:
 
 
 def _request(url: str, payload: str) -> str | None:
-    parts = urllib.parse.urlsplit(url)
-    headers = {"Content-Type": "application/json", "User-Agent": "pipeline"}
-    if parts.username is not None:
-        user = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
     try:
+        parts = urllib.parse.urlsplit(url)
+        headers = {"Content-Type": "application/json", "User-Agent": "pipeline"}
+        if parts.username is not None:
+            user = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+            headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
         request = urllib.request.Request(address, payload.encode(), headers, method="POST")  # noqa: S310  # http(s)
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=WITHIN_S):
             return None

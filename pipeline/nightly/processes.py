@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from pipeline.errors import UserError
 from pipeline.terminal.signals import WATCHED
 
 WITH_PARENT = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
 )
-"""Program that asks for a signal at its parent's death (1: PR_SET_PDEATHSIG) and becomes another program."""
+"""Program that requests a signal at its parent's end (1: PR_SET_PDEATHSIG) and becomes another program."""
 
 MOST_BYTES = 1 << 16
 """How much of the end of a process's standard error is kept."""
@@ -66,8 +67,18 @@ class Processes:
                 signal.signal(number, handler)
 
     def run(self, line: Sequence[str], environment: Mapping[str, str]) -> Ended:
-        """Run a command line to its end. Its standard error is kept, not shown."""
+        """Run a command line to its end. Its standard error is kept, not shown.
+
+        One that cannot be started has ended with `UserError.exit_code` and the reason.
+        """
         began = time.monotonic()
+        try:
+            code, text = self._run(line, environment)
+        except OSError as error:  # such as arguments that are too long, or a temporary directory that is full
+            code, text = UserError.exit_code, f"error: the process cannot be started: {error.strerror or error}\n"
+        return Ended(exit_code=code, errors=text, seconds=time.monotonic() - began)
+
+    def _run(self, line: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
         with tempfile.TemporaryFile() as errors:
             wrapped = [sys.executable, "-I", "-S", "-c", WITH_PARENT, *line]
             self._process = subprocess.Popen(  # noqa: S603  # this Python, and the user's arguments
@@ -78,8 +89,7 @@ class Processes:
             code = self._process.wait()
             self._process = None
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - MOST_BYTES))
-            text = errors.read().decode(errors="replace")
-        return Ended(exit_code=code, errors=text, seconds=time.monotonic() - began)
+            return code, errors.read().decode(errors="replace")
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but only until a signal comes."""

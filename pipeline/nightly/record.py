@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -33,6 +34,9 @@ LONGEST_IN_TEXT = 200
 
 SHORTEST_SECRET = 6
 """Characters of a value of the environment that is taken for a secret."""
+
+_INNER = re.compile(r"([\w.-]+)[\"']?\s*[:=]\s*[\"']?([^\s\"',{}\[\]]+)")
+"""A key and its value inside of an argument, such as `engine.extra={hf_token: ...}`."""
 
 HARMLESS = str.maketrans({"<": "‹", ">": "›", "@": "＠", "`": "'"})
 """For chats: what comes from a run must notify nobody and be no link and no markup."""
@@ -85,7 +89,7 @@ class RunRecord:
             ended: How the process ended.
             output: The directory of the runs.
             was: The manifest before the process was started.
-            is_stopping: Whether the night was told to stop.
+            is_stopping: Whether the night was signalled to stop.
         """
         record = replace(self, exit_code=ended.exit_code, seconds=round(ended.seconds, 1))
         run = output.child(f"{RUN_PREFIX}{self.run_id}")
@@ -160,7 +164,7 @@ class NightRecord:
             return replace(self, status="interrupted", exit_code=Interrupted.exit_code, ended_at=ended_at)
         if self.unfinished:
             return replace(self, status="failed", exit_code=NightFailed.exit_code, ended_at=ended_at)
-        # As of a run: scores of which many rows are missing say little about a gate.
+        # As of a run: scores of which many rows are missing show little about a gate.
         codes = (TooManyFailedRows.exit_code, GateFailed.exit_code)
         code = next((each for each in codes if self.strict and self.of_code(each)), 0)
         return replace(self, status="complete", exit_code=code, ended_at=ended_at)
@@ -182,7 +186,8 @@ def public(text: str, arguments: Sequence[str] = (), also: Collection[str] = ())
         arguments: Arguments `key=value` that it may quote; the value of a key that is named like a secret is left out.
         also: Other values that are left out.
     """
-    pairs = [argument.partition("=")[::2] for argument in arguments]
+    pairs = [(argument.partition("=")[0], argument.partition("=")[2]) for argument in arguments]
+    pairs += [(match[1], match[2]) for argument in arguments for match in _INNER.finditer(argument)]
     for name, value in [*pairs, *os.environ.items()]:
         if SECRET_NAME.search(name.lower().replace("-", "_").replace(".", "_")) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
@@ -234,8 +239,8 @@ def _in_text(run: RunRecord) -> str:
     parts = [_score_in_text(run, score) for score in run.main_scores]
     if run.exit_code == TooManyFailedRows.exit_code:
         parts.append(f"{counted(run.num_failed or 0, 'row')} failed")
-    parts += [f"gate broken: {', '.join(run.broken)}"] if run.broken else []
-    return f"{run.name} {', '.join(parts) or 'complete'}"
+    parts += [f"gate broken: {one_line(', '.join(run.broken), LONGEST_IN_TEXT)}"] if run.broken else []
+    return f"{run.name} {', '.join(parts) or 'complete'}".translate(HARMLESS)
 
 
 def _score_in_text(run: RunRecord, score: EntryScore) -> str:

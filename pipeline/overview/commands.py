@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -35,7 +38,7 @@ def show_query(output_dir: str, text: str, console: Console, *, as_json: bool) -
     """Print the rows that a query returns: a table, or one JSON object a line.
 
     Raises:
-        ConfigError: The query is no single SELECT, or fails.
+        ConfigError: The query is no single SELECT, or fails, or as JSON two of its columns have the same name.
         RunError: There is no such directory, or it cannot be reached.
         DataError: A file of a run cannot be read.
     """
@@ -43,11 +46,32 @@ def show_query(output_dir: str, text: str, console: Console, *, as_json: bool) -
 
     with sql.answer(open_output(output_dir), text) as (columns, rows):
         if as_json:
+            _require_distinct(columns)
             for row in rows:
-                print(json.dumps(dict(zip(columns, row, strict=True)), default=str))
+                print(json.dumps(_as_json(dict(zip(columns, row, strict=True))), default=str, allow_nan=False))
             return
         shown = list(islice(rows, MOST_ROWS + 1))
     show_rows(columns, shown[:MOST_ROWS], console, has_more=len(shown) > MOST_ROWS)
+
+
+def _require_distinct(columns: Sequence[str]) -> None:
+    """Check that a JSON object can hold all columns.
+
+    Raises:
+        ConfigError: Two have the same name.
+    """
+    name = next((each for each in columns if columns.count(each) > 1), None)
+    if name is not None:
+        raise ConfigError(f"sql=: two columns are called {name!r}, and JSON would have one of them: name one with AS")
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value that JSON can hold: keys are text, and numbers that JSON lacks are text, such as "nan"."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_prune(output_dir: str, keep_days: int, console: Console, *, is_applied: bool) -> None:
@@ -75,7 +99,9 @@ def show_prune(output_dir: str, keep_days: int, console: Console, *, is_applied:
         show(f"{'remove' if is_applied else 'would remove'}: run={run.run_id} ({run.model}): {parts}")
         if is_applied:
             try:
-                prune.apply(output, run)
+                left = prune.apply(output, run)
+                if left is not None:
+                    show(f"  {left}")
             except PipelineError as error:
                 failures.append(run.run_id)
                 show(f"  not removed: {error}")
@@ -105,9 +131,12 @@ def write_board(output_dir: str | None, runs: str | None, out: str | None, conso
     if output_dir is not None and runs is not None:
         raise ConfigError("output_dir= and runs= are both given: give the directory of all runs, or a list of some")
     if runs is not None:
-        written, unread = page.write_page_of(runs.split(","), out or "board.html")
+        directories = [each for each in runs.split(",") if each.strip()]
+        if not directories:
+            raise ConfigError(f"runs={runs!r} names no run: give their directories, separated by commas")
+        written, unread = page.write_page_of(directories, out or "board.html")
     else:
         written, unread = page.write_page(output_dir or "outputs", out)
     for line in unread:
         console.print(f"warning: {escape_control(without_secrets(line))}", soft_wrap=True)
-    console.print(f"  {written}  the board of all runs", soft_wrap=True)
+    console.print(f"  {escape_control(written)}  the board of all runs", soft_wrap=True)

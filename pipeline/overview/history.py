@@ -3,7 +3,7 @@
 In: index entries. Out: for each benchmark (tasks, splits and limit) its models, and for each model its runs from the
 oldest to the newest with the state of the CUSUM. Runs of other tasks, splits or limits are never in one table.
 
-The CUSUM is that of the gate (`pipeline/comparison/trend.py`): over the runs that were made alike, and anew from the
+The CUSUM is that of the gate (`pipeline/comparison/trend.py`): over the runs that were made alike, and again from the
 newest run that was accepted (`gate.accept`).
 """
 
@@ -165,7 +165,7 @@ def _rank(model: ModelHistory) -> tuple[float, str]:
 
 
 def _names(models: Mapping[ModelKey, Sequence[BoardRun]]) -> dict[ModelKey, str]:
-    """Return a name of each model; models of the same name are told apart by their server or path."""
+    """Return a name of each model; models of the same name are distinguished by their server or path."""
     names = {model: runs[-1].entry.model_name for model, runs in models.items()}
     several = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.config.paths import expanded
-from pipeline.errors import DataError, UserError
+from pipeline.errors import ConfigError, DataError, UserError
 from pipeline.overview import plots
 from pipeline.overview.history import Benchmark, BoardRun, ModelHistory, benchmarks
 from pipeline.overview.pairwise import MOST_MODELS, PairResult, compare_models
@@ -30,6 +30,7 @@ from pipeline.runs.directory import open_finished, require_complete
 from pipeline.runs.index import IndexEntry
 from pipeline.runs.manifest import read_manifest
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import without_credentials
 from pipeline.terminal.text import counted, replace_surrogates
 
 FILE = "index.html"
@@ -91,9 +92,23 @@ def write_page_of(directories: Sequence[str], out: str) -> tuple[str, Sequence[s
 
 
 def _split(out: str) -> tuple[ArtifactStore, str]:
-    """Return the directory and the name of a file to write."""
+    """Return the directory and the name of a file to write.
+
+    Raises:
+        ConfigError: It is no name of a file, or there is something else, such as a directory or a device.
+        RunError: Its directory cannot be reached.
+    """
     parent, _, name = out.rpartition("/") if "://" in out else (str(expanded(out).parent), "", expanded(out).name)
-    return ArtifactStore.open(parent or "/"), name
+    if name in ("", ".", "..") or parent.endswith(":/"):
+        raise ConfigError(f"out={without_credentials(out)!r} is no file: give the name of the page, such as board.html")
+    place = ArtifactStore.open(parent or "/")
+    with place.reaching():
+        try:
+            place.require_regular(name)
+        except DataError as error:  # a rename would replace even /dev/null
+            fix = "is no regular file: give another name"
+            raise ConfigError(f"out={without_credentials(out)!r} {fix}") from error
+    return place, name
 
 
 def _of_output(output: ArtifactStore, entry: IndexEntry, place: ArtifactStore, unread: list[str]) -> BoardRun:
@@ -183,6 +198,7 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
     }
     rows = sorted(runs, key=lambda run: run.order, reverse=True)
     sections = [_section(each) for each in found]
+    newest = [card.model.newest for section in sections for card in section.cards]
     alarms = [card.model.name for section in sections for card in section.cards if card.model.newest.is_alarm]
     text = (
         _environment()
@@ -191,6 +207,8 @@ def _rendered(where: str, runs: Sequence[BoardRun], others: Sequence[ListedRun],
             where=where,
             sections=sections,
             alarms=list(dict.fromkeys(alarms)),
+            num_newest=len(newest),
+            num_ungated=sum(night.run.entry.gate is None for night in newest),
             rows=[(run, *nights[run.store.root]) for run in rows],
             others=others,
             unread=unread,

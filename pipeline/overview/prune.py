@@ -1,11 +1,11 @@
 """Removes the large files of old runs: prompts, completions, samples, journals, logs and reports.
 
-In: a directory of runs, and how many days a run is kept whole. Out: first a plan, then what the plan says is removed
+In: a directory of runs, and how many days a run is kept whole. Out: first a plan, then what the plan lists is removed
 and nothing else. Manifest, configuration, metrics.parquet, the index entry, the archive and the card stay, so that
-lists, trends and the order of `latest` go on. A run keeps everything if
+lists, trends and the order of `latest` still work. A run keeps everything if
 
 - it is not complete, or a process holds its lock,
-- it is the newest complete run of its model,
+- it is the newest complete run of its model, or the newest one without `limit`,
 - a run of the directory names it in `gate.baseline` or `schedule.history`,
 - it is in the pooled baseline of the last gate of its model and settings.
 
@@ -15,6 +15,7 @@ opened through the descriptor of the run's own directory, in which no link is fo
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from pipeline.runs.index import left_out, model_key
 from pipeline.runs.lock import is_held, locked
 from pipeline.runs.manifest import TIME_FORMAT, Manifest, read_manifest
 from pipeline.storage.artifacts import PRUNED_FILE, ArtifactStore
+from pipeline.storage.filesystem import named
 
 PARTS = ("completions", "journal", "logs", "noise", "prompts", "samples", "work")
 REPORT = re.compile(r"report(\.\w+)?\.html|report_samples(\.\w+)?")
@@ -141,8 +143,11 @@ def plan(output: ArtifactStore, keep_days: int, now: datetime | None = None) -> 
     return Plan(runs=planned, kept=kept, unread=unread)
 
 
-def apply(output: ArtifactStore, planned: OldRun, now: datetime | None = None) -> None:
+def apply(output: ArtifactStore, planned: OldRun, now: datetime | None = None) -> str | None:
     """Remove the parts of a run that a plan names, and mark the run as pruned.
+
+    Returns:
+        Why its index entry was not written, which changes nothing about what was removed; None if it was.
 
     Raises:
         RunError: The run is locked, has changed since the plan was made, or cannot be written.
@@ -158,7 +163,11 @@ def apply(output: ArtifactStore, planned: OldRun, now: datetime | None = None) -
         run.write_text(PRUNED_FILE, json.dumps(mark, indent=1) + "\n")  # first: what is half removed is marked
         with run.writing():
             _remove(run, [part.name for part in planned.parts])
-        index.record(run, planned.manifest)
+        try:
+            index.record(run, planned.manifest)
+        except UserError as error:
+            return f"index: {error}"
+    return None
 
 
 def _read(output: ArtifactStore, run_id: str, unread: list[str]) -> _Run | None:
@@ -186,14 +195,17 @@ def _needed(runs: Sequence[_Run], complete: Sequence[_Run]) -> dict[str, str]:
     """Return the run_ids of the runs that keep everything, with the reason; `complete` is newest first."""
     found: dict[str, str] = {}
     settings: set[tuple[Any, ...]] = set()
-    models: set[index.ModelKey] = set()
+    models: set[tuple[index.ModelKey, str]] = set()
     for run in complete:
-        if run.model not in models:
-            models.add(run.model)
-            found.setdefault(run.run_id, "it is the newest run of its model")
-        gate, key = run.manifest.gate, (run.model, run.manifest.settings_hash)
-        if gate is not None and key not in settings:
-            settings.add(key)
+        # A trial with limit= does not replace the newest whole run.
+        is_whole = value(run.values, "limit") is None
+        for kind in ("", " without a limit") if is_whole else ("",):
+            if (run.model, kind) not in models:
+                models.add((run.model, kind))
+                found.setdefault(run.run_id, f"it is the newest run of its model{kind}")
+        gate, made_with = run.manifest.gate, (run.model, run.manifest.settings_hash)
+        if gate is not None and made_with not in settings:
+            settings.add(made_with)
             for name in {gate.baseline, *gate.baselines} - {None}:
                 found[str(name)] = f"it is in the baseline of run {run.run_id}"
     for run in runs:
@@ -222,14 +234,19 @@ def _parts(run: ArtifactStore) -> Iterator[Part]:
     """Yield the parts of a run, by name; nothing but regular files and directories.
 
     Raises:
-        RunError: The storage does not respond.
+        RunError: The storage does not respond, or directories are nested too deep.
     """
     with run.reaching():
         if run.local is None:
             infos = run.fs.get_file_info(pafs.FileSelector(run.root, recursive=True, allow_not_found=True))
-            files = [(info.path[len(run.root) + 1 :], info.size) for info in infos if info.type == pafs.FileType.File]
+            files = [
+                (path[len(run.root) + 1 :], info.size) for path, info in named(infos) if info.type == pafs.FileType.File
+            ]
         else:
-            files = list(_local_files(str(run.local)))
+            try:
+                files = list(_local_files(str(run.local)))
+            except RecursionError as error:
+                raise RunError(f"{run.shown()} has directories that are nested too deep") from error
     sizes: dict[str, list[int]] = {}
     for name, num_bytes in files:
         top = name.partition("/")[0]
@@ -268,7 +285,10 @@ def _remove(run: ArtifactStore, names: Sequence[str]) -> None:
     try:
         for name in names:
             if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, dir_fd=directory)
+                try:
+                    shutil.rmtree(name, dir_fd=directory)
+                except RecursionError as error:
+                    raise OSError(errno.ELOOP, f"{name} is nested too deep") from error
             else:
                 os.unlink(name, dir_fd=directory)
     finally:

@@ -1,7 +1,7 @@
 """The runs in output_dir: complete ones from the index, the others from their manifests; newest first.
 
 In: a directory of runs, on a disk or in object storage. Out: a record of each run, which the terminal's table, the JSON
-and the board show. Every text in it may be foreign: whoever shows it escapes it.
+and the board show. Every text in it may be foreign: what shows it escapes it.
 """
 
 from __future__ import annotations

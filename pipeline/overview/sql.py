@@ -22,6 +22,7 @@ from pipeline.config.paths import HOME
 from pipeline.errors import ConfigError, DataError
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.storage.filesystem import named
 
 VIEWS = HOME / "notebooks" / "views.sql"
 
@@ -76,7 +77,7 @@ class _RunFiles(AbstractFileSystem):  # type: ignore[misc]
     def _children(self, place: str) -> list[str]:
         try:
             selector = pafs.FileSelector(self._store.path(place), allow_not_found=True)
-            return [self._relative(info) for info in self._store.fs.get_file_info(selector)]
+            return [self._relative(info) for _, info in named(self._store.fs.get_file_info(selector))]
         except (OSError, DataError):  # a file, a directory of another user, or a name that leads out
             return []
 
@@ -116,6 +117,9 @@ def answer(output: ArtifactStore, sql: str) -> Iterator[tuple[list[str], Iterato
         try:
             yield _rows(database, sql)
         except (duckdb.OutOfMemoryException, duckdb.InvalidInputException) as error:
+            if "'pytz'" in str(error):  # DuckDB needs this package for such times in Python, and nothing else here does
+                fix = "a column is a TIMESTAMP WITH TIME ZONE: write CAST(<column> AS VARCHAR)"
+                raise ConfigError(f"sql={sql[:200]!r}: {fix}") from error
             raise DataError(f"sql= cannot be answered: {error}") from error
         except (duckdb.Error, pa.ArrowException) as error:
             raise ConfigError(f"sql={sql[:200]!r}: {error}") from error

@@ -41,6 +41,9 @@ RESERVED_BYTES = 4 << 30
 EDGE_BYTES = 2 << 30
 """Error of `RESERVED_BYTES`, either way, within which it is open whether vLLM starts."""
 
+UNKNOWN_CONTEXT = 8192
+"""Tokens assumed where neither the configuration nor the caller has read the model's own context."""
+
 Status = Literal["fits", "at the edge", "refused"]
 
 
@@ -62,7 +65,7 @@ class CacheSettings:
         extra, engine = config.engine.extra, config.engine
         num_steps = 1 if extra.get("async_scheduling") is False else 2  # config/vllm.py:576-598
         return cls(
-            context_size=config.model.context_size,
+            context_size=config.model.context_size or UNKNOWN_CONTEXT,
             max_num_seqs=engine.max_num_seqs,
             gpu_memory_utilization=engine.gpu_memory_utilization,
             prefix_caching=extra.get("enable_prefix_caching") is not False,

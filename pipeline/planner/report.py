@@ -19,6 +19,7 @@ from pipeline.planner.kv_cache import EDGE_BYTES, RESERVED_BYTES, CacheSettings
 from pipeline.planner.model_shape import BYTES, Shape, read_shape
 from pipeline.planner.roofline import FRONT_END_TOKENS_PER_S, GPUS, MAX_GRAPH_SEQS, Plan, Workload, plans
 from pipeline.prepare.chat_template import model_directory
+from pipeline.prepare.own_model import with_own_context
 from pipeline.runs import past_runs
 
 WORTH_REPORTING = 0.95
@@ -93,6 +94,7 @@ def show(config: Config, options: PlanOptions, console: Console) -> None:
     """
     _require_plannable(config)
     basis = assumed(config, options)
+    config = with_own_context(config)
     directory, _ = model_directory(config)
     shape = read_shape(config, directory)
     work = Workload(

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import DataError, RunError
 from pipeline.generate.engines.reasoning import parser_of
 from pipeline.generate.engines.vllm_arguments import sampling_arguments
-from pipeline.preflight import sections
+from pipeline.preflight import conf_file, sections
 from pipeline.prepare import checks, prompt_stats
 from pipeline.prepare.checks.facts import Facts, facts_of
 from pipeline.prepare.checks.parser_facts import parser_facts
@@ -35,11 +36,20 @@ from pipeline.storage.artifacts import Artifact, ArtifactStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """A configuration file to write, and the arguments of the command line that it keeps."""
+
+    file: Path
+    arguments: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewOptions:
-    """Which prompts to show: `num_prompts` of each task, or only the row with this id."""
+    """Which prompts to show: `num_prompts` of each task, or only the row with this id; and the file to write."""
 
     row_id: int | None
     num_prompts: int
+    keep: Keep | None = None
 
 
 def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, console: Console) -> None:
@@ -48,6 +58,8 @@ def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, co
     Raises:
         PipelineError: A run would fail with the same error before its engine starts, or no row has the requested id.
     """
+    if options.keep is not None:
+        conf_file.require_writable(options.keep.file)
     inputs = open_inputs(config)
     with _prepared(config, inputs, console) as prompts:
         rows = _picked(config, prompts, options)
@@ -71,6 +83,10 @@ def show(config: Config, origins: Mapping[str, str], options: PreviewOptions, co
             checks.run_checks(facts),
             [check_fingerprint(config, prompt_metadata(prompts.store, prompts.metadata)), unchecked],
         )
+    if options.keep is not None:
+        file = options.keep.file
+        conf_file.write(file, options.keep.arguments, config, conf_file.propose(facts, inputs.chat))
+        sections.line(console, f"written: {file}: run it with python -m pipeline.run conf={file}")
 
 
 @contextmanager

@@ -149,13 +149,15 @@ def lengths(console: Console, rows: Sequence[Lengths], config: Config) -> None:
         table.add_column(name, justify="right")
     for each in rows:
         sizes = [_number(value) for value in (each.least, each.mean, each.median, each.p95, each.most)]
-        counts = [f"{each.num_unfit:,}", f"{each.num_failed:,}"]
+        counts = [f"{each.num_unfit:,}" if in_tokens else "not known", f"{each.num_failed:,}"]
         table.add_row(each.task, each.split, f"{each.num_rows:,}", *sizes, *counts)
     console.print(table)
     if in_tokens:
-        max_tokens, context_size = config.generation.max_gen_toks, config.model.context_size
+        max_tokens, context_size = config.generation.max_gen_toks, config.model.context_size or 0
         sums = f"{context_size - max_tokens:,} tokens (context {context_size:,} - max_gen_toks {max_tokens:,})"
         line(console, f"  unfit: longer than {sums}; refused: the chat template fails on the row")
+    else:
+        line(console, "  unfit: not known: the context is the server's own, and so is the chat template")
     for each in rows:
         if each.num_unfit:
             ids = listed(each.unfit_ids, each.num_unfit)
@@ -189,9 +191,14 @@ def endpoint(console: Console, config: Config, body: Mapping[str, Any]) -> None:
     if address.api_key_env is not None:
         is_set = address.api_key_env in os.environ  # else it may be the key itself, given by mistake
         line(console, f"  the key is read from {f'${address.api_key_env}' if is_set else 'a variable that is not set'}")
+    for header, name in address.headers.items():
+        is_set = name in os.environ  # else it may be the secret itself
+        line(console, f"  header {header}: {f'${name}' if is_set else 'read from a variable that is not set'}")
     _barred(console, Text(escape_control(json.dumps(body, ensure_ascii=False, indent=2), keep="\n")))
-    line(console, "  seed is that of the first repeat. The server decides on what is not said: vLLM's takes top_k,")
-    line(console, "  repetition_penalty and the like from the model's generation_config.json, unless it was started")
+    if "seed" not in address.leave_out:
+        line(console, "  seed is that of the first repeat.")
+    line(console, "  The server decides on everything else: vLLM's takes top_k, repetition_penalty")
+    line(console, "  and the like from the model's generation_config.json, unless it was started")
     line(
         console, "  with --generation-config vllm, and splits reasoning only if it was started with --reasoning-parser."
     )

@@ -83,7 +83,7 @@ class Chat:
         """Return the prompt with the generation prompt at its end.
 
         Raises:
-            TemplateFailed: The template raised, or took too long.
+            TemplateFailed: The template raised, took too long, or wrote half of a character.
             ModelError: The template is not valid Jinja.
         """
         return self.apply(messages, add_generation_prompt=True, **self.template_kwargs)
@@ -103,20 +103,18 @@ class Chat:
                     "the prompt does not hold the text of the user's message: the template is written for messages in "
                     "parts, or cuts them; take another one by prompt.chat_template"
                 )
-        if replace_surrogates(text) != text:
-            raise TemplateFailed("the prompt is not Unicode text: the template writes half of a character")
         return text
 
     def apply(self, messages: Messages, *, add_generation_prompt: bool, **variables: Any) -> str:
         """Return the text that the template renders from `messages`, the special tokens and these variables.
 
         Raises:
-            TemplateFailed: The template raised.
+            TemplateFailed: The template raised, or the text is not Unicode.
             ModelError: The template is not valid Jinja; the message names the line.
         """
         try:
             with _deadline():
-                return str(
+                text = str(
                     self.tokenizer.apply_chat_template(
                         messages,
                         tokenize=False,
@@ -128,8 +126,11 @@ class Chat:
         except TemplateSyntaxError as error:
             raise ModelError(f"{self.origin} is not Jinja: line {error.lineno}: {error.message}") from error
         except Exception as error:  # a template can raise any exception
-            text = replace_surrogates(f"{type(error).__name__}: {error}") or ""
-            raise TemplateFailed(one_line(text, LONGEST_FAILURE)) from error
+            reason = replace_surrogates(f"{type(error).__name__}: {error}") or ""
+            raise TemplateFailed(one_line(reason, LONGEST_FAILURE)) from error
+        if replace_surrogates(text) != text:
+            raise TemplateFailed("the prompt is not Unicode text: the template writes half of a character")
+        return text
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt. Adds no special tokens: the template has already written them."""

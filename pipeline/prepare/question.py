@@ -16,7 +16,18 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.errors import DataError
 from pipeline.records import without_nulls
-from pipeline.terminal.text import one_line, truncate
+from pipeline.terminal.text import listed, one_line, truncate
+
+LAYOUT = {
+    "instruction": "a prompt with {placeholders}",
+    "inputs": "an object of texts that fill them",
+    "outputs": 'the right answer, or "" when it is hidden',
+    "meta": "an object with an integer id",
+}
+"""The fields of a row, with what they hold."""
+
+MOST_LISTED = 8
+"""Maximum number of a row's own fields that a message names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,7 @@ def read_question(name: str, task: TaskConfig, split: str, number: int, row: Map
         row = without_nulls(row) | ({"outputs": ""} if is_hidden else {})
     except RecursionError as error:
         raise DataError(f"{at} is nested too deep: give a flat object") from error
+    _require_layout(at, row)
     meta = _field(at, row, "meta", dict, "an object with the row's id")
     row_id = meta.get("id")
     if isinstance(row_id, bool) or not isinstance(row_id, int) or not -(2**63) <= row_id < 2**63:
@@ -121,6 +133,21 @@ def _check_placeholder(at: str, name: str, spec: str, conversion: str | None) ->
     if conversion or spec:
         placeholder = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
         raise DataError(f"{at}: placeholder {{{truncate(placeholder)}}} has a format: only plain names are filled in")
+
+
+def _require_layout(at: str, row: Mapping[str, Any]) -> None:
+    """Check that a row has a field of the benchmark's layout, so that a data set of another layout is found at once.
+
+    Raises:
+        DataError: It has none; the message names the row's own fields and those that it needs.
+    """
+    if row and not row.keys() & LAYOUT.keys():
+        own = listed([truncate(str(name)) for name in list(row)[:MOST_LISTED]], len(row))
+        needed = ", ".join(f"{name} ({what})" for name, what in LAYOUT.items())
+        raise DataError(
+            f"{at} has the fields {own}, and none of the benchmark's layout: write {needed}; docs/add-a-task.md "
+            "converts a data set with other fields"
+        )
 
 
 def _field(at: str, row: Mapping[str, Any], key: str, kind: type, fix: str) -> Any:

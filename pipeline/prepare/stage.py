@@ -28,7 +28,7 @@ from pipeline.prepare.references import odd_references
 from pipeline.prepare.template_fingerprint import template_fingerprint
 from pipeline.records import PROMPT_SCHEMA, Prompt, to_table
 from pipeline.runs.manifest import PromptMetadata
-from pipeline.runs.model_files import model_fingerprint, sha256_of
+from pipeline.runs.model_files import fingerprint_of, sha256_of
 from pipeline.storage.artifacts import ArtifactStore, parquet_files
 from pipeline.storage.query import connection
 
@@ -121,7 +121,7 @@ def _metadata(config: Config, inputs: Inputs, facts: Facts) -> PromptMetadata:
     return PromptMetadata(
         dataset_revisions={source.task: source.revision for source in inputs.sources},
         warnings=checks.warnings_by_name(facts),
-        model_fingerprint=model_fingerprint(config.model),
+        model_fingerprint=fingerprint_of(config),
         chat_template_sha256=chat.template_sha256 if chat else None,
         template_fingerprint=template_fingerprint(chat) if chat else None,
         model_revision=chat.revision if chat else None,
@@ -206,7 +206,7 @@ def _with_text(prompts: Sequence[Prompt], config: Config, chat: Chat, is_first: 
 
 def _with_tokens(prompt: Prompt, ids: list[int], config: Config) -> Prompt:
     max_tokens, context_size = config.generation.max_gen_toks, config.model.context_size
-    if len(ids) + max_tokens <= context_size:
+    if context_size is None or len(ids) + max_tokens <= context_size:
         return replace(prompt, prompt_token_ids=ids, num_prompt_tokens=len(ids))
     error = (
         f"{len(ids)} prompt tokens + generation.max_gen_toks={max_tokens} are more than "

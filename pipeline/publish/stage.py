@@ -68,7 +68,8 @@ def remove_products(run: ArtifactStore, config: Config) -> None:
         RunError: The directory cannot be written.
     """
     with run.writing():
-        run.remove(archive.archive_name(config))
+        for name in archive.archive_names(config):
+            run.remove(name)
         for name in ("card.md", "card.json", "compare"):
             run.remove(name)
         report.remove(run)
@@ -97,6 +98,8 @@ def _card(run: ArtifactStore, config: Config, manifest: Manifest) -> CardRecord:
 
 def _card_line(run: ArtifactStore, made: CardRecord) -> str:
     left = f"; still to do: {', '.join(made.todo)}" if made.todo else ""
+    if "team" in made.todo:
+        left += f": python -m pipeline.pack run={run.shown()} submission.team=<who submits>"
     return f"  {run.shown(made.file)}  the submission form, filled in{left}"
 
 

@@ -11,14 +11,18 @@ _COUNTS = """
            count(*) FILTER (finish_reason = 'length') AS num_truncated,
            count(*) FILTER (answer IS NULL AND error IS NULL) AS num_no_answer,
            count(error) AS num_failed,
-           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
-           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens
+           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_prompt_tokens), 0))
+               ::BIGINT AS num_prompt_tokens,
+           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_output_tokens), 0))
+               ::BIGINT AS num_output_tokens
     FROM samples
 """
 
 
 def count_samples(run: ArtifactStore) -> Counts:
     """Return the number of samples of a run by outcome, and their total number of tokens.
+
+    A total is None where rows have succeeded and none has a count: a server need not report its usage.
 
     Raises:
         DataError: The run has no samples yet, or they are damaged.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -19,10 +20,11 @@ from pipeline.config import loading
 from pipeline.config.paths import expanded
 from pipeline.config.plain_yaml import MOST_BYTES
 from pipeline.config.schema import Config
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, PipelineError, RunError
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.identity import identity
 from pipeline.runs.lock import is_held
-from pipeline.runs.manifest import FILE, Manifest, prompt_metadata, read_manifest
+from pipeline.runs.manifest import FILE, Manifest, PromptMetadata, prompt_metadata, read_manifest
 from pipeline.runs.model_files import model_fingerprint, read_template
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -57,6 +59,38 @@ def require_lasting(output_dir: str) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NewDirectories:
+    """What a run makes on a disk before it has prepared anything: of these directories, none was there before."""
+
+    parents: tuple[Path, ...]
+
+    @classmethod
+    def before(cls, config: Config) -> NewDirectories:
+        """Return the directories of output_dir and above it that do not exist yet, the innermost first."""
+        local = ArtifactStore.open(config.output_dir).local
+        places = (local, *local.parents) if local is not None else ()
+        return cls(tuple(place for place in places if not place.exists()))
+
+    def discard(self, run: ArtifactStore) -> None:
+        """Remove the directory of a run that found nothing to prepare, and the new ones above it that are empty.
+
+        A run that found its data sets and its model is kept, with the reason of its failure in the manifest.
+        """
+        with suppress(PipelineError, OSError):  # the error that ended the run is the one to report
+            manifest = read_manifest(run)
+            if manifest is not None and manifest.datasets != PromptMetadata():
+                return
+            run.remove()
+            for parent in self.parents:
+                parent.rmdir()
+
+
+def is_empty(run: ArtifactStore) -> bool:
+    """Return whether a directory holds nothing, as that of a new run."""
+    return not run.directories() and not run.files(recursive=False)
+
+
 def place(config: Config) -> tuple[ArtifactStore, Config]:
     """Create the run's directory, or open the existing one.
 
@@ -74,6 +108,25 @@ def place(config: Config) -> tuple[ArtifactStore, Config]:
     run = output.child(f"run={run_id}")
     run.create()
     return run, replace(config, run_id=run_id)
+
+
+def with_recorded_context(config: Config) -> Config:
+    """Return the configuration with the context that its run was begun with, where it has none of its own.
+
+    Runs of older versions have a default that was not the model's own.
+
+    Raises:
+        DataError: What the run recorded is damaged.
+        ConfigError: It is not of this version.
+    """
+    if config.engine.kind != "vllm" or config.model.context_size is not None:
+        return config
+    if not config.run_id or config.run.restart:
+        return config
+    run = ArtifactStore.open(config.output_dir).child(f"run={config.run_id}")
+    if not run.exists(CONFIG_FILE):
+        return config
+    return replace(config, model=replace(config.model, context_size=recorded(run).model.context_size))
 
 
 def finished(config: Config) -> tuple[ArtifactStore, Config, Manifest] | None:
@@ -126,6 +179,15 @@ def begin(run: ArtifactStore, config: Config) -> None:
             f"{run.path('prompts')} is gone and {run.path('completions')} was made from it: put it back, or {NEW_ID}"
         )
     _remove_leftovers(run)
+    record(run, config)
+
+
+def record(run: ArtifactStore, config: Config) -> None:
+    """Write the configuration of a run into its directory; the caller holds its lock.
+
+    Raises:
+        RunError: The directory cannot be written.
+    """
     run.write_text(CONFIG_FILE, loading.dump(config))
 
 
@@ -136,7 +198,7 @@ def keep_config(run: ArtifactStore, config: Config) -> None:
         RunError: The directory cannot be written.
     """
     if not run.exists(CONFIG_FILE):
-        run.write_text(CONFIG_FILE, loading.dump(config))
+        record(run, config)
 
 
 def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | None) -> None:
@@ -157,7 +219,8 @@ def _require_unchanged(run: ArtifactStore, config: Config, manifest: Manifest | 
     stored = run.metadata("prompts")
     made_with = prompt_metadata(run.child("prompts"), stored) if stored else manifest
     fingerprint = made_with.model_fingerprint if made_with is not None else None
-    if fingerprint is not None and fingerprint != model_fingerprint(config.model):
+    is_vllm = config.engine.kind == "vllm"  # older runs of an endpoint recorded the fingerprint of an unused model.path
+    if is_vllm and fingerprint is not None and fingerprint != model_fingerprint(config.model):
         raise RunError(
             f"model.path={config.model.path!r} holds another model than when run_id={config.run_id!r} was begun: "
             f"{NEW_ID}"
@@ -207,7 +270,13 @@ def open_finished(
         raise RunError(f"{argument}={directory}: there is no such directory")
     if not run.exists(CONFIG_FILE):
         raise RunError(f"{argument}={directory}: the directory holds no {CONFIG_FILE}, so it is not a run's")
-    return run, recorded(run, arguments)
+    return run, recorded(run, arguments, _evaluated(run) if arguments else None)
+
+
+def _evaluated(run: ArtifactStore) -> str | None:
+    """Return the model that a run evaluated, None if it has no manifest."""
+    manifest = read_manifest(run)
+    return evaluated_model(recorded(run), manifest) if manifest is not None else None
 
 
 def require_complete(run: ArtifactStore) -> Manifest:
@@ -233,14 +302,16 @@ def status(run: ArtifactStore, manifest: Manifest) -> str:
     return "crashed" if manifest.status == "running" and not is_held(run) else manifest.status
 
 
-def recorded(run: ArtifactStore, arguments: Sequence[str] = ()) -> Config:
+def recorded(run: ArtifactStore, arguments: Sequence[str] = (), model: str | None = None) -> Config:
     """Return a run's recorded configuration, with `arguments` as overrides.
+
+    With `model`, the evaluated model, words about another one are left out.
 
     Raises:
         DataError: Its config.yaml cannot be read.
         ConfigError: Its config.yaml is not of this version, or an override is wrong.
     """
-    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.shown(CONFIG_FILE), arguments)
+    return loading.load(run.read_text(CONFIG_FILE, MOST_BYTES), run.shown(CONFIG_FILE), arguments, model)
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:

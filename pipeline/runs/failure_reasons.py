@@ -26,10 +26,15 @@ _ERRORS = """
 """
 
 
+_QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^']*'(?!\w)|`[^`]*`")
+"""An apostrophe inside a word, as in "the server's", begins no quoted text."""
+_VARYING = re.compile(r"(?P<status>\bHTTP \d{3}\b)|0x[0-9a-fA-F]+|\b[0-9a-f]{8,}(?:-[0-9a-f]+)*\b|\d+")
+
+
 def normalized(reason: str) -> str:
-    """Return a reason without what differs from row to row: numbers, addresses, quoted texts."""
-    text = re.sub(r"\"[^\"]*\"|'[^']*'|`[^`]*`", "'...'", reason)
-    return re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}(?:-[0-9a-f]+)*\b|\d+", "#", text)[:LONGEST_REASON]
+    """Return a reason without what differs from row to row: numbers, addresses, quoted texts; an HTTP status stays."""
+    text = _QUOTED.sub("'...'", reason)
+    return _VARYING.sub(lambda found: found["status"] or "#", text)[:LONGEST_REASON]
 
 
 def commonest(run: ArtifactStore) -> tuple[FailureReason, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config.loading import flat
 from pipeline.config.paths import portable
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, EndpointConfig
 
 MECHANICS = (
     *("conf", "run_id", "output_dir", "cluster", "schedule", "run", "submission", "report", "gate", "noise"),
@@ -18,9 +18,12 @@ MECHANICS = (
 )
 """Keys that completions do not depend on; of `engine`, only `ENGINE_IDENTITY` and the endpoint's model count."""
 
+ENDPOINT_IDENTITY = ("extra_body", "leave_out")
+"""Keys of the endpoint that change its answers; headers hold no value here, and prices and limits change none."""
+
 ENGINE_IDENTITY = ("kind", "batch_invariant", "extra")
 
-COMPARED_ONLY = ("prompt.expected_fingerprint", "prompt.fingerprint_policy")
+COMPARED_ONLY = ("prompt.expected_fingerprint", "prompt.fingerprint_policy", "model.expected_config")
 """Keys of checks: a run that such a check refused can be resumed under the same run_id once the key is corrected."""
 
 SCORING_ONLY = r"tasks\.[^.]+\.cluster"
@@ -33,6 +36,12 @@ def identity(config: Config) -> dict[str, Any]:
     found = flat({name: value for name, value in plain.items() if name not in (*MECHANICS, "engine", "tasks")})
     found |= flat({"engine": {name: plain["engine"][name] for name in ENGINE_IDENTITY}})
     found["engine.endpoint.model"] = config.engine.endpoint.model
+    endpoint, usual = config.engine.endpoint, EndpointConfig()
+    for name in ENDPOINT_IDENTITY:  # at their defaults they are left out, so that hashes of older runs stay valid
+        if getattr(endpoint, name) != getattr(usual, name):
+            found |= flat({f"engine.endpoint.{name}": getattr(endpoint, name)})
+    if config.engine.kind == "endpoint":  # whose context is the server's; older versions recorded their default
+        del found["model.context_size"]
     found = {name: value for name, value in found.items() if not name.startswith("generation.repeats")}
     found["generation.repeats"] = _repeats(config)
     found |= flat({"tasks": {name: plain["tasks"][name] for name in config.active_tasks}})

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import pyarrow as pa
@@ -58,6 +59,9 @@ Text: TypeAlias = Annotated[str, Field(max_length=1_000)]
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
+ScoreNumber: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A score, which is a share or a percentage: what is far outside of these is no score, and cannot be drawn."""
+
 ModelKey: TypeAlias = tuple[Text | None, ...]
 """What identifies a model, without its revision: the engine's kind, then the path, or the server and its model."""
 
@@ -82,9 +86,9 @@ class EntryScore:
     task: Text
     split: Text
     metric: Text
-    value: Number | None
-    ci_low: Number | None
-    ci_high: Number | None
+    value: ScoreNumber | None
+    ci_low: ScoreNumber | None
+    ci_high: ScoreNumber | None
     num_scored: Count | None = None
 
 
@@ -96,7 +100,8 @@ class IndexEntry:
     completions in flight at once in one replica. `gate` is None where no rule was set, `scores` where metrics.parquet
     cannot be read. `seconds` are those of the last session. `report` is relative to output_dir. `domains` has the
     domain of each task; entries of an older version lack it, and the numbers of scored rows (`is_of_this_version`).
-    `pruned_at` is when the run was pruned (pipeline/overview/prune.py).
+    `pruned_at` is when the run was pruned (pipeline/overview/prune.py). `cost` is in `currency`; with `is_cost_bound`
+    it is a lower bound, since the server did not count the tokens of all rows.
     """
 
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
@@ -126,6 +131,9 @@ class IndexEntry:
     num_output_tokens: Count | None
     seconds: Number | None
     report: Text | None
+    cost: Number | None = None
+    currency: Text | None = None
+    is_cost_bound: bool = False
     domains: Mapping[Text, Text] | None = None
     pruned_at: Text | None = None
 
@@ -335,16 +343,28 @@ def run_ids(output: ArtifactStore) -> set[str]:
     return {name for name in names if re.fullmatch(RUN_ID, name)}
 
 
+def _require_no_link(output: ArtifactStore, name: str) -> None:
+    """Check that a directory of the index is no link: what is written or removed there would be elsewhere.
+
+    Raises:
+        RunError: It is one; in a shared output_dir another user may have made it.
+    """
+    if output.local is not None and Path(output.path(name)).is_symlink():
+        raise RunError(f"{output.shown(name)} is a symbolic link, and what is written would go elsewhere: remove it")
+
+
 def _places(output: ArtifactStore) -> Iterator[_Place]:
     """Yield the places of all entries.
 
     Raises:
-        RunError: The index cannot be reached.
+        RunError: The index cannot be reached, or is a link.
     """
+    _require_no_link(output, DIRECTORY)
     if output.local is None:
         files = output.files(DIRECTORY, ".json")
     else:  # two levels and no more: a link in a shared directory may lead anywhere
-        slugs = output.child(DIRECTORY).directories()
+        whole = output.child(DIRECTORY)
+        slugs = [slug for slug in whole.directories() if not Path(whole.path(slug)).is_symlink()]
         files = [file for slug in slugs for file in output.files(f"{DIRECTORY}/{slug}", ".json", recursive=False)]
     for file in files:
         match = _NAME.fullmatch(file)
@@ -450,6 +470,9 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
         "num_failed": counts.num_failed if counts is not None else None,
         "num_output_tokens": counts.num_output_tokens if counts is not None else None,
         "seconds": manifest.timings_s.get("total"),
+        "cost": manifest.cost.amount if manifest.cost is not None else None,
+        "currency": manifest.cost.currency if manifest.cost is not None else None,
+        "is_cost_bound": manifest.cost is not None and manifest.cost.num_unknown > 0,
         "report": published.report.file if published is not None and published.report is not None else None,
     }
 
@@ -485,7 +508,10 @@ def _scores(run: ArtifactStore) -> list[dict[str, Any]] | None:
 
 def _write(output: ArtifactStore, entry: IndexEntry) -> None:
     text = json.dumps(asdict(entry), allow_nan=False)  # ASCII, so that no character of a foreign text is refused
-    output.write_text(_Place.of(entry).file, text + "\n")
+    place = _Place.of(entry)
+    for name in (DIRECTORY, f"{DIRECTORY}/{place.slug}"):
+        _require_no_link(output, name)
+    output.write_text(place.file, text + "\n")
 
 
 def _remove(output: ArtifactStore, run_id: str, keep: _Place | None = None) -> None:

@@ -18,9 +18,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 from pipeline.errors import DataError, Locked, PipelineError, RunError
 from pipeline.storage.artifacts import ArtifactStore
@@ -40,17 +42,21 @@ ATTEMPTS, PAUSE_S = 5, 0.1
 """Attempts to lock a file, and seconds between them: `is_held` of another process holds the lock for an instant."""
 
 
+RequireHeld: TypeAlias = Callable[[], None]
+"""Raises `RunError` if the directory of a held lock was removed or replaced meanwhile."""
+
+
 @contextmanager
-def locked(run: ArtifactStore) -> Iterator[None]:
-    """Hold the run's lock during the block.
+def locked(run: ArtifactStore) -> Iterator[RequireHeld]:
+    """Hold the run's lock during the block; yield a check that the directory is still the one that was locked.
 
     Raises:
         Locked: Another driver holds the lock.
         RunError: The lock cannot be used: the file system does not support locks, or the directory is another
             user's or holds links.
     """
-    with _locked_file(run) if run.local else _heartbeat(run):
-        yield
+    with _locked_file(run) if run.local else _heartbeat(run) as require_held:
+        yield require_held
 
 
 def is_held(run: ArtifactStore) -> bool:
@@ -85,7 +91,7 @@ def _refuse(run: ArtifactStore, owner: str) -> Locked:
 
 
 @contextmanager
-def _locked_file(run: ArtifactStore) -> Iterator[None]:
+def _locked_file(run: ArtifactStore) -> Iterator[RequireHeld]:
     run.require_own()
     # The file is never deleted: one driver could hold the lock on the deleted file, another on a new file.
     with run.writing():
@@ -95,9 +101,26 @@ def _locked_file(run: ArtifactStore) -> Iterator[None]:
         with run.writing():
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _owner().encode(), 0)
-        yield
+        yield lambda: _require_held(run, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _require_held(run: ArtifactStore, descriptor: int) -> None:
+    """Check that the lock's file is still where it was: while it is open, no other file has its number.
+
+    Raises:
+        RunError: It is gone, and the run's directory with it.
+    """
+    try:
+        is_same = os.path.samestat(Path(run.path(LOCAL_FILE)).lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        raise RunError(
+            f"{run.shown()} was moved, removed or replaced while the run was writing it: put it back, or remove what "
+            "is there now, and run the same command again"
+        )
 
 
 def _lock(run: ArtifactStore, descriptor: int) -> None:
@@ -114,7 +137,7 @@ def _lock(run: ArtifactStore, descriptor: int) -> None:
 
 
 @contextmanager
-def _heartbeat(run: ArtifactStore) -> Iterator[None]:
+def _heartbeat(run: ArtifactStore) -> Iterator[RequireHeld]:
     token = uuid.uuid4().hex
     holder = _holder(run)
     if holder is not None and (holder.is_beating or _changes(run, holder)):
@@ -140,7 +163,9 @@ def _heartbeat(run: ArtifactStore) -> Iterator[None]:
     thread = threading.Thread(target=keep_beating, name="lock", daemon=True)
     thread.start()
     try:
-        yield
+        yield (
+            lambda: None
+        )  # a heartbeat makes the object again, and what else is missing there is found when it is read
     finally:
         ending.set()
         thread.join()

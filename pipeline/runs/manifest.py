@@ -124,6 +124,8 @@ class EngineInfo:
     number of starts after a crash, `gave_up` the reason why the replica stopped for good, `tries_again` the number of
     its tries after it had given up.
 
+    `answered_by` has the names of models, comma-separated, that a server put into its answers.
+
     `num_preemptions` counts how often a row lost its place in the KV cache and was computed again, and
     `num_preempted_rows` the rows to which that happened. The peaks are of the rows that run and wait in the engine, and
     of the fraction of the KV cache in use. `other` keeps the keys that have no field in this version.
@@ -167,6 +169,7 @@ class EngineInfo:
     gpu_error: str | None = None
     base_url: str | None = None
     served_model: str | None = None
+    answered_by: str | None = None
     server: str | None = None
     engine_start_s: float | None = None
     restarts: int | None = None
@@ -392,6 +395,21 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the tokens of a run cost, second pass included; see `pipeline/runs/cost.py`.
+
+    `amount` is in `currency`; None if no row has a token count. With `num_unknown` rows that have none it is a lower
+    bound.
+    """
+
+    amount: float | None
+    currency: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailureReason:
     """A reason why `num` rows failed, as one of them has it; `example` names that row."""
 
@@ -414,8 +432,10 @@ class ReproductionRecord:
 class Manifest:
     """A run's manifest.
 
-    `config` is the resolved configuration; `settings_hash` is computed in runs/identity.py; `failures` are the
-    commonest reasons of failed rows; `other` keeps the keys that have no field in this version.
+    `model` is the model that was evaluated: model.path, or the one that an endpoint's server serves (None: an older
+    run, see pipeline/runs/evaluated.py). `packed` has the overrides of `pack`. `config` is the resolved configuration;
+    `settings_hash` is computed in runs/identity.py; `failures` are the commonest reasons of failed rows; `other` keeps
+    the keys that have no field in this version.
     """
 
     status: Status
@@ -425,6 +445,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     codebase: Codebase | None = _nullable()
     hardware: Hardware = field(default_factory=Hardware)
+    model: str | None = None
     model_fingerprint: str | None = _nullable()
     settings_hash: str | None = None
     config: Json = field(default_factory=dict)
@@ -437,11 +458,13 @@ class Manifest:
     again: ReproductionRecord | None = None
     schedule: Schedule | None = _nullable()
     counts: Annotated[Counts, AfterValidator(_counts)] | None = None
+    cost: Cost | None = None
     failures: tuple[FailureReason, ...] = ()
     noise: Noise | None = None
     gate: GateResult | None = None
     compare: tuple[MetricChange, ...] | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)
+    packed: tuple[str, ...] = ()
     published: Published | None = None
     ended_at: str | None = None
     rescored_at: str | None = None

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from pipeline.config.paths import expanded
-from pipeline.config.schema import ModelConfig, PromptConfig
+from pipeline.config.schema import Config, ModelConfig, PromptConfig
 from pipeline.errors import ModelError
 
 WHOLE_BYTES = 16 << 20
@@ -58,6 +58,11 @@ def model_fingerprint(model: ModelConfig) -> str | None:
                 content += file.read()
         whole.update(f"{path.relative_to(directory)} {size} {hashlib.sha256(content).hexdigest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
+
+
+def fingerprint_of(config: Config) -> str | None:
+    """Return `model_fingerprint` of the model that generates; None for an endpoint, whose server has the model."""
+    return model_fingerprint(config.model) if config.engine.kind == "vllm" else None
 
 
 def read_template(prompt: PromptConfig) -> str | None:

@@ -28,12 +28,12 @@ def identify(package: Path) -> tuple[str, bool]:
     The sources are, in this order: what a build recorded; the Git checkout that holds the package; the environment
     variable; without them `sha256:` and a hash of the package's files, which differs whenever they do.
     """
-    return _built(package) or _from_git(package.parent) or _from_environment() or (_hash(package), False)
+    return _built(package) or _from_git(package) or _from_environment() or (_hash(package), False)
 
 
 def record(package: Path, target: Path) -> None:
     """Write what `package` is into its copy `target`, which is being built; here the environment variable wins."""
-    commit, modified = _from_environment() or _built(package) or _from_git(package.parent) or (_hash(package), False)
+    commit, modified = _from_environment() or _built(package) or _from_git(package) or (_hash(package), False)
     text = json.dumps({"commit": commit, "modified": modified})
     (target / BUILT_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -53,12 +53,17 @@ def _from_environment() -> tuple[str, bool] | None:
     return text.removesuffix("-dirty"), text.endswith("-dirty")
 
 
-def _from_git(root: Path) -> tuple[str, bool] | None:
-    """Return the commit of the checkout at `root`; None if it is no checkout, or only a directory inside one."""
+def _from_git(package: Path) -> tuple[str, bool] | None:
+    """Return the commit of the checkout that holds the package, and whether files of the package differ from it.
+
+    None if the directory above the package is no checkout, or only a directory inside one.
+    """
+    root = package.parent
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")) != root.resolve():
             return None
-        return _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain"))
+        # Only the code: a user's own conf/mine.yaml is none, and a run records its whole configuration.
+        return _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain", "--", package.name))
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -49,7 +49,7 @@ WITH centred AS (
 )
 -- Cluster-robust standard error of a mean: Cameron and Miller 2015, Journal of Human Resources 50:317;
 -- with one row per question it is the standard deviation divided by the square root of their number. Questions are
--- taken as independent. Where all have the same value the sample says nothing about the error: it is null, not 0.
+-- taken as independent. Where all have the same value the sample shows nothing about the error: it is null, not 0.
 -- With a category of dependent questions: see `pipeline/score/clusters.py`.
 SELECT summed.* EXCLUDE squares, clusters,
     if(clusters IS NOT NULL, of_clusters.stderr, if(squares > 1e-12,

@@ -27,7 +27,7 @@ from pipeline.score.letters.rules import RULES, Response
 
 RULES_VERSION = "2"
 """Stored with the samples as `RULES_KEY`. To be raised when a response gets another answer: runs that were scored by
-other rules differ in `correct` although the model is the same, so the gate and `compare` look at it.
+other rules differ in `correct` although the model is the same, so the gate and `compare` read it.
 """
 
 FAILED = "failed"
@@ -42,6 +42,10 @@ CONFLICT = "conflict"
 """There is an answer, but it is not clear which options belong to it."""
 UNKNOWN_OPTION = "unknown_option"
 """The answer names a letter that the question does not offer."""
+
+
+FREE_TEXT = "free_text"
+"""The question has no options and its gold is no letters: the answer is the whole text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,20 @@ def extract(response: str, options: str, *, truncated: bool = False) -> Extracti
     if not answer.letters <= set(options):
         return Extraction(None, UNKNOWN_OPTION, seen)
     return Extraction(None, CONFLICT, seen) if answer.others else Extraction(seen, name)
+
+
+def free_text(response: str, *, truncated: bool = False) -> Extraction:
+    """Return the text of a response to a free-form question, without reasoning left in it.
+
+    Args:
+        response: The text that the leaderboard would receive.
+        truncated: The response ended at the token limit, and so it is no whole answer.
+    """
+    content = response.rpartition("</think>")[2]
+    text = "" if "<think>" in content else content.strip()
+    if truncated:
+        return Extraction(None, TRUNCATED)
+    return Extraction(text, FREE_TEXT) if text else Extraction(None, EMPTY)
 
 
 def _first_answer(response: Response) -> tuple[str, Answer | None]:

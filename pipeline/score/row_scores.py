@@ -18,7 +18,7 @@ from pipeline import records
 from pipeline.metrics.names import SAMPLE_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.score.extraction import FAILED, extract, format_letters
+from pipeline.score.extraction import FAILED, NO_LETTER, Extraction, extract, format_letters, free_text
 from pipeline.score.letters.option_letters import Letters, pure_letters
 
 SCORE_COLUMNS = ("response", "answer", "extraction", "seen_letters", *SAMPLE_METRICS)
@@ -77,7 +77,8 @@ def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
         question = read_doc(doc)
         row = _FAILED_ROW
         if error is None:
-            row = score_row(content, gold, question.options, truncated=finish_reason == "length")
+            truncated, has_options = finish_reason == "length", question.num_options is not None
+            row = score_row(content, gold, question.options, truncated=truncated, has_options=has_options)
         for name in SCORE_COLUMNS:
             made[name].append(getattr(row, name))
         made["instruction"].append(question.instruction)
@@ -90,8 +91,12 @@ def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SAMPLE_SCHEMA)
 
 
-def score_row(content: str | None, gold: str | None, options: str, *, truncated: bool) -> Scores:
+def score_row(
+    content: str | None, gold: str | None, options: str, *, truncated: bool, has_options: bool = True
+) -> Scores:
     """Return the scores of a row that did not fail.
+
+    A question without options whose gold is no letters is free-form: its answer is the text of the response.
 
     Args:
         content: The completion after the reasoning parser; None when the reasoning was never closed, and then the
@@ -99,11 +104,12 @@ def score_row(content: str | None, gold: str | None, options: str, *, truncated:
         gold: The correct answer, or None when it is hidden.
         options: The letters of the question's options.
         truncated: The completion ended at the token limit.
+        has_options: Whether the question's row has options, and `options` is not just assumed.
     """
     response = (content or "").lstrip()
     if len(response) <= _SHORT:
-        return _short_response(response, gold, options, truncated)
-    return _score(response, gold, options, truncated)
+        return _short_response(response, gold, options, truncated, has_options)
+    return _score(response, gold, options, truncated, has_options)
 
 
 @lru_cache(maxsize=1)  # the repeats of a question are consecutive
@@ -149,8 +155,8 @@ def wording_name(instruction: str) -> str:
     return hashlib.sha256(_OPTIONS.sub("{options}", instruction).encode(errors="replace")).hexdigest()[:8]
 
 
-def _score(response: str, gold: str | None, options: str, truncated: bool) -> Scores:
-    found = extract(response, options, truncated=truncated)
+def _score(response: str, gold: str | None, options: str, truncated: bool, has_options: bool) -> Scores:
+    found = _extracted(response, gold, options, truncated, has_options)
     if gold is None:
         return Scores(response, found.answer, found.rule, found.seen, None, None, None)
     right, response_tokens = tokens(gold), tokens(response)
@@ -158,6 +164,17 @@ def _score(response: str, gold: str | None, options: str, truncated: bool) -> Sc
     correct = None if letters is None else float(found.answer == format_letters(letters))
     em, overlap = exact_match(right, response_tokens), f1(right, response_tokens)
     return Scores(response, found.answer, found.rule, found.seen, em, overlap, correct)
+
+
+def _extracted(response: str, gold: str | None, options: str, truncated: bool, has_options: bool) -> Extraction:
+    """Return the letters of a response or, of a free-form question, its text.
+
+    Without options and with a hidden gold it is not known whether letters are expected: they are read where they are.
+    """
+    is_free_form = not has_options and gold is not None and _letters_of_gold(gold, options) is None
+    found = Extraction(None, NO_LETTER) if is_free_form else extract(response, options, truncated=truncated)
+    may_be_free_form = is_free_form or (not has_options and gold is None and found.rule == NO_LETTER)
+    return free_text(response, truncated=truncated) if may_be_free_form else found
 
 
 _short_response = lru_cache(maxsize=2**16)(_score)

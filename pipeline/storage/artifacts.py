@@ -127,7 +127,7 @@ class ArtifactStore(Directory):
         found = self.artifact(artifact, schema)
         if found is None:
             self.require_unpruned()
-            raise DataError(f"{self.shown(artifact)} is missing: run again with the same run_id, it goes on from there")
+            raise DataError(f"{self.shown(artifact)} is missing: run again with the same run_id: it resumes from there")
         return found
 
     def pruned_at(self) -> str | None:
@@ -142,7 +142,7 @@ class ArtifactStore(Directory):
             at = json.loads(self.read_text(PRUNED_FILE, 1 << 20))["at"]
             return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise DataError(f"{self.shown(PRUNED_FILE)} is damaged: delete it, and what it says is gone") from error
+            raise DataError(f"{self.shown(PRUNED_FILE)} is damaged: delete it, and its content is lost") from error
 
     def require_unpruned(self) -> None:
         """Check that the run in this directory was not pruned.

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,7 +61,7 @@ def private_directory(name: str) -> Path:
             path.mkdir(mode=0o700)
         found = path.lstat()  # of a link itself
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}. Make room, or set TMPDIR") from error
+        raise RunError(f"{path} cannot be written: {error.strerror}. Free some space, or set TMPDIR") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise RunError(f"{path} is not a directory of this user alone: remove it, or set TMPDIR")
     return path
@@ -104,6 +104,16 @@ def free_bytes(path: Path) -> int | None:
         except OSError:
             return None
     return None
+
+
+def named(infos: Iterable[pafs.FileInfo]) -> Iterator[tuple[str, pafs.FileInfo]]:
+    """Yield what a listing returned, with the path of each; one whose name is no UTF-8 is left out.
+
+    Nothing of ours has such a name. Anyone can make one in a shared directory, and pyarrow fails when it is read.
+    """
+    for info in infos:
+        with suppress(UnicodeDecodeError):
+            yield info.path, info
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +201,7 @@ class Directory:
         """
         selector = pafs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
         with self.reaching():
-            found = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
+            found = [path for path, info in named(self.fs.get_file_info(selector)) if info.type == pafs.FileType.File]
         return sorted(path[len(self.root) + 1 :] for path in found if path.endswith(suffix))
 
     def directories(self) -> list[str]:
@@ -202,7 +212,7 @@ class Directory:
         """
         with self.reaching():
             infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+        return sorted(info.base_name for _, info in named(infos) if info.type == pafs.FileType.Directory)
 
     def create(self) -> None:
         """Create the directory and its parents.
@@ -371,7 +381,7 @@ class Directory:
         try:
             yield
         except OSError as error:
-            reason = _denied(error) or f"{error.strerror or error}. Make room or write elsewhere"
+            reason = _denied(error) or f"{error.strerror or error}. Free some space or write elsewhere"
             raise RunError(f"{self.shown()} cannot be written: {reason}") from error
 
 

@@ -128,4 +128,4 @@ def _reporting_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no room for sorting: {error}") from error
+        raise RunError(f"TMPDIR={tempfile.gettempdir()!r} has no space for sorting: {error}") from error

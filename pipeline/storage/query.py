@@ -58,7 +58,7 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
                 yield database
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             is_full = isinstance(error, duckdb.OutOfMemoryException) or _NO_ROOM.search(str(error)) is not None
-            what = "has no room for sorting" if is_full else "cannot be used for sorting"
+            what = "has no space for sorting" if is_full else "cannot be used for sorting"
             raise RunError(f"TMPDIR={tempfile.gettempdir()!r} {what}: {error}") from error
         except duckdb.InvalidInputException as error:
             if re.search(r"\[Errno (?!2\])|AWS Error", str(error)):

@@ -72,7 +72,8 @@ def print_summary(
         console.print(_repeats_table(of_repeats))
     for row in filter(is_wide, rows):
         console.print(_bounds_line(row), soft_wrap=True)
-    parts = [f"{counts.num_samples:,} samples", f"{counts.num_output_tokens:,} output tokens"]
+    tokens = "an unknown number of" if counts.num_output_tokens is None else f"{counts.num_output_tokens:,}"
+    parts = [f"{counts.num_samples:,} samples", f"{tokens} output tokens"]
     if timings and "total" in timings:
         parts.append(f"{timings['total']:.1f} s in all")
         if counts.num_output_tokens is not None and timings.get("generate"):

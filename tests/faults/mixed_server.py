@@ -192,7 +192,7 @@ MODES = (
     Mode("body cut", raw(HEAD + b"Content-Length: 500\r\n\r\n{"), "cannot be reached"),
     Mode("no HTTP", raw(b"SSH-2.0-OpenSSH_9.6\r\n"), "cannot be reached"),
     Mode("65 MB of zeros in 64 KB", body(BOMB, Content_Encoding="gzip"), "larger than 64 MB"),
-    Mode("unasked compression", body(b"x", Content_Encoding="br"), "was not asked for"),
+    Mode("unasked compression", body(b"x", Content_Encoding="br"), "was not requested"),
     Mode("200 with an error", body({"error": {"message": "сломано", "code": 400}}), "HTTP 200 with an error: сломано"),
     Mode("content filter", body(completion("", "content_filter")), "finish_reason='content_filter'"),
     Mode("aborted", body(completion("нача", "abort")), "finish_reason='abort'"),

@@ -495,7 +495,7 @@ FAULTS = (
     Fault(
         PROCESS,
         "a run was killed and not resumed",
-        "its manifest says `running`; commands report it as `crashed`; the same command resumes it",
+        "its status in the manifest is `running`; commands report it as `crashed`; the same command resumes it",
         "unit/runs/test_again.py::test_a_running_manifest_that_no_process_holds_is_shown_as_crashed",
         on_page=True,
     ),

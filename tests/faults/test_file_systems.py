@@ -101,6 +101,7 @@ def test_a_fault_of_the_file_system_loses_doubles_and_half_writes_nothing(
     assert stages.half_written(run) == []
     assert stages.products(run) == stages.products(undisturbed)
     assert stage not in SCORED_LATER or before, "the completions were lost"
+    assert failed.exit_code or fault != "vanished", "a run that lost its directory reported success"
     if failed.exit_code:
         assert (failed.exit_code, len(failed.errors)) == (2, 1), failed.errors
         assert failed.errors[0].startswith("error: ")

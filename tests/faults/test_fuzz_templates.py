@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from builders import ROOT
 from faults import fuzzing
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config.loading import compose
@@ -92,6 +92,8 @@ def chat(config: Config) -> Chat:
 
 @fuzzing.fuzzed(25)
 @given(template=templates)
+@example(template="{{ '\\ud800' }}")
+@example(template="{{ raise_exception('\\ud800') }}")
 def test_a_template_renders_each_row_fails_it_or_is_refused(config: Config, chat: Chat, template: str) -> None:
     template = template.encode("utf-8", "replace").decode()  # others are refused before
 

@@ -18,6 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 from pipeline.generate.engines.hardware import gpu_info
 from pipeline.planner.roofline import GPUS
+from pipeline.prepare.own_model import with_own_context
 
 TASK = "check"
 """The only task of the runs: questions like the demo's, so that no data set has to be downloaded."""
@@ -88,8 +89,8 @@ def parse(arguments: Sequence[str], gpus: Gpus) -> tuple[Settings, Config]:
     """Return the settings that the arguments describe, and the configuration of the run with one replica.
 
     They are `rows=1000`, `gpu=<the planner's name>` and `out=outputs/gpu-check`. Others are for the configuration, by
-    default `conf=mera`. Where the machine has fewer GPUs than one replica of it takes, and the arguments say nothing
-    about it, a replica takes one.
+    default `conf=mera`, or `conf=own` with `model.path=`. Where the machine has fewer GPUs than one replica of it
+    takes, and the arguments say nothing about it, a replica takes one.
 
     Raises:
         ConfigError: An argument is neither one of these nor a key of the configuration, or its value is invalid.
@@ -101,9 +102,12 @@ def parse(arguments: Sequence[str], gpus: Gpus) -> tuple[Settings, Config]:
         raise ConfigError(f"rows={rows!r}: give a number above 0")
     if gpu is not None and gpu not in GPUS:
         raise ConfigError(f"gpu={gpu!r} is not known: choose of {', '.join(GPUS)}")
-    conf = f"conf={values.pop('conf', 'mera')}"
+    conf = f"conf={values.pop('conf', 'own' if 'model.path' in values else 'mera')}"
     own = [f"{name}={value}" for name, value in values.items()]
-    size = compose([conf, *BEFORE, *own]).engine.gpus_per_replica
+    config = compose([conf, *BEFORE, *own])
+    if config.model.context_size is None:
+        own.append(f"model.context_size={with_own_context(config).model.context_size}")
+    size = config.engine.gpus_per_replica
     sizes = ("engine.tensor_parallel_size", "engine.pipeline_parallel_size")
     if size > len(gpus.names) and not any(name in values for name in sizes):
         own, size = [f"{sizes[0]}=1", f"{sizes[1]}=1", *own], 1

@@ -46,7 +46,9 @@ def free_port() -> int:
 def ray_start(*arguments: str) -> Iterator[None]:
     """Run `ray start --block` with the token; end all its processes, which form one group."""
     environment = os.environ | TOKEN | {"RAY_USAGE_STATS_ENABLED": "0"}
-    line = [*RAY, "start", "--block", "--object-store-memory=100000000", *arguments]
+    # The agent that starts jobs does not run where its port, by default one for all clusters, is in use.
+    agent = f"--dashboard-agent-listen-port={free_port()}"
+    line = [*RAY, "start", "--block", "--object-store-memory=100000000", agent, *arguments]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(line, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
@@ -175,12 +177,17 @@ def answers(head: Head) -> bool:
     return True
 
 
+def takes_jobs(head: Head, directory: Path) -> bool:
+    """Return whether a job can be submitted: the agent that starts it comes after the dashboard answers."""
+    return answers(head) and job(head, "submit", "--no-wait", "--", "true", directory=directory).returncode == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("aiohttp_cors"), reason="Ray jobs need ray[default]")
 def test_a_ray_job_that_was_killed_resumes_when_the_same_words_are_submitted_again(head: Head, tmp_path: Path) -> None:
     empty, run = tmp_path / "empty", tmp_path / "run=one"
     empty.mkdir()
-    wait_until(lambda: answers(head), 120)
+    wait_until(lambda: takes_jobs(head, empty), 120)
     # `local`: a run that is made again elsewhere has recorded it.
     overrides = ("conf=demo", *ENDPOINT, *VLLM, f"output_dir={tmp_path}", "run_id=one", "cluster.address=local")
 
@@ -212,22 +219,22 @@ def test_a_night_does_what_is_missing_after_a_broken_model_and_after_a_kill(head
     runs = {"first": shlex.join([*demo, f"model.path={broken}"]), "second": shlex.join(demo)}
     (tmp_path / "night.yaml").write_text(json.dumps({"runs": runs}))
 
-    def words(seconds: float) -> list[str]:
+    def words(night: str, seconds: float) -> list[str]:
         program = [sys.executable, str(ROOT / "tests/scripted_run.py"), json.dumps({"seconds": seconds})]
-        arguments = ["night=n", f"runs={tmp_path}/night.yaml", f"output_dir={output}", "cluster.address=local"]
+        arguments = [f"night={night}", f"runs={tmp_path}/night.yaml", f"output_dir={output}", "cluster.address=local"]
         how = json.dumps({"program": program, "is_quick": False})
         return [sys.executable, str(ROOT / "tests/night_of.py"), how, *arguments]
 
-    def submit(name: str, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return job(head, "submit", f"--submission-id={name}", *arguments, "--", *words(seconds), directory=empty)
+    def submit(night: str, name: str, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return job(head, "submit", f"--submission-id={name}", *arguments, "--", *words(night, seconds), directory=empty)
 
-    def of_each(what: str) -> list[Any]:
-        return [run[what] for run in json.loads((output / "night=n.json").read_text())["runs"]]
+    def of_each(what: str, night: str = "n") -> list[Any]:
+        return [run[what] for run in json.loads((output / f"night={night}.json").read_text())["runs"]]
 
     with node(head, 2):  # type: ignore[attr-defined]
-        wait_until(lambda: answers(head), 120)
+        wait_until(lambda: takes_jobs(head, empty), 120)
         for name, before in (("broken-1", False), ("broken-2", True)):
-            done = submit(name, 0.1)
+            done = submit("n", name, 0.1)
             assert done.returncode == 1, done.stdout
             assert "exit code 2" in done.stdout + done.stderr
             assert "error: night n: first could not finish: the same command with night=n does what is missing" in (
@@ -237,16 +244,16 @@ def test_a_night_does_what_is_missing_after_a_broken_model_and_after_a_kill(head
             assert of_each("was_complete") == [False, before]
             assert str(broken) in of_each("reason")[0]
         shutil.copytree("data/demo/model", broken, dirs_exist_ok=True)
-        run = output / "run=n-first"
-        assert submit("killed", 1.0, "--no-wait").returncode == 0
+        run = output / "run=m-first"
+        assert submit("m", "killed", 1.0, "--no-wait").returncode == 0
         wait_until(lambda: sum(path.stat().st_size > 0 for path in run.glob("journal/*.jsonl")) == 2, 200)
         kill_drivers(output)
         wait_until(lambda: "failed" in job(head, "status", "killed", directory=empty).stdout.lower(), 60)
-        done = submit("resumed", 0.1)
+        done = submit("m", "resumed", 0.1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "of 60 rows are there already" in done.stdout
-    assert (of_each("status"), of_each("was_complete")) == (["complete", "complete"], [False, True])
-    assert sorted(path.name for path in output.glob("run=*")) == ["run=n-first", "run=n-second"]
+    assert (of_each("status", "m"), of_each("was_complete", "m")) == (["complete"] * 2, [False] * 2)
+    assert sorted(path.name for path in output.glob("run=m*")) == ["run=m-first", "run=m-second"]
     rows = completions(ArtifactStore.open(str(run)))
     assert len(rows) == len({(row["task"], row["split"], row["id"]) for row in rows}) == 60
 

@@ -147,10 +147,12 @@ def test_a_complete_run_prints_the_same_summary_again(tmp_path: Path, capfd: pyt
 def test_a_failed_run_resumes_once_its_error_is_fixed(tmp_path: Path) -> None:
     data = tmp_path / "med_bench"
     config = settings(tmp_path, f"tasks.med_bench.dataset={data}")
-    with pytest.raises(DataError, match=r"tasks\.med_bench\.dataset"):
+    shutil.copytree("data/demo/med_bench", data)
+    (data / "test.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"med_bench test"):
         execute(config, ScriptedFactory())
     assert json.loads((tmp_path / "run=one" / "manifest.json").read_text())["status"] == "failed"
-    shutil.copytree("data/demo/med_bench", data)
+    shutil.copytree("data/demo/med_bench", data, dirs_exist_ok=True)
     execute(config, ScriptedFactory())
     assert json.loads((tmp_path / "run=one" / "manifest.json").read_text())["status"] == "complete"
 

@@ -231,7 +231,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_full_disk_is_a_one_line_error_and_the_run_resumes_once_there_is_space(small_disk: Path) -> None:
     run = ArtifactStore.open(str(small_disk / "run=one"))
-    with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Make room"):
+    with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Free some space"):
         execute(configured(small_disk), ScriptedFactory(answer="A" * 200_000, seconds=0.05))
     assert run.files("samples") == run.files("completions") == []
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kubernetes_validate
 import pytest
@@ -20,6 +21,7 @@ from manifests import KUBERAY, documents, fakes, manifests, pods, ray_jobs, requ
 
 from pipeline.cli import COMMANDS, parse
 from pipeline.config.schema import Config
+from pipeline.nightly.record import NightRecord, RunRecord
 
 FIELDS: dict[str, Any] = yaml.safe_load((ROOT / "tests/unit/kuberay_fields.yaml").read_text(encoding="utf-8"))
 RAY_KINDS = {"RayCronJob": "RayCronJobSpec", "RayJob": "RayJobSpec"}
@@ -192,14 +194,16 @@ esac
     ("answers", "code"),
     [
         (["n-1 Running", "n-1 Complete"], 0),
-        (["n-1 ", "n-1 Retrying", "n-1 Failed"], 1),
-        (["n-1 ValidationFailed"], 1),
-        (["n-1 Running", ""], 1),
+        (["n-1 ", "n-1 Retrying", "n-1 Failed"], 3),
+        (["n-1 ValidationFailed"], 3),
+        (["n-1 Running", ""], 3),
     ],
 )
 def test_the_cron_job_applies_the_night_and_waits_for_its_end(tmp_path: Path, answers: list[str], code: int) -> None:
     (job,) = [each for each in documents("cronjob.yaml") if each["kind"] == "CronJob"]
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    (rule,) = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [3]  # no other pod starts a night again that has ended
     *_, script = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"]
     files = {name: str(tmp_path / name) for name in ("CALLS", "APPLIED", "ANSWERS")}
     (tmp_path / "ANSWERS").write_text("".join(f"{answer}\n" for answer in answers))
@@ -231,6 +235,42 @@ def test_the_script_of_a_host_tries_a_night_three_times(tmp_path: Path, codes: l
     words = (tmp_path / "arguments").read_text().splitlines()
     require_parsed(words[words.index("-m") + 1 :])
     assert {"night=2026-11-28", "output_dir=/shared/nightly"} <= set(words)
+
+
+def test_arguments_of_the_script_of_a_host_are_for_all_runs(tmp_path: Path) -> None:
+    script = ROOT / "conf/hosts/nightly.sh"
+    done = shell(f'{script} run.retry_failed=true "only=[med_bench]"', host(tmp_path, [0]))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "arguments").read_text().splitlines()[-2:] == ["run.retry_failed=true", "only=[med_bench]"]
+
+
+@pytest.mark.parametrize(
+    ("status", "age_h", "is_missing"),
+    [("complete", 1, False), ("complete", 27, True), ("failed", 1, True), ("running", 1, True)],
+)
+def test_the_alarm_of_a_host_is_printed_unless_a_night_was_completed(
+    tmp_path: Path, status: Literal["complete", "failed", "running"], age_h: int, is_missing: bool
+) -> None:
+    run = RunRecord(name="a", run_id="n-a", status="complete")
+    record = NightRecord(night="n", status=status, strict=False, started_at="", output_dir="", runs=(run,))
+    file = tmp_path / "night=n.json"
+    file.write_text(record.to_json())
+    os.utime(file, times=(time.time() - age_h * 3600,) * 2)
+    page = (ROOT / "docs/nightly.md").read_text(encoding="utf-8")
+    command = re.search(r"(?ms)^find /shared/nightly .*?$(?<!\\)", page)
+    assert command is not None
+    done = shell(command[0].replace("/shared/nightly", str(tmp_path)), {"PATH": "/usr/bin:/bin"})
+    assert done.stdout.startswith("NightMissing") == is_missing
+
+
+def test_the_page_tries_failed_rows_of_a_night_again() -> None:
+    page = (ROOT / "docs/nightly.md").read_text(encoding="utf-8")
+    command = re.search(r"(?m)^sed -e (.*retry_failed.*) \\$", page)
+    assert command is not None
+    done = shell(f"sed -e {command[1]} {KUBERAY / 'nightly-job.yaml'}", {"PATH": "/usr/bin:/bin"})
+    spec = yaml.safe_load(done.stdout)
+    assert spec["metadata"]["name"] == "nightly-29401260"
+    assert " wait_s=3600 run.retry_failed=true" in " ".join(spec["spec"]["entrypoint"].split())
 
 
 def test_a_second_night_on_a_host_is_refused(tmp_path: Path) -> None:

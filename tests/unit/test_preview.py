@@ -13,6 +13,7 @@ from builders import ENDPOINT, ROOT
 from rich.console import Console
 
 from pipeline import preview
+from pipeline.config.loading import compose
 from pipeline.errors import ConfigError, DataError, ModelError, UserError
 from pipeline.preflight.preview import PreviewOptions
 from pipeline.preflight.preview import show as show_preview
@@ -232,3 +233,62 @@ def test_neither_ray_nor_vllm_is_imported_without_a_parser() -> None:
         "heavy = {'ray', 'vllm'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+OWN = ["conf=own", "model.path=data/demo/model", "generation.max_gen_toks=192", "limit=1", "n=0"]
+OWN += [f"tasks.{task}.dataset=data/demo/{task}" for task in ("agro_bench", "aqua_bench", "med_bench")]
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the import of vllm fail, as on a machine without it."""
+    monkeypatch.setitem(sys.modules, "vllm.reasoning", None)
+
+
+@pytest.mark.usefixtures("without_vllm")
+def test_a_configuration_to_keep_has_what_the_template_calls_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "conf" / "mine.yaml"
+    arguments = [*OWN, f"output_dir={tmp_path}/outputs", f"write={file}"]
+    preview.main(arguments)
+    out = capsys.readouterr().out
+    assert f"written: {file}: run it with python -m pipeline.run conf={file}\n" in out
+    assert "set reasoning_parser=qwen3, or switch thinking off: prompt.template_kwargs.enable_thinking=false" in out
+    text = file.read_text(encoding="utf-8")
+    assert "# The context is 1024 tokens" in text
+    assert len(text.splitlines()) < 40
+    with pytest.raises(ConfigError, match="the file exists and is never overwritten: choose another name"):
+        preview.main(arguments)
+    assert file.read_text(encoding="utf-8") == text
+    monkeypatch.chdir("/")
+    kept = compose([f"conf={file}"])
+    assert (kept.reasoning_parser, kept.prompt.template_kwargs) == ("qwen3", {"enable_thinking": True})
+    assert (kept.model.path, kept.generation.max_gen_toks) == (str(ROOT / "data/demo/model"), 192)
+    assert kept.tasks["med_bench"].dataset == str(ROOT / "data/demo/med_bench")
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.json"])
+def test_a_configuration_is_written_to_a_yaml_file_alone(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"give a file that ends in \.yaml"):
+        preview.main([*OWN, f"write={tmp_path}/{name}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a-file/mine.yaml", "a-link/mine.yaml", "a-file/x/mine.yaml", f"{'a' * 300}.yaml"])
+def test_a_configuration_is_written_below_directories_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a-file").touch()
+    (tmp_path / "a-link").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"^write='.*(is no directory|cannot be written: File name too long)"):
+        preview.main([*OWN, f"write={tmp_path}/{name}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "a-link"]
+
+
+def test_an_endpoint_has_a_configuration_to_keep_without_proposals(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    overrides = [each for each in OWN if not each.startswith("model.")]
+    overrides += [each for each in ENDPOINT if not each.startswith("model.")]
+    preview.main([*overrides, "engine.endpoint.headers={X-Project: MY_PROJECT}", f"write={file}"])
+    kept = compose([f"conf={file}"])
+    assert (kept.engine.kind, kept.engine.endpoint.headers) == ("endpoint", {"X-Project": "MY_PROJECT"})
+    assert (kept.reasoning_parser, kept.prompt.template_kwargs) == (None, {})

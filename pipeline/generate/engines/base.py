@@ -48,7 +48,8 @@ class EngineStats:
 
     Requests running and waiting now, output tokens so far, the used fraction of the KV cache, and the peaks of these.
     `num_preemptions` counts how often a request lost its place in the KV cache and was computed again,
-    `num_preempted_rows` the finished requests to which that happened.
+    `num_preempted_rows` the finished requests to which that happened. `answered_by` has the names of models that a
+    server put into its answers.
     """
 
     num_running: int | None = None
@@ -60,6 +61,7 @@ class EngineStats:
     peak_kv_cache_usage: float | None = None
     num_preemptions: int | None = None
     num_preempted_rows: int | None = None
+    answered_by: tuple[str, ...] = ()
 
 
 class RowError(Exception):

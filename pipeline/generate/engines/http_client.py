@@ -1,4 +1,4 @@
-"""The HTTP clients of an endpoint: no redirects, no unbounded answers, no credentials but the configured key.
+"""The HTTP clients of an endpoint: no redirects, no unbounded answers, no credentials but the configured ones.
 
 The server is not trusted. A redirect could send the messages and the key to another host; an endless or compressed
 body could fill the memory. Proxies of the environment are used, as by other HTTP clients.
@@ -14,6 +14,10 @@ import httpx2
 import openai
 
 from pipeline.config.schema import EndpointConfig
+from pipeline.generate.engines.api_key import Secrets
+
+NO_KEY = "none"
+"""What the client sends without a key, since it requires a value; servers without a key ignore it."""
 
 MAX_BODY_BYTES = 64 << 20
 """Maximum size of an answer, decompressed: a million tokens of text with log probabilities take less."""
@@ -75,25 +79,30 @@ async def _bound_async(response: httpx2.Response) -> None:
     response.stream = _Bounded(response)
 
 
-def client(endpoint: EndpointConfig, key: str, timeout_s: float) -> openai.OpenAI:
+def client(endpoint: EndpointConfig, secrets: Secrets, timeout_s: float) -> openai.OpenAI:
     """Return a client without retries that waits at most `timeout_s` seconds between two parts of an answer."""
     http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"response": [_bound]})
-    return _anonymous(openai.OpenAI(**_arguments(endpoint, key), timeout=timeout_s, http_client=http))
+    return _anonymous(openai.OpenAI(**_arguments(endpoint, secrets), timeout=timeout_s, http_client=http))
 
 
-def async_client(endpoint: EndpointConfig, key: str) -> openai.AsyncOpenAI:
+def async_client(endpoint: EndpointConfig, secrets: Secrets) -> openai.AsyncOpenAI:
     """Return an asynchronous client without retries, whose caller limits the time of a request."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency)
     http = openai.DefaultAsyncHttpxClient(
         follow_redirects=False, event_hooks={"response": [_bound_async]}, limits=limits
     )
     timeout = openai.Timeout(None, connect=CONNECT_S)
-    return _anonymous(openai.AsyncOpenAI(**_arguments(endpoint, key), timeout=timeout, http_client=http))
+    return _anonymous(openai.AsyncOpenAI(**_arguments(endpoint, secrets), timeout=timeout, http_client=http))
 
 
-def _arguments(endpoint: EndpointConfig, key: str) -> dict[str, Any]:
-    headers = {"Accept-Encoding": "gzip, deflate"}
-    return {"base_url": endpoint.base_url, "api_key": key, "max_retries": 0, "default_headers": headers}
+def _arguments(endpoint: EndpointConfig, secrets: Secrets) -> dict[str, Any]:
+    headers = {"Accept-Encoding": "gzip, deflate", **secrets.headers}
+    return {
+        "base_url": endpoint.base_url,
+        "api_key": secrets.key or NO_KEY,
+        "max_retries": 0,
+        "default_headers": headers,
+    }
 
 
 def _anonymous(made: Client) -> Client:

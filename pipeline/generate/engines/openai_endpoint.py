@@ -23,21 +23,22 @@ from pipeline.config.fields import require
 from pipeline.config.harness_arguments import sampling
 from pipeline.config.schema import Config, EndpointConfig
 from pipeline.errors import EndpointError
-from pipeline.generate.engines.api_key import api_key
+from pipeline.generate.engines.api_key import secrets_of
 from pipeline.generate.engines.base import Engine, EngineStats, Output, Request, RowError
 from pipeline.generate.engines.http_client import async_client, client
 from pipeline.generate.engines.openai_failures import Classifier, Failure
+from pipeline.generate.engines.rate_limit import RateLimit
 from pipeline.records import FinishReason
 from pipeline.runs.manifest import EngineInfo
 from pipeline.terminal.text import listed, replace_surrogates
 
-NO_KEY = "none"
-"""What the client sends without a key, since it requires a value; servers without a key ignore it."""
+NO_LIST = (404, 405, 501)
+"""Status codes of a server that does not list its models."""
 LIST_S = 30.0
 """Longest wait for the list of models, in seconds."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before a request is sent again: doubled from the first to the longest."""
-MOST_LISTED = 20
+MOST_LISTED, MOST_NAMES = 20, 5
 
 CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "token_limit", "model_length"}
 FAILED = {"error", "abort", "content_filter", "safety", "recitation", "blocklist", "prohibited_content", "blacklist"}
@@ -73,13 +74,18 @@ def served(config: Config) -> EngineInfo:
             which none is named, or has a context that is not longer than the completions.
     """
     endpoint = config.engine.endpoint
-    key = api_key(endpoint)
-    classifier = Classifier(endpoint, key)
-    with client(endpoint, key or NO_KEY, LIST_S) as connected:
+    unlisted = EngineInfo(base_url=endpoint.base_url, served_model=endpoint.model)
+    secrets = secrets_of(endpoint)
+    classifier = Classifier(endpoint, secrets)
+    if not endpoint.list_models:
+        return unlisted
+    with client(endpoint, secrets, LIST_S) as connected:
         try:
             listed_models = list(connected.models.list())
             models = {model.id: model for model in listed_models if isinstance(model.id, str) and model.id}
         except (openai.OpenAIError, httpx2.HTTPError) as error:
+            if endpoint.model is not None and getattr(error, "status_code", None) in NO_LIST:
+                return unlisted
             raise _of_models(endpoint, classifier.of_exception(error).error) from error
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EndpointError(f"{_where(endpoint)}: /models is not answered as OpenAI does") from error
@@ -119,7 +125,8 @@ def _choose(endpoint: EndpointConfig, models: Mapping[str, Any], classifier: Cla
     if not models:
         raise EndpointError(f"{_where(endpoint)} serves no model: load one there")
     if endpoint.model is not None:
-        raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: there are {known}")
+        fix = "if the server accepts names that it does not list, set engine.endpoint.list_models=false"
+        raise EndpointError(f"engine.endpoint.model={endpoint.model!r} is not served: there are {known}; {fix}")
     if len(models) > 1:
         place = _where(endpoint)
         raise EndpointError(f"engine.endpoint.model=None: {place} serves several models, name one of {known}")
@@ -144,8 +151,9 @@ def request_arguments(config: Config, model: str) -> dict[str, Any]:
 
     The client puts `extra_body` into the body unchanged; it holds parameters that are vLLM's and not OpenAI's.
     """
-    generation, sampled = config.generation, sampling(config.generation)
-    arguments = {"model": model, "temperature": sampled["temperature"], "max_tokens": generation.max_gen_toks}
+    generation, sampled, endpoint = config.generation, sampling(config.generation), config.engine.endpoint
+    arguments: dict[str, Any] = {"model": model, "temperature": sampled["temperature"], "stream": False}
+    arguments[endpoint.token_limit] = generation.max_gen_toks
     if generation.until:
         arguments["stop"] = list(generation.until)
     if generation.do_sample:
@@ -153,9 +161,14 @@ def request_arguments(config: Config, model: str) -> dict[str, Any]:
     extra: dict[str, Any] = {"top_k": sampled["top_k"]} if sampled["top_k"] else {}
     if config.prompt.template_kwargs:
         extra["chat_template_kwargs"] = dict(config.prompt.template_kwargs)
-    if extra:
-        arguments["extra_body"] = extra
-    return arguments
+    arguments, extra = ({k: v for k, v in each.items() if k not in endpoint.leave_out} for each in (arguments, extra))
+    extra |= endpoint.extra_body
+    return arguments | ({"extra_body": extra} if extra else {})
+
+
+def seed_arguments(endpoint: EndpointConfig, seed: int) -> dict[str, Any]:
+    """Return the argument with a request's seed; empty where the server accepts none."""
+    return {} if "seed" in endpoint.leave_out else {"seed": seed}
 
 
 def request_body(config: Config, messages: str) -> dict[str, Any]:
@@ -167,7 +180,8 @@ def request_body(config: Config, messages: str) -> dict[str, Any]:
     """
     arguments = request_arguments(config, config.engine.endpoint.model or "<the only one that /models names>")
     extra = arguments.pop("extra_body", {})
-    return {"messages": json.loads(messages), "seed": config.seed, "stream": False, **arguments, **extra}
+    seed = seed_arguments(config.engine.endpoint, config.seed)
+    return {"messages": json.loads(messages), **seed, **arguments, **extra}
 
 
 class EndpointEngine:
@@ -176,15 +190,18 @@ class EndpointEngine:
     def __init__(self, config: Config, info: EngineInfo) -> None:
         self.info = info
         self._endpoint = config.engine.endpoint
-        key = api_key(self._endpoint)
-        self._classifier = Classifier(self._endpoint, key)
-        self._client = async_client(self._endpoint, key or NO_KEY)
+        secrets = secrets_of(self._endpoint)
+        self._classifier = Classifier(self._endpoint, secrets)
+        self._client = async_client(self._endpoint, secrets)
         self._arguments = request_arguments(config, str(info.served_model))
+        rates = self._endpoint.requests_per_minute, self._endpoint.tokens_per_minute
+        self._answered_by: dict[str, None] = {}
+        self._limit = RateLimit(*rates, first_tokens=config.generation.max_gen_toks)
 
     @property
     def stats(self) -> EngineStats:
-        """Nothing: the server's counters are its own."""
-        return EngineStats()
+        """The names of models in the answers; the server's counters are its own."""
+        return EngineStats(answered_by=tuple(self._answered_by))
 
     async def generate(self, request: Request) -> Output:
         """Send the row's messages and return the server's response.
@@ -197,10 +214,14 @@ class EndpointEngine:
         assert request.messages is not None, "a prompt that a server renders has its messages"
         messages: Any = json.loads(request.messages)
         endpoint = self._endpoint
+        assumed = await self._limit.start()  # not a part of the time that the server has for its answer
         try:
             async with asyncio.timeout(endpoint.timeout_s):
                 for attempt in range(endpoint.max_retries + 1):
+                    if attempt:
+                        assumed = await self._limit.start()
                     result = await self._request(messages, request.seed)
+                    self._limit.finish(assumed, _num_tokens(result))
                     if isinstance(result, Output):
                         return result
                     if not result.is_passing or attempt == endpoint.max_retries:
@@ -214,11 +235,10 @@ class EndpointEngine:
         raise AssertionError("the last attempt raises")
 
     async def _request(self, messages: Any, seed: int) -> Output | Failure:
+        arguments = {"messages": messages, **seed_arguments(self._endpoint, seed), **self._arguments}
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(
-                messages=messages, seed=seed, stream=False, **self._arguments
-            )
-            response = raw.parse()
+            raw = await self._client.chat.completions.with_raw_response.create(**arguments)
+            response: Any = raw.parse()
             text = raw.http_response.text
             usage = _usage(text) if isinstance(response, openai.BaseModel) else {}
         except (openai.OpenAIError, httpx2.HTTPError, ValueError, RecursionError) as error:
@@ -226,13 +246,18 @@ class EndpointEngine:
         error_body = (getattr(response, "model_extra", None) or {}).get("error")
         if error_body and not getattr(response, "choices", None):
             return self._classifier.of_error_body(error_body)
+        name = getattr(response, "model", None)
+        if isinstance(name, str) and name and len(self._answered_by) < MOST_NAMES:
+            self._answered_by[self._classifier.hide(name).replace(",", "")] = None
         return _output(response, text, usage, self._classifier)
 
     async def is_serving(self) -> bool:
-        """Return whether the server answers a request for its models."""
+        """Return whether the server answers a request for its models, be it that it does not list them."""
         try:
             async with asyncio.timeout(LIST_S):
                 await self._client.models.list()
+        except openai.APIStatusError as error:
+            return error.status_code in NO_LIST or (error.status_code < 500 and not self._endpoint.list_models)
         except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError, RecursionError):
             return False
         return True
@@ -276,6 +301,13 @@ def _output(response: Any, text: str, usage: Mapping[str, Any], classifier: Clas
         num_prompt_tokens=_tokens(usage, "prompt_tokens"),
         num_output_tokens=_tokens(usage, "completion_tokens"),
     )
+
+
+def _num_tokens(result: Output | Failure) -> int | None:
+    """Return the tokens that the server counted for a request, None where it did not answer or count."""
+    if not isinstance(result, Output) or result.num_prompt_tokens is None or result.num_output_tokens is None:
+        return None
+    return result.num_prompt_tokens + result.num_output_tokens
 
 
 def _texts(content: object) -> tuple[str | None, str | None]:

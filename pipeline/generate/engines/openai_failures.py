@@ -7,6 +7,7 @@ server fails it is decided by what happens to other requests: see `pipeline/gene
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import openai
 
 from pipeline.config.schema import EndpointConfig
 from pipeline.errors import EndpointError
+from pipeline.generate.engines.api_key import Secrets
 from pipeline.generate.engines.base import RowError, ServerUnavailable
 from pipeline.generate.engines.http_client import UnacceptableBody
 from pipeline.generate.engines.refused_arguments import REFUSALS, hint
@@ -32,6 +34,19 @@ EXHAUSTED = (402, 429, 529)
 REFUSED = (401, 403)
 """Those of a wrong key; but a firewall also answers so when it dislikes the text of one row."""
 
+UNACCEPTED = (400, 422)
+"""Those of a request with an entry that the server does not know."""
+
+NOT_ACCEPTED = re.compile(
+    r"(?i)unsupported (parameter|value)|not supported|unrecognized|unknown (parameter|field|argument|name)"
+    r"|unexpected (keyword|field|parameter)|extra (inputs|fields)|not permitted"
+)
+"""How servers report that they do not accept an entry of a request."""
+
+LIMITS = {"max_tokens", "max_completion_tokens"}
+ENTRIES = (*LIMITS, "seed", "stop", "temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
+"""The entries of a request that a key leaves out or renames."""
+
 LONGEST_TEXT = 300
 
 
@@ -45,10 +60,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """Classifies failures of one endpoint. `secret` is its key, which no message may hold."""
+    """Classifies failures of one endpoint, whose secrets no message may hold."""
 
     endpoint: EndpointConfig
-    secret: str | None
+    secrets: Secrets
 
     def of_exception(self, error: Exception) -> Failure:
         """Return what an exception of the client means."""
@@ -80,6 +95,8 @@ class Classifier:
         if status in EXHAUSTED:
             fix = "wait, raise the quota or lower engine.endpoint.concurrency, and run the same run_id again"
             return Failure(status != 402, self._end(f"{text}: {fix}"))
+        if status in UNACCEPTED and (key := self._key_of_entry(message)) is not None:
+            return Failure(False, self._end(f"{text}: {key}"))
         if status in UNAVAILABLE:
             return Failure(True, ServerUnavailable(text))
         return Failure(status in PASSING, RowError(text))
@@ -114,6 +131,21 @@ class Classifier:
         name = self.endpoint.api_key_env
         return f"export {name} with a valid key" if name else "name the key's variable in engine.endpoint.api_key_env"
 
+    def _key_of_entry(self, message: str) -> str | None:
+        """Return what to set if the server does not accept an entry of every request, else None."""
+        if not NOT_ACCEPTED.search(message):
+            return None
+        # A message about max_tokens names max_completion_tokens too, so the longest name that was sent comes first.
+        found = {name: match.start() for name in ENTRIES if (match := re.search(rf"\b{name}\b", message))}
+        sent = {name: at for name, at in found.items() if name not in (LIMITS - {self.endpoint.token_limit})}
+        if not sent:
+            return None
+        name = min(sent, key=sent.__getitem__)
+        if name not in LIMITS:
+            return f"leave it out by engine.endpoint.leave_out=[{', '.join([*self.endpoint.leave_out, name])}]"
+        (other,) = LIMITS - {name}
+        return f"set engine.endpoint.token_limit={other}"
+
     @property
     def _proxy(self) -> str:
         """Name the environment variable of the proxy that requests go through, if there is one."""
@@ -141,10 +173,8 @@ class Classifier:
         return self.hide(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
     def hide(self, text: str) -> str:
-        """Return a foreign text on one line, bounded, without control characters and without the key."""
-        if self.secret:
-            text = text.replace(self.secret, "<the key>")
-        return escape_control(one_line(replace_surrogates(text) or "", LONGEST_TEXT))
+        """Return a foreign text on one line, bounded, without control characters and without secrets."""
+        return escape_control(one_line(replace_surrogates(self.secrets.hide(text)) or "", LONGEST_TEXT))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -17,7 +17,7 @@ _LEFT_OUT = ("seed", "stop", "temperature", "top_p", "top_k", "chat_template_kwa
 
 
 def hint(message: str) -> str:
-    """Return which key to set, after a semicolon; "" if the message does not say that an entry is not accepted.
+    """Return which key to set, after a semicolon; "" if the message does not state that an entry is not accepted.
 
     The first entry that the message names is the refused one: others may be named as a replacement.
     """

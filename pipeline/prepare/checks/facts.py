@@ -21,6 +21,9 @@ from pipeline.prepare.checks.parser_facts import ParserFacts
 from pipeline.prepare.dataset import Source
 from pipeline.prepare.prompt_stats import RowFacts
 
+SWITCHES = ("enable_thinking", "thinking")
+"""Variables of chat templates that switch thinking on and off."""
+
 QUESTION, ANSWER = "2 + 2 = ?", "It is 4"
 
 ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
@@ -40,6 +43,7 @@ class ModelFacts:
         tail: What the template renders after the question, up to where the answer begins.
         has_generation_prompt: Whether add_generation_prompt changes the prompt.
         has_system: Whether the prompt contains prompt.system; True when prompt.system is not set.
+        switches: The names of `SWITCHES` that are not in prompt.template_kwargs and would change the prompt.
         idle_kwargs: The names in prompt.template_kwargs that do not change the prompt.
         begin: The beginning-of-text token; None when the tokenizer has none.
         num_begins: How often a prompt repeats `begin`.
@@ -71,6 +75,7 @@ class ModelFacts:
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any] | None
     max_positions: int | None
+    switches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +142,7 @@ def _model_facts(config: Config, chat: Chat) -> ModelFacts:
         config=model_config,
         generation_config=generation_config,
         max_positions=_max_positions(config, model_config),
+        switches=tuple(name for name in SWITCHES if _is_switch(chat, name, question)),
     )
 
 
@@ -205,6 +211,20 @@ def _is_idle(chat: Chat, name: str, messages: Messages, prompt: str) -> bool:
         return replace(chat, template_kwargs={**chat.template_kwargs, name: not value}).render(messages) == prompt
     except TemplateFailed:
         return False
+
+
+def _is_switch(chat: Chat, name: str, messages: Messages) -> bool:
+    """Return whether a variable that is not given would switch something in the prompt."""
+    if name in chat.template_kwargs or not re.search(rf"\b{name}\b", chat.template):
+        return False
+    try:
+        on, off = (
+            replace(chat, template_kwargs={**chat.template_kwargs, name: value}).render(messages)
+            for value in (True, False)
+        )
+    except TemplateFailed:
+        return False
+    return on != off
 
 
 def _turn_end(chat: Chat, question: Messages, special: Sequence[str] | Any) -> str | None:

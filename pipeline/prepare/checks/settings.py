@@ -52,7 +52,7 @@ def context_beyond_model(facts: Facts) -> CheckResult | None:
     """The context is longer than the model supports."""
     most = facts.model.max_positions if facts.model else None
     context_size = facts.config.model.context_size
-    if most is None or context_size <= most:
+    if most is None or context_size is None or context_size <= most:
         return None
     return CheckResult(
         "context-beyond-model",

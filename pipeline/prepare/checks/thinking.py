@@ -20,6 +20,33 @@ REASONING_TAGS = (
 )
 """Marks of reasoning in the chat templates of open models, used when no parser declares its own."""
 
+PARSERS_BY_MODEL_TYPE = (
+    ("deepseek", "deepseek_r1"),
+    ("ernie4_5", "ernie45"),
+    ("gemma4", "gemma4"),
+    ("glm", "glm45"),
+    ("gpt_oss", "openai_gptoss"),
+    ("granite", "granite"),
+    ("hunyuan", "hunyuan_a13b"),
+    ("kimi", "kimi_k2"),
+    ("mimo", "mimo"),
+    ("minimax", "minimax_m2"),
+    ("nemotron", "nemotron_v3"),
+    ("olmo3", "olmo3"),
+    ("qwen3", "qwen3"),
+    ("seed_oss", "seed_oss"),
+    ("step3", "step3"),
+)
+"""vLLM's reasoning parsers by the start of the `model_type` in config.json (vLLM 0.32, reasoning/__init__.py)."""
+
+PARSERS_BY_TAG = {
+    "<seed:think>": "seed_oss",
+    "[THINK]": "mistral",
+    "<|START_THINKING|>": "cohere_command3",
+    "<think>": "deepseek_r1",
+}
+"""vLLM's reasoning parsers by the mark that starts reasoning, for models of other types."""
+
 MARKUP = re.compile(r"<\|[^|]*\|>|</?s>")
 """Text that looks like a special token, used when only the server has the tokenizer."""
 
@@ -35,6 +62,26 @@ def thinks(facts: Facts) -> bool:
         return state == "open"
     knows_tags = any(end in facts.model.template for _, end in _tags(facts))
     return knows_tags or facts.config.reasoning_parser is not None
+
+
+def proposed_parsers(facts: Facts) -> list[str]:
+    """Return vLLM's reasoning parsers that may be the model's, the likeliest first; empty for one that does not think.
+
+    The type of the model is known only by its config.json, and the marks by its chat template. `parser_mismatch`
+    checks whether a parser splits the model's outputs.
+    """
+    model = facts.model
+    if model is None or not thinks(facts):
+        return []
+    model_type = str(model.config.get("model_type", ""))
+    found = [parser for start, parser in PARSERS_BY_MODEL_TYPE if model_type.startswith(start)]
+    for tag, parser in PARSERS_BY_TAG.items():
+        if tag in model.template:
+            # With a switch, an output without marks is an answer: qwen3 takes it for one, deepseek_r1 for reasoning.
+            has_switch = bool(model.switches or facts.config.prompt.template_kwargs)
+            found += ["qwen3"] if tag == "<think>" and has_switch else []
+            found.append(parser)
+    return list(dict.fromkeys(found))
 
 
 def stop_in_reasoning(facts: Facts) -> CheckResult | None:
@@ -72,11 +119,14 @@ def thinking_without_parser(facts: Facts) -> CheckResult | None:
     """The model writes reasoning, but no parser separates it from the answer."""
     if facts.config.reasoning_parser is not None or facts.model is None or not thinks(facts):
         return None
+    proposed, switches = proposed_parsers(facts), facts.model.switches
     return CheckResult(
         "thinking-without-parser",
         f"{facts.model.origin} is of a model that thinks, and reasoning_parser=None: its reasoning is scored as its "
         "answer",
-        "set reasoning_parser to the model's, or switch thinking off in prompt.template_kwargs",
+        (f"set reasoning_parser={proposed[0]}" if proposed else "set reasoning_parser to the model's")
+        + ", or switch thinking off"
+        + (f": prompt.template_kwargs.{switches[0]}=false" if switches else " in prompt.template_kwargs"),
     )
 
 

@@ -75,6 +75,7 @@ BEYOND = (
     Field("submission_mode", "Режим ответов", "What is submitted"),
     Field("server", "Сервер", "Server"),
     Field("served_model", "Модель на сервере", "Model on the server"),
+    Field("answered_by", "Модель в ответах сервера", "Model in the server's answers"),
     Field("model_revision", "Ревизия модели", "Model revision"),
     Field("model_fingerprint", "Отпечаток файлов модели", "Fingerprint of the model's files"),
     Field("data_revisions", "Ревизии данных", "Data revisions"),

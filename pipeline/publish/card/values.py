@@ -12,18 +12,14 @@ from dataclasses import fields
 from typing import Any
 
 from pipeline.config.harness_arguments import harness_arguments
+from pipeline.config.model_words import MODEL_WORDS
 from pipeline.config.schema import Config, GenerationConfig
 from pipeline.publish.card.fields import MODEL_TYPES, Value, results_of
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import Manifest
 from pipeline.storage.artifacts import ArtifactStore
 
 CHAT_TEMPLATE_FILE = "prompts/chat_template.jinja"
-
-MODEL_FIELDS = (
-    *("model_name", "model_link", "model_size", "model_type", "additional_links"),
-    *("architecture_description", "training_description", "license"),
-)
-"""Keys of `submission` that describe the model; they apply only to the model `submission.describes`."""
 
 CONFIGURED_FIRST = ("model_name", "model_link", "architecture_description")
 """Fields for which a configured value is better than the one derived from the model's path and config.json."""
@@ -52,19 +48,19 @@ def values(run: ArtifactStore, config: Config, manifest: Manifest) -> dict[str, 
         DataError: The run's recorded chat template cannot be read.
     """
     found = _of_software(config, manifest) | _of_model(config, manifest) | _of_prompt(run, config, manifest)
-    for name, configured in _configured(config).items():
+    for name, configured in _configured(config, evaluated_model(config, manifest)).items():
         measured = found.get(name, Value())
         choices = (configured, measured) if name in CONFIGURED_FIRST else (measured, configured)
         found[name] = next((value for value in choices if value.text is not None), Value())
     return found | _results(run, config) | _beyond(config, manifest)
 
 
-def _configured(config: Config) -> dict[str, Value]:
-    """Return the configured values; those that describe another model than the run's have no text."""
-    submission, own = config.submission, config.submission.describes in (None, config.model.path)
+def _configured(config: Config, model: str | None) -> dict[str, Value]:
+    """Return the configured values; those that describe another model than the evaluated one have no text."""
+    submission, own = config.submission, config.submission.describes in (None, model)
     found = {}
-    for name in ("team", "mera_version", *MODEL_FIELDS):
-        parts = getattr(submission, name) if own or name not in MODEL_FIELDS else None
+    for name in ("team", "mera_version", *MODEL_WORDS):
+        parts = getattr(submission, name) if own or name not in MODEL_WORDS else None
         text = ", ".join(parts) if isinstance(parts, tuple) else parts
         found[name] = Value(text or None, f"submission.{name}")
     if found["model_type"].text is not None:
@@ -139,7 +135,10 @@ def _of_model(config: Config, manifest: Manifest) -> dict[str, Value]:
         found["architecture_description"] = Value(
             f"{architecture.text}: {en}", "engine.architecture", f"{architecture.text}: {ru}"
         )
-    if manifest.datasets.model_revision:  # only a hub model has a commit
+    if config.engine.kind == "endpoint":
+        origin = "engine.served_model" if manifest.engine else "engine.endpoint.model"
+        found["model_name"] = Value(evaluated_model(config, manifest), origin)
+    elif manifest.datasets.model_revision:  # only a hub model has a commit
         path = str(config.model.path)
         found["model_name"] = Value(path.rpartition("/")[2], "model.path")
         found["model_link"] = Value(f"https://huggingface.co/{path}", "model.path")
@@ -233,20 +232,21 @@ def _beyond(config: Config, manifest: Manifest) -> dict[str, Value]:
     limits = [] if config.limit is None else [f"limit={config.limit}"]
     limits += [] if "test" in config.splits else [f"splits={json.dumps(list(config.splits))}"]
     limits += [f"only={json.dumps(list(config.only))}"] if config.only else []
-    kwargs = config.prompt.template_kwargs
+    kwargs, is_vllm = config.prompt.template_kwargs, config.engine.kind == "vllm"
     found = {
         "coverage": Value("; ".join(limits) or None, "limit, splits, only"),
         "submission_mode": Value(config.submission.mode, "submission.mode"),
         "server": _engine_value(manifest, "server"),
         "served_model": _engine_value(manifest, "served_model"),
+        "answered_by": _engine_value(manifest, "answered_by"),
         "model_revision": Value(prompts.model_revision, "datasets.model_revision"),
-        "model_fingerprint": Value(manifest.model_fingerprint, "model_fingerprint"),
+        "model_fingerprint": Value(manifest.model_fingerprint if is_vllm else None, "model_fingerprint"),
         "data_revisions": Value("\n".join(lines) or None, "datasets"),
         "chat_template_sha256": Value(prompts.chat_template_sha256, "datasets.chat_template_sha256"),
         "template_fingerprint": Value(manifest.template_fingerprint, "template_fingerprint"),
         "template_kwargs": Value(json.dumps(kwargs, ensure_ascii=False) if kwargs else None, "prompt.template_kwargs"),
         "system_prompt": Value(config.prompt.system, "prompt.system"),
-        "reasoning_parser": Value(config.reasoning_parser, "reasoning_parser"),
+        "reasoning_parser": Value(config.reasoning_parser if is_vllm else None, "reasoning_parser"),
         "gpu_driver": _engine_value(manifest, "gpu_driver"),
     }
     return {name: value for name, value in found.items() if value.text is not None}

@@ -4,9 +4,9 @@
     logs_public.zip          results_<stamp>.json and samples_<task>_<stamp>.jsonl, see harness_logs.py
 
 `submission.mode` selects what is submitted: `reference` submits the unchanged response, like the reference submission;
-`extracted` submits the letters extracted from it. If no letters could be extracted, `extracted` submits the response
-too: an empty text would match the gold `A` without being an answer of the model. Nothing is written unless every test
-id of every task has a response. The same run gives the same bytes. Usage:
+`extracted` submits the letters extracted from it, in `<run_id>_extracted_submission.zip`. If no letters could be
+extracted, `extracted` submits the response too: an empty text would match the gold `A` without being an answer of the
+model. Nothing is written unless every test id of every task has a response. The same run gives the same bytes. Usage:
 `python -m pipeline.pack run=outputs/run=<run_id>`
 """
 
@@ -17,8 +17,10 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from pipeline.config.harness_arguments import harness_arguments
@@ -28,6 +30,7 @@ from pipeline.publish.leaderboard.answers import (
     Answer,
     Artifacts,
     KeyCounts,
+    Mode,
     answers,
     count_test_ids,
     num_questions,
@@ -45,8 +48,15 @@ _UNIX = 3
 
 
 def archive_name(config: Config) -> str:
-    """Return the file name of the archive in the run's directory."""
-    return f"{config.run_id}_submission.zip"
+    """Return the file name of the archive in the run's directory; each mode has its own."""
+    mode = "" if config.submission.mode == "reference" else f"_{config.submission.mode}"
+    return f"{config.run_id}{mode}_submission.zip"
+
+
+def archive_names(config: Config) -> list[str]:
+    """Return the file names of the archives of all modes."""
+    modes = get_args(Mode)
+    return [archive_name(replace(config, submission=replace(config.submission, mode=mode))) for mode in modes]
 
 
 def task_files(config: Config) -> dict[str, str]:

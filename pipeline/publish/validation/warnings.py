@@ -94,7 +94,7 @@ class AnswerCheck:
         if num <= SAME_SHARE * self._num:
             return []
         share = f"{num / self._num:.0%} of {self._num:,} outputs"
-        why = "four even options give one letter a quarter: look at the prompts and at how the answers are read"
+        why = "four even options give one letter a quarter: check the prompts and how the answers are read"
         return [f"{share} are '{quoted(text)}', more than {SAME_SHARE:.0%}: {why}"]
 
 
@@ -149,7 +149,7 @@ _KINDS: tuple[tuple[bool, Callable[[str], bool], str, str], ...] = (
         True,
         _is_empty,
         "no text",
-        "an empty text matches the gold A and nothing else: the model may have written only thoughts, which "
+        "an empty text matches the gold A and nothing else: the model may have written only reasoning, which "
         "reasoning_parser or the server took out, see the column reasoning, prompt.template_kwargs and max_gen_toks",
     ),
     (
@@ -167,7 +167,7 @@ _KINDS: tuple[tuple[bool, Callable[[str], bool], str, str], ...] = (
     (
         True,
         _has_thoughts,
-        "thoughts (such as <think> or </think>)",
+        "reasoning (such as <think> or </think>)",
         "they are scored as the answer: give the reasoning_parser of the model, or cut them",
     ),
     (

@@ -38,6 +38,15 @@ BAD = [
     (["conf=demo", "engine.extra.a={b: 1, b: 2}"], "engine.extra.a={b: 1, b: 2} is not YAML: line 1: b is given twice"),
     (["conf=demo", "output_dir=null"], "output_dir='null': must be text"),
     (["conf=demo", "output_dir=a\udcffb"], "output_dir=.* is not Unicode text"),
+    (["conf=demo", f"max_failed_rows={10**30}"], rf"max_failed_rows={10**30}: must be at most {2**63 - 1}"),
+    (["conf=demo", f"engine.extra.a.b=[{10**30}]"], rf"engine.extra.a.b={10**30}: must be at most"),
+    (["conf=demo", "prompt.template_kwargs={a: {b: .nan}}"], "prompt.template_kwargs.a.b=nan: must be a finite number"),
+    (["conf=demo", "engine.endpoint.extra_body={a: .inf}"], "engine.endpoint.extra_body.a=inf: must be a finite"),
+    (
+        ["conf=demo", "engine.endpoint.price.input_per_million=inf"],
+        "input_per_million=inf: must be from 0 to 1000000000",
+    ),
+    (["conf=demo", "engine.endpoint.requests_per_minute=1e-320"], "must be from 0.001 to 1e9 a minute"),
     (["conf=mer"], "conf='mer': no such configuration. Did you mean: 'mera'"),
     (["conf=conf/nowhere.yaml"], "no such configuration"),
     (["limit=3"], "conf= must be given once; there are: .*demo.*mera"),
@@ -73,7 +82,10 @@ BAD = [
     (["conf=demo", "generation.temperature=0"], "generation.temperature=0.0: .*do_sample=false"),
     (["conf=demo", "generation.top_p=2"], "generation.top_p=2.0"),
     (["conf=demo", "generation.until=['']"], "an empty stop string"),
-    (["conf=demo", "model.path=null"], "model.path=None: give a hub id or a directory"),
+    (
+        ["conf=demo", "model.path=null"],
+        "model.path=None: give model.path=<directory or hub id>, or for a server .* engine.kind=endpoint",
+    ),
     (["conf=demo", "tasks.new.dataset=x"], "tasks.new.domain=''"),
     (["conf=demo", "tasks.agro_bench.submission_name=../x"], "tasks.agro_bench.submission_name='../x'"),
     (["conf=demo", "tasks.agro_bench.prompt_fields=[outputs]"], "tasks.agro_bench.prompt_fields='outputs'"),
@@ -215,7 +227,7 @@ def test_conf_mera_is_the_reference_run() -> None:
     assert (config.engine.extra["enable_prefix_caching"], config.cluster.address) == (False, None)
     assert config.engine.extra["language_model_only"] is True
     submission = config.submission
-    assert (submission.team, submission.mera_version, submission.describes) == ("MERA", "v1.0.0", config.model.path)
+    assert (submission.team, submission.mera_version, submission.describes) == (None, "v1.0.0", config.model.path)
     assert config.tasks["med_bench"].strip
     assert config.tasks["med_bench"].prompt_fields == ("inputs",)
 

@@ -226,7 +226,7 @@ def test_sigterm_while_ray_starts_is_an_interruption_and_ray_is_stopped(monkeypa
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
-    with pytest.raises(Interrupted, match="goes on"), cluster(compose(["conf=demo"])):
+    with pytest.raises(Interrupted, match="resumes"), cluster(compose(["conf=demo"])):
         pytest.fail("it has not started")
     assert stopped == [True]
 

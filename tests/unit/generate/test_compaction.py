@@ -119,5 +119,5 @@ class TestCommit:
 def test_a_full_temporary_directory_is_a_one_line_error(tmp_path: Path) -> None:
     made = partitions.SpillPartitions(COMPLETION_SCHEMA, tmp_path / "gone")
     row = pa.RecordBatch.from_pylist([asdict(line(make_prompt(1)))], schema=COMPLETION_SCHEMA)
-    with pytest.raises(RunError, match=r"^TMPDIR=.* has no room for sorting: "):
+    with pytest.raises(RunError, match=r"^TMPDIR=.* has no space for sorting: "):
         made.add(row, np.zeros(1, np.int64))

@@ -193,7 +193,7 @@ def test_a_named_run_that_cannot_be_used_is_a_one_line_error(output: ArtifactSto
     lines = {
         "0": "there is no run .*run=0: name a complete one of output_dir",
         "1": "run=1 is failed, not complete",
-        "2": "tell no output tokens",
+        "2": "have no output tokens",
         "3": "_stage.json is damaged",
     }
     for run_id, line in lines.items():

@@ -223,7 +223,7 @@ def test_task_applies_to_a_single_log_of_a_known_task_only(tmp_path):
 
 def test_a_file_without_a_task_in_its_name_needs_the_argument_task(tmp_path):
     (tmp_path / "log.jsonl").write_text("x")
-    with find_logs(str(tmp_path / "log.jsonl")) as found, pytest.raises(DataError, match="does not say its task"):
+    with find_logs(str(tmp_path / "log.jsonl")) as found, pytest.raises(DataError, match="has no task in its name"):
         choose(found, ["med_bench"], [], None)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -174,6 +176,7 @@ def test_a_run_whose_arguments_are_wrong_fails_alone(nights: Nights, capfd: pyte
         ("", "names no runs: give it runs: {name: conf=demo}"),
         ("runs: {}", "names no runs"),
         ("runs: [a]", "must be a mapping"),
+        ("demo: conf=demo", "demo: there is no such key. the file has runs, notify"),
         ("runs: {a: }", "must be text"),
         ("runs: {a: [conf=demo]}", "must be text"),
         ("runs: {a: x, a: y}", "a is given twice"),
@@ -183,6 +186,10 @@ def test_a_run_whose_arguments_are_wrong_fails_alone(nights: Nights, capfd: pyte
         ("runs: {a: x}\nnotfy: {}", "there is no such key. Did you mean: 'notify'?"),
         ("runs: {a: x}\nnotify: {url: 'http://s.ecret/x'}", "notify.url: there is no such key"),
         ("runs: {a: x}\nnotify: {url_env: 'http://s.ecret/x'}", "notify.url_env is no name of an environment variable"),
+        ("runs: {a: x}\nnotify: http://s.ecret/x", "notify must be {url_env: <name of a variable that holds the URL>}"),
+        ("runs: {a: x}\nnotify: [http://s.ecret/x]", "notify must be {url_env: "),
+        ("runs: {a: x}\nnotify: {url_env: ['http://s.ecret/x']}", "notify must be {url_env: "),
+        ("runs: {a: x}\nnotify: {command: {curl: http://s.ecret/x}}", "notify must be {url_env: "),
         ("runs: {a: x}\nnotify: {command: ''}", "notify.command is empty"),
         ('runs: {a: x}\nnotify: {command: "\'"}', "notify.command: No closing quotation"),
         ("runs: {a: !!python/name:os.system x}", "the tag "),
@@ -197,6 +204,29 @@ def test_a_wrong_file_ends_the_night_before_it_starts(nights: Nights, text: str,
     assert line in str(caught.value)
     assert "s.ecret" not in str(caught.value)
     assert not nights.output.exists()
+
+
+@pytest.mark.parametrize("place", ["a-fifo", "/dev/zero", "large"])
+def test_a_file_that_has_no_end_ends_the_night_before_it_starts(nights: Nights, tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "a-fifo")
+    (tmp_path / "large").write_text("#" * 300_000)
+    with pytest.raises(ConfigError, match=r"^runs=.*(is no regular file|is larger than 262,144 bytes)"):
+        run_night(nights.program, ["night=n", f"runs={tmp_path / place}", f"output_dir={nights.output}"])
+
+
+@pytest.mark.parametrize("given", ["", "s3://KEY:s.ecret@bucket/x"])
+def test_a_directory_that_every_run_refuses_is_not_written_by_the_night(nights: Nights, given: str) -> None:
+    with pytest.raises(ConfigError, match=r"^output_dir") as caught:
+        run_night(nights.program, ["night=n", f"runs={nights.file}", f"output_dir={given}"], is_quick=False)
+    assert "s.ecret" not in str(caught.value)
+
+
+def test_a_run_that_cannot_be_started_fails_alone(nights: Nights) -> None:
+    text = nights.file.read_text()
+    nights.file.write_text(text.replace("runs:", f"runs:\n  long: conf=demo prompt.system={'x' * 140_000}\n", 1))
+    assert nights.code() == 2
+    assert nights.runs()[0]["reason"] == "the process cannot be started: Argument list too long"
+    assert nights.of_each("status")[1:] == ["complete", "complete", "complete"]
 
 
 @pytest.mark.parametrize("arguments", [["night=../x"], ["night=latest"], ["night="], ["night=n", "run_id=x"]])
@@ -304,6 +334,20 @@ def test_the_file_has_no_secret_of_the_environment(nights: Nights, monkeypatch: 
     nights.script("a", complete=False, code=2, stderr="error: refused: swordfish-1\n")
     nights.code()
     assert nights.runs()[0]["reason"] == "refused: ***"
+
+
+def test_a_part_of_the_webhooks_url_is_a_secret_too(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_URL", "http://127.0.0.1:1/services/T0/swordfish?sig=herring1")
+    nights.file.write_text(nights.file.read_text() + "notify: {url_env: NOTIFY_URL}\n")
+    nights.script("a", complete=False, code=2, stderr="error: services/T0/swordfish, sig=herring1\n")
+    nights.code()
+    assert nights.runs()[0]["reason"] == "***, ***"
+
+
+def test_a_secret_inside_of_an_argument_is_not_recorded(nights: Nights) -> None:
+    nights.file.write_text("runs: {a: 'conf=demo engine.extra={hf_token: hunter2222, x}'}")
+    nights.code()
+    assert "hunter2222" not in (nights.output / "night=n.json").read_text()
 
 
 def test_hostile_text_reaches_neither_terminal_nor_chat(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:

@@ -157,6 +157,7 @@ def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch, code: int) 
     "url",
     [
         *("http://127.0.0.1:{port}/s3cr3t", "http://u:s3cr3t@127.0.0.1:{port}/", "http://s3cr3t.invalid:x/s3cr3t"),
+        "http://u\udcff:s3cr3t@127.0.0.1:{port}/",
         *("file:///s3cr3t", "s3cr3t", "http://[s3cr3t", "http:///s3cr3t", "http://127.0.0.1:{port}/s3cr3t \n x"),
     ],
 )

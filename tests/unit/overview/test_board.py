@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import stat
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -94,6 +96,19 @@ def test_the_page_is_the_same_for_the_same_runs_and_holds_no_script(output: Path
     assert "default-src 'none'" in unescape(html)
     assert re.findall(r'(?:src|href|action)="(?!run%3D|data:,)[^"]*"', html) == []
     assert "http" not in re.sub(r"http-equiv", "", html)
+
+
+def test_the_first_line_is_good_only_if_each_newest_run_kept_a_gate(tmp_path: Path) -> None:
+    make_nights(tmp_path, [0.5], model="gated")
+    assert '<p class="better">no broken gate and no decline in the newest runs</p>' in written(tmp_path)
+    make_nights(tmp_path, [0.5], model="ungated", gate=None)
+    html = written(tmp_path)
+    assert "no alarm, but 1 newest run without a gate" in html
+    assert "no broken gate" not in html
+    run = ArtifactStore.open(str(tmp_path)).child("run=torn")
+    run.create()
+    record_manifest(run, "failed", reason="x", run_id="torn")
+    assert "2 complete runs, 2 models; 1 not complete; newest" in text_of(written(tmp_path)).replace(" ;", ";")
 
 
 def test_foreign_text_is_escaped(output: Path) -> None:
@@ -237,6 +252,27 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         board.main([f"output_dir={tmp_path}/gone"])
     with pytest.raises(RunError, match=r"runs=\S*gone: there is no such directory"):
         board.main([f"runs={tmp_path}/gone"])
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "s3://", "a-directory", "a-fifo"])
+def test_a_page_replaces_nothing_but_a_file(output: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(output)
+    Path("a-directory").mkdir()
+    os.mkfifo("a-fifo")
+    with pytest.raises(ConfigError, match=r"^out='"):
+        board.main([f"output_dir={output}", f"out={name}"])
+    assert stat.S_ISFIFO(Path("a-fifo").stat().st_mode)
+    with pytest.raises(ConfigError, match="runs=', ' names no run"):
+        board.main(["runs=, "])
+
+
+def test_a_score_of_any_size_is_left_out(output: Path) -> None:
+    for file in (output / "index").rglob("*.json"):
+        entry = json.loads(file.read_text())
+        for score in entry["scores"]:
+            score |= {"value": 1e308, "ci_low": -1e308, "ci_high": 1e308}
+        file.write_text(json.dumps(entry))
+    assert "13 complete runs" in text_of(written(output))
 
 
 def test_the_index_page_of_an_empty_directory_says_so(tmp_path: Path) -> None:

@@ -105,6 +105,48 @@ def test_a_query_over_the_views_is_a_table_or_json(made: Path, capsys: pytest.Ca
     assert "⟨U+001B⟩[31m" in capsys.readouterr().out
 
 
+def test_json_is_json_whatever_a_query_returns(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "SELECT 'nan'::double AS a, {'b': 'inf'::double} AS c, MAP {DATE '2026-01-02': 1} AS d"
+    list_command.main([f"output_dir={made}", f"sql={text}", "json=true"])
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found == {"a": "nan", "c": {"b": "inf"}, "d": {"2026-01-02": 1}}
+    with pytest.raises(ConfigError, match="two columns are called 'a'"):
+        list_command.main([f"output_dir={made}", "sql=SELECT 1 AS a, 2 AS a", "json=true"])
+    with pytest.raises(ConfigError, match=r"write CAST\(<column> AS VARCHAR\)"):
+        list_command.main([f"output_dir={made}", "sql=SELECT TIMESTAMPTZ '2026-01-02 00:00:00+00'"])
+
+
+def test_a_name_that_is_no_utf_8_stops_no_command(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(os.fsdecode(os.fsencode(output) + b"/run=\xff")).mkdir()
+    Path(os.fsdecode(os.fsencode(output) + b"/index/\xff")).mkdir()
+    assert len(listed(output, capsys)) == 13
+    assert answer(output, "SELECT count(*) FROM runs") == [(13,)]
+    prune.main([f"output_dir={output}", "keep_days=0"])
+    board.main([f"output_dir={output}"])
+    assert "of 6 runs would be removed" in capsys.readouterr().out
+
+
+def test_an_index_that_is_a_link_is_not_written(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.rmtree(output / "index")
+    (output / "index").symlink_to(elsewhere)
+    assert len(listed(output, capsys)) == 13
+    list_command.main([f"output_dir={output}"])
+    assert "index is a symbolic link, and what is written would go elsewhere" in capsys.readouterr().out
+    assert not list(elsewhere.iterdir())
+    (output / "index").unlink()
+    listed(output, capsys)
+    slug = next((output / "index").iterdir())
+    shutil.rmtree(slug)
+    slug.symlink_to(elsewhere)
+    assert len(listed(output, capsys)) == 13
+    assert not list(elsewhere.iterdir())
+
+
 def answer(output: Path, text: str) -> list[tuple[object, ...]]:
     with sql.answer(ArtifactStore.open(str(output)), text) as (_, rows):
         return list(rows)

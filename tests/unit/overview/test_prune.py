@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,6 +134,19 @@ def test_the_newest_of_a_model_baselines_incomplete_and_locked_runs_keep_everyth
         run_id(6): "a process holds its lock",
         run_id(3, "small"): "it is the newest run of its model",
     }
+
+
+def test_a_trial_does_not_replace_the_newest_whole_run_of_a_model(tmp_path: Path) -> None:
+    make_nights(tmp_path, [0.5, 0.5], model="m")
+    trial, *_ = make_nights(tmp_path, [0.5] * 3, model="trial", overrides=["limit=3", "engine.endpoint.model=m"])[2:]
+    for run in tmp_path.glob("run=*"):
+        add_parts(run)
+    plan = planned(tmp_path)
+    assert plan.kept == {
+        run_id(2, "m"): "it is the newest run of its model without a limit",
+        trial.root.rpartition("run=")[2]: "it is the newest run of its model",
+    }
+    assert [run.run_id for run in plan.runs] == [run_id(1, "m"), run_id(1, "trial"), run_id(2, "trial")]
 
 
 def test_a_run_that_changed_since_it_was_listed_keeps_everything(output: Path) -> None:
@@ -262,6 +279,36 @@ def test_a_failure_is_a_line_and_the_exit_code(output: Path, capsys: pytest.Capt
         prune.main([f"output_dir={output}", "keep_days=0", "apply=true"])
     assert "  not removed: " in capsys.readouterr().out
     assert names(directory(output, 1)) >= REMOVED
+
+
+def test_an_index_that_cannot_be_written_is_a_line_and_what_was_removed_is_counted(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(output / "index")
+    (output / "index").write_text("a file")
+    prune.main([f"output_dir={output}", "keep_days=0", "apply=true"])
+    out = capsys.readouterr().out
+    assert "  index: " in out
+    assert "of 6 runs removed" in out
+
+
+@pytest.mark.parametrize(("name", "line"), [("d", "kept: "), ("dddd", "  not removed: ")])
+def test_a_part_that_is_nested_too_deep_is_a_line(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, line: str
+) -> None:
+    try:
+        with monkeypatch.context() as patch:
+            patch.chdir(directory(output, 1) / "logs")
+            for _ in range(1_100):
+                Path(name).mkdir()
+                os.chdir(name)
+        with suppress(RunError):
+            prune.main([f"output_dir={output}", "keep_days=0", "apply=true"])
+        out = capsys.readouterr().out
+        assert re.search(rf"^{line}.*nested too deep", out, re.MULTILINE)
+        assert [f"remove: run={run_id(night)}" in out for night in range(2, 7)] == [True] * 5
+    finally:
+        subprocess.run(["rm", "-r", "-f", directory(output, 1) / "logs"], check=True)  # pytest's own would recurse
 
 
 def test_nothing_to_remove_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -305,7 +305,7 @@ def test_what_the_plan_prints_to_paste_is_a_configuration(
         (["gpus=8"], r"gpus= is a word of the plan: give plan=true with it"),
         (["plan=true", "gpu=TPU"], r"gpu='TPU': there are A100-SXM4-40GB, A100-SXM4-80GB"),
         (["plan=true", "gpus=0"], r"gpus='0': give a number from 1"),
-        (["plan=true", "task=med_bench"], r"task, id, n have no part in a plan: leave them out, or plan=true"),
+        (["plan=true", "task=med_bench"], r"task, id, n, write have no part in a plan: leave them out, or plan=true"),
         (["plan=true", "rows=many"], r"rows='many': give a number from 1"),
         (["plan=true", "engine.kind=endpoint", "engine.endpoint.base_url=http://x/v1"], r"plan=true: an endpoint"),
         (["plan=true", "engine.pipeline_parallel_size=2"], r"plan=true: engine\.pipeline_parallel_size=2 has no plan"),

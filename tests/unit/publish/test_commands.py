@@ -50,7 +50,13 @@ def test_the_manifest_records_what_was_packed(make_run: MakeRun) -> None:
     pack.main([f"run={run.store.root}", "submission.mode=extracted"])
     record = run.content["published"]["submission"]
     assert record.pop("sha256")
-    expected = {"file": "one_submission.zip", "mode": "extracted", "num_tasks": 2, "num_answers": 2, "num_extracted": 2}
+    expected = {
+        "file": "one_extracted_submission.zip",
+        "mode": "extracted",
+        "num_tasks": 2,
+        "num_answers": 2,
+        "num_extracted": 2,
+    }
     assert (record, run.content["status"]) == (expected, "complete")
 
 
@@ -271,7 +277,8 @@ def test_run_pack_and_validate_report_the_same_warnings(
     rescored = _warnings(capsys.readouterr().out, "agro_bench test")
     pack.main([f"run={run.store.root}"])
     packed = _warnings(capsys.readouterr().out, "agro_bench test")
-    validate.main([f"archive={run.archive}", f"run={run.store.root}"])
+    archive = run.store.path(run.content["published"]["submission"]["file"])
+    validate.main([f"archive={archive}", f"run={run.store.root}"])
     validated = _warnings(capsys.readouterr().out, "ruTXTAgroBench.json")
     assert rescored == packed == [line.partition(": ")[2] for line in run.content["published"]["answers"]]
     assert [line.partition(" in ")[0] for line in packed] == [
@@ -281,11 +288,11 @@ def test_run_pack_and_validate_report_the_same_warnings(
             if mode == "reference"
             else []
         ),
-        "thoughts (such as <think> or </think>)",
+        "reasoning (such as <think> or </think>)",
         "special tokens (such as <|im_end|>)",
         "more than 2,000 characters",
-        "87% of 39 outputs are 'C', more than 50%: four even options give one letter a quarter: look at the prompts "
-        "and at how the answers are read",
+        "87% of 39 outputs are 'C', more than 50%: four even options give one letter a quarter: check the prompts "
+        "and how the answers are read",
     ]
     if mode == "reference":
         assert validated == packed

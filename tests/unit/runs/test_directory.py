@@ -57,7 +57,7 @@ def test_a_complete_run_with_failed_rows_is_reopened_to_retry_them(
 def test_a_manifest_with_values_of_the_wrong_type_is_damaged(begun: tuple[ArtifactStore, Config], content: str) -> None:
     run, config = begun
     run.write_text("manifest.json", content)
-    with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to go on"):
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: delete it to resume"):
         run_directory.begin(run, config)
 
 

@@ -9,6 +9,9 @@ from pipeline.runs.manifest import FailureReason
 def test_reasons_are_alike_without_their_numbers_and_quotations() -> None:
     assert normalized("row 17 of 'ab' at 0x1f: no") == normalized("row 5 of 'cd' at 0xee: no")
     assert normalized("no") != normalized("never")
+    assert normalized("HTTP 400 for row 1") == normalized("HTTP 400 for row 2") != normalized("HTTP 500 for row 1")
+    assert normalized("the server's answer is 'a'") == normalized("the server's answer is 'b'")
+    assert normalized("the server's answer is cut") != normalized("the server's clock is late")
 
 
 def test_rows_beyond_the_listed_reasons_are_counted_together() -> None:

@@ -52,6 +52,19 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
         pass
 
 
+def test_a_directory_that_goes_under_the_lock_is_noticed_though_it_is_made_again(tmp_path: Path) -> None:
+    run = ArtifactStore.open(str(tmp_path / "run=one"))
+    run.create()
+    with locked(run) as require_held:
+        require_held()
+        (tmp_path / "run=one").rename(tmp_path / "away")
+        for _ in range(2):
+            with pytest.raises(RunError, match=r"run=one' was moved, removed or replaced while the run was writing"):
+                require_held()
+            run.write_text("prompts/_stage.json", "{}")
+            run.write_text(".lock", "another")
+
+
 def test_the_lock_is_free_after_an_error_and_for_another_run(tmp_path: Path) -> None:
     one, two = ArtifactStore.open(str(tmp_path / "one")), ArtifactStore.open(str(tmp_path / "two"))
     one.create()

@@ -68,8 +68,8 @@ def test_batches_are_cut_by_their_bytes_and_have_the_types_of_the_records(monkey
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (duckdb.IOException("Could not write file: No space left on device"), "has no room for sorting"),
-        (duckdb.OutOfMemoryException("failed to offload data block"), "has no room for sorting"),
+        (duckdb.IOException("Could not write file: No space left on device"), "has no space for sorting"),
+        (duckdb.OutOfMemoryException("failed to offload data block"), "has no space for sorting"),
         (duckdb.IOException("Cannot open file: Permission denied"), "cannot be used for sorting: .*Permission denied"),
     ],
 )

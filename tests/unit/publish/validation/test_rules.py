@@ -78,7 +78,7 @@ REFUSALS: list[tuple[str, dict[str, Any] | bytes, str]] = [
     (
         "in a folder",
         without(AGRO, **{f"s/{AGRO}": {}}),
-        f"{AGRO}: missing at the archive's root: it lies in 's': pack it without the directory",
+        f"{AGRO}: missing at the archive's root: it is in 's': pack it without the directory",
     ),
     (
         "wrong extension",
@@ -222,7 +222,7 @@ def test_a_repeated_id_is_a_warning_and_the_last_wins() -> None:
         "the last one wins: keep one row an id",
         f"warning: {AGRO}: a repeated id with the same outputs in 1 of 32 rows (id 3): "
         "the last one wins: keep one row an id",
-        f"warning: {AGRO}: thoughts (such as <think> or </think>) in 1 of 30 outputs (id 2): they are scored as the "
+        f"warning: {AGRO}: reasoning (such as <think> or </think>) in 1 of 30 outputs (id 2): they are scored as the "
         "answer: give the reasoning_parser of the model, or cut them",
     ]
     assert report.num_answers == 60

@@ -9,7 +9,7 @@ from pipeline.publish.validation.warnings import answer_warnings
 ACCIDENT = "no word that counts in 1 of 1 output (id 5): they match the gold A"
 EMPTY = "no text in 1 of 1 output (id 5): an empty text matches the gold A and nothing else"
 LOOK_ALIKE = "look-alikes of another alphabet (such as Cyrillic АВСЕНКМОРТХ) for letters in 1 of 1 output (id 5): they"
-THINKING = "thoughts (such as <think> or </think>) in 1 of 1 output (id 5): they are scored as the answer: give the"
+THINKING = "reasoning (such as <think> or </think>) in 1 of 1 output (id 5): they are scored as the answer: give the"
 SPECIAL = "special tokens (such as <|im_end|>) in 1 of 1 output (id 5): they are scored as the answer"
 LONG = "more than 2,000 characters in 1 of 1 output (id 5): the gold is a few letters: submit them alone"
 SAME = "of 20 outputs are"
