@@ -13,9 +13,19 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import pyarrow as pa
 import yaml
 
 from pipeline.config.schema import Config, TaskConfig
+from pipeline.harness.diff import DIFFERENCE_SCHEMA, EXTRACTED_SCHEMA
+from pipeline.records import (
+    CHANGE_SCHEMA,
+    COMPLETION_SCHEMA,
+    FLIP_SCHEMA,
+    METRIC_SCHEMA,
+    PROMPT_SCHEMA,
+    SAMPLE_SCHEMA,
+)
 
 DOCS = Path(__file__).resolve().parent
 
@@ -131,7 +141,50 @@ def _table(rows: list[Key]) -> list[str]:
     return lines
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": configuration}
+COLUMNS_BEGIN = "<!-- The tables below are made from the schemas by `make docs`. Do not edit them. -->\n"
+COLUMNS_END = "<!-- End of the tables. -->\n"
+
+TABLES: Mapping[str, tuple[str, pa.Schema]] = {
+    "prompts/": ("A row for each question.", PROMPT_SCHEMA),
+    "completions/": ("A row for each question and repeat.", COMPLETION_SCHEMA),
+    "samples/": (
+        "A row for each question and repeat. `task` and `split` are the directories above the file.",
+        SAMPLE_SCHEMA,
+    ),
+    "metrics.parquet": ("A row for each task (or domain, or `all`), split, group and metric.", METRIC_SCHEMA),
+    "compare/compare.parquet": ("A row for each task (or domain, or `all`), split and metric.", CHANGE_SCHEMA),
+    "compare/flips.parquet": ("A row for each question and metric that is right in only one run.", FLIP_SCHEMA),
+    "replay-<time>/differences.parquet": (
+        "A row for each field of a question that differs from a log of lm-evaluation-harness.",
+        DIFFERENCE_SCHEMA,
+    ),
+    "replay-<time>/extracted.parquet": (
+        "A row for each response that the letters and the exact match score differently.",
+        EXTRACTED_SCHEMA,
+    ),
+}
+"""The files whose columns docs/output-files.md describes, with what a row is."""
+
+
+def output_files() -> str:
+    """Return docs/output-files.md: its own text, with the tables of columns made anew."""
+    before, _, rest = (DOCS / "output-files.md").read_text(encoding="utf-8").partition(COLUMNS_BEGIN)
+    after = rest.partition(COLUMNS_END)[2]
+    tables = [
+        "\n".join([f"### {file}", "", row, "", "| column | type | meaning |", "|---|---|---|", *_columns(schema)])
+        for file, (row, schema) in TABLES.items()
+    ]
+    return "\n".join([before + COLUMNS_BEGIN, "\n\n".join(tables), "", COLUMNS_END + after])
+
+
+def _columns(schema: pa.Schema) -> Iterator[str]:
+    for each in schema:
+        meaning = html.escape(each.metadata[b"description"].decode(), quote=False).replace("|", "\\|")
+        kind = html.escape(str(each.type).replace("element: ", "").replace("item: ", ""), quote=False)
+        yield f"| `{each.name}` | {kind}{' or null' if each.nullable else ''} | {meaning} |"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": configuration, "output-files.md": output_files}
 """The functions that make pages, by file name."""
 
 

@@ -20,33 +20,24 @@ WHERE text ->> '$.status' = 'complete';
 
 -- One row for each run. Times are UTC, durations seconds.
 --   model           the model that answered: of an endpoint the one that its server serves, else model.path
+--   config          the resolved configuration as JSON: config ->> '$.generation.max_gen_toks'. It, limit and model are
+--                   null in runs of older versions, until they are scored again
 --   cost            in `currency`, of an endpoint with prices; at least that if is_cost_bound: rows without token counts
 --   num_gpus        null where the engines did not report, or the run was resumed with other GPUs
 --   generate_s      with the engines' start; null, as is all that is made of it, where the run was resumed: the
 --   total_s         manifest then has those of the last session alone
 CREATE OR REPLACE VIEW runs AS
-WITH configs AS (
-    SELECT regexp_extract(filename, 'run=([^/\\]+)[/\\]config[.]yaml$', 1) AS run, TRY(decode(content)) AS text
-    FROM read_blob(getvariable('outputs') || '/run=*/config.yaml')
-), models AS (
-    -- Of runs whose manifest has no model. config.yaml is written by one program in one layout, so that its lines can
-    -- be recognized by their indentation.
-    SELECT run, regexp_extract(text, '(?m)^engine:\n  kind: (.+)$', 1) = 'endpoint' AS is_endpoint,
-        nullif(nullif(trim(regexp_extract(text, '(?m)^model:\n  path: (.+)$', 1), '''"'), ''), 'null') AS path,
-        nullif(nullif(trim(regexp_extract(text, '(?m)^  endpoint:\n(?:    .*\n)*?    model: (.+)$', 1), '''"'), ''),
-            'null') AS requested
-    FROM configs
-), named AS (
-    SELECT run, is_endpoint, CASE WHEN is_endpoint THEN coalesce(requested, path) ELSE path END AS configured FROM models
-), plain AS (
+WITH plain AS (
     SELECT run,
         content ->> '$.conf' AS conf,
-        coalesce(
-            content ->> '$.model',
-            CASE WHEN is_endpoint
-            THEN nullif(array_to_string(list_sort(list_distinct(content ->> '$.engine.*.served_model')), ', '), '') END,
-            configured
-        ) AS model,
+        CASE WHEN content ->> '$.model' IS NOT NULL THEN content ->> '$.model'
+            WHEN content ->> '$.config.engine.kind' = 'endpoint' THEN coalesce(
+                nullif(array_to_string(list_sort(list_distinct(content ->> '$.engine.*.served_model')), ', '), ''),
+                content ->> '$.config.engine.endpoint.model')
+            ELSE content ->> '$.config.model.path' END AS model,
+        content ->> '$.settings_hash' AS settings_hash,
+        TRY_CAST(content ->> '$.config.limit' AS BIGINT) AS "limit",
+        content -> '$.config' AS config,
         content ->> '$.datasets.model_revision' AS model_revision,
         content ->> '$.model_fingerprint' AS model_fingerprint,
         content ->> '$.template_fingerprint' AS template_fingerprint,
@@ -77,7 +68,7 @@ WITH configs AS (
         TRY_CAST(content ->> '$.timings_s.total' AS DOUBLE) AS total_s,
         -- In a later session the engines record it, or nothing was left for them to do.
         len(list_distinct(content ->> '$.engine.*.session')) > 1 OR generate_s < engine_start_s AS is_continued
-    FROM manifests LEFT JOIN named USING (run)
+    FROM manifests
 )
 SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
         CASE WHEN NOT coalesce(is_continued, false) THEN generate_s END AS generate_s,
@@ -90,25 +81,49 @@ SELECT * EXCLUDE (is_continued, gpus_type) REPLACE (
     CASE WHEN NOT coalesce(is_continued, false) THEN num_output_tokens / nullif(generate_s, 0) END AS tokens_per_s
 FROM plain;
 
--- One row for each run, question and repeat; columns as in docs/output-files.md.
+-- One row for each run, question and repeat; columns as in docs/output-files.md, but that categories is a map: categories['topic'].
 CREATE OR REPLACE VIEW samples AS
-SELECT * FROM (
-    -- No rows, all columns: those that all runs are too old for are null then, and not missing.
-    SELECT NULL::VARCHAR AS run, NULL::VARCHAR AS task, NULL::VARCHAR AS split, NULL::BIGINT AS id,
-        NULL::INTEGER AS repeat, NULL::MAP(VARCHAR, VARCHAR) AS categories, NULL::VARCHAR AS instruction,
-        NULL::INTEGER AS num_options, NULL::VARCHAR AS answer_kind, NULL::VARCHAR AS messages,
-        NULL::VARCHAR AS prompt, NULL::VARCHAR AS prompt_sha256, NULL::INTEGER AS num_prompt_tokens,
-        NULL::VARCHAR AS gold, NULL::VARCHAR AS completion, NULL::VARCHAR AS reasoning, NULL::VARCHAR AS response,
-        NULL::VARCHAR AS answer, NULL::VARCHAR AS extraction, NULL::VARCHAR AS finish_reason,
-        NULL::INTEGER AS num_output_tokens, NULL::DOUBLE AS em, NULL::DOUBLE AS f1, NULL::DOUBLE AS correct,
-        NULL::VARCHAR AS error, NULL::INTEGER AS attempts, NULL::VARCHAR AS replica, NULL::DOUBLE AS queued_s,
-        NULL::DOUBLE AS generated_s, NULL::VARCHAR AS seen_letters
-    WHERE false
-    UNION ALL BY NAME
-    SELECT * FROM read_parquet(
-        getvariable('outputs') || '/run=*/samples/task=*/split=*/*.parquet', union_by_name = true,
-        hive_partitioning = true, hive_types = {'run': VARCHAR, 'task': VARCHAR, 'split': VARCHAR})
-) SEMI JOIN runs USING (run);
+SELECT place.run AS run, place.task AS task, place.split AS split, * EXCLUDE (place, filename) REPLACE (
+        -- A list of pairs; of older versions, a map. No type holds both but JSON.
+        CASE json_type(categories)
+            WHEN 'ARRAY' THEN map_from_entries(from_json(categories, '[{"key": "VARCHAR", "value": "VARCHAR"}]'))
+            WHEN 'OBJECT' THEN from_json(categories, '"MAP(VARCHAR, VARCHAR)"')
+        END AS categories)
+FROM (SELECT *, regexp_extract(
+        filename, 'run=([^/\\]+)[/\\]samples[/\\]task=([^/\\]+)[/\\]split=([^/\\]+)[/\\][^/\\]+$', ['run', 'task', 'split']
+    ) AS place FROM read_parquet(
+    getvariable('outputs') || '/run=*/samples/task=*/split=*/*.parquet', filename = true,
+    -- All columns with their types: one that a file is too old for is null.
+    schema = MAP {
+        'id': {name: 'id', type: 'BIGINT', default_value: NULL},
+        'repeat': {name: 'repeat', type: 'INTEGER', default_value: NULL},
+        'categories': {name: 'categories', type: 'JSON', default_value: NULL},
+        'instruction': {name: 'instruction', type: 'VARCHAR', default_value: NULL},
+        'num_options': {name: 'num_options', type: 'INTEGER', default_value: NULL},
+        'answer_kind': {name: 'answer_kind', type: 'VARCHAR', default_value: NULL},
+        'messages': {name: 'messages', type: 'VARCHAR', default_value: NULL},
+        'prompt': {name: 'prompt', type: 'VARCHAR', default_value: NULL},
+        'prompt_sha256': {name: 'prompt_sha256', type: 'VARCHAR', default_value: NULL},
+        'num_prompt_tokens': {name: 'num_prompt_tokens', type: 'INTEGER', default_value: NULL},
+        'gold': {name: 'gold', type: 'VARCHAR', default_value: NULL},
+        'completion': {name: 'completion', type: 'VARCHAR', default_value: NULL},
+        'reasoning': {name: 'reasoning', type: 'VARCHAR', default_value: NULL},
+        'response': {name: 'response', type: 'VARCHAR', default_value: NULL},
+        'answer': {name: 'answer', type: 'VARCHAR', default_value: NULL},
+        'extraction': {name: 'extraction', type: 'VARCHAR', default_value: NULL},
+        'finish_reason': {name: 'finish_reason', type: 'VARCHAR', default_value: NULL},
+        'num_output_tokens': {name: 'num_output_tokens', type: 'INTEGER', default_value: NULL},
+        'em': {name: 'em', type: 'DOUBLE', default_value: NULL},
+        'f1': {name: 'f1', type: 'DOUBLE', default_value: NULL},
+        'correct': {name: 'correct', type: 'DOUBLE', default_value: NULL},
+        'error': {name: 'error', type: 'VARCHAR', default_value: NULL},
+        'attempts': {name: 'attempts', type: 'INTEGER', default_value: NULL},
+        'replica': {name: 'replica', type: 'VARCHAR', default_value: NULL},
+        'queued_s': {name: 'queued_s', type: 'DOUBLE', default_value: NULL},
+        'generated_s': {name: 'generated_s', type: 'DOUBLE', default_value: NULL},
+        'seen_letters': {name: 'seen_letters', type: 'VARCHAR', default_value: NULL}
+    }))
+SEMI JOIN runs ON place.run = runs.run;
 
 -- One row for each run, task (or domain, or all), split, group and metric; columns as in docs/scores.md.
 CREATE OR REPLACE VIEW metrics AS

@@ -318,6 +318,27 @@ COMMANDS = {
         ),
         keys=None,
     ),
+    "export": Command(
+        help="write samples and metrics of a run in the format of another program",
+        example="run=outputs/run=2026-11-21 to=csv",
+        arguments=(
+            RUN,
+            Argument(
+                "to",
+                "the format",
+                value="format",
+                required=True,
+                choices=("csv", "xlsx", "hf", "inspect", "trackio"),
+            ),
+            Argument(
+                "out",
+                "where to write; by default <run_id>-<format>, and the directory trackio for to=trackio",
+                value="path",
+                example="samples-csv",
+            ),
+        ),
+        keys=None,
+    ),
     "replay": Command(
         help="compare logs of lm-evaluation-harness with our prompts and scores",
         example="logs=submission.zip conf=mera",

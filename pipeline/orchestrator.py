@@ -275,7 +275,8 @@ def rescore(run: ArtifactStore, config: Config) -> None:
         score(run, config)
         counts, failures = count_samples(run), failure_reasons.commonest(run)
         if manifest is not None:
-            manifest = replace(manifest, counts=counts, failures=failures)
+            known = manifest.config or plain(config)  # older versions did not record it
+            manifest = replace(manifest, counts=counts, failures=failures, config=known)
             if manifest.noise is not None:
                 score(run.child(noise.DIRECTORY), noise.second(config))
                 manifest = replace(manifest, noise=noise.measure(config, run, manifest))

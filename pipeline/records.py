@@ -21,76 +21,197 @@ FinishReason: TypeAlias = str
 KEY_COLUMNS = ("task", "split", "id", "repeat")
 """The columns that identify a completion: a question of a split of a task, and which repeat of it."""
 
-ADDED_LATER = {"added": "later"}
-"""Marks a column that files of older versions lack; it is read as null. It is last and may be null."""
+CATEGORIES = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
+"""The type of `categories`. Older versions wrote a map, which Arrow casts to this type when it reads with a schema."""
+
+
+def column(
+    name: str, kind: pa.DataType, description: str, *, nullable: bool = True, added_later: bool = False
+) -> pa.Field:
+    """Return a column whose description is stored in the Parquet file, as the key `description` of the field.
+
+    With `added_later`, files of older versions lack it, and it is read as null: it is last and may be null.
+    """
+    marks = {"added": "later"} if added_later else {}
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description, **marks})
+
 
 PROMPT_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("categories", pa.map_(pa.string(), pa.string()), nullable=False),
-        pa.field("doc", pa.string(), nullable=False),
-        pa.field("messages", pa.string(), nullable=False),
-        pa.field("prompt", pa.string()),
-        pa.field("prompt_sha256", pa.string(), nullable=False),
-        pa.field("prompt_token_ids", pa.list_(pa.int32())),
-        pa.field("num_prompt_tokens", pa.int32()),
-        pa.field("gold", pa.string()),
-        pa.field("error", pa.string()),
+        column("task", pa.string(), "Name of the task.", nullable=False),
+        column("split", pa.string(), "`train` (labelled) or `test` (its golds are hidden).", nullable=False),
+        column("id", pa.int64(), "The question's id in the data set, unique in its task and split.", nullable=False),
+        column(
+            "categories",
+            CATEGORIES,
+            "The question's categories in the data set: a list of `{key, value}`.",
+            nullable=False,
+        ),
+        column("doc", pa.string(), "The data set's own row, as JSON.", nullable=False),
+        column(
+            "messages",
+            pa.string(),
+            "The messages of the request as JSON, each with a role and a content.",
+            nullable=False,
+        ),
+        column("prompt", pa.string(), "The messages rendered by the chat template; null if a server renders them."),
+        column(
+            "prompt_sha256",
+            pa.string(),
+            "SHA-256 of what is sent to the engine; it ties a completion to its prompt.",
+            nullable=False,
+        ),
+        column("prompt_token_ids", pa.list_(pa.int32()), "The prompt's tokens; null if a server tokenizes it."),
+        column("num_prompt_tokens", pa.int32(), "Number of tokens of the prompt; null if a server tokenizes it."),
+        column("gold", pa.string(), "The correct answer; null if it is hidden."),
+        column("error", pa.string(), "Why the row cannot be sent to the engine; null if it can."),
     ]
 )
 
 COMPLETION_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("repeat", pa.int32(), nullable=False),
-        pa.field("prompt_sha256", pa.string(), nullable=False),
-        pa.field("completion", pa.string()),
-        pa.field("reasoning", pa.string()),
-        pa.field("content", pa.string()),
-        pa.field("finish_reason", pa.string(), nullable=False),
-        pa.field("num_prompt_tokens", pa.int32()),
-        pa.field("num_output_tokens", pa.int32()),
-        pa.field("error", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("replica", pa.string()),
-        pa.field("queued_s", pa.float64()),
-        pa.field("generated_s", pa.float64()),
+        column("task", pa.string(), "Name of the task.", nullable=False),
+        column("split", pa.string(), "`train` or `test`.", nullable=False),
+        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
+        column("repeat", pa.int32(), "Which completion of the question this is, from 0.", nullable=False),
+        column("prompt_sha256", pa.string(), "`prompt_sha256` of the prompt that was sent.", nullable=False),
+        column("completion", pa.string(), "All generated text, reasoning included; null if the row failed."),
+        column(
+            "reasoning",
+            pa.string(),
+            "The part of the completion that the reasoning parser takes for reasoning; null without a parser.",
+        ),
+        column("content", pa.string(), "The completion after the reasoning; null if the reasoning was never closed."),
+        column(
+            "finish_reason",
+            pa.string(),
+            "Why generation ended: `stop`, `length` (cut at the token limit), `error` (the row failed), or the "
+            "server's own word.",
+            nullable=False,
+        ),
+        column("num_prompt_tokens", pa.int32(), "Number of tokens of the prompt, as the engine counts them."),
+        column("num_output_tokens", pa.int32(), "Number of generated tokens, reasoning included."),
+        column("error", pa.string(), "Why the row failed; null if it did not."),
+        column(
+            "attempts",
+            pa.int32(),
+            "How often the row was started; more than 1 after a crash or a failed request.",
+            nullable=False,
+        ),
+        column("replica", pa.string(), "Name of the replica that generated it."),
+        column(
+            "queued_s",
+            pa.float64(),
+            "Seconds that the row waited for a slot of the engine after it reached its replica.",
+        ),
+        column("generated_s", pa.float64(), "Seconds that the row spent in the engine, next to others."),
     ]
 )
 
 SAMPLE_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("repeat", pa.int32(), nullable=False),
-        pa.field("categories", pa.map_(pa.string(), pa.string()), nullable=False),
-        pa.field("instruction", pa.string()),
-        pa.field("num_options", pa.int32()),
-        pa.field("answer_kind", pa.string()),
-        pa.field("messages", pa.string(), nullable=False),
-        pa.field("prompt", pa.string()),
-        pa.field("prompt_sha256", pa.string(), nullable=False),
-        pa.field("num_prompt_tokens", pa.int32()),
-        pa.field("gold", pa.string()),
-        pa.field("completion", pa.string()),
-        pa.field("reasoning", pa.string()),
-        pa.field("response", pa.string()),
-        pa.field("answer", pa.string()),
-        pa.field("extraction", pa.string()),
-        pa.field("finish_reason", pa.string(), nullable=False),
-        pa.field("num_output_tokens", pa.int32()),
-        pa.field("em", pa.float64()),
-        pa.field("f1", pa.float64()),
-        pa.field("correct", pa.float64()),
-        pa.field("error", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("replica", pa.string()),
-        pa.field("queued_s", pa.float64()),
-        pa.field("generated_s", pa.float64()),
-        pa.field("seen_letters", pa.string(), metadata=ADDED_LATER),
+        column("id", pa.int64(), "The question's id in the data set, unique in its task and split.", nullable=False),
+        column("repeat", pa.int32(), "Which completion of the question this is, from 0.", nullable=False),
+        column(
+            "categories",
+            CATEGORIES,
+            "The question's categories in the data set: a list of `{key, value}`.",
+            nullable=False,
+        ),
+        column(
+            "instruction",
+            pa.string(),
+            "Names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction "
+            "without its list of options. Null if the row has no instruction.",
+        ),
+        column("num_options", pa.int32(), "Number of options that have text; null if there are none."),
+        column(
+            "answer_kind",
+            pa.string(),
+            "`single` or `multiple` correct letters; null if the gold is hidden or is not letters.",
+        ),
+        column(
+            "messages",
+            pa.string(),
+            "The messages of the request as JSON, each with a role and a content.",
+            nullable=False,
+        ),
+        column(
+            "prompt",
+            pa.string(),
+            "The messages rendered by the chat template, as the engine got them; null if a server renders them.",
+        ),
+        column(
+            "prompt_sha256",
+            pa.string(),
+            "SHA-256 of what is sent to the engine; equal in runs that sent the same.",
+            nullable=False,
+        ),
+        column("num_prompt_tokens", pa.int32(), "Number of tokens of the prompt."),
+        column("gold", pa.string(), "The correct answer; null if it is hidden."),
+        column("completion", pa.string(), "All generated text, reasoning included; null if the row failed."),
+        column(
+            "reasoning",
+            pa.string(),
+            "The part of the completion that the reasoning parser takes for reasoning; null without a parser.",
+        ),
+        column(
+            "response",
+            pa.string(),
+            "The text that is scored and submitted: the completion after the reasoning, without leading white space; "
+            "empty if the reasoning was never closed, null if the row failed.",
+        ),
+        column("answer", pa.string(), "The letters that were read from the response; null if no rule reads them."),
+        column(
+            "extraction",
+            pa.string(),
+            "The rule that read `answer`, or the reason why there is none: see [extraction](extraction.md).",
+        ),
+        column(
+            "finish_reason",
+            pa.string(),
+            "Why generation ended: `stop`, `length` (cut at the token limit), `error` (the row failed), or the "
+            "server's own word.",
+            nullable=False,
+        ),
+        column("num_output_tokens", pa.int32(), "Number of generated tokens, reasoning included."),
+        column(
+            "em",
+            pa.float64(),
+            "Exact match of response and gold, 0 or 1; null if the gold is hidden or the row failed.",
+        ),
+        column(
+            "f1",
+            pa.float64(),
+            "F1 of the tokens of response and gold, from 0 to 1; null if the gold is hidden or the row failed.",
+        ),
+        column(
+            "correct",
+            pa.float64(),
+            "1 if `answer` has the letters of the gold, 0 if not; null if the gold is hidden or is not letters, or "
+            "the row failed.",
+        ),
+        column("error", pa.string(), "Why the row failed; null if it did not."),
+        column(
+            "attempts",
+            pa.int32(),
+            "How often the row was started; more than 1 after a crash or a failed request.",
+            nullable=False,
+        ),
+        column("replica", pa.string(), "Name of the replica that generated it."),
+        column(
+            "queued_s",
+            pa.float64(),
+            "Seconds that the row waited for a slot of the engine after it reached its replica.",
+        ),
+        column("generated_s", pa.float64(), "Seconds that the row spent in the engine, next to others."),
+        column(
+            "seen_letters",
+            pa.string(),
+            "The letters that an `extraction` of `conflict` or `unknown_option` is about; null for others, and in "
+            "rows that older versions scored.",
+            added_later=True,
+        ),
     ]
 )
 """One row per question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
@@ -107,24 +228,53 @@ RULES_KEY = "extraction_rules"
 
 METRIC_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("level", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("group_by", pa.string()),
-        pa.field("group", pa.string()),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("value", pa.float64()),
-        pa.field("stderr", pa.float64()),
-        pa.field("ci_low", pa.float64()),
-        pa.field("ci_high", pa.float64()),
-        pa.field("bound_low", pa.float64()),
-        pa.field("bound_high", pa.float64()),
-        pa.field("num_total", pa.int64(), nullable=False),
-        pa.field("num_scored", pa.int64(), nullable=False),
-        pa.field("num_truncated", pa.int64(), nullable=False),
-        pa.field("num_no_answer", pa.int64(), nullable=False),
-        pa.field("num_failed", pa.int64(), nullable=False),
-        pa.field("num_doubtful", pa.int64(), nullable=False),
+        column(
+            "task",
+            pa.string(),
+            "Name of the task; of the domain for the level `domain`; `all` for the level `run`.",
+            nullable=False,
+        ),
+        column(
+            "level",
+            pa.string(),
+            "`task`, `domain` (the mean of its tasks) or `run` (the mean of the domains).",
+            nullable=False,
+        ),
+        column("split", pa.string(), "`train` or `test`.", nullable=False),
+        column(
+            "group_by",
+            pa.string(),
+            "What the rows of a task are grouped by: see [scores](scores.md); null for all rows.",
+        ),
+        column("group", pa.string(), "The group's value of `group_by`; null for all rows."),
+        column("metric", pa.string(), "Name of the metric.", nullable=False),
+        column("value", pa.float64(), "The metric over the scored rows; null if none is scored."),
+        column("stderr", pa.float64(), "Standard error of `value`; null if unknown."),
+        column("ci_low", pa.float64(), "Lower end of the 95% interval."),
+        column("ci_high", pa.float64(), "Upper end of the 95% interval."),
+        column("bound_low", pa.float64(), "The value if all rows of `num_doubtful` were wrong."),
+        column("bound_high", pa.float64(), "The value if all rows of `num_doubtful` were right."),
+        column("num_total", pa.int64(), "Number of rows.", nullable=False),
+        column(
+            "num_scored",
+            pa.int64(),
+            "Number of values in the mean: of rows or, for metrics of several repeats, of questions.",
+            nullable=False,
+        ),
+        column("num_truncated", pa.int64(), "Number of rows that were cut at the token limit.", nullable=False),
+        column(
+            "num_no_answer",
+            pa.int64(),
+            "Number of rows whose `answer` is null although they did not fail.",
+            nullable=False,
+        ),
+        column("num_failed", pa.int64(), "Number of rows that failed.", nullable=False),
+        column(
+            "num_doubtful",
+            pa.int64(),
+            "Number of rows that were cut, are empty outside their reasoning, or failed.",
+            nullable=False,
+        ),
     ]
 )
 """One row per task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for all rows.
@@ -135,23 +285,28 @@ failed; `bound_low` and `bound_high` are the value if all of these were wrong, a
 
 FLIP_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("flip", pa.string(), nullable=False),
-        pa.field("question", pa.string()),
-        pa.field("gold", pa.string()),
-        pa.field("base_value", pa.float64(), nullable=False),
-        pa.field("new_value", pa.float64(), nullable=False),
-        pa.field("base_answer", pa.string()),
-        pa.field("new_answer", pa.string()),
-        pa.field("base_extraction", pa.string()),
-        pa.field("new_extraction", pa.string()),
-        pa.field("base_finish_reason", pa.string()),
-        pa.field("new_finish_reason", pa.string()),
-        pa.field("base_response", pa.string()),
-        pa.field("new_response", pa.string()),
+        column("task", pa.string(), "Name of the task.", nullable=False),
+        column("split", pa.string(), "`train` or `test`.", nullable=False),
+        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
+        column("metric", pa.string(), "`em` or `correct`.", nullable=False),
+        column(
+            "flip",
+            pa.string(),
+            "`lost` (right in the baseline only) or `gained` (right in the new run only).",
+            nullable=False,
+        ),
+        column("question", pa.string(), "The user's message."),
+        column("gold", pa.string(), "The correct answer."),
+        column("base_value", pa.float64(), "Mean of the metric over the baseline's repeats.", nullable=False),
+        column("new_value", pa.float64(), "Mean of the metric over the new run's repeats.", nullable=False),
+        column("base_answer", pa.string(), "The baseline's `answer`, of its first repeat."),
+        column("new_answer", pa.string(), "The new run's `answer`, of its first repeat."),
+        column("base_extraction", pa.string(), "The baseline's `extraction`, of its first repeat."),
+        column("new_extraction", pa.string(), "The new run's `extraction`, of its first repeat."),
+        column("base_finish_reason", pa.string(), "The baseline's `finish_reason`, of its first repeat."),
+        column("new_finish_reason", pa.string(), "The new run's `finish_reason`, of its first repeat."),
+        column("base_response", pa.string(), "The baseline's `response`, of its first repeat."),
+        column("new_response", pa.string(), "The new run's `response`, of its first repeat."),
     ]
 )
 """One row per flipped question and metric, em or correct.
@@ -213,23 +368,40 @@ class Completion:
 
 CHANGE_SCHEMA = pa.schema(
     [
-        pa.field("level", pa.string(), nullable=False),
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("base", pa.float64(), nullable=False),
-        pa.field("new", pa.float64(), nullable=False),
-        pa.field("difference", pa.float64(), nullable=False),
-        pa.field("stderr", pa.float64()),
-        pa.field("ci_low", pa.float64(), nullable=False),
-        pa.field("ci_high", pa.float64(), nullable=False),
-        pa.field("test", pa.string(), nullable=False),
-        pa.field("p_value", pa.float64(), nullable=False),
-        pa.field("p_holm", pa.float64(), nullable=False),
-        pa.field("num_questions", pa.int64(), nullable=False),
-        pa.field("num_lost", pa.int64()),
-        pa.field("num_gained", pa.int64()),
-        pa.field("detectable", pa.float64()),
+        column("level", pa.string(), "`task`, `domain` or `run`.", nullable=False),
+        column("task", pa.string(), "Name of the task or domain, or `all`.", nullable=False),
+        column("split", pa.string(), "`train` or `test`.", nullable=False),
+        column("metric", pa.string(), "Name of the metric.", nullable=False),
+        column("base", pa.float64(), "The baseline's mean over the questions that both runs scored.", nullable=False),
+        column("new", pa.float64(), "The new run's mean over the same questions.", nullable=False),
+        column("difference", pa.float64(), "`new` minus `base`.", nullable=False),
+        column("stderr", pa.float64(), "Standard error of the difference; null if unknown."),
+        column("ci_low", pa.float64(), "Lower end of the difference's 95% interval.", nullable=False),
+        column("ci_high", pa.float64(), "Upper end of the difference's 95% interval.", nullable=False),
+        column(
+            "test",
+            pa.string(),
+            "Name of the paired test: see [comparing runs](comparing-runs.md).",
+            nullable=False,
+        ),
+        column("p_value", pa.float64(), "The test's p-value.", nullable=False),
+        column("p_holm", pa.float64(), "The p-value adjusted for all tests of the comparison (Holm).", nullable=False),
+        column("num_questions", pa.int64(), "Number of questions that both runs scored.", nullable=False),
+        column(
+            "num_lost",
+            pa.int64(),
+            "Number of questions that are right in the baseline only; null if the metric is not binary.",
+        ),
+        column(
+            "num_gained",
+            pa.int64(),
+            "Number of questions that are right in the new run only; null if the metric is not binary.",
+        ),
+        column(
+            "detectable",
+            pa.float64(),
+            "The smallest true difference that is detected 8 times in 10; null if no question differs.",
+        ),
     ]
 )
 """One row per task (or domain, or `all`), split and metric.
@@ -296,6 +468,9 @@ def to_table(records: Iterable[Prompt | Completion | MetricChange], schema: pa.S
         pyarrow.ArrowInvalid: A value does not fit its column.
     """
     rows: list[dict[str, Any]] = [{f.name: getattr(r, f.name) for f in fields(r)} for r in records]
+    for row in rows:
+        if "categories" in row:
+            row["categories"] = [{"key": key, "value": value} for key, value in row["categories"].items()]
     return pa.Table.from_pylist(rows, schema=schema)
 
 

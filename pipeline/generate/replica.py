@@ -30,6 +30,7 @@ from pipeline.generate.reports import ENDED, HAS_GIVEN_UP, IMPORTING, ReplicaRep
 from pipeline.generate.resumed_server import server_changes
 from pipeline.generate.row_runner import RowRunner, WorkRow
 from pipeline.generate.storage_proof import StorageProof
+from pipeline.records import column
 from pipeline.runs.logs import LogFile
 from pipeline.runs.manifest import EngineInfo
 from pipeline.storage.artifacts import ArtifactStore
@@ -56,15 +57,15 @@ LONGEST_IDLE_S = 20.0
 
 STATUS_SCHEMA = pa.schema(
     [
-        pa.field("done", pa.bool_(), nullable=False),
-        pa.field("failed", pa.bool_(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("replica", pa.string(), nullable=False),
-        pa.field("num_output_tokens", pa.int64(), nullable=False),
-        pa.field("expected_tokens", pa.float32()),
-        pa.field("part", pa.int64(), nullable=False),
-        pa.field("fatal_kind", pa.string()),
-        pa.field("fatal", pa.string()),
+        column("done", pa.bool_(), "Whether the row is finished.", nullable=False),
+        column("failed", pa.bool_(), "Whether it failed.", nullable=False),
+        column("truncated", pa.bool_(), "Whether it was cut at the token limit.", nullable=False),
+        column("replica", pa.string(), "Name of the replica.", nullable=False),
+        column("num_output_tokens", pa.int64(), "Number of generated tokens.", nullable=False),
+        column("expected_tokens", pa.float32(), "`expected_tokens` of the work row."),
+        column("part", pa.int64(), "The part of the work: 0 the run, 1 the second pass.", nullable=False),
+        column("fatal_kind", pa.string(), "Class of the error that ends the run; null if none does."),
+        column("fatal", pa.string(), "Its message."),
     ]
 )
 """One row a work row; or a single row with `fatal`, the message of the `PipelineError` that ends the run.

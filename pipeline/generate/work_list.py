@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.generate import length_estimates
 from pipeline.generate.length_estimates import Lengths
-from pipeline.records import KEY_COLUMNS, Completion
+from pipeline.records import KEY_COLUMNS, Completion, column
 from pipeline.runs.manifest import Schedule
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
@@ -43,19 +43,25 @@ MOST_SORTED_ROWS = 100_000
 
 WORK_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("repeat", pa.int32(), nullable=False),
-        pa.field("prompt_sha256", pa.string(), nullable=False),
-        pa.field("messages", pa.string()),
-        pa.field("prompt_token_ids", pa.list_(pa.int32())),
-        pa.field("expected_tokens", pa.float32()),
+        column("task", pa.string(), "Name of the task.", nullable=False),
+        column("split", pa.string(), "`train` or `test`.", nullable=False),
+        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
+        column("repeat", pa.int32(), "Which completion of the question this is, from 0.", nullable=False),
+        column("prompt_sha256", pa.string(), "`prompt_sha256` of the prompt to send.", nullable=False),
+        column("messages", pa.string(), "The messages as JSON, if a server renders them."),
+        column("prompt_token_ids", pa.list_(pa.int32()), "The prompt's tokens, if the engine gets tokens."),
+        column("expected_tokens", pa.float32(), "Length of the completion by the past run; null if unknown."),
     ]
 )
 """`expected_tokens` is the length of the completion by the past run, for the estimate of the time that is left."""
 
-RANKED_SCHEMA = pa.schema([*WORK_SCHEMA, pa.field("rank", pa.int64()), pa.field("length", pa.int64())])
+RANKED_SCHEMA = pa.schema(
+    [
+        *WORK_SCHEMA,
+        column("rank", pa.int64(), "Rank of the row's expected length among all."),
+        column("length", pa.int64(), "Expected length of the completion."),
+    ]
+)
 
 FINISHED_SCHEMA = pa.schema([WORK_SCHEMA.field(name) for name in (*KEY_COLUMNS, "prompt_sha256")])
 

@@ -22,28 +22,40 @@ import pyarrow as pa
 
 from pipeline.harness.log_lines import Logged
 from pipeline.harness.normalize import flat_row, plain_messages, their_arguments
+from pipeline.records import column
 
 DIFFERENCE_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("field", pa.string(), nullable=False),
-        pa.field("theirs", pa.string()),
-        pa.field("ours", pa.string()),
+        column("task", pa.string(), "Name of the task.", nullable=False),
+        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
+        column("field", pa.string(), "What differs.", nullable=False),
+        column("theirs", pa.string(), "What the harness logged; null if it has nothing."),
+        column("ours", pa.string(), "What this project has; null if it has nothing."),
     ]
 )
 
 EXTRACTED_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("verdict", pa.string(), nullable=False),
-        pa.field("response", pa.string(), nullable=False),
-        pa.field("gold", pa.string()),
-        pa.field("answer", pa.string()),
-        pa.field("extraction", pa.string(), nullable=False),
-        pa.field("em", pa.float64()),
-        pa.field("correct", pa.float64()),
+        column("task", pa.string(), "Name of the task.", nullable=False),
+        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
+        column(
+            "verdict",
+            pa.string(),
+            "`gained` if only the letters are correct, `lost` if only the exact match is, "
+            "`read` if letters were read and the gold is hidden.",
+            nullable=False,
+        ),
+        column("response", pa.string(), "The response that both sides score.", nullable=False),
+        column("gold", pa.string(), "The correct answer; null if it is hidden."),
+        column("answer", pa.string(), "The letters that were read from the response; null if no rule reads them."),
+        column(
+            "extraction",
+            pa.string(),
+            "The rule that read `answer`, or the reason why there is none.",
+            nullable=False,
+        ),
+        column("em", pa.float64(), "Exact match, 0 or 1."),
+        column("correct", pa.float64(), "1 if `answer` has the letters of the gold, 0 if not."),
     ]
 )
 """A response whose extracted letters and exact match score it differently. `verdict` is that of `tally.verdict`, the

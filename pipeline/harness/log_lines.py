@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.errors import DataError
 from pipeline.harness.log_files import LogFile, readable
 from pipeline.harness.normalize import flat_row, plain_messages
-from pipeline.records import without_nulls
+from pipeline.records import column, without_nulls
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.terminal.text import truncate
 
@@ -25,18 +25,18 @@ ARTIFACT = "logs"
 
 LOG_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("line", pa.int64(), nullable=False),
-        pa.field("filter", pa.string(), nullable=False),
-        pa.field("doc", pa.string(), nullable=False),
-        pa.field("gold", pa.string(), nullable=False),
-        pa.field("messages", pa.string()),
-        pa.field("prompt", pa.string()),
-        pa.field("arguments", pa.string(), nullable=False),
-        pa.field("content", pa.string()),
-        pa.field("response", pa.string(), nullable=False),
-        pa.field("em", pa.float64()),
-        pa.field("f1", pa.float64()),
+        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
+        column("line", pa.int64(), "Number of the line in the log, from 1.", nullable=False),
+        column("filter", pa.string(), "The filter of the harness that made the response.", nullable=False),
+        column("doc", pa.string(), "The data set's row that the harness logged, flat, as JSON.", nullable=False),
+        column("gold", pa.string(), "The correct answer; empty if it is hidden.", nullable=False),
+        column("messages", pa.string(), "The messages as JSON, of a chat server; null otherwise."),
+        column("prompt", pa.string(), "The prompt as text; null if it is messages."),
+        column("arguments", pa.string(), "The generation arguments that the harness logged, as JSON.", nullable=False),
+        column("content", pa.string(), "The model's output."),
+        column("response", pa.string(), "The text that the harness scored.", nullable=False),
+        column("em", pa.float64(), "The harness's exact match; null if it logged none."),
+        column("f1", pa.float64(), "The harness's F1; null if it logged none."),
     ]
 )
 """One row per line of a log; the task is the directory `task=<t>/` above the file."""

@@ -53,7 +53,7 @@ CREATE TEMP VIEW rows AS
 WITH marked AS (
     SELECT *,
         finish_reason = 'length' OR extraction = getvariable('empty') OR error IS NOT NULL AS is_uncertain,
-        list_transform(map_entries(categories), lambda entry: {
+        list_transform(categories, lambda entry: {
             key: CASE
                 WHEN entry.key IN getvariable('groups') OR starts_with(entry.key, 'categories.')
                     OR string_split(entry.key, '.')[1] = getvariable('extraction')

@@ -85,7 +85,7 @@ def score_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
         made["num_options"].append(question.num_options)
         made["answer_kind"].append(answer_kind(gold, question.options))
     columns = [
-        pa.array(made[field.name], field.type) if field.name in made else batch.column(field.name)
+        pa.array(made[field.name], field.type) if field.name in made else batch.column(field.name).cast(field.type)
         for field in SAMPLE_SCHEMA
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SAMPLE_SCHEMA)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.config.schema import Config
 from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA
+from pipeline.runs.identity import settings_hash
 from pipeline.score.aggregate import aggregate
 from pipeline.score.extraction import RULES_VERSION
 from pipeline.score.extraction_groups import extraction_groups
@@ -52,6 +53,7 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
     domains = {name: task.domain for name, task in config.active_tasks.items()}
     clusters = {name: task.cluster for name, task in config.active_tasks.items() if task.cluster is not None}
     query.require_cells(prompts, domains, config.splits)
+    footer = _footer(config)
     with query.connection() as database:
         define(database, repeats)
         count_keys(database, prompts, completions).require_whole(count_rows(prompts, repeats))
@@ -61,10 +63,22 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
             for ids in id_ranges(database, "FROM prompts", max(1, rows_per_file // most(repeats))):
                 file = f"task={ids.task}/split={ids.split}/part-{ids.number:05}.parquet"
                 batches = joined(database, prompts, completions, ids)
-                num_samples += store.write_parquet(file, SAMPLE_SCHEMA, map(score_batch, batches))
+                num_samples += store.write_parquet(file, SAMPLE_SCHEMA.with_metadata(footer), map(score_batch, batches))
             if num_samples != completions.num_rows:
                 raise RuntimeError(f"{num_samples} samples were written for {completions.num_rows} completions")
             files = [Artifact(store, SAMPLE_SCHEMA, {name: 0}, {}).dataset() for name in store.files(suffix=".parquet")]
             metrics = aggregate(database, files, domains, repeats, clusters)
             metrics = pa.concat_tables([metrics, extraction_groups(database, files)])
-        run.replace_parquet(METRICS_FILE, metrics)
+        run.replace_parquet(METRICS_FILE, metrics.replace_schema_metadata(footer))
+
+
+def _footer(config: Config) -> dict[str, str]:
+    """Return what the footers of samples and metrics say of the run; a file is often copied out of its directory."""
+    said = {
+        "run_id": config.run_id,
+        "conf": config.conf,
+        "model": config.model.path if config.engine.kind == "vllm" else config.engine.endpoint.model,
+        "settings_hash": settings_hash(config),
+        "limit": config.limit,
+    }
+    return {f"pipeline.{name}": str(value) for name, value in said.items() if value not in (None, "")}

@@ -162,7 +162,7 @@ class ArtifactStore(Directory):
 
         Raises:
             DataError: The file is missing, cannot be read now, is not Parquet, or has other columns than `schema`. The
-                last ones may be missing if they are `ADDED_LATER` (pipeline/records.py): they are read as null.
+                last ones may be missing if they are `added_later` (pipeline/records.py): they are read as null.
         """
         try:
             self.require_regular(name)

@@ -75,7 +75,7 @@ def chunk(source: random.Random, words: list[str], ids: range) -> pa.Table:
             yield dict.fromkeys(SAMPLE_SCHEMA.names) | {
                 "id": number,
                 "repeat": 0,
-                "categories": [("topic", f"тема {number % 20}")],
+                "categories": [{"key": "topic", "value": f"тема {number % 20}"}],
                 "messages": "[]",
                 "prompt": text(110),
                 "prompt_sha256": f"{number:064x}",

@@ -73,7 +73,7 @@ def prompts(ids: range, _: int) -> dict[str, list]:
         "task": ["agro"] * many,
         "split": ["train"] * many,
         "id": list(ids),
-        "categories": [[("topic", f"тема {i % 20}")] for i in ids],
+        "categories": [[{"key": "topic", "value": f"тема {i % 20}"}] for i in ids],
         "doc": [doc] * many,
         "messages": [doc] * many,
         "prompt": [doc] * many,

@@ -14,8 +14,10 @@ import pytest
 from archives import completion, finish, question
 from builders import ROOT, settings
 
-from pipeline.runs import directory as run_directory
+from pipeline.config.loading import plain
 from pipeline.records import PROMPT_SCHEMA, Completion, Prompt, to_table
+from pipeline.runs import directory as run_directory
+from pipeline.runs.identity import settings_hash
 from pipeline.storage.artifacts import ArtifactStore
 
 HOSTILE = "<script>alert(1)</script> $x_{1$ \u202e{{не знаю"
@@ -78,7 +80,8 @@ def make_run(output: Path, run_id: str, started_at: str, *overrides: str, prompt
     with run.publish("prompts", PROMPT_SCHEMA) as store:
         store.write_parquet("part-00000.parquet", PROMPT_SCHEMA, [to_table(prompts, PROMPT_SCHEMA)])
     finish(run, config, reply)
-    rewrite(Path(run.root), **MANIFEST, started_at=started_at, ended_at=started_at)
+    known = {"config": plain(config), "settings_hash": settings_hash(config)}
+    rewrite(Path(run.root), **MANIFEST, **known, started_at=started_at, ended_at=started_at)
     return Path(run.root)
 
 
@@ -98,7 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_run(output, "2026-11-20", "2026-11-20T01:00:00Z", "engine.endpoint.model=small")
         make_run(output, "2026-11-21", "2026-11-21T01:00:00Z", "engine.endpoint.model=small")
         rewrite(output / "run=2026-11-21", gate=GATE)
-        make_run(output, "large", "2026-11-21T05:00:00Z", "model.path=org/large: one")
+        make_run(output, "large", "2026-11-21T05:00:00Z", "model.path=org/large: one", "engine.kind=vllm", "limit=6")
     yield output
 
 

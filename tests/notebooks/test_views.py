@@ -71,8 +71,24 @@ def test_samples_are_those_that_the_run_wrote(database: duckdb.DuckDBPyConnectio
         database,
         "SELECT * EXCLUDE (run, task, split) FROM samples WHERE run = 'large' AND task = 'med_bench' ORDER BY id",
     )
+    for row in written:
+        row["categories"] = [(each["key"], each["value"]) for each in row["categories"]]
     assert found == [{name: row[name] for name in found[0]} for row in written]
     assert len(found) == 6
+
+
+def test_the_categories_of_older_runs_are_read_with_those_of_newer_ones(
+    database: duckdb.DuckDBPyConnection, output: Path
+) -> None:
+    expected = rows(database, "FROM samples ORDER BY ALL")
+    for file in (output / "run=large").glob("samples/**/*.parquet"):
+        table = pq.ParquetFile(file).read()
+        pairs = [[(each["key"], each["value"]) for each in row] for row in table["categories"].to_pylist()]
+        older = pa.array(pairs, pa.map_(pa.string(), pa.string()))
+        pq.write_table(table.set_column(table.schema.names.index("categories"), "categories", older), file)
+    assert rows(database, "FROM samples ORDER BY ALL") == expected
+    subjects = rows(database, "SELECT DISTINCT run, categories['subject'] AS subject FROM samples ORDER BY ALL")
+    assert [row["subject"] for row in subjects if row["run"] == "large"] == ["soil", "water $\\frac{"]
 
 
 def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnection) -> None:
@@ -102,7 +118,34 @@ def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnectio
         "total_s": 92.0,
         "tokens_per_s": 100.0,
     }
-    assert large["model"] == "org/large: one"
+    assert (large["model"], large["limit"], first["limit"]) == ("org/large: one", 6, None)
+    assert json.loads(first["config"])["engine"]["endpoint"]["model"] == "small"
+    assert first["settings_hash"] != large["settings_hash"]
+
+
+def test_the_model_of_an_endpoint_is_the_one_that_it_served(
+    database: duckdb.DuckDBPyConnection, output: Path
+) -> None:
+    edit(output / "run=2026-11-20", '"r0": {', '"r0": {"served_model": "org/served", ')
+    assert rows(database, "FROM runs ORDER BY run")[0]["model"] == "org/served"
+
+
+def test_a_manifest_of_an_older_version_has_no_configuration(
+    database: duckdb.DuckDBPyConnection, output: Path
+) -> None:
+    edit(output / "run=large", '"config": {', '"older": {')
+    row = rows(database, "FROM runs WHERE run = 'large'")[0]
+    assert (row["model"], row["limit"], row["config"], row["num_samples"]) == (None, None, None, 18)
+
+
+def test_the_files_of_samples_and_metrics_say_whose_they_are(output: Path) -> None:
+    run = output / "run=large"
+    for file in (run / "metrics.parquet", *run.glob("samples/**/*.parquet")):
+        footer = {name.decode(): value.decode() for name, value in pq.read_schema(file).metadata.items()}
+        assert footer["pipeline.run_id"] == "large"
+        assert footer["pipeline.model"] == "org/large: one"
+        assert footer["pipeline.limit"] == "6"
+        assert footer["pipeline.settings_hash"] == json.loads((run / "manifest.json").read_text())["settings_hash"]
 
 
 def test_the_cost_of_a_run_is_in_its_currency(database: duckdb.DuckDBPyConnection, output: Path) -> None:

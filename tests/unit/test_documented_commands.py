@@ -30,6 +30,8 @@ NOT_RUN = {
     "make": "its target is looked up; what it runs is tested as such",
     "ray": "starts a cluster",
     "hf": "downloads from the hub",
+    "inspect": "serves a page until it is interrupted",
+    "trackio": "serves a page until it is interrupted",
     "jupyter": "the notebook is executed by tests/notebooks",
     "duckdb": "the shell of DuckDB is not a dependency; tests/notebooks opens the same file",
     "tail": "follows a file",

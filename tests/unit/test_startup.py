@@ -31,6 +31,7 @@ from builders import ROOT
         ["pipeline.list", "output_dir=gone"],
         ["pipeline.prune", "output_dir=gone"],
         ["pipeline.board", "output_dir=gone"],
+        ["pipeline.export", "run=gone", "to=csv"],
     ],
 )
 def test_help_and_errors_print_without_ray_torch_vllm_or_pandas(command_line: list[str]) -> None:
@@ -50,6 +51,7 @@ def test_help_and_errors_print_without_ray_torch_vllm_or_pandas(command_line: li
         ["pipeline.list", "last=0"],
         ["pipeline.prune", "keep_days=90"],
         ["pipeline.board", "conf=demo"],
+        ["pipeline.export", "run=gone", "to=pdf"],
     ],
 )
 def test_wrong_arguments_are_reported_before_the_stages_are_imported(command_line: list[str]) -> None:

@@ -125,7 +125,7 @@ def _index(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     # JavaScript cannot represent an id above 2**53 as a number.
     columns["id"] = [str(row["id"]) for row in rows]
     columns |= {name: [None if row[name] is None else round(row[name], 6) for row in rows] for name in SAMPLE_METRICS}
-    columns["categories"] = [[[name, value] for name, value in row["categories"]] for row in rows]
+    columns["categories"] = [[[each["key"], each["value"]] for each in row["categories"]] for row in rows]
     columns["failed"] = [row["error"] is not None for row in rows]
     columns["preview"] = [_preview(row) for row in rows]
     return columns

@@ -102,7 +102,7 @@ def run_of(tmp_path):
         run = ArtifactStore.open(str(tmp_path / "run=ours"))
         run.create()
         run.write_text("config.yaml", loading.dump(settings()))
-        same = {"repeat": 0, "categories": {}, "messages": "[]", "prompt_sha256": "", "attempts": 1}
+        same = {"repeat": 0, "categories": [], "messages": "[]", "prompt_sha256": "", "attempts": 1}
         same |= {"finish_reason": "stop"}
         rows = [same | {"id": row_id, "response": response} for row_id, response in responses.items()]
         with run.publish("samples", SAMPLE_SCHEMA) as store:

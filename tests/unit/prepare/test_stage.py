@@ -37,7 +37,7 @@ def test_a_row_is_rendered_with_the_models_template(prepared):
     one_byte_each = text.replace("<|im_start|>", "s").replace("<|im_end|>", "e").encode()
     assert row["num_prompt_tokens"] == len(row["prompt_token_ids"]) == len(one_byte_each)
     assert (row["task"], row["split"], row["id"], row["gold"], row["error"]) == ("agro", "train", 1, "A", None)
-    assert row["categories"] == [("topic", "почва")]
+    assert row["categories"] == [{"key": "topic", "value": "почва"}]
 
 
 def test_every_row_of_every_split_is_prepared_and_hidden_golds_are_null(prepared):

@@ -12,7 +12,7 @@ import pytest
 from builders import make_prompt, publish_prompts, record_manifest, settings
 
 from pipeline.config import loading
-from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA
+from pipeline.records import PROMPT_SCHEMA, SAMPLE_SCHEMA, to_table
 from pipeline.runs.estimate import expect
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
@@ -60,10 +60,11 @@ def write_past_run(tmp_path: Path) -> Callable[..., ArtifactStore]:
 
 def sample(prompt: Any, *, tokens: int, length: bool) -> dict[str, Any]:
     row = dict.fromkeys(SAMPLE_SCHEMA.names)
-    row |= {name: getattr(prompt, name) for name in ("id", "categories", "messages", "prompt_sha256")}
+    row |= {name: getattr(prompt, name) for name in ("id", "messages", "prompt_sha256")}
     finish_reason = "length" if length else "stop"
     return row | {
         "repeat": 0,
+        "categories": [],
         "finish_reason": finish_reason,
         "num_output_tokens": tokens,
         "attempts": 1,
@@ -149,16 +150,12 @@ def test_a_task_that_the_past_run_lacks_makes_the_sum_unknown(
     run.create()
     other = replace(make_prompt(9), task="med_bench")
     with run.publish("prompts", PROMPT_SCHEMA) as store:
-        table = pa.Table.from_pylist([vars_of(PROMPTS[0]), vars_of(other)], schema=PROMPT_SCHEMA)
+        table = to_table([PROMPTS[0], other], PROMPT_SCHEMA)
         store.write_parts("task=any/split=test", PROMPT_SCHEMA, [table], 10)
     found, _ = expect(config(tmp_path), run.require_artifact("prompts", PROMPT_SCHEMA))
     assert found is not None
     assert {each.task: each.mean_tokens for each in found.tasks} == {"agro_bench": 100.0, "med_bench": None}
     assert (found.num_tokens, found.seconds) == (None, None)
-
-
-def vars_of(prompt: Any) -> dict[str, Any]:
-    return {name: getattr(prompt, name) for name in PROMPT_SCHEMA.names}
 
 
 def test_the_speed_of_a_resumed_run_is_capped(

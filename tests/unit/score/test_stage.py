@@ -33,7 +33,7 @@ def test_a_sample_has_the_columns_of_its_prompt_and_its_completion(run):
     run.score()
     (sample,) = run.samples()
     assert (sample["id"], sample["repeat"], sample["prompt_sha256"], sample["messages"]) == (1, 0, "s", "[]")
-    assert (sample["prompt"], sample["gold"], sample["categories"]) == ("Q", "B", [("topic", "soil")])
+    assert (sample["prompt"], sample["gold"], sample["categories"]) == ("Q", "B", [{"key": "topic", "value": "soil"}])
     assert (sample["completion"], sample["reasoning"], sample["response"]) == ("Думаю.</think>B", "Думаю.", "B")
     assert (sample["replica"], sample["num_output_tokens"], sample["attempts"]) == ("r7", 5, 2)
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import DataError, RunError
-from pipeline.records import ADDED_LATER
+from pipeline.records import column
 from pipeline.storage.artifacts import ArtifactStore
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False)])
@@ -88,7 +88,7 @@ def test_a_damaged_list_of_files_is_named(run: ArtifactStore) -> None:
 
 def test_a_column_that_a_later_version_added_at_the_end_is_null(run: ArtifactStore) -> None:
     publish(run, 1)
-    artifact = run.artifact("stage", SCHEMA.append(pa.field("seen", pa.string(), metadata=ADDED_LATER)))
+    artifact = run.artifact("stage", SCHEMA.append(column("seen", pa.string(), "Letters.", added_later=True)))
     assert artifact is not None
     assert artifact.dataset().to_table(["id", "seen"]).to_pylist() == [{"id": 1, "seen": None}]
 
