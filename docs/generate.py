@@ -167,7 +167,7 @@ TABLES: Mapping[str, tuple[str, pa.Schema]] = {
 
 
 def output_files() -> str:
-    """Return docs/output-files.md: its own text, with the tables of columns made anew."""
+    """Return docs/output-files.md: its own text, with new tables of columns."""
     before, _, rest = (DOCS / "output-files.md").read_text(encoding="utf-8").partition(COLUMNS_BEGIN)
     after = rest.partition(COLUMNS_END)[2]
     tables = [

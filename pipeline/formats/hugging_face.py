@@ -44,7 +44,7 @@ def _write_split(source: Source, split: str, out: Path) -> bool:
 
 
 def _card(source: Source, splits: list[str]) -> Iterator[str]:
-    """Yield the lines of the card; what others wrote stands in code, which Markdown does not interpret."""
+    """Yield the lines of the card; foreign text is quoted as code, which Markdown does not interpret."""
     files = "\n".join(f"  - split: {split}\n    path: samples/{split}.parquet" for split in splits)
     yield _HEADER.format(samples=files)
     yield f"# Run {_code(source.config.run_id)}\n"

@@ -73,7 +73,7 @@ def score(run: ArtifactStore, config: Config, *, rows_per_file: int = ROWS_PER_F
 
 
 def _footer(config: Config) -> dict[str, str]:
-    """Return what the footers of samples and metrics say of the run; a file is often copied out of its directory."""
+    """Return what the footers of samples and metrics record of the run: a file is often copied out of its directory."""
     said = {
         "run_id": config.run_id,
         "conf": config.conf,
