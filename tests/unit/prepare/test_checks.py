@@ -218,6 +218,15 @@ def test_a_small_budget_for_a_model_that_thinks(names):
     assert "short-thinking" not in names("generation.max_gen_toks=100")
 
 
+def test_the_budget_that_is_proposed_fits_the_context(facts):
+    def fix(size: int) -> str:
+        of_size = facts("generation.max_gen_toks=100", f"model.context_size={size}", template=THINKS)
+        return next(each.fix for each in checks.run_checks(of_size) if each.name == "short-thinking")
+
+    assert fix(2048) == "give what the context of 2048 tokens leaves, or switch thinking off"
+    assert fix(32768) == "give at least 1024, better 10000, or switch thinking off"
+
+
 @pytest.mark.parametrize(
     "parser",
     [

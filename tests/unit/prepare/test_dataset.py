@@ -259,7 +259,9 @@ def test_the_offline_switch_is_named(monkeypatch):
 def test_an_error_of_the_hub_is_one_line_with_the_fix(name, revision, reason):
     text = message(name, revision=revision)
     assert text.startswith(f"tasks.agro.dataset='{name}'{reason}")
-    assert text.endswith("or put a copy of the data set in a directory and set tasks.agro.dataset=<dir>")
+    assert text.endswith(
+        "or put a copy of the data set (train.jsonl, test.jsonl) in a directory and set tasks.agro.dataset=<dir>"
+    )
 
 
 def test_a_hub_data_set_is_read_at_one_commit_and_from_the_cache_offline(tmp_path, hub, make_row, write_rows):
