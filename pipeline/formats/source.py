@@ -16,6 +16,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, column
 from pipeline.runs.directory import open_finished, require_complete
+from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
@@ -45,10 +46,7 @@ class Source:
     @property
     def model(self) -> str:
         """What answered: the model's path, or the name that the endpoint serves it under."""
-        if self.config.engine.kind == "vllm":
-            return self.config.model.path or "unknown"
-        served = sorted({each.served_model for each in self.manifest.engine.values() if each.served_model})
-        return ", ".join(served) or self.config.engine.endpoint.model or "unknown"
+        return evaluated_model(self.config, self.manifest) or "unknown"
 
     def batches(self, task: str | None = None, split: str | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the samples, of one task and split or of all, as batches of `EXPORTED_SCHEMA`."""
