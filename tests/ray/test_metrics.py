@@ -17,7 +17,7 @@ from scripted import ScriptedEngine, ScriptedFactory
 
 from pipeline.generate import stage
 from pipeline.generate.cluster import cluster
-from pipeline.generate.connection import set_environment
+from pipeline.generate.connection import _set_own_token, set_environment
 from pipeline.generate.metrics import METRICS, PREFIX
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -76,7 +76,7 @@ def scrapes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")
         import ray
 
-        patch.setenv("RAY_AUTH_TOKEN", "a-token-of-the-tests-" * 2)
+        _set_own_token()  # as a run does: Ray reads a token once in a process, so all tests of a process share it
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _metrics_export_port=port)
         try:
             with scraped(f"http://127.0.0.1:{port}/metrics") as found, cluster(config) as placement:
