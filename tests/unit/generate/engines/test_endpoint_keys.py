@@ -90,7 +90,7 @@ def test_headers_come_from_the_environment_and_are_never_shown(monkeypatch: pyte
         ("engine.endpoint.extra_body={a: {api_key: x}}", "engine.endpoint.extra_body.a.api_key: a secret would be"),
         ("engine.endpoint.leave_out=[messages]", "engine.endpoint.leave_out='messages': only seed, stop, temperature"),
         ("engine.endpoint.list_models=false", "engine.endpoint.model=None: give the model's name"),
-        ("engine.endpoint.requests_per_minute=0", "engine.endpoint.requests_per_minute=0.0: must be above 0"),
+        ("engine.endpoint.requests_per_minute=0", "engine.endpoint.requests_per_minute=0.0: must be from 0.001"),
         ("engine.endpoint.price.input_per_million=1", "engine.endpoint.price.output_per_million=None: give both"),
         ("engine.endpoint.price.currency=a b", "engine.endpoint.price.currency='a b': give a word such as USD"),
     ],
