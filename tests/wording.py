@@ -119,9 +119,15 @@ def found_in(text: str) -> Iterator[tuple[int, str, str]]:
             yield text.count("\n", 0, match.start()), match[0], better
 
 
+PATTERNS = (
+    *("*.md", "docs/*.md", "data/*.md", "conf/**/*.yaml", "Makefile", "docs/*.py"),
+    *("notebooks/*.sql", "notebooks/*.py"),
+)
+
+
 def files() -> Iterator[Path]:
     """Yield the files with text for people."""
-    for pattern in ("*.md", "docs/*.md", "data/*.md", "conf/**/*.yaml", "Makefile", "docs/*.py", "notebooks/*.sql"):
+    for pattern in PATTERNS:
         yield from sorted(ROOT.glob(pattern))
     for suffix in ("py", "jinja", "js", "css", "sql"):
         yield from (file for file in sorted((ROOT / "pipeline").rglob(f"*.{suffix}")) if "vendor" not in file.parts)

@@ -18,7 +18,6 @@ from pipeline.config.loading import plain
 from pipeline.records import PROMPT_SCHEMA, Completion, Prompt, to_table
 from pipeline.runs import directory as run_directory
 from pipeline.runs.identity import settings_hash
-from pipeline.storage.artifacts import ArtifactStore
 
 HOSTILE = "<script>alert(1)</script> $x_{1$ \u202e{{не знаю"
 
@@ -93,7 +92,7 @@ def rewrite(run: Path, status: str = "complete", **changes: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make two runs of one model and one of another; tests must not write into them."""
     output = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_run(output, "2026-11-21", "2026-11-21T01:00:00Z", "engine.endpoint.model=small")
         rewrite(output / "run=2026-11-21", gate=GATE)
         make_run(output, "large", "2026-11-21T05:00:00Z", "model.path=org/large: one", "engine.kind=vllm", "limit=6")
-    yield output
+    return output
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnectio
         "conf": "demo",
         "model": "small",
         "status": "complete",
-        "started_at": datetime(2026, 11, 20, 1),
+        "started_at": datetime(2026, 11, 20, 1),  # noqa: DTZ001  a TIMESTAMP has no zone
         "template_fingerprint": "sha256:abc",
         "commit": "c0ffee" * 6,
         "modified": True,
@@ -123,16 +123,12 @@ def test_a_run_has_the_values_of_its_manifest(database: duckdb.DuckDBPyConnectio
     assert first["settings_hash"] != large["settings_hash"]
 
 
-def test_the_model_of_an_endpoint_is_the_one_that_it_served(
-    database: duckdb.DuckDBPyConnection, output: Path
-) -> None:
+def test_the_model_of_an_endpoint_is_the_one_that_it_served(database: duckdb.DuckDBPyConnection, output: Path) -> None:
     edit(output / "run=2026-11-20", '"r0": {', '"r0": {"served_model": "org/served", ')
     assert rows(database, "FROM runs ORDER BY run")[0]["model"] == "org/served"
 
 
-def test_a_manifest_of_an_older_version_has_no_configuration(
-    database: duckdb.DuckDBPyConnection, output: Path
-) -> None:
+def test_a_manifest_of_an_older_version_has_no_configuration(database: duckdb.DuckDBPyConnection, output: Path) -> None:
     edit(output / "run=large", '"config": {', '"older": {')
     row = rows(database, "FROM runs WHERE run = 'large'")[0]
     assert (row["model"], row["limit"], row["config"], row["num_samples"]) == (None, None, None, 18)
