@@ -60,7 +60,7 @@ def _kind(text: str, names: Iterable[str]) -> str:
     """Return a recorded warning without the names of tasks, numbers, quoted texts and the ids at its end."""
     for name in sorted(names, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text)
-    return re.sub(r"(#)(?:, #|,? and #)*", r"\1", failure_reasons.normalized(text)).replace("#", "…")
+    return re.sub(r"(#)(?:, #|,? and #(?: more)?)*", r"\1", failure_reasons.normalized(text)).replace("#", "…")
 
 
 def _heading(kind: str, first: Text | Recorded) -> Text | Recorded:

@@ -51,6 +51,7 @@ def test_warnings_of_one_kind_are_one_group() -> None:
     cell = {"metric": "score", "level": "task", "num_total": 100, "num_truncated": 0, "num_failed": 0, "value": None}
     rows = [{**cell, "task": f"task{number}", "split": "test", "num_no_answer": 10 + number} for number in range(9)]
     lines = [f"task{number} test: {number} answers are cut in the middle: id {number}" for number in range(1, 4)]
+    lines.append("task4 test: 9 answers are cut in the middle: id 3, 5, 6 and 6 more")
     recorded, own = warnings.collect(rows, counts, Manifest(status="complete", warnings=tuple(lines)))
     assert [str(line) for line in recorded.lines] == lines
     assert str(recorded.heading) == "… answers are cut in the middle: id …"
