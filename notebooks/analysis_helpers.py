@@ -171,9 +171,13 @@ def plot_trend(trend: pd.DataFrame, metric: str, split: str) -> None:
     figure, panels = plt.subplots(count, 1, sharex=True, squeeze=False, figsize=(8.5, 0.8 + 1.9 * count))
     for axes, column in zip(panels[:, 0], columns, strict=False):
         of_column = trend[trend.task == column]
-        for place, model in enumerate(sorted(trend.model.unique())):
-            rows = of_column[of_column.model == model]
+        of_models = {model: of_column[of_column.model == model] for model in sorted(trend.model.unique())}
+        for place, (model, rows) in enumerate(of_models.items()):
             axes.plot(rows.started_at, rows.value, "o-", markersize=4, color=f"C{place}", label=f" {model}")
+        # The scores set the axis: a band of two runs is so wide that nothing else would be seen.
+        axes.margins(y=0.5)
+        axes.set_ylim(axes.get_ylim())
+        for place, rows in enumerate(of_models.values()):
             axes.fill_between(rows.started_at, rows.low, rows.high, color=f"C{place}", alpha=0.15, linewidth=0)
         axes.set(title=_title(column), ylabel=f"{metric}, {split}, n = {of_column.n.max()}")
     panels[-1, 0].set_xlabel("start of the run, UTC")

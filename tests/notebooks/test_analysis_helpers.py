@@ -142,6 +142,17 @@ def test_one_run_is_drawn_within_a_day() -> None:
     plt.close("all")
 
 
+def test_a_wide_band_does_not_hide_the_scores() -> None:
+    dates = pd.date_range("2026-11-01", periods=3)
+    trend = pd.DataFrame({"task": "all", "model": "small", "started_at": dates, "n": 9, "value": [0.60, 0.62, 0.61]})
+    trend = trend.assign(low=[np.nan, np.nan, -8.0], high=[np.nan, np.nan, 9.0])
+    helpers.plot_trend(trend, "score", "test")
+    low, high = plt.gcf().axes[0].get_ylim()
+    assert 0.5 < low < 0.60
+    assert 0.62 < high < 0.7
+    plt.close("all")
+
+
 def test_figures_of_no_rows_are_drawn() -> None:
     scores = pd.DataFrame(columns=["run", "task", "model", "n", "value", "low", "high", "started_at"])
     with mpl.rc_context(helpers.STYLE):
