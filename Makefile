@@ -30,7 +30,7 @@ gpu-check: .venv-gpu/.gpu  ## the first hour on a GPU: the pipeline compared wit
 	.venv-gpu/bin/python -m gpu_check $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 test: $(VENV)/.dev  ## all tests but the slow ones, real vLLM on the CPU included
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: export PYTHONPATH = tests
 faults: $(VENV)/.dev  ## the table of faults, its slow tests, long fuzzing, and 40 kills at random moments

@@ -54,6 +54,7 @@ def make_nights(
             "started_at": f"{begins:%Y-%m-%dT%H:%M:%SZ}",
             "ended_at": f"{begins + timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}",
             "settings_hash": "s",
+            "model": model,
             "counts": {"num_samples": 3 * NUM_ROWS, "num_failed": 0, "num_output_tokens": 900_000},
             "gate": {"baseline": None, "broken": rules, "rules": [], "notes": []},
             "timings_s": {"total": 7_260.0},

@@ -173,14 +173,14 @@ class Directory:
         return shlex.quote(self.uri(name))
 
     def brief(self, name: str = "") -> str:
-        """Return the path as `shown` does, but relative to the working directory where that is shorter."""
+        """Return the path as `shown` does, but relative to the working directory where that is above it."""
         path = self.uri(name)
         if self.fs.type_name == "local":
             with suppress(OSError):  # the working directory was removed
                 near = os.path.relpath(path)
                 near = f"./{near}" if near.startswith("-") else near  # else a program takes it for an option
                 near += "/" if path.endswith("/") else ""
-                path = min(path, near, key=len)
+                path = path if near.startswith("..") else min(path, near, key=len)
         return shlex.quote(path)
 
     def uri(self, name: str = "") -> str:

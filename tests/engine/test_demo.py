@@ -54,6 +54,7 @@ def test_completions_equal_plain_vllm(demo_run: ArtifactStore, plain_outputs: di
     assert same >= 0.99 * len(ours)
 
 
+@pytest.mark.slow
 def test_an_endpoint_gives_the_same_prompts_and_responses(
     demo_run: ArtifactStore, api_server: str, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def test_rows_start_in_the_order_of_the_work_list_over_all_its_files(
     assert progress.order == "longest first by run 1, which has answered 200 of 200"
 
 
+@pytest.mark.slow
 def test_the_next_run_learns_from_another_models_run(tmp_path: Path) -> None:
     """A server renders the prompts, so the other model's are the same."""
     overrides = (f"output_dir={tmp_path}", "limit=5", "splits=[test]", "only=[med_bench]")
@@ -71,6 +72,7 @@ def test_a_missing_history_is_a_one_line_error(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_more_rows_than_the_replicas_and_ray_hold_at_once_all_arrive(run_with_prompts: Make) -> None:
     config, progress = settings("engine.endpoint.concurrency=16"), Counting()
     run = run_with_prompts([make_prompt(number) for number in range(3_000)])

@@ -304,7 +304,7 @@ def test_mera_without_the_hub_is_a_one_line_error_with_the_fix(module: str, tmp_
     for part in (
         "tasks.agro_bench.dataset",
         "MERA-evaluation/ruTXTAgroBench",
-        "HF_TOKEN",
+        "Put a copy of the data set",
         "tasks.agro_bench.dataset=<dir>",
     ):
         assert part in done.stderr

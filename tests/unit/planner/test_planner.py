@@ -336,7 +336,7 @@ def test_a_model_that_cannot_be_downloaded_is_a_one_line_error_with_the_fix(tmp_
     assert time.monotonic() - began < 60  # the hub's client by itself retries for minutes
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: model.path='Qwen/Qwen3.6-35B-A3B'")
-    assert done.stderr.endswith("or put a copy of the model in a directory and set model.path=<dir>\n")
+    assert done.stderr.endswith("Put a copy of the model in a directory and set model.path=<dir>\n")
     with pytest.raises(ModelError, match=r"model\.path='\./none': there is no such directory"):
         main(["conf=demo", "model.path=./none", "plan=true"])
 

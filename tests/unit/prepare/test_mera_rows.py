@@ -66,5 +66,5 @@ def test_without_a_hub_the_first_data_set_is_reported_with_the_fix(run):
         prepare(compose(["conf=mera"]), run)
     assert str(error.value).startswith("tasks.agro_bench.dataset='MERA-evaluation/ruTXTAgroBench': ")
     assert str(error.value).endswith(
-        "or put a copy of the data set in a directory and set tasks.agro_bench.dataset=<dir>"
+        "Put a copy of the data set (train.jsonl, test.jsonl) in a directory and set tasks.agro_bench.dataset=<dir>"
     )

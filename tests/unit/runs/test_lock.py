@@ -207,7 +207,7 @@ def test_a_run_of_another_user_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("at", ["1e999", "99999999999"])
+@pytest.mark.parametrize("at", ["1e999", pytest.param("99999999999", marks=pytest.mark.slow)])
 def test_a_lock_with_a_time_in_the_future_counts_while_it_is_rewritten(
     s3_query: str, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
