@@ -110,14 +110,9 @@ COMPLETION_SCHEMA = pa.schema(
 
 SAMPLE_SCHEMA = pa.schema(
     [
-        column("id", pa.int64(), "The question's id in the data set, unique in its task and split.", nullable=False),
-        column("repeat", pa.int32(), "Which completion of the question this is, from 0.", nullable=False),
-        column(
-            "categories",
-            CATEGORIES,
-            "The question's categories in the data set: a list of `{key, value}`.",
-            nullable=False,
-        ),
+        PROMPT_SCHEMA.field("id"),
+        COMPLETION_SCHEMA.field("repeat"),
+        PROMPT_SCHEMA.field("categories"),
         column(
             "instruction",
             pa.string(),
@@ -130,12 +125,7 @@ SAMPLE_SCHEMA = pa.schema(
             pa.string(),
             "`single` or `multiple` correct letters; null if the gold is hidden or is not letters.",
         ),
-        column(
-            "messages",
-            pa.string(),
-            "The messages of the request as JSON, each with a role and a content.",
-            nullable=False,
-        ),
+        PROMPT_SCHEMA.field("messages"),
         column(
             "prompt",
             pa.string(),
@@ -148,13 +138,9 @@ SAMPLE_SCHEMA = pa.schema(
             nullable=False,
         ),
         column("num_prompt_tokens", pa.int32(), "Number of tokens of the prompt."),
-        column("gold", pa.string(), "The correct answer; null if it is hidden."),
-        column("completion", pa.string(), "All generated text, reasoning included; null if the row failed."),
-        column(
-            "reasoning",
-            pa.string(),
-            "The part of the completion that the reasoning parser takes for reasoning; null without a parser.",
-        ),
+        PROMPT_SCHEMA.field("gold"),
+        COMPLETION_SCHEMA.field("completion"),
+        COMPLETION_SCHEMA.field("reasoning"),
         column(
             "response",
             pa.string(),
@@ -167,14 +153,8 @@ SAMPLE_SCHEMA = pa.schema(
             pa.string(),
             "The rule that read `answer`, or the reason why there is none: see [extraction](extraction.md).",
         ),
-        column(
-            "finish_reason",
-            pa.string(),
-            "Why generation ended: `stop`, `length` (cut at the token limit), `error` (the row failed), or the "
-            "server's own word.",
-            nullable=False,
-        ),
-        column("num_output_tokens", pa.int32(), "Number of generated tokens, reasoning included."),
+        COMPLETION_SCHEMA.field("finish_reason"),
+        COMPLETION_SCHEMA.field("num_output_tokens"),
         column(
             "em",
             pa.float64(),
@@ -191,20 +171,11 @@ SAMPLE_SCHEMA = pa.schema(
             "1 if `answer` has the letters of the gold, 0 if not; null if the gold is hidden or is not letters, or "
             "the row failed.",
         ),
-        column("error", pa.string(), "Why the row failed; null if it did not."),
-        column(
-            "attempts",
-            pa.int32(),
-            "How often the row was started; more than 1 after a crash or a failed request.",
-            nullable=False,
-        ),
-        column("replica", pa.string(), "Name of the replica that generated it."),
-        column(
-            "queued_s",
-            pa.float64(),
-            "Seconds that the row waited for a slot of the engine after it reached its replica.",
-        ),
-        column("generated_s", pa.float64(), "Seconds that the row spent in the engine, next to others."),
+        COMPLETION_SCHEMA.field("error"),
+        COMPLETION_SCHEMA.field("attempts"),
+        COMPLETION_SCHEMA.field("replica"),
+        COMPLETION_SCHEMA.field("queued_s"),
+        COMPLETION_SCHEMA.field("generated_s"),
         column(
             "seen_letters",
             pa.string(),
@@ -216,15 +187,14 @@ SAMPLE_SCHEMA = pa.schema(
 )
 """One row per question and repeat; `task` and `split` are the directories `task=<t>/split=<s>/` above the file.
 
-`instruction` names the wording of the question: 8 hexadecimal digits of the hash of the data set's instruction without
-its list of options (`wording_name` in score/row_scores.py). `num_options` counts the options that have text.
-`answer_kind` is `single` or `multiple`, null if the gold is hidden or is not letters. They are columns because metrics
-are grouped by them. `extraction` is the rule that read `answer`, or the reason why there is none; `seen_letters` holds
-the letters that a `conflict` or `unknown_option` is about, and is null in rows that older versions scored.
+`instruction` (`wording_name` in score/row_scores.py), `num_options` and `answer_kind` are columns because metrics are
+grouped by them.
 """
 
 RULES_KEY = "extraction_rules"
 """Key of the samples' metadata: the version of the rules that read the answers' letters."""
+
+METRICS_FILE = "metrics.parquet"
 
 METRIC_SCHEMA = pa.schema(
     [
@@ -277,11 +247,7 @@ METRIC_SCHEMA = pa.schema(
         ),
     ]
 )
-"""One row per task (or domain, or `all`), split, group and metric; `group_by` and `group` are null for all rows.
-
-`ci_low` and `ci_high` are the ends of the 95% interval. `num_doubtful` counts the rows that were truncated, empty or
-failed; `bound_low` and `bound_high` are the value if all of these were wrong, and if all were right.
-"""
+"""One row per task (or domain, or `all`), split, group and metric."""
 
 FLIP_SCHEMA = pa.schema(
     [
@@ -312,8 +278,7 @@ FLIP_SCHEMA = pa.schema(
 """One row per flipped question and metric, em or correct.
 
 A question is flipped if it is right, that is, its mean over the repeats is at least one half, in only one of the two
-runs. `question` is the user's message, `flip` is `lost` or `gained`, the values are means over the repeats, the texts
-are those of the first repeat.
+runs.
 """
 
 
@@ -404,12 +369,7 @@ CHANGE_SCHEMA = pa.schema(
         ),
     ]
 )
-"""One row per task (or domain, or `all`), split and metric.
-
-`base` and `new` are means over the questions that both runs scored, `detectable` is the smallest true difference that
-is detected 8 times in 10 (null if no question differs). `num_lost` and `num_gained` are null for metrics that are not
-binary.
-"""
+"""One row per task (or domain, or `all`), split and metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ def write_data_set(source: Source, out: Path) -> None:
     """Write README.md, metrics.parquet and samples/<split>.parquet into the directory `out`."""
     (out / "samples").mkdir()
     splits = [split for split in sorted(source.config.splits) if _write_split(source, split, out)]
-    pq.write_table(source.metrics(), out / "metrics.parquet", compression="zstd")
+    pq.write_table(source.metrics, out / "metrics.parquet", compression="zstd")
     (out / "README.md").write_text("\n".join(_card(source, splits)) + "\n", encoding="utf-8")
 
 
@@ -53,7 +53,7 @@ def _card(source: Source, splits: list[str]) -> Iterator[str]:
     yield f"- Limit: {'all rows' if source.config.limit is None else f'the first {source.config.limit} of each split'}"
     yield f"- Ended at: {_code(source.manifest.ended_at or 'unknown')}\n"
     yield "| task | split | score | 95% interval | rows |\n|---|---|---|---|---|"
-    for row in source.metrics().to_pylist():
+    for row in source.metrics.to_pylist():
         if row["metric"] == "score" and row["group_by"] is None and row["value"] is not None:
             ends = [row["ci_low"], row["ci_high"]]
             interval = "unknown" if None in ends else f"{ends[0]:.3f} to {ends[1]:.3f}"

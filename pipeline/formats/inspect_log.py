@@ -85,7 +85,7 @@ def _results(source: Source, task: str, split: str, samples: list[Any]) -> Any:
     from inspect_ai import log
 
     scores = []
-    for row in source.metrics().to_pylist():
+    for row in source.metrics.to_pylist():
         if (row["level"], row["task"], row["split"], row["group_by"]) != ("task", task, split, None):
             continue
         known = {name: row[column] for name, column in PARTS.items() if row[column] is not None}

@@ -10,23 +10,20 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
-from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, column
+from pipeline.records import COMPLETION_SCHEMA, METRIC_SCHEMA, METRICS_FILE, SAMPLE_SCHEMA
 from pipeline.runs.directory import open_finished, require_complete
 from pipeline.runs.evaluated import evaluated_model
 from pipeline.runs.manifest import Manifest
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 
-METRICS_FILE = "metrics.parquet"
-
 EXPORTED_SCHEMA = pa.schema(
     [
-        column("task", pa.string(), "Name of the task.", nullable=False),
-        column("split", pa.string(), "`train` or `test`.", nullable=False),
+        COMPLETION_SCHEMA.field("task"),
+        COMPLETION_SCHEMA.field("split"),
         *SAMPLE_SCHEMA,
     ]
 )
@@ -35,13 +32,14 @@ EXPORTED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A complete run to export. `cells` has its pairs of task and split, sorted."""
+    """A complete run to export. `cells` has its pairs of task and split, sorted, `metrics` is metrics.parquet."""
 
     store: ArtifactStore
     config: Config
     manifest: Manifest
     samples: Artifact
     cells: tuple[tuple[str, str], ...]
+    metrics: pa.Table
 
     @property
     def model(self) -> str:
@@ -60,11 +58,6 @@ class Source:
         for batch in self.batches(task, split):
             yield from batch.to_pylist()
 
-    def metrics(self) -> pa.Table:
-        """Return metrics.parquet, with `METRIC_SCHEMA`."""
-        path = self.store.path(METRICS_FILE)
-        return pq.read_table(path, filesystem=self.store.fs, schema=METRIC_SCHEMA).cast(METRIC_SCHEMA)
-
 
 def read_source(location: str) -> Source:
     """Return the complete run in a directory or at a URI.
@@ -78,9 +71,9 @@ def read_source(location: str) -> Source:
     manifest = require_complete(store)
     samples = store.require_artifact("samples", SAMPLE_SCHEMA)
     query.require_cells(samples, config.active_tasks, config.splits)
-    store.num_rows(METRICS_FILE, METRIC_SCHEMA)
+    metrics = store.read_parquet(METRICS_FILE, METRIC_SCHEMA).cast(METRIC_SCHEMA)
     cells = tuple((task, split) for task in sorted(config.active_tasks) for split in sorted(config.splits))
-    return Source(store=store, config=config, manifest=manifest, samples=samples, cells=cells)
+    return Source(store=store, config=config, manifest=manifest, samples=samples, cells=cells, metrics=metrics)
 
 
 def require_package(module: str, extra: str, to: str) -> ModuleType:

@@ -54,7 +54,7 @@ def write_xlsx(source: Source, out: Path) -> None:
         ConfigError: The package xlsxwriter is not installed.
         DataError: The run has more rows than a sheet holds.
     """
-    if max(source.samples.num_rows, source.metrics().num_rows) >= MOST_ROWS:
+    if max(source.samples.num_rows, source.metrics.num_rows) >= MOST_ROWS:
         raise DataError(f"{source.samples.num_rows:,} rows do not fit into a sheet of {MOST_ROWS:,}: use to=csv")
     xlsxwriter = require_package("xlsxwriter", "xlsx", "xlsx")
     book = xlsxwriter.Workbook(str(out), {"constant_memory": True})
@@ -69,7 +69,7 @@ def write_xlsx(source: Source, out: Path) -> None:
 
 def _parts(source: Source) -> Iterator[tuple[str, pa.Schema, Iterable[pa.RecordBatch]]]:
     yield "samples", EXPORTED_SCHEMA, source.batches()
-    yield "metrics", METRIC_SCHEMA, source.metrics().to_batches()
+    yield "metrics", METRIC_SCHEMA, source.metrics.to_batches()
 
 
 def _flat_type(kind: pa.DataType) -> pa.DataType:

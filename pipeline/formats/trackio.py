@@ -40,7 +40,7 @@ def write_trackio(source: Source, out: Path) -> int:
 def _values(source: Source) -> dict[str, float]:
     """Return value, interval and counts of each metric that is not of a group; unknown ones are left out."""
     found: dict[str, float] = {}
-    for row in source.metrics().to_pylist():
+    for row in source.metrics.to_pylist():
         if row["group_by"] is None:
             name = f"{row['level']}/{row['task']}/{row['split']}/{row['metric']}"
             known = {part: row[part] for part in ("value", "ci_low", "ci_high", "num_scored", "num_failed")}

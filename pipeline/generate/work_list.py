@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.generate import length_estimates
 from pipeline.generate.length_estimates import Lengths
-from pipeline.records import KEY_COLUMNS, Completion, column
+from pipeline.records import COMPLETION_SCHEMA, KEY_COLUMNS, Completion, column
 from pipeline.runs.manifest import Schedule
 from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
@@ -43,10 +43,7 @@ MOST_SORTED_ROWS = 100_000
 
 WORK_SCHEMA = pa.schema(
     [
-        column("task", pa.string(), "Name of the task.", nullable=False),
-        column("split", pa.string(), "`train` or `test`.", nullable=False),
-        column("id", pa.int64(), "The question's id in the data set.", nullable=False),
-        column("repeat", pa.int32(), "Which completion of the question this is, from 0.", nullable=False),
+        *(COMPLETION_SCHEMA.field(name) for name in KEY_COLUMNS),
         column("prompt_sha256", pa.string(), "`prompt_sha256` of the prompt to send.", nullable=False),
         column("messages", pa.string(), "The messages as JSON, if a server renders them."),
         column("prompt_token_ids", pa.list_(pa.int32()), "The prompt's tokens, if the engine gets tokens."),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipeline.config.schema import Config
-from pipeline.records import COMPLETION_SCHEMA, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA
+from pipeline.records import COMPLETION_SCHEMA, METRICS_FILE, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA
 from pipeline.runs.identity import settings_hash
 from pipeline.score.aggregate import aggregate
 from pipeline.score.extraction import RULES_VERSION
@@ -24,8 +24,6 @@ from pipeline.storage import query
 from pipeline.storage.artifacts import Artifact, ArtifactStore
 from pipeline.storage.partitions import id_ranges
 from pipeline.storage.repeats import count_rows, define, most
-
-METRICS_FILE = "metrics.parquet"
 
 ROWS_PER_FILE = 50_000
 """Rows per file of samples; at 10,000 tokens a row their join takes about 4 GB, the memory limit of DuckDB."""

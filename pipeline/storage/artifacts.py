@@ -180,6 +180,15 @@ class ArtifactStore(Directory):
             raise DataError(f"{self.shown(name)} has not the columns of this version: choose another run_id")
         return int(rows)
 
+    def read_parquet(self, name: str, schema: pa.Schema) -> pa.Table:
+        """Return a Parquet file of the size of a table to print, with the columns of `schema`.
+
+        Raises:
+            DataError: As `num_rows` does.
+        """
+        self.num_rows(name, schema)
+        return pq.read_table(self.path(name), filesystem=self.fs, schema=schema)
+
     def write_parquet(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
         """Write batches as one Parquet file (Zstandard, with page checksums) and return the number of rows.
 

@@ -17,7 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import DataError
 from pipeline.metrics.confidence import is_wide
 from pipeline.metrics.names import SCORES
-from pipeline.records import METRIC_SCHEMA, SAMPLE_SCHEMA, Counts
+from pipeline.records import METRIC_SCHEMA, METRICS_FILE, SAMPLE_SCHEMA, Counts
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -58,12 +58,9 @@ def print_summary(
     Raises:
         DataError: metrics.parquet is missing, or it or the samples are damaged.
     """
-    import pyarrow.parquet as pq
-
-    if not run.exists("metrics.parquet"):
-        raise DataError(f"{run.path('metrics.parquet')} is missing: python -m pipeline.rescore run={run.root}")
-    run.num_rows("metrics.parquet", METRIC_SCHEMA)
-    metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA)
+    if not run.exists(METRICS_FILE):
+        raise DataError(f"{run.path(METRICS_FILE)} is missing: python -m pipeline.rescore run={run.root}")
+    metrics = run.read_parquet(METRICS_FILE, METRIC_SCHEMA)
     samples = run.artifact("samples", SAMPLE_SCHEMA)
     with query.connection() as database:
         database.register("metrics", metrics)
@@ -88,7 +85,7 @@ def print_summary(
 
 def path_lines(run: ArtifactStore) -> list[str]:
     """Return a line to print for each part of a run that is there, besides its products."""
-    parts = (("samples/", "every question and answer"), ("metrics.parquet", "every score"), ("logs/", "logs"))
+    parts = (("samples/", "every question and answer"), (METRICS_FILE, "every score"), ("logs/", "logs"))
     return [f"  {run.brief(name)}  {what}" for name, what in parts if run.exists(name.rstrip("/"))]
 
 

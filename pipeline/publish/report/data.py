@@ -11,7 +11,6 @@ from heapq import nlargest
 from typing import Any
 
 import duckdb
-import pyarrow.parquet as pq
 
 from pipeline.config.schema import Config
 from pipeline.metrics.names import HEADLINE_METRICS
@@ -19,7 +18,7 @@ from pipeline.publish.report import header, warnings
 from pipeline.publish.report.engines import EngineTable, engine_table
 from pipeline.publish.report.sample_blocks import FLIPS, LONGEST_BASELINE
 from pipeline.publish.report.texts import Recorded, Text, t
-from pipeline.records import FLIP_SCHEMA, METRIC_SCHEMA, SAMPLE_SCHEMA, MetricChange
+from pipeline.records import FLIP_SCHEMA, METRIC_SCHEMA, METRICS_FILE, SAMPLE_SCHEMA, MetricChange
 from pipeline.runs.cost import line as cost_line
 from pipeline.runs.manifest import ChangedAnswers, GateRule, Manifest, ScoreTrend, dump
 from pipeline.storage import query
@@ -126,7 +125,7 @@ def collect(database: duckdb.DuckDBPyConnection, run: ArtifactStore, config: Con
     samples = run.require_artifact("samples", SAMPLE_SCHEMA)
     database.register("samples", samples.dataset())
     database.register("texts", query.reader(samples, list(_TEXTS)))
-    metrics = pq.read_table(run.path("metrics.parquet"), filesystem=run.fs, schema=METRIC_SCHEMA).to_pylist()
+    metrics = run.read_parquet(METRICS_FILE, METRIC_SCHEMA).to_pylist()
     counts = query.rows(database, _COUNTS_SQL)[0]
     width = _width(counts["longest"])
     whole = [row for row in metrics if row["group_by"] is None]
