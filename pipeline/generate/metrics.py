@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pipeline.config.schema import Config
 from pipeline.generate.reports import ENDED, HAS_GIVEN_UP
 from pipeline.records import ReplicaEvent, ReplicaState
+from pipeline.runs.evaluated import model_of
 
 PREFIX = "ray_"
 """What Ray puts before the name of a series."""
@@ -58,7 +59,7 @@ class RunMetrics:
         from ray.util import metrics
 
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge}
-        model = config.model.path or config.engine.endpoint.model or ""
+        model = model_of(config, {}) or ""
         self._gave_up: set[str] = set()
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._series: dict[str, Any] = {}
