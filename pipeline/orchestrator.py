@@ -80,11 +80,11 @@ from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
 from pipeline.storage.filesystem import without_credentials
 from pipeline.terminal.console import plain as plain_console
-from pipeline.terminal.console import quiet
+from pipeline.terminal.console import print_line, quiet
 from pipeline.terminal.progress import GenerateProgress
 from pipeline.terminal.run_summary import path_lines, print_summary
 from pipeline.terminal.signals import Signals
-from pipeline.terminal.text import counted, escape_control
+from pipeline.terminal.text import counted
 
 
 def execute(
@@ -729,7 +729,7 @@ def _print_results(run: ArtifactStore, config: Config, manifest: Manifest, conso
 
 def _print(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(escape_control(without_secrets(line)), soft_wrap=True, markup=False)
+        print_line(console, line)
 
 
 def _require_good(run: ArtifactStore, config: Config, manifest: Manifest) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.comparison.compare_runs import CHANGES_FILE, FLIPS_FILE, JSON_FILE, PAGE_FILE
@@ -15,6 +13,7 @@ from pipeline.comparison.significance import Comparison
 from pipeline.comparison.verdict import is_identical, is_worth_showing, verdict
 from pipeline.records import MetricChange
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.tables import plain_table
 from pipeline.terminal.text import escape_control, truncate
 
 MOST_FLIPS = 20
@@ -41,7 +40,7 @@ def show(comparison: Comparison, out: ArtifactStore, console: Console) -> None:
 def _show_changes(rows: Sequence[MetricChange], console: Console) -> None:
     columns = ("task or domain", "split", "metric", "base", "new", "change", "95% interval", "p, Holm", "n")
     names = ("task", "split", "metric", "base", "new", "change", "interval", "p_holm", "num_questions")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for number, column in enumerate((*columns, "lost", "gained", "detectable")):
         table.add_column(column, justify="left" if number < 3 else "right", no_wrap=number != 0, overflow="fold")
     styles = {"better": "green", "worse": "red", "": ""}

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from pipeline.errors import ConfigError, RunError, without_secrets
+from pipeline.errors import ConfigError, RunError
 from pipeline.formats import hugging_face, inspect_log, tables, trackio
 from pipeline.formats.source import Source, read_source
-from pipeline.terminal.text import escape_control
+from pipeline.terminal.console import print_line
 
 
 class Format(NamedTuple):
@@ -54,7 +54,7 @@ def export(run: str, to: str, out: str | None, console: Console) -> None:
         with _new(path, is_directory=form.is_directory) as partial:
             form.write(source, partial)
         line = f"{path}  {source.samples.num_rows:,} samples of run {source.config.run_id}"
-    console.print(f"  {escape_control(without_secrets(line))}", soft_wrap=True, markup=False)
+    print_line(console, f"  {line}")
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from pipeline.errors import (
     RunError,
     TooManyFailedRows,
     UserError,
-    without_secrets,
 )
 from pipeline.nightly import night_file, notification, table
 from pipeline.nightly.night_file import NotifyConfig, PlannedRun, Resolve
@@ -36,8 +35,7 @@ from pipeline.runs.index import RUN_PREFIX
 from pipeline.runs.lock import locked
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
-from pipeline.terminal.console import lasting
-from pipeline.terminal.text import escape_control
+from pipeline.terminal.console import lasting, print_line
 
 LOCK_DIRECTORY = ".night"
 """Directory in output_dir with the lock of the night that writes there."""
@@ -121,7 +119,7 @@ class _Night:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        self._console.print(escape_control(without_secrets(line)), soft_wrap=True)
+        print_line(self._console, line)
 
     def warn(self, lines: Sequence[str]) -> None:
         """Print warnings."""
@@ -152,7 +150,7 @@ class _Night:
         was = self._manifest(run)
         ended = self._processes.run([*self._program, *run.arguments], self._environment())
         for line in ended.errors.splitlines():
-            self._errors.print(escape_control(without_secrets(line)), soft_wrap=True)
+            print_line(self._errors, line)
         record = record.ended(ended, self._output, was, is_stopping=self._processes.is_stopping)
         record = replace(record, ended_at=record.ended_at or environment.now(), reason=self._hidden(record.reason))
         self._update(record)

@@ -18,9 +18,10 @@ from pipeline.errors import GateFailed, Interrupted, NightFailed, TooManyFailedR
 from pipeline.metrics.names import HEADLINE_METRICS
 from pipeline.nightly.night_file import PlannedRun
 from pipeline.nightly.processes import Ended
-from pipeline.runs.index import RUN_PREFIX, EntryScore, IndexEntry, entry_of, model_key
+from pipeline.runs.index import RUN_PREFIX, EntryScore, IndexEntry, entry_of, model_key, name_of, run_scores
 from pipeline.runs.manifest import GateResult, Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.tables import with_interval
 from pipeline.terminal.text import counted, one_line
 
 Status: TypeAlias = Literal["pending", "running", "complete", "failed", "interrupted"]
@@ -79,8 +80,7 @@ class RunRecord:
         if planned.config is None:
             reason = public(planned.error or "", planned.arguments)
             return replace(record, status="failed", exit_code=UserError.exit_code, reason=reason)
-        model = next((part for part in reversed(model_key(planned.config)) if part), None)
-        return replace(record, conf=planned.config.conf, model=model)
+        return replace(record, conf=planned.config.conf, model=name_of(model_key(planned.config)))
 
     def ended(self, ended: Ended, output: ArtifactStore, was: Manifest | None, *, is_stopping: bool) -> RunRecord:
         """Return the record of a run whose process has ended.
@@ -110,8 +110,7 @@ class RunRecord:
     @property
     def main_scores(self) -> list[EntryScore]:
         """The score of the run on each split that has one."""
-        found = self.scores or ()
-        return [each for each in found if each.level == "run" and each.metric == "score" and each.value is not None]
+        return run_scores(self.scores)
 
     def change(self, split: str) -> Mapping[str, Any] | None:
         """Return how the run's score on a split has changed since the baseline."""
@@ -246,11 +245,4 @@ def _in_text(run: RunRecord) -> str:
 def _score_in_text(run: RunRecord, score: EntryScore) -> str:
     change = run.change(score.split)
     difference = f" ({change['difference']:+.3f})" if change is not None else ""
-    return f"{score.split} {shown(score)}{difference}"
-
-
-def shown(score: EntryScore) -> str:
-    """Return a score with half the width of its 95% interval, such as `0.652 ±0.11`."""
-    if score.ci_low is None or score.ci_high is None:
-        return f"{score.value:.3f}"
-    return f"{score.value:.3f} ±{(score.ci_high - score.ci_low) / 2:.2f}"
+    return f"{score.split} {with_interval(score.value, score.ci_low, score.ci_high)}{difference}"

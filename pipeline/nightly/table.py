@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.table import Table
 
-from pipeline.nightly.record import NightRecord, RunRecord, shown
+from pipeline.nightly.record import NightRecord, RunRecord
+from pipeline.terminal.tables import plain_table, with_interval
 from pipeline.terminal.text import escape_control, one_line
 
 LONGEST_MODEL = 40
@@ -16,7 +16,7 @@ LONGEST_MODEL = 40
 
 def table(record: NightRecord) -> Table:
     """Return a row for each run."""
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    found = plain_table()
     for name in ("run", "model", "status"):
         found.add_column(name, overflow="fold")
     for name in ("score ±95%", "change", "gate"):
@@ -42,7 +42,7 @@ def _cells(run: RunRecord) -> list[str]:
         run.name,
         one_line(run.model or "-", 1_000)[-LONGEST_MODEL:],
         f"{status}{code}",
-        "\n".join(f"{score.split} {shown(score)}" for score in scores) or "-",
+        "\n".join(f"{each.split} {with_interval(each.value, each.ci_low, each.ci_high)}" for each in scores) or "-",
         "\n".join("-" if change is None else f"{change['difference']:+.3f}" for change in changes) or "-",
         "-" if run.gate is None else ("broken" if run.broken else "kept"),
         _count(run.num_failed),

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 
-from pipeline.errors import ConfigError, PipelineError, RunError, without_secrets
+from pipeline.errors import ConfigError, PipelineError, RunError
 from pipeline.overview.run_list import find, open_output
 from pipeline.overview.terminal_table import runs_as_json, show_rows, show_runs
+from pipeline.terminal.console import print_line
 from pipeline.terminal.text import counted, escape_control
 
 MOST_ROWS = 500
@@ -86,7 +87,7 @@ def show_prune(output_dir: str, keep_days: int, console: Console, *, is_applied:
     plan = prune.plan(output, keep_days)
 
     def show(line: str) -> None:
-        console.print(escape_control(without_secrets(line)), soft_wrap=True)
+        print_line(console, line)
 
     for line in plan.unread:
         show(f"warning: {line}")
@@ -138,5 +139,5 @@ def write_board(output_dir: str | None, runs: str | None, out: str | None, conso
     else:
         written, unread = page.write_page(output_dir or "outputs", out)
     for line in unread:
-        console.print(f"warning: {escape_control(without_secrets(line))}", soft_wrap=True)
+        print_line(console, f"warning: {line}")
     console.print(f"  {escape_control(written)}  the board of all runs", soft_wrap=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from pipeline.comparison.trend import limit_of
 from pipeline.overview.history import ModelHistory, Night
-from pipeline.runs.manifest import TIME_FORMAT
+from pipeline.runs.manifest import parse_time
 
 WIDTH, LEFT, RIGHT = 1060, 10, 48
 SCORES_TOP, SCORES_BOTTOM = 22, 190
@@ -124,7 +124,7 @@ class _Scale:
 def _when(night: Night) -> datetime | None:
     entry = night.run.entry
     try:
-        return datetime.strptime(entry.ended_at or entry.started_at or "", TIME_FORMAT).replace(tzinfo=UTC)
+        return parse_time(entry.ended_at or entry.started_at or "")
     except ValueError:
         return None
 

@@ -36,9 +36,9 @@ from pipeline.config.plain_yaml import value
 from pipeline.errors import RunError, UserError
 from pipeline.runs import index
 from pipeline.runs.directory import CONFIG_FILE
-from pipeline.runs.index import left_out, model_key
+from pipeline.runs.index import left_out, model_key, name_of
 from pipeline.runs.lock import is_held, locked
-from pipeline.runs.manifest import TIME_FORMAT, Manifest, read_manifest
+from pipeline.runs.manifest import TIME_FORMAT, Manifest, parse_time, read_manifest
 from pipeline.storage.artifacts import PRUNED_FILE, ArtifactStore
 from pipeline.storage.filesystem import named
 
@@ -105,7 +105,7 @@ class _Run:
         """When the run ended or was scored again, whichever is later; None if that cannot be read."""
         try:
             times = [each for each in (self.manifest.ended_at, self.manifest.rescored_at) if each is not None]
-            return max((datetime.strptime(each, TIME_FORMAT).replace(tzinfo=UTC) for each in times), default=None)
+            return max(map(parse_time, times), default=None)
         except ValueError:
             return None
 
@@ -138,7 +138,7 @@ def plan(output: ArtifactStore, keep_days: int, now: datetime | None = None) -> 
             if parts and reason is not None:
                 kept[run.run_id] = reason
             elif parts:
-                model = next((str(name) for name in reversed(run.model) if name), "?")
+                model = name_of(run.model) or "?"
                 planned.append(OldRun(run_id=run.run_id, model=model, manifest=run.manifest, parts=parts))
     return Plan(runs=planned, kept=kept, unread=unread)
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.plain_yaml import value
 from pipeline.errors import RunError, UserError
 from pipeline.runs import directory, index
-from pipeline.runs.index import EntryScore, IndexEntry, left_out, model_key
+from pipeline.runs.index import EntryScore, IndexEntry, left_out, model_key, run_scores
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.storage.artifacts import ArtifactStore
 
@@ -131,8 +131,5 @@ def _model_name(manifest: Manifest) -> str | None:
 
 def headline(entry: IndexEntry, metric: str = "score") -> EntryScore | None:
     """Return the value of a metric over all domains, of the test split if that was scored, else of the first split."""
-    scores = [each for each in entry.scores or () if each.level == "run" and each.metric == metric]
-    scored = sorted(
-        (each for each in scores if each.value is not None), key=lambda each: (each.split != "test", each.split)
-    )
-    return scored[0] if scored else None
+    scored = run_scores(entry.scores, metric)
+    return min(scored, key=lambda each: (each.split != "test", each.split), default=None)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import without_secrets
 from pipeline.overview.run_list import ListedRun, RunList, headline
 from pipeline.runs.index import IndexEntry
+from pipeline.terminal.console import print_line
+from pipeline.terminal.tables import plain_table
 from pipeline.terminal.text import escape_control, truncate
 
 MOST_CHARACTERS = 200
@@ -31,7 +31,7 @@ def show_runs(found: RunList, where: str, console: Console) -> None:
             table.add_row(*(Text(escape_control(cell)) for cell in _cells(run)), style=_style(run))
         console.print(table)
     for line in found.unread:
-        console.print(f"warning: {escape_control(without_secrets(line))}", soft_wrap=True)
+        print_line(console, f"warning: {line}")
 
 
 def runs_as_json(found: RunList) -> str:
@@ -50,7 +50,7 @@ def show_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], console: Co
 
 
 def _table(columns: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for name in columns:
         table.add_column(Text(name), overflow="fold")
     return table

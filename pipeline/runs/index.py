@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -162,7 +162,7 @@ class IndexEntry:
     @property
     def model_name(self) -> str:
         """The model as the configuration or the server names it."""
-        return self.served_model or str(next((part for part in reversed(self.model) if part), "?"))
+        return self.served_model or name_of(self.model) or "?"
 
     def covers(self, config: Config) -> bool:
         """Return whether the run has at least the tasks, splits and rows of `config`."""
@@ -302,6 +302,16 @@ def model_key(config: Config | Mapping[str, Any]) -> ModelKey:
         return "vllm", portable_path(value(values, "model", "path"))
     endpoint = value(values, "engine", "endpoint")
     return "endpoint", value(endpoint, "base_url"), value(endpoint, "model")
+
+
+def name_of(model: ModelKey) -> str | None:
+    """Return how the configuration names a model; None if it names none."""
+    return next((part for part in reversed(model) if part), None)
+
+
+def run_scores(scores: Iterable[EntryScore] | None, metric: str = "score") -> list[EntryScore]:
+    """Return the values of a metric over all domains, one for each split that has it."""
+    return [each for each in scores or () if (each.level, each.metric) == ("run", metric) and each.value is not None]
 
 
 def left_out(place: str, error: Exception) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
@@ -29,7 +29,7 @@ Json: TypeAlias = dict[str, Any]
 """A JSON object that is read from or written to a file."""
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-"""The format of the manifest's times, in UTC; `started_at` is parsed, the others are only compared."""
+"""The format of the manifest's times, in UTC."""
 
 _REVISION, _WARNING = "dataset_revision.", "warning."
 """Prefixes of the flat keys that `PromptMetadata` is stored under."""
@@ -40,8 +40,17 @@ def _nullable() -> Any:
     return field(default=None, metadata={"written": True})
 
 
+def parse_time(text: str) -> datetime:
+    """Return a time of the manifest.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
+
+
 def _time(text: str) -> str:
-    datetime.strptime(text, TIME_FORMAT)  # noqa: DTZ007  # checks the text alone
+    parse_time(text)
     return text
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.config.schema import Config
 from pipeline.records import COMPLETION_SCHEMA, METRICS_FILE, PROMPT_SCHEMA, RULES_KEY, SAMPLE_SCHEMA
+from pipeline.runs.evaluated import model_of
 from pipeline.runs.identity import settings_hash
 from pipeline.score.aggregate import aggregate
 from pipeline.score.extraction import RULES_VERSION
@@ -75,7 +76,7 @@ def _footer(config: Config) -> dict[str, str]:
     said = {
         "run_id": config.run_id,
         "conf": config.conf,
-        "model": config.model.path if config.engine.kind == "vllm" else config.engine.endpoint.model,
+        "model": model_of(config, {}),
         "settings_hash": settings_hash(config),
         "limit": config.limit,
     }

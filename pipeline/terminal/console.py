@@ -17,8 +17,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.errors import without_secrets
 from pipeline.storage.filesystem import open_to_write
 from pipeline.terminal.screen import keep_printing, stream
+from pipeline.terminal.text import escape_control
 
 LONGEST_LOG_TEXT = 1_000_000
 """Bytes of a log that are searched for the reason of a failure."""
@@ -43,6 +45,11 @@ def plain(*, after_work: bool = False) -> Console:
         sys.stdout.reconfigure(errors="backslashreplace")
     width = None if sys.stdout.isatty() else 120
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line of any width, with foreign text escaped and without the secrets of URIs."""
+    console.print(escape_control(without_secrets(text)), soft_wrap=True, markup=False)
 
 
 @contextmanager

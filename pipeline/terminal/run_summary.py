@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from pipeline.metrics.names import SCORES
 from pipeline.records import METRIC_SCHEMA, METRICS_FILE, SAMPLE_SCHEMA, Counts
 from pipeline.storage import query
 from pipeline.storage.artifacts import ArtifactStore
+from pipeline.terminal.tables import plain_table, with_interval
 
 TASKS_SQL = """
     WITH tokens AS (SELECT task, split, sum(num_output_tokens)::BIGINT AS num_tokens FROM samples GROUP BY task, split),
@@ -119,7 +119,7 @@ def _repeats_table(rows: list[dict[str, Any]]) -> Table:
 
 def _columns(*names: str) -> Table:
     """Return an empty table: two left-aligned text columns, then right-aligned numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for name in names[:2]:
         table.add_column(name, no_wrap=True)
     for name in names[2:]:
@@ -136,10 +136,7 @@ def _bounds_line(row: dict[str, Any]) -> str:
 
 
 def _score(row: dict[str, Any]) -> str:
-    """Return a value with half the width of its 95% interval, such as `0.652 ±0.11`."""
-    if row["ci_low"] is None:
-        return _number(row["value"])
-    return f"{_number(row['value'])} ±{(row['ci_high'] - row['ci_low']) / 2:.2f}"
+    return with_interval(row["value"], row["ci_low"], row["ci_high"])
 
 
 def _number(value: float | None) -> str:

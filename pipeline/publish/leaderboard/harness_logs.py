@@ -12,7 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pipeline.config.harness_arguments import harness_arguments
@@ -23,7 +23,7 @@ from pipeline.metrics.squad import exact_match, f1, tokens
 from pipeline.publish.leaderboard.answers import REPEAT, Answer, Mode
 from pipeline.records import read_doc, read_messages
 from pipeline.runs.evaluated import evaluated_model
-from pipeline.runs.manifest import TIME_FORMAT, Manifest, dump
+from pipeline.runs.manifest import Manifest, dump, parse_time
 from pipeline.runs.model_files import sha256_of
 
 FILTERS: dict[Mode, str] = {"reference": "scoring", "extracted": "extracted"}
@@ -40,7 +40,7 @@ def started_at(manifest: Manifest) -> datetime:
     """
     if manifest.started_at is None:
         raise DataError("manifest.json has no started_at: run the same run_id again")
-    return datetime.strptime(manifest.started_at, TIME_FORMAT).replace(tzinfo=UTC)
+    return parse_time(manifest.started_at)
 
 
 def stamp(manifest: Manifest) -> str:
