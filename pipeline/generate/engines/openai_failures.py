@@ -7,7 +7,6 @@ server fails it is decided by what happens to other requests: see `pipeline/gene
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from pipeline.errors import EndpointError
 from pipeline.generate.engines.api_key import Secrets
 from pipeline.generate.engines.base import RowError, ServerUnavailable
 from pipeline.generate.engines.http_client import UnacceptableBody
-from pipeline.generate.engines.refused_arguments import REFUSALS, hint
+from pipeline.generate.engines.refused_arguments import REFUSALS, UNACCEPTED, certain_fix, hint
 from pipeline.terminal.text import escape_control, one_line, replace_surrogates
 
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -33,19 +32,6 @@ EXHAUSTED = (402, 429, 529)
 """Those of a quota, a rate limit or an overload that the retries have not outlasted: other rows would meet them too."""
 REFUSED = (401, 403)
 """Those of a wrong key; but a firewall also answers so when it dislikes the text of one row."""
-
-UNACCEPTED = (400, 422)
-"""Those of a request with an entry that the server does not know."""
-
-NOT_ACCEPTED = re.compile(
-    r"(?i)unsupported (parameter|value)|not supported|unrecognized|unknown (parameter|field|argument|name)"
-    r"|unexpected (keyword|field|parameter)|extra (inputs|fields)|not permitted"
-)
-"""How servers report that they do not accept an entry of a request."""
-
-LIMITS = {"max_tokens", "max_completion_tokens"}
-ENTRIES = (*LIMITS, "seed", "stop", "temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
-"""The entries of a request that a key leaves out or renames."""
 
 LONGEST_TEXT = 300
 
@@ -82,8 +68,8 @@ class Classifier:
     def of_status(self, status: int, message: str, location: str | None = None) -> Failure:
         """Return what a status code means; `location` is where a redirect leads."""
         text = f"HTTP {status}: {self.hide(message)}" if message else f"HTTP {status}"
-        if status in UNACCEPTED and (key := self._key_of_entry(message)) is not None:
-            return Failure(False, self._end(f"{text.rstrip('.')}: {key}"))
+        if status in UNACCEPTED and (what := certain_fix(message, self.endpoint)) is not None:
+            return Failure(False, self._end(f"{text.rstrip('.')}: {what}"))
         if status in REFUSALS:
             text += hint(message)
         if 300 <= status < 400:
@@ -130,21 +116,6 @@ class Classifier:
     def _key_fix(self) -> str:
         name = self.endpoint.api_key_env
         return f"export {name} with a valid key" if name else "name the key's variable in engine.endpoint.api_key_env"
-
-    def _key_of_entry(self, message: str) -> str | None:
-        """Return what to set if the server does not accept an entry of every request, else None."""
-        if not NOT_ACCEPTED.search(message):
-            return None
-        # A message about max_tokens names max_completion_tokens too, so the longest name that was sent comes first.
-        found = {name: match.start() for name in ENTRIES if (match := re.search(rf"\b{name}\b", message))}
-        sent = {name: at for name, at in found.items() if name not in (LIMITS - {self.endpoint.token_limit})}
-        if not sent:
-            return None
-        name = min(sent, key=sent.__getitem__)
-        if name not in LIMITS:
-            return f"leave it out by engine.endpoint.leave_out=[{', '.join([*self.endpoint.leave_out, name])}]"
-        (other,) = LIMITS - {name}
-        return f"set engine.endpoint.token_limit={other}"
 
     @property
     def _proxy(self) -> str:
