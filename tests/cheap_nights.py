@@ -100,7 +100,7 @@ def declining(
 
 
 def add_parts(run: Path) -> None:
-    """Put small files in place of the large parts of a run, and what is kept beside them."""
+    """Put small files in place of the large parts of a run, and what is kept next to them."""
     for name in ("samples/task=a/split=b/p.parquet", "prompts/_stage.json", "completions/p.parquet", "journal/a/b"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(b"x" * 1_000)

@@ -106,5 +106,5 @@ def _cell(text: str) -> str:
     """Return a text that fits into a cell; characters above U+FFFF count twice there."""
     if len(text) + sum(each > "\uffff" for each in text) <= MOST_CHARACTERS:
         return text
-    room = (MOST_CHARACTERS - len(CUT)) * 2
-    return text.encode("utf-16-le")[:room].decode("utf-16-le", "ignore") + CUT
+    num_bytes = (MOST_CHARACTERS - len(CUT)) * 2
+    return text.encode("utf-16-le")[:num_bytes].decode("utf-16-le", "ignore") + CUT

@@ -72,7 +72,7 @@ FAULTS = (
     ),
     Fault(
         SERVER,
-        "the server is mended",
+        "the server is repaired",
         "`run.retry_failed=true` asks the failed rows again, each once, and no other",
         "faults/test_mixed_server.py::test_once_the_server_is_fixed_only_the_failed_rows_are_asked_and_each_once",
     ),

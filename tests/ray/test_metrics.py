@@ -125,7 +125,7 @@ def test_metrics_say_what_has_happened(scrapes: list[dict[str, float]]) -> None:
 
 
 def test_the_gauges_of_a_run_last_as_long_as_it_generates(scrapes: list[dict[str, float]]) -> None:
-    """They are set once, at the start: the agent would drop what is not set anew."""
+    """They are set once, at the start: the agent would drop what is not set again."""
     infos = [values(scrape, "ray_pipeline_run_info") for scrape in scrapes]
     running = [
         1.0 in (value for series, value in info.items() if label(series, "status") == "running") for info in infos

@@ -1,4 +1,4 @@
-"""A server that refuses an entry of every request is told with the key that changes it."""
+"""A server that refuses an entry of every request is reported with the key that changes it."""
 
 from __future__ import annotations
 
